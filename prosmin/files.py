@@ -1,0 +1,114 @@
+"""Files that are either whole or absent: write beside the target, fsync, rename."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sibling(path: Path, mark: str) -> Path:
+    return path.parent / f".{path.name}.{os.getpid()}.{mark}"
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _sibling(path, "part")
+    try:
+        with open(part, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Two-space JSON with a final newline; NaN and infinity are refused (they are not JSON)."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Floats are written with six significant digits, which is more than any plot shows."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    for row in rows:
+        table.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row])
+    write_text(path, text.getvalue())
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    with open(path, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text())
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """NumPy arrays as one safetensors file, the keys in sorted order; the same arrays give the same bytes."""
+    import numpy
+    from safetensors.numpy import save
+
+    whole = {name: numpy.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    write_bytes(path, save(whole))
+
+
+def read_arrays(path: str | Path) -> dict[str, Any]:
+    """NumPy arrays by name from a safetensors file (never a pickle)."""
+    from safetensors.numpy import load_file
+
+    return load_file(str(path))
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of ``path`` when the block ends without an error.
+
+    An error or an interruption leaves ``path`` as it was and removes what was written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, old = _sibling(path, "part"), _sibling(path, "old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        for item in part.rglob("*"):
+            if item.is_file():
+                with open(item, "rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(part, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""One module per stage of ``dvc.yaml``: read the section of ``params.yaml``, call ``prosmin``, write the outs."""

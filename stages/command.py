@@ -1,0 +1,33 @@
+"""How every stage starts and how it fails: one sentence on standard error, no traceback."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from prosmin.errors import ConfigError, UserError
+from stages.params import PARAMS, load
+
+
+def run(stage: str, main: Callable[..., None]) -> None:
+    """Call ``main(params, *arguments)`` for ``python -m stages.<stage> [arguments]`` and exit.
+
+    The exit code is 0 when the stage is done, 2 for bad input, 130 when interrupted; anything else that is
+    raised is a defect and shows its traceback.
+    """
+    logging.basicConfig(level=os.environ.get("PROSMIN_LOG", "INFO"), format=f"{stage}: %(message)s")
+    try:
+        main(load(), *sys.argv[1:])
+    except ConfigError as error:
+        _fail(f"{PARAMS}: {stage}.{error}")
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
