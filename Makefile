@@ -1,0 +1,34 @@
+# Needs git, make and Python 3.11-3.13; everything else is installed into .venv from requirements.lock.
+#   make repro                    run the pipeline and name the report    (ARGS=linear: this stage and what it needs)
+#   make test                     run the tests                           (ARGS="-k scoring")
+#   make lock                     write requirements.lock anew            (ARGS=--upgrade: newest versions)
+#   make ... PYTHON=/path/python  choose the Python that .venv is made with
+
+.PHONY: help repro test lock environment
+
+# A PYTHONPATH or PYTHONHOME meant for another Python would leak into this one.
+unexport PYTHONPATH PYTHONHOME
+
+in_venv = PATH="$$(pwd)/.venv/bin:$$PATH"; export PATH; exec
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+repro: environment
+	@$(in_venv) python -m pipelines.repro $(ARGS)
+
+test: environment
+	@$(in_venv) python -m pytest $(ARGS)
+
+lock: environment
+	@$(in_venv) uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--python-version 3.11 --extra test $(ARGS) pyproject.toml -o requirements.lock
+
+# Any Python can start this file, which then finds a suitable one or says that there is none.
+environment:
+	@for python in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 6))' 2>/dev/null; then \
+			exec "$$python" -I pipelines/environment.py; \
+		fi; \
+	done; \
+	echo "error: no Python was found; install Python 3.11, 3.12 or 3.13" >&2; exit 1

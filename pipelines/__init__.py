@@ -1,0 +1,1 @@
+"""What starts the stages: the environment they run in and the command behind ``make repro``."""
