@@ -48,6 +48,11 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def rounded(value: float, digits: int = 6) -> float:
+    """To significant digits: what a metrics file keeps, so that it reads well and differs only where it matters."""
+    return float(f"{value:.{digits}g}")
+
+
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Floats are written with six significant digits, which is more than any plot shows."""
     text = io.StringIO()
@@ -72,7 +77,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
     import numpy
     from safetensors.numpy import save
 
-    whole = {name: numpy.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    whole = {name: numpy.asarray(arrays[name], order="C") for name in sorted(arrays)}
     write_bytes(path, save(whole))
 
 

@@ -1,0 +1,107 @@
+"""Models as safetensors files beside one ``model.json`` that says how to rebuild them. Nothing is ever unpickled."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prosmin import files
+from prosmin.errors import UserError
+from prosmin.networks import Encoder, build_backbone
+from prosmin.objectives import ProSMIN
+
+DESCRIPTION = "model.json"
+FORMAT = 1
+WEIGHTS = {"trained": "model.safetensors", "random": "random.safetensors"}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """All that the shape of a ProSMIN model depends on; ``objective`` are keyword arguments of ``ProSMIN``."""
+
+    encoder: str
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    hidden_dim: int
+    dim: int
+    cifar_stem: bool = False
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_model(settings: ModelSettings, seed: int = 0) -> ProSMIN:
+    """A model at its initial weights, which depend on ``seed`` alone and leave torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(
+            settings.encoder, settings.image_size, settings.channels, settings.cifar_stem, settings.kwargs
+        )
+        encoder = Encoder(backbone, settings.mean, settings.std)
+        return ProSMIN(encoder, settings.hidden_dim, settings.dim, **settings.objective)
+
+
+def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """A module's ``state_dict``; equal states give equal bytes."""
+    files.write_arrays(path, {name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
+
+
+def save_description(folder: Path, settings: ModelSettings, trained: Mapping[str, Any]) -> None:
+    """``trained``: facts about the training that a reader of the folder should know (dataset, steps, versions)."""
+    files.write_json(
+        folder / DESCRIPTION,
+        {
+            "format": FORMAT,
+            "encoder": "encoder.safetensors holds the weights of timm.create_model(model.encoder, num_classes=0, ...); "
+            "its input is (image / 255 - mean) / std",
+            "model": asdict(settings),
+            "trained": dict(trained),
+        },
+    )
+
+
+def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]:
+    path = Path(folder) / DESCRIPTION
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise UserError(f"{path} is of format {content['format']}; this version reads format {FORMAT}")
+        return ModelSettings(**content["model"]), content["trained"]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not describe a model: {error}") from None
+
+
+def load_model(folder: str | Path, weights: str = "trained") -> ProSMIN:
+    """The full model (online and target) of a folder, in evaluation mode. ``weights``: ``trained`` or ``random``,
+    the same network before its first step."""
+    settings, _ = load_description(folder)
+    model = build_model(settings)
+    _load_weights(model, Path(folder) / WEIGHTS[weights])
+    return model.eval()
+
+
+def load_encoder(folder: str | Path, weights: str = "trained") -> Encoder:
+    """The online encoder of a folder, in evaluation mode: float [B, C, S, S] in [0, 1] -> [B, F]."""
+    return load_model(folder, weights).encoder
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(str(path)))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit the model that {DESCRIPTION} beside it describes: {reason}") from None

@@ -1,0 +1,124 @@
+"""Encoder, projector and Gaussian predictor, and the momentum copy of the first two.
+
+Letters in shapes: B images, C channels, S pixels a side, F features, D dimensions of the projection.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prosmin.errors import ConfigError, nearest
+
+
+class Encoder(nn.Module):
+    """A timm backbone behind the normalisation of its input.
+
+    forward: float [B, C, S, S] in [0, 1] -> features [B, F]. ``mean`` and ``std`` are per channel, of the
+    training images in [0, 1]; they are settings (kept in ``model.json``), not weights.
+    """
+
+    def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.backbone = backbone
+        self.num_features: int = backbone.num_features
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone((images - self.mean) / self.std)
+
+
+def build_backbone(
+    name: str, image_size: int, channels: int, cifar_stem: bool = False, kwargs: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A timm model without its classifier, at its initial weights (drawn from torch's global generator).
+
+    ``cifar_stem`` gives a ResNet the stem of He et al. (CVPR 2016, sec. 4.2) for small images: a 3x3 convolution of
+    stride 1 and no pooling. Models of a fixed input size get ``img_size`` and, where they can, accept other
+    resolutions as well (multi-crop). Raises ``ConfigError`` for a name, option or size that timm cannot build.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise ConfigError("encoder.name", name, f"it must be a model that timm {timm.__version__} knows"
+                          + nearest(name, timm.list_models()))
+    options = dict(kwargs or {})
+    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        options = {"img_size": image_size, "dynamic_img_size": True, **options}
+    try:
+        backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        raise ConfigError("encoder.kwargs", dict(kwargs or {}), f"timm cannot build {name} with it: {error}") from None
+    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
+    if patch and any(image_size % side for side in patch):
+        raise ConfigError("image_size", image_size, f"it must be a multiple of the patch of {name}, {patch[0]} pixels")
+    if cifar_stem:
+        first = getattr(backbone, "conv1", None)
+        if not isinstance(first, nn.Conv2d) or not hasattr(backbone, "maxpool"):
+            raise ConfigError("encoder.cifar_stem", True, f"it needs a ResNet, which {name} is not; set it to false")
+        backbone.conv1 = nn.Conv2d(channels, first.out_channels, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+        backbone.maxpool = nn.Identity()
+    return backbone
+
+
+class Projector(nn.Sequential):
+    """[B, F] -> [B, D]: one hidden layer with batch normalisation.
+
+    The last layer is linear, so the target normalisation alone sets the scale of what is predicted.
+    """
+
+    def __init__(self, features: int, hidden_dim: int, dim: int):
+        super().__init__(
+            nn.Linear(features, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_dim, dim),
+        )
+
+
+class GaussianHead(nn.Module):
+    """[B, D] -> (mu [B, D], log sigma [B, D]), each a linear map; log sigma is clamped to ``log_sigma``.
+
+    Purely linear heads did better than an MLP predictor at every scale tried (docs/method.md).
+    """
+
+    def __init__(self, dim: int, log_sigma: tuple[float, float]):
+        super().__init__()
+        self.mu = nn.Linear(dim, dim)
+        self.log_sigma = nn.Linear(dim, dim)
+        self.range = log_sigma
+
+    def forward(self, projection: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mu(projection), self.log_sigma(projection).clamp(*self.range)
+
+
+def momentum_copy(*modules: nn.Module) -> nn.ModuleList:
+    """Deep copies that take no gradient and share no storage with their originals (asserted)."""
+    copies = nn.ModuleList(copy.deepcopy(module) for module in modules).requires_grad_(False)
+    original = {tensor.data_ptr() for module in modules for tensor in _tensors(module)}
+    shared = [tensor for tensor in _tensors(copies) if tensor.data_ptr() in original]
+    assert not shared, "the target network shares storage with the online network"
+    assert all(parameter.requires_grad for module in modules for parameter in module.parameters()), (
+        "part of the online network is frozen"
+    )
+    return copies
+
+
+def _tensors(module: nn.Module) -> Iterable[Tensor]:
+    yield from (tensor for tensor in module.parameters() if tensor.numel())
+    yield from (tensor for tensor in module.buffers() if tensor.numel())
+
+
+@torch.no_grad()
+def update_momentum(target: nn.ModuleList, online: Sequence[nn.Module], momentum: float) -> None:
+    """target <- momentum * target + (1 - momentum) * online, for every parameter.
+
+    Batch statistics are left alone: the target normalises by its own batch, as the online network does.
+    """
+    for copied, original in zip(target, online, strict=True):
+        old, new = list(copied.parameters()), list(original.parameters())
+        torch._foreach_lerp_(old, new, 1.0 - momentum)

@@ -1,0 +1,177 @@
+"""pretrain: ProSMIN on the images of the in-distribution dataset, labels unseen.
+
+Reads   data/<dataset>
+Writes  results/pretrain/    encoder.safetensors (the timm backbone alone), model.safetensors, random.safetensors (the same
+                             network before its first step), model.json (how to rebuild them), views.safetensors
+        metrics/pretrain.json, plots/pretrain/{loss,diagnostics}.csv
+
+On a machine with several GPUs it starts one process for each by ``accelerate launch``; PROSMIN_PROCESSES sets the
+number (on a CPU as well), and a launcher that is already running (torchrun, accelerate) is left in charge.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from stages.command import run
+from stages.params import Params, Pretrain
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = 8  # images whose views the report shows
+WATCHED = 1024  # at most so many images behind each look at the diagnostics
+
+
+def relaunch(processes: int, cuda: bool) -> None:
+    """Replace this process by ``accelerate launch`` with ``processes`` workers, each running this module."""
+    # accelerate starts a single process for --cpu --num_processes 2, whatever is asked; --multi_gpu with a worker
+    # that asks for the CPU is the way to two processes on one (gloo).
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    if not cuda:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    command = ["accelerate", "launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "stages.pretrain"]
+    os.execvpe(sys.executable, [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command[1:]], environment)
+
+
+def main(params: Params) -> None:
+    import torch
+
+    settings = params.pretrain
+    processes = int(os.environ.get("PROSMIN_PROCESSES", torch.cuda.device_count() or 1))
+    if processes > 1 and "WORLD_SIZE" not in os.environ:
+        relaunch(processes, torch.cuda.is_available())
+
+    from accelerate import Accelerator
+
+    from prosmin import __version__, data, export, files
+    from prosmin.training import Monitor, make_views, pretrain
+
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="no" if settings.precision == "fp32" else settings.precision
+    )
+    folder = Path("data") / params.dataset
+    images = data.load_splits(folder, settings.splits, settings.image_size, settings.channels).images
+    pixels = images.float() / 255.0
+    model_settings = model_settings_of(settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
+    del pixels
+    model = export.build_model(model_settings, params.seed)
+    encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
+    if accelerator.is_main_process:
+        log.info(
+            "%s of %.2f M parameters, %d images, %d process(es) on %s, %d thread(s)",
+            settings.encoder.name,
+            encoder_size / 1e6,
+            len(images),
+            accelerator.num_processes,
+            accelerator.device.type,
+            torch.get_num_threads(),
+        )
+    random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    history = pretrain(
+        model, images, train_settings_of(settings), params.seed, accelerator, monitor_of(folder, settings)
+    )
+    if not accelerator.is_main_process:
+        return
+    log.info("%.0f images/s", history.images_per_second)
+
+    model = model.to("cpu").eval()
+    with files.whole_folder("results/pretrain") as out:
+        export.save_state(out / "encoder.safetensors", model.encoder.backbone.state_dict())
+        export.save_state(out / export.WEIGHTS["trained"], model.state_dict())
+        export.save_state(out / export.WEIGHTS["random"], random_state)
+        trained = {"prosmin": __version__, "dataset": params.dataset, "images": len(images), "seed": params.seed}
+        export.save_description(out, model_settings, trained | {"params": json.loads(settings.model_dump_json(by_alias=True))})
+        shown = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES]
+        views = make_views(shown, view_settings_of(settings)[:2], params.seed, 0, 0)
+        files.write_arrays(
+            out / "views.safetensors",
+            {"images": shown.numpy(), "views": torch.stack([(view * 255).round().byte() for view in views], 1).numpy()},
+        )
+    last = history.diagnostics[-1]
+    files.write_json(
+        "metrics/pretrain.json",
+        {
+            "loss": files.rounded(history.loss[-1]["loss"]),
+            **{name: files.rounded(value) for name, value in last.items() if name not in ("step", "epoch")},
+            "epochs": settings.epochs,
+            "steps": last["step"],
+            "images": len(images),
+            "encoder_parameters": encoder_size,
+        },
+    )
+    for name, rows in (("loss", history.loss), ("diagnostics", history.diagnostics)):
+        files.write_csv(f"plots/pretrain/{name}.csv", list(rows[0]), [list(row.values()) for row in rows])
+    accelerator.end_training()
+
+
+def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]):
+    from prosmin.export import ModelSettings
+
+    objective = settings.objective
+    return ModelSettings(
+        encoder=settings.encoder.name,
+        image_size=settings.image_size,
+        channels=settings.channels,
+        mean=tuple(round(value, 6) for value in mean),
+        std=tuple(round(max(value, 1e-3), 6) for value in std),
+        hidden_dim=settings.projector.hidden_dim,
+        dim=settings.projector.dim,
+        cifar_stem=settings.encoder.cifar_stem,
+        kwargs=settings.encoder.kwargs,
+        objective={
+            "log_sigma": objective.log_sigma,
+            "lambda_": objective.lambda_,
+            "samples": objective.samples if objective.estimator == "monte_carlo" else None,
+            "normalise": settings.target.normalise,
+            "shrinkage": settings.target.shrinkage,
+        },
+    )
+
+
+def view_settings_of(settings: Pretrain) -> list:
+    from prosmin.views import ViewSettings
+
+    drawn = settings.views.model_dump(exclude={"local"})
+    local = settings.views.local
+    return [ViewSettings(size=settings.image_size, **drawn)] * 2 + [
+        ViewSettings(size=local.size, **{**drawn, "scale": local.scale})
+    ] * local.count
+
+
+def train_settings_of(settings: Pretrain):
+    from prosmin.training import TrainSettings
+
+    return TrainSettings(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        views=view_settings_of(settings),
+        weight_decay=settings.weight_decay,
+        warmup_epochs=settings.warmup_epochs,
+        momentum=settings.target.momentum,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def monitor_of(folder: Path, settings: Pretrain):
+    """Held-out images where the dataset has them (their labels feed the online k-NN curve), else training images."""
+    from prosmin import data
+    from prosmin.training import Monitor
+
+    sizes = (settings.image_size, settings.channels)
+    names = data.read_manifest(folder)["splits"]
+    train = data.load_split(folder, "train", *sizes)
+    watched = data.load_split(folder, "val", *sizes) if "val" in names else train
+    if "val" not in names or (train.labels < 0).any() or (watched.labels < 0).any():
+        return Monitor(watched.images[:WATCHED])
+    every = max(1, len(train.images) // (4 * WATCHED))
+    return Monitor(
+        watched.images[:WATCHED], watched.labels[:WATCHED], train.images[::every], train.labels[::every]
+    )
+
+
+if __name__ == "__main__":
+    run("pretrain", main)
