@@ -17,7 +17,7 @@ class ConfigError(UserError):
 
     def __init__(self, key: str, value: object, allowed: str):
         super().__init__(f"{key} is {value!r}; {allowed}")
-        self.key = key
+        self.key, self.value, self.allowed = key, value, allowed
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -1,0 +1,104 @@
+"""The file behind one split of a dataset: an Arrow IPC stream that is written and read in bounded memory.
+
+Columns: ``image`` (binary), ``label`` (int64, null where there is none) and ``source`` (string: the file or row
+that the image came from). The schema's metadata says under the key ``prosmin`` how ``image`` is to be read.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow
+
+from prosmin.errors import UserError
+
+SPLITS = ("train", "val", "test")
+RAW_SIDE = 64  # pixels: up to here decoding costs more time than the raw bytes cost space
+NO_LABEL = -1
+
+_KEY = b"prosmin"
+_BATCH_ROWS = 4096
+_BATCH_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the column ``image`` is read.
+
+    encoding: ``raw``, uint8 pixels [height, width, channels], all images of one size; or ``encoded``, an 8-bit JPEG
+        or PNG of this many channels and of any size, so that ``height`` and ``width`` are None.
+    """
+
+    encoding: Literal["raw", "encoded"]
+    channels: int
+    height: int | None = None
+    width: int | None = None
+
+    def schema(self) -> pyarrow.Schema:
+        columns = [("image", pyarrow.binary()), ("label", pyarrow.int64()), ("source", pyarrow.string())]
+        return pyarrow.schema(columns, metadata={_KEY: json.dumps(asdict(self)).encode()})
+
+
+class SplitWriter:
+    """Write one split row by row; what is held in memory is one record batch (4096 rows or 16 MiB)."""
+
+    def __init__(self, path: str | Path, layout: Layout):
+        self._schema = layout.schema()
+        self._file = pyarrow.OSFile(str(path), "wb")
+        self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
+        self._rows: list[tuple[bytes, int | None, str]] = []
+        self._bytes = 0
+
+    def add(self, image: bytes, label: int, source: str) -> None:
+        self._rows.append((image, None if label == NO_LABEL else label, source))
+        self._bytes += len(image)
+        if len(self._rows) >= _BATCH_ROWS or self._bytes >= _BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = [pyarrow.array(column, field.type) for column, field in zip(zip(*self._rows), self._schema)]
+            self._stream.write_batch(pyarrow.record_batch(columns, schema=self._schema))
+        self._rows, self._bytes = [], 0
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._flush()
+        self._stream.close()
+        self._file.close()
+
+
+class SplitReader:
+    """The rows of one split, mapped into memory: only the pages that are looked at are read.
+
+    layout: of the images; table: the three columns, in record batches.
+    """
+
+    def __init__(self, path: str | Path):
+        path = Path(path)
+        try:
+            self.table = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))).read_all()
+            self.layout = Layout(**json.loads(self.table.schema.metadata[_KEY]))
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist") from None
+        except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged or no dataset of ours ({str(error).splitlines()[0]}); fetch it again") from None
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def images(self) -> Iterator[pyarrow.Scalar]:
+        """The binary values in order; ``as_py`` gives the bytes."""
+        for chunk in self.table["image"].chunks:
+            yield from chunk
+
+    def image(self, row: int) -> bytes:
+        return self.table["image"][row].as_py()
+
+    def source(self, row: int) -> str:
+        return self.table["source"][row].as_py()

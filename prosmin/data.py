@@ -1,0 +1,131 @@
+"""Read a dataset that ``stages.fetch`` wrote: uint8 images of one size in memory, ready for a device."""
+
+import concurrent.futures
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prosmin.arrow import NO_LABEL, SPLITS, Layout, SplitReader
+from prosmin.errors import UserError, nearest
+from prosmin.files import read_json
+
+_CHUNK = 1024  # images converted at a time
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: uint8 [N, C, H, W]; labels: int64 [N], -1 where there is none; classes: names, None without labels."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """What ``stages.fetch`` found out about the dataset in ``folder``."""
+    folder = Path(folder)
+    try:
+        return read_json(folder / "manifest.json")
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no dataset; run `dvc repro` or `python -m stages.fetch {folder.name}`") from None
+    except ValueError:
+        raise UserError(f"{folder / 'manifest.json'} is damaged; run `python -m stages.fetch {folder.name}` again") from None
+
+
+def split_names(folder: str | Path) -> list[str]:
+    """The splits that the dataset in ``folder`` has, in the order train, val, test."""
+    return [split for split in SPLITS if split in read_manifest(folder)["splits"]]
+
+
+def load_split(folder: str | Path, split: str, image_size: int | None = None, channels: int | None = None) -> Split:
+    """All images of one split.
+
+    image_size: pixels a side; the short side is resized to it (bilinear, antialiased) and the centre cropped.
+        None keeps the size, which must then be the same for all images.
+    channels: 1 or 3; RGB becomes grey by the luma of ITU-R BT.601, grey becomes RGB by repetition. None keeps them.
+
+    Raise ``UserError`` when the dataset or the split does not exist.
+    """
+    manifest = read_manifest(folder)
+    if split not in manifest["splits"]:
+        there = ", ".join(manifest["splits"])
+        raise UserError(f"{folder} has no split {split!r}; there are: {there}{nearest(split, manifest['splits'])}")
+    reader = SplitReader(Path(folder, f"{split}.arrow"))
+    images = _raw(reader, image_size, channels) if reader.layout.encoding == "raw" else _encoded(reader, image_size, channels)
+    labels = torch.from_numpy(reader.table["label"].fill_null(NO_LABEL).to_numpy().copy())
+    return Split(images, labels, tuple(manifest["classes"]) if manifest["classes"] else None)
+
+
+def load_splits(folder: str | Path, splits: Sequence[str], image_size: int | None = None, channels: int | None = None) -> Split:
+    """Several splits as one, in the order given."""
+    parts = [load_split(folder, split, image_size, channels) for split in splits]
+    return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]), parts[0].classes)
+
+
+# --- decoding -------------------------------------------------------------------------------------
+
+
+def _raw(reader: SplitReader, image_size: int | None, channels: int | None) -> Tensor:
+    layout = reader.layout
+    shape = (-1, layout.height, layout.width, layout.channels)
+    # One binary array is one buffer with the images end to end, so that the whole batch is a view of the file.
+    parts = [_buffer(chunk).reshape(shape) for chunk in reader.table["image"].chunks]
+    images = torch.from_numpy(numpy.concatenate(parts)).permute(0, 3, 1, 2)
+    return torch.cat([convert(part, image_size, channels) for part in images.split(_CHUNK)])
+
+
+def _buffer(chunk: Any) -> numpy.ndarray:
+    """The bytes of all values of an Arrow binary array."""
+    _, offsets, values = chunk.buffers()
+    first, last = numpy.frombuffer(offsets, numpy.int32)[[chunk.offset, chunk.offset + len(chunk)]]
+    return numpy.frombuffer(values, numpy.uint8)[first:last]
+
+
+def _encoded(reader: SplitReader, image_size: int | None, channels: int | None) -> Tensor:
+    def load(image: Any) -> Tensor:
+        return convert(decode(image.as_buffer(), reader.layout)[None], image_size, channels)[0]
+
+    first = load(next(reader.images()))
+    images = torch.empty(len(reader), *first.shape, dtype=torch.uint8)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
+        for row, image in enumerate(pool.map(load, reader.images())):
+            if image.shape != first.shape:
+                raise UserError(f"the images differ in size ({reader.source(row)} and {reader.source(0)}); an image_size is needed")
+            images[row] = image
+    return images
+
+
+def decode(image: Any, layout: Layout) -> Tensor:
+    """A stored JPEG or PNG (an object with the buffer protocol) as uint8 [C, H, W], upright by its EXIF orientation."""
+    from torchvision.io import ImageReadMode, decode_image
+
+    mode = ImageReadMode.GRAY if layout.channels == 1 else ImageReadMode.RGB
+    content = torch.from_numpy(numpy.frombuffer(image, numpy.uint8).copy())  # torch wants memory that it may write to
+    return decode_image(content, mode, apply_exif_orientation=True)
+
+
+def convert(images: Tensor, image_size: int | None, channels: int | None) -> Tensor:
+    """uint8 [N, C, H, W] of one size -> uint8 [N, channels, image_size, image_size]; see ``load_split``."""
+    if channels == 1 and images.shape[1] == 3:
+        red, green, blue = images.int().unbind(1)
+        images = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[:, None]  # as Pillow rounds
+    height, width = images.shape[2:]
+    if image_size is not None and (height, width) != (image_size, image_size):
+        scale = image_size / min(height, width)
+        size = max(image_size, round(height * scale)), max(image_size, round(width * scale))
+        images = functional.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+        top, left = (size[0] - image_size) // 2, (size[1] - image_size) // 2
+        images = images[:, :, top : top + image_size, left : left + image_size]
+    if channels == 3 and images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1)
+    return images.contiguous()

@@ -1,0 +1,71 @@
+"""Which images go where: held-out parts and class-balanced subsets, drawn from a seed."""
+
+import math
+
+import numpy
+from numpy.typing import NDArray
+
+from prosmin.arrow import NO_LABEL
+from prosmin.errors import UserError
+
+Rows = NDArray[numpy.int64]
+
+
+def generator(seed: int, purpose: str) -> numpy.random.Generator:
+    """Independent random numbers for every purpose, so that one setting does not shift the draws of another."""
+    return numpy.random.default_rng([seed, *purpose.encode()])
+
+
+def hold_out(labels: Rows, fraction: float, rng: numpy.random.Generator, name: str, classes: tuple[str, ...] | None) -> tuple[Rows, Rows]:
+    """Split row numbers into (kept, held out), each ascending.
+
+    ceil(fraction * N) images are held out, shared over the classes in proportion by largest remainders, but at
+    least one and not all of any class; without labels they are drawn at random.
+
+    labels: [N], -1 throughout when there are none; name: of the held-out split, for messages.
+    """
+    groups = _groups(labels)
+    for rows in groups:
+        if len(rows) < 2:
+            what = "there is only 1 image" if classes is None else f"class {classes[labels[rows[0]]]!r} has only 1 image"
+            raise UserError(f"{what} to share between train and {name}; add images or set {name}_fraction to 0")
+    sizes = numpy.array([len(rows) for rows in groups])
+    share = sizes * fraction
+    counts = numpy.floor(share).astype(int)
+    missing = math.ceil(fraction * len(labels) - 1e-9) - counts.sum()
+    counts[numpy.argsort(counts - share, kind="stable")[:missing]] += 1
+    counts = numpy.clip(counts, 1, sizes - 1)
+    held = numpy.concatenate([rng.permutation(rows)[:count] for rows, count in zip(groups, counts)])
+    held.sort()
+    return numpy.setdiff1d(numpy.arange(len(labels)), held), held
+
+
+def balanced_subset(labels: Rows, count: int, rng: numpy.random.Generator) -> Rows:
+    """Ascending row numbers of at most ``count`` images, as many of each class as of any other where there are enough.
+
+    labels: [N], -1 throughout when there are none.
+    """
+    groups = _groups(labels)
+    sizes = numpy.array([len(rows) for rows in groups])
+    quota = numpy.zeros_like(sizes)
+    left = min(count, len(labels))
+    while left:  # fill all classes evenly; those that run out leave their share to the others
+        open_classes = numpy.flatnonzero(quota < sizes)
+        step = max(1, min(left // len(open_classes), (sizes - quota)[open_classes].min()))
+        chosen = open_classes if left >= len(open_classes) else rng.permutation(open_classes)[:left]
+        quota[chosen] += step
+        left -= step * len(chosen)
+    rows = numpy.concatenate([rng.permutation(rows)[:size] for rows, size in zip(groups, quota)])
+    rows.sort()
+    return rows
+
+
+def _groups(labels: Rows) -> list[Rows]:
+    """Row numbers of each class that is present, in order of the class."""
+    order = numpy.argsort(labels, kind="stable")
+    _, starts = numpy.unique(labels[order], return_index=True)
+    return numpy.split(order, starts[1:])
+
+
+def is_labelled(labels: Rows) -> bool:
+    return bool(len(labels)) and labels[0] != NO_LABEL

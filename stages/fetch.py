@@ -1,0 +1,75 @@
+"""Write the images of one dataset, ``python -m stages.fetch NAME``, as Arrow files.
+
+Reads what ``fetch.NAME`` of ``params.yaml`` describes. Writes ``data/NAME/`` (``train.arrow``, ``val.arrow``, ``test.arrow`` and
+``manifest.json``, all of them or nothing) and the summary ``metrics/fetch/NAME.json``.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from prosmin import fetching, sources
+from prosmin.errors import ConfigError, UserError, nearest
+from prosmin.files import whole_folder, write_json
+from stages.command import run
+from stages.params import Builtin, Dataset, Folder, Hub, Params
+
+log = logging.getLogger("fetch")
+
+
+def main(params: Params, name: str | None = None, *rest: str) -> None:
+    if name is None or rest:
+        raise UserError(f"name one dataset: python -m stages.fetch NAME, where NAME is one of {', '.join(params.fetch)}")
+    if name not in params.fetch:
+        raise UserError(f"{name!r} is no dataset under fetch of params.yaml{nearest(name, params.fetch)}; there are: {', '.join(params.fetch)}")
+    settings = params.fetch[name]
+    shared = {key: getattr(settings, key) for key in Dataset.model_fields}
+    try:
+        with whole_folder(Path("data", name)) as folder:
+            facts = fetching.write_dataset(folder, open_source(settings), seed=params.seed, **shared)
+            manifest = {"name": name, "source": settings.source, **facts, "settings": settings.model_dump(mode="json")}
+            write_json(folder / "manifest.json", manifest)
+    except ConfigError as error:
+        raise ConfigError(f"{name}.{error.key}", error.value, error.allowed) from None
+    except UserError as error:
+        raise UserError(f"dataset {name}: {error}") from None
+    warn(manifest)
+    write_json(Path("metrics", "fetch", f"{name}.json"), summary(manifest))
+    log.info("%s: %s", name, ", ".join(f"{split} {facts['count']}" for split, facts in manifest["splits"].items()))
+
+
+def open_source(settings: Dataset) -> sources.Source:
+    """The source that the settings of a dataset describe."""
+    if isinstance(settings, Builtin):
+        return sources.builtin(settings.name, settings.patch, settings.val_fraction, settings.test_fraction)
+    raise NotImplementedError
+
+
+def warn(manifest: dict[str, Any]) -> None:
+    """Say what a result on this dataset would suffer from."""
+    duplicates = manifest["duplicates"]
+    if shared := {pair: count for pair, count in duplicates["across"].items() if count}:
+        log.warning(
+            "%s: images in more than one split: %s, as %s; %d identical images have different labels (see manifest.json)",
+            manifest["name"],
+            ", ".join(f"{pair} {count}" for pair, count in shared.items()),
+            " = ".join(duplicates["examples"][0]),
+            duplicates["conflicting_labels"],
+        )
+    if manifest["quarantined"]:
+        log.warning("%s: %d unreadable images left out (see manifest.json)", manifest["name"], len(manifest["quarantined"]))
+
+
+def summary(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The part of a manifest that is worth comparing between two versions."""
+    return {
+        **{split: {"count": facts["count"], "sha256": facts["sha256"]} for split, facts in manifest["splits"].items()},
+        "channels": manifest["channels"],
+        "classes": len(manifest["classes"] or ()),
+        "duplicates_across_splits": sum(manifest["duplicates"]["across"].values()),
+        "quarantined": len(manifest["quarantined"]),
+    }
+
+
+if __name__ == "__main__":
+    run("fetch", main)
