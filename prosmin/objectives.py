@@ -47,9 +47,11 @@ def normalise_targets(y: Tensor, how: str, shrinkage: float = 0.0) -> Tensor:
     covariance = (1.0 - shrinkage) * covariance + shrinkage * scale * torch.eye(
         y.shape[1], device=y.device, dtype=y.dtype
     )
-    # The float64 decomposition of a D x D matrix costs little and keeps small eigenvalues above 0.
-    values, vectors = torch.linalg.eigh(covariance.double())
-    root = vectors * values.clamp_min(1e-9 * float(scale)).rsqrt() @ vectors.T
+    # The float64 decomposition of a D x D matrix costs little and keeps small eigenvalues above 0. It raises on NaN,
+    # which is for the training loop to report; y carries the NaN on to the loss.
+    values, vectors = torch.linalg.eigh(covariance.double().nan_to_num())
+    floor = (1e-9 * scale.double()).clamp_min(1e-12)
+    root = vectors * torch.maximum(values, floor).rsqrt() @ vectors.T
     return y @ root.to(y.dtype)
 
 

@@ -64,7 +64,7 @@ class History:
 
 def stream(device: torch.device, *key: int) -> torch.Generator:
     """A generator whose state is a pure function of ``key`` (non-negative integers)."""
-    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    state = np.random.SeedSequence((len(key), *key)).generate_state(2, np.uint32)  # (0,) and (0, 0) seed alike
     return torch.Generator(device).manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
 

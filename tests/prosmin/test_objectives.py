@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+
+from prosmin import scoring
+from prosmin.errors import ConfigError
+from prosmin.networks import Encoder
+from prosmin.objectives import ProSMIN, normalise_targets
+
+
+def tiny_encoder(features=6):
+    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, features))
+    backbone.num_features = features
+    return Encoder(backbone, [0.5], [0.25])
+
+
+def tiny_model(**changes):
+    torch.manual_seed(0)
+    return ProSMIN(tiny_encoder(), hidden_dim=12, dim=4, **changes)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(32, 1, 4, 4, generator=generator) for _ in range(2)]
+
+
+@pytest.fixture
+def correlated():
+    rng = np.random.default_rng(0)
+    return torch.tensor(rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) + 3.0, dtype=torch.float64).float()
+
+
+def test_whitened_targets_have_identity_covariance(correlated):
+    white = normalise_targets(correlated, "whiten").double()
+    torch.testing.assert_close(white.T @ white / len(white), torch.eye(6).double(), atol=1e-4, rtol=0)
+
+
+def test_whitening_equals_the_inverse_square_root_of_the_shrunk_covariance(correlated):
+    y = correlated.double().numpy()
+    centred = y - y.mean(0)
+    covariance = centred.T @ centred / len(y)
+    shrunk = 0.7 * covariance + 0.3 * np.trace(covariance) / 6 * np.eye(6)
+    slow = centred @ linalg.inv(linalg.sqrtm(shrunk)).real
+    np.testing.assert_allclose(normalise_targets(correlated, "whiten", 0.3).numpy(), slow, atol=1e-4)
+
+
+def test_standardised_targets_equal_batch_normalisation_without_its_epsilon(correlated):
+    expected = torch.nn.functional.batch_norm(correlated, None, None, training=True, eps=1e-12)
+    torch.testing.assert_close(normalise_targets(correlated, "standardise"), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_centred_targets_have_mean_zero_and_none_changes_nothing(correlated):
+    assert float(normalise_targets(correlated, "centre").mean(0).abs().max()) < 1e-5
+    assert normalise_targets(correlated, "none") is correlated
+
+
+def test_collapsed_targets_stay_finite():
+    assert torch.isfinite(normalise_targets(torch.ones(20, 4), "whiten", 0.1)).all()
+
+
+def test_loss_is_the_mean_score_over_pairs_of_different_views(batch):
+    model = tiny_model()
+    loss = model(batch)
+    seen = torch.cat(batch)
+    _, mu, log_sigma = model.predict(seen)
+    y = model.targets(seen)
+    first = scoring.crps(mu[:32], log_sigma[:32].exp(), y[32:])
+    second = scoring.crps(mu[32:], log_sigma[32:].exp(), y[:32])
+    torch.testing.assert_close(loss, (first.mean() + second.mean()) / 2)
+
+
+def test_local_views_predict_both_global_views(batch):
+    model = tiny_model()
+    local = [torch.rand(32, 1, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (7, 8)]
+    loss = model([*batch, *local])
+    mu_g, sigma_g = (t.split(32) for t in model.predict(torch.cat(batch))[1:])
+    mu_l, sigma_l = (t.split(32) for t in model.predict(torch.cat(local))[1:])
+    y = model.targets(torch.cat(batch)).split(32)
+    mu, sigma = [*mu_g, *mu_l], [*sigma_g, *sigma_l]
+    pairs = [(0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1)]
+    slow = torch.stack([scoring.crps(mu[o], sigma[o].exp(), y[t]).mean() for o, t in pairs]).mean()
+    torch.testing.assert_close(loss, slow)
+
+
+def test_every_online_parameter_and_no_target_parameter_gets_a_gradient(batch):
+    model = tiny_model()
+    model(batch).backward()
+    for name, parameter in model.named_parameters():
+        has = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        assert has != name.startswith("target."), name
+
+
+def test_monte_carlo_loss_approaches_the_closed_form(batch):
+    exact, sampled = tiny_model(), tiny_model(samples=4000)
+    with torch.no_grad():
+        estimate = float(sampled(batch, torch.Generator().manual_seed(0)))
+        assert estimate == pytest.approx(float(exact(batch)), rel=0.01)
+
+
+def test_whitening_without_shrinkage_needs_enough_images():
+    with pytest.raises(ConfigError, match="needs more than 2 images"):
+        tiny_model(shrinkage=0.0).check_batch(2)
+    tiny_model(shrinkage=0.1).check_batch(2)
+
+
+@pytest.mark.parametrize(("key", "value"), [("lambda_", 2.4), ("normalise", "whitten")])
+def test_settings_that_cannot_work_are_refused(key, value):
+    with pytest.raises(ConfigError, match="lambda|whiten"):
+        tiny_model(**{key: value})

@@ -1,0 +1,162 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from sklearn.datasets import load_digits
+
+from prosmin import export, training
+from prosmin.errors import ConfigError, UserError
+from prosmin.views import ViewSettings
+
+VIEW = ViewSettings(size=8, flip=0.0, grayscale=0.0, solarize=0.0, blur=0.0)
+SETTINGS = training.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    return torch.tensor(images / 16 * 255).round().byte().view(-1, 1, 8, 8)[:256], torch.tensor(labels)[:256]
+
+
+def tiny_model(seed=0, **objective):
+    return export.build_model(
+        export.ModelSettings(
+            encoder="resnet18",
+            image_size=8,
+            channels=1,
+            mean=(0.3,),
+            std=(0.37,),
+            hidden_dim=32,
+            dim=8,
+            cifar_stem=True,
+            kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
+            objective=objective,
+        ),
+        seed,
+    )
+
+
+def train(digits, settings=SETTINGS, seed=0, monitor=None, model=None):
+    model = model or tiny_model(seed)
+    history = training.pretrain(model, digits[0], settings, seed, Accelerator(cpu=True), monitor)
+    return model, history
+
+
+def changed(settings=SETTINGS, **values):
+    return training.TrainSettings(**{**vars(settings), **values})
+
+
+def test_every_online_parameter_moves_and_the_target_follows(digits):
+    before = {name: tensor.clone() for name, tensor in tiny_model().named_parameters()}
+    model, _ = train(digits)
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_target_of_constant_momentum_equals_a_moving_average_kept_by_hand(digits, monkeypatch):
+    model = tiny_model()
+    kept = [parameter.detach().clone() for parameter in model.target.parameters()]
+    update = type(model).momentum_update
+
+    def watched(self, momentum):
+        update(self, momentum)
+        online = [*self.encoder.parameters(), *self.projector.parameters()]
+        for old, new in zip(kept, online, strict=True):
+            old.mul_(0.9).add_(new.detach(), alpha=0.1)
+
+    monkeypatch.setattr(type(model), "momentum_update", watched)
+    train(digits, changed(momentum=(0.9, 0.9)), model=model)
+    for slow, fast in zip(kept, model.target.parameters(), strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(digits):
+    first, again, other = (train(digits, seed=seed)[0].state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_loss_falls_and_history_starts_before_the_first_step(digits):
+    images, labels = digits
+    monitor = training.Monitor(images[:64], labels[:64], images[64:], labels[64:])
+    _, history = train(digits, changed(epochs=8), monitor=monitor)
+    assert history.loss[-1]["loss"] < history.loss[0]["loss"]
+    assert [row["epoch"] for row in history.loss] == list(range(1, 9))
+    assert history.diagnostics[0]["step"] == 0 and history.diagnostics[-1]["step"] == 8 * 4
+    assert {"rankme", "feature_std", "sigma_mean", "sigma_clamped", "knn_accuracy"} <= set(history.diagnostics[0])
+
+
+def test_epoch_order_visits_every_image_at_most_once_and_differs_by_epoch():
+    first, second = (training.epoch_order(103, 10, 0, epoch) for epoch in (0, 1))
+    assert first.shape == (10, 10) and len(first.unique()) == 100
+    assert not torch.equal(first, second)
+    assert torch.equal(first, training.epoch_order(103, 10, 0, 0))
+
+
+def test_views_are_a_function_of_seed_epoch_step_and_rank(digits):
+    batch = digits[0][:16]
+    key = (0, 3, 5, 0)
+    reference = training.make_views(batch, [VIEW, VIEW], *key)
+    again = training.make_views(batch, [VIEW, VIEW], *key)
+    assert all(torch.equal(left, right) for left, right in zip(reference, again))
+    assert not torch.equal(reference[0], reference[1])
+    for place in range(4):
+        other = list(key)
+        other[place] += 1
+        assert not torch.equal(reference[0], training.make_views(batch, [VIEW, VIEW], *other)[0])
+
+
+def test_biases_and_normalisation_do_not_decay():
+    decayed, plain = training.decay_groups(tiny_model(), 0.1)
+    assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0.0
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert all(parameter.ndim == 1 for parameter in plain["params"])
+    assert sum(map(len, (decayed["params"], plain["params"]))) == sum(p.requires_grad for p in tiny_model().parameters())
+
+
+def test_local_views_of_another_size_train(digits):
+    local = ViewSettings(size=4, scale=(0.1, 0.4), flip=0.0, blur=0.0)
+    _, history = train(digits, changed(views=[VIEW, VIEW, local, local]))
+    assert math.isfinite(history.loss[-1]["loss"])
+
+
+def test_bf16_trains_to_about_the_same_loss(digits):
+    AcceleratorState._reset_state(reset_partial_state=True)  # the precision is set once a process
+    model = tiny_model()
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    history = training.pretrain(model, digits[0], SETTINGS, 0, accelerator)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert history.loss[-1]["loss"] == pytest.approx(train(digits)[1].loss[-1]["loss"], rel=0.1)
+
+
+def test_a_batch_larger_than_the_data_is_refused(digits):
+    with pytest.raises(ConfigError, match="batch_size is 257; there are only 256 training images"):
+        train(digits, changed(batch_size=257))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rate(digits):
+    with pytest.raises(UserError, match=r"the loss is nan in epoch 1 \(step 4, lr"):
+        model = tiny_model()
+        with torch.no_grad():
+            model.head.mu.weight.fill_(math.nan)
+        train(digits, model=model)
+
+
+def test_collapse_is_said_in_the_log_with_its_likely_cause(caplog):
+    healthy = {"rankme": 30.0, "feature_std": 0.9, "sigma_clamped": 0.0}
+    training.warn_of_collapse(healthy, 10)
+    assert not caplog.records
+    training.warn_of_collapse({**healthy, "rankme": 1.2}, 10)
+    training.warn_of_collapse({**healthy, "sigma_clamped": 0.9}, 10)
+    assert "normalise the targets" in caplog.text and "widen pretrain.objective.log_sigma" in caplog.text
+
+
+def test_streams_of_different_keys_differ():
+    draws = {
+        tuple(np.round(torch.rand(3, generator=training.stream(torch.device("cpu"), *key)).tolist(), 6))
+        for key in [(0,), (1,), (0, 1), (1, 0), (0, 0, 1), (0, 1, 0)]
+    }
+    assert len(draws) == 6
