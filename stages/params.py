@@ -6,12 +6,22 @@ each: dotted key, value, what is allowed, and the nearest valid name for a missp
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from prosmin.errors import UserError, nearest
+from prosmin.errors import ConfigError, UserError, nearest
+from stages.reading import read, sentences, shown
 
 PARAMS = Path("params.yaml")
 
@@ -21,6 +31,21 @@ def _refuse_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")
     return value
+
+
+def _matching(pattern: str, says: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {says}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not hold anything twice")
+    return values
 
 
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
@@ -33,6 +58,9 @@ NonNegative = Annotated[Real, Field(ge=0)]
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 Bootstrap = Annotated[Whole, Field(ge=100)]
+Flag = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(min_length=1)]
+Once = AfterValidator(_distinct)  # for lists in which a repetition is a slip
 SplitName = Literal["train", "val", "test"]
 Transform = Literal["none", "invert", "rotate90", "permute", "noise", "halves"]
 CorruptionType = Literal[
@@ -70,6 +98,12 @@ class Dataset(Section):
     max_unreadable: Probability = 0.01
     transform: Transform = "none"
 
+    @model_validator(mode="after")
+    def _leaves_train(self) -> "Dataset":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction and test_fraction must add up to less than 1, or nothing is left to train on")
+        return self
+
 
 class Builtin(Dataset):
     source: Literal["builtin"]
@@ -79,26 +113,28 @@ class Builtin(Dataset):
 
 class Folder(Dataset):
     source: Literal["folder"]
-    path: str
+    path: Text
 
 
 class Parquet(Dataset):
     source: Literal["parquet"]
-    files: dict[SplitName, str] = Field(min_length=1)
-    image: str = "image"
-    label: str | None = "label"
+    files: dict[SplitName, Text] = Field(min_length=1)
+    image: Text = "image"
+    label: Text | None = "label"
 
 
 class Hub(Dataset):
     source: Literal["hub"]
-    repo: str
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-    config: str | None = None
-    splits: dict[SplitName, str] = Field(default={"train": "train", "test": "test"}, min_length=1)
-    image: str = "image"
-    label: str | None = "label"
+    repo: Text
+    revision: Annotated[str, _matching("[0-9a-f]{40}", "a full commit id: 40 digits of 0-9 and a-f")]
+    config: Text | None = None
+    splits: dict[SplitName, Text] = Field(default={"train": "train", "test": "test"}, min_length=1)
+    image: Text = "image"
+    label: Text | None = "label"
 
 
+# It becomes the name of files and folders, and of a stage in dvc.yaml.
+DatasetName = Annotated[str, _matching("[a-z0-9_]+", "a name of a-z, 0-9 and _")]
 AnyDataset = Annotated[Builtin | Folder | Parquet | Hub, Discriminator("source")]
 
 
@@ -106,8 +142,8 @@ AnyDataset = Annotated[Builtin | Folder | Parquet | Hub, Discriminator("source")
 
 
 class Encoder(Section):
-    name: str
-    cifar_stem: bool = False
+    name: Text
+    cifar_stem: Flag = False
     kwargs: dict[str, Any] = {}
 
 
@@ -118,7 +154,7 @@ class Projector(Section):
 
 class Target(Section):
     normalise: Literal["none", "centre", "standardise", "whiten"] = "whiten"
-    shrinkage: Annotated[Real, Field(ge=0, lt=1)] = 0.1
+    shrinkage: Fraction = 0.1
     momentum: tuple[Probability, Probability] = (0.0, 1.0)
 
 
@@ -137,8 +173,8 @@ class Objective(Section):
 
             try:
                 check_lambda(value)
-            except UserError as fault:
-                raise ValueError(str(fault)) from None
+            except ConfigError as fault:
+                raise ValueError(fault.allowed) from None
         return value
 
     @field_validator("log_sigma")
@@ -179,9 +215,9 @@ class Views(Section):
 
 
 class Pretrain(Section):
-    splits: tuple[SplitName, ...] = Field(default=("train", "val"), min_length=1)
+    splits: Annotated[tuple[SplitName, ...], Once] = Field(default=("train", "val"), min_length=1)
     image_size: Annotated[Whole, Field(ge=4)]
-    channels: Literal[1, 3] = 3
+    channels: Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)] = 3
     encoder: Encoder
     projector: Projector = Projector()
     target: Target = Target()
@@ -204,21 +240,27 @@ class Embed(Section):
 
 
 class Linear(Section):
-    l2: tuple[NonNegative, ...] = Field(min_length=1)
+    l2: Annotated[tuple[NonNegative, ...], Once] = Field(min_length=1)
     bootstrap: Bootstrap = 1000
 
 
 class Knn(Section):
-    k: tuple[Count, ...] = Field(min_length=1)
-    temperature: tuple[Positive, ...] = Field(min_length=1)
+    k: Annotated[tuple[Count, ...], Once] = Field(min_length=1)
+    temperature: Annotated[tuple[Positive, ...], Once] = Field(min_length=1)
     bootstrap: Bootstrap = 1000
 
 
 class Lowshot(Section):
-    per_class: tuple[Count, ...] = (10,)
-    percent: tuple[Annotated[Real, Field(gt=0, le=100)], ...] = (1, 10)
+    per_class: Annotated[tuple[Count, ...], Once] = (10,)
+    percent: Annotated[tuple[Annotated[Real, Field(gt=0, le=100)], ...], Once] = (1, 10)
     draws: Annotated[Whole, Field(ge=3)] = 5
     l2: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "Lowshot":
+        if not self.per_class and not self.percent:
+            raise ValueError("per_class and percent must not both be empty")
+        return self
 
 
 class Ood(Section):
@@ -230,14 +272,14 @@ class Ood(Section):
 
 
 class Corrupt(Section):
-    types: tuple[CorruptionType, ...] = Field(min_length=1)
-    severities: tuple[Annotated[Whole, Field(ge=1, le=5)], ...] = Field(default=(1, 2, 3, 4, 5), min_length=1)
+    types: Annotated[tuple[CorruptionType, ...], Once] = Field(min_length=1)
+    severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Once] = Field(default=(1, 2, 3, 4, 5), min_length=1)
     batch_size: Count = 512
 
 
 class Transfer(Section):
-    targets: tuple[str, ...]
-    l2: tuple[NonNegative, ...] = Field(min_length=1)
+    targets: Annotated[tuple[str, ...], Once]
+    l2: Annotated[tuple[NonNegative, ...], Once] = Field(min_length=1)
     bootstrap: Bootstrap = 1000
 
 
@@ -248,7 +290,7 @@ class Report(Section):
 class Params(Section):
     dataset: str
     seed: Seed = 0
-    fetch: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], AnyDataset] = Field(min_length=1)
+    fetch: dict[DatasetName, AnyDataset] = Field(min_length=1)
     pretrain: Pretrain
     embed: Embed = Embed()
     linear: Linear
@@ -259,130 +301,45 @@ class Params(Section):
     transfer: Transfer
     report: Report = Report()
 
-    @model_validator(mode="after")
-    def _names_agree(self) -> "Params":
-        """Every dataset that a stage names stands under ``fetch``. All faults are reported together."""
-        faults = [
-            f"{key} is {name!r}; allowed: {', '.join(self.fetch)}{nearest(name, self.fetch)}"
-            for key, name in [
-                ("dataset", self.dataset),
-                *((f"ood.sets.{name}", name) for name in self.ood.sets),
-                *((f"transfer.targets.{place}", name) for place, name in enumerate(self.transfer.targets)),
-            ]
-            if name not in self.fetch
-        ]
-        if self.dataset in self.ood.sets:
-            faults.append(f"ood.sets.{self.dataset} is the in-distribution dataset itself; name another")
-        if self.dataset in self.transfer.targets:
-            faults.append(f"transfer.targets holds {self.dataset!r}, the dataset trained on; name another")
-        if faults:
-            raise ValueError(FAULT_BREAK.join(faults))
-        return self
-
 
 # --- reading --------------------------------------------------------------------------------------
 
-FAULT_BREAK = "\n"
 
+def _misnamed(content: dict[Any, Any]) -> list[str]:
+    """A line for every dataset named where it cannot be: not under ``fetch``, or trained on and tested for novelty.
 
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice (plain YAML keeps the last one silently)."""
+    It reads the file's own content, so that these faults are reported together with those of the fields.
+    """
 
+    def inside(section: str, key: str, kind: type) -> Any:
+        found = content.get(section)
+        found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, kind) else kind()
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str | int | float | bool | None):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    """The keys allowed in the section that an unknown key was found in."""
-    model: Any = Params
-    for step in location[:-1]:
-        if isinstance(model, type) and issubclass(model, BaseModel) and step in _names(model):
-            model = _names(model)[step]
-        else:
-            model = next((found for found in _models(model) if _source(found) == step), model)
-    found = [model] if isinstance(model, type) else _models(model)
-    return [name for each in found for name in _names(each)]
-
-
-def _names(model: type[BaseModel]) -> dict[str, Any]:
-    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
-
-
-def _source(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("source")
-    return get_args(field.annotation)[0] if field else None
-
-
-def _sentence(error: dict[str, Any]) -> list[str]:
-    """One pydantic error as lines of ours."""
-    sources = {_source(model) for model in (Builtin, Folder, Parquet, Hub)}
-    location = error["loc"]
-    # The discriminator of a union is a step of pydantic's path but no key of the file.
-    shown = [step for place, step in enumerate(location) if not (location[0] == "fetch" and place == 2 and step in sources)]
-    shown = [step for step in shown if step != "[key]"]
-    key, value, kind = ".".join(map(str, shown)), error.get("input"), error["type"]
-    context = error.get("ctx", {})
-    if kind == "extra_forbidden":
-        allowed = _fields_at(location)
-        return [f"{key} is not a known key{nearest(shown[-1], allowed)}; allowed: {', '.join(sorted(set(allowed)))}"]
-    if kind == "missing":
-        return [f"{key} is missing"]
-    if kind == "value_error":
-        text = str(context["error"])
-        return text.split(FAULT_BREAK) if not key else [f"{key} is {value!r}; it {text}" if text.startswith("must") else f"{key}: {text}"]
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        names = sorted(source for source in sources if source)
-        if not isinstance(value, dict) or "source" not in value:
-            return [f"{key}.source is missing; allowed: {', '.join(names)}"]
-        return [f"{key}.source is {value['source']!r}; allowed: {', '.join(names)}{nearest(value['source'], names)}"]
-    if kind == "literal_error":
-        options = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
-        return [f"{key} is {value!r}; allowed: {', '.join(options)}{nearest(value, options)}"]
-    if kind == "model_type":
-        return [f"{key} is {value!r}; it must be a section of keys"]
-    reason = error["msg"]
-    for start in ("Input should be ", "Value should be "):
-        reason = reason.removeprefix(start)
-    if kind == "string_pattern_mismatch":
-        reason = f"text that matches {context['pattern']}"
-    return [f"{key} is {value!r}; it must be {reason[0].lower() + reason[1:]}"]
+    known, trained = content.get("fetch"), content.get("dataset")
+    if not isinstance(known, dict) or not known:
+        return []  # one fault, not one for each name
+    named = [("dataset", trained)]
+    named += [(f"ood.sets.{name}", name) for name in inside("ood", "sets", dict)]
+    named += [(f"transfer.targets.{place}", name) for place, name in enumerate(inside("transfer", "targets", list))]
+    allowed = ", ".join(map(str, known))
+    lines = []
+    for key, name in named:
+        if isinstance(name, str) and name not in known:
+            lines.append(f"{key} is {shown(name)}; allowed, as they stand under fetch: {allowed}{nearest(name, known)}")
+        elif name == trained and key != "dataset":
+            lines.append(f"{key} is {shown(name)}, the dataset that is trained on; name another")
+    return lines
 
 
 def load(path: str | Path = PARAMS) -> Params:
     """Read and validate ``path``; raise ``UserError`` with one line for each thing that is wrong."""
-    path = Path(path)
+    content = read(Path(path))
+    lines, params = _misnamed(content), None
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run this in the folder that holds it") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise UserError(f"{path} is not valid YAML: {getattr(error, 'problem', None) or error}{place}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds {'nothing' if content is None else 'no sections'}; it must hold named sections")
-    try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
-        lines = [line for each in error.errors() for line in _sentence(each)]
-        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+        lines = sentences(error, Params) + lines
+    if params is None or lines:
+        raise UserError("\n".join(f"{path}: {line}" for line in lines))
+    return params
