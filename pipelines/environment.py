@@ -28,7 +28,7 @@ WANTED = "Python 3.11, 3.12 or 3.13"
 NAMES = ("python3", "python3.13", "python3.12", "python3.11", "python")
 
 # Which lines of uv and pip are worth showing, and which of them tell why an installation failed.
-PROGRESS = re.compile(r"\s*(Downloading|Building|Prepared|Installed|Installing|Bytecode compiled)\b")
+PROGRESS = re.compile(r"\s*(Downloading .*\bMi?B\)|Prepared|Installed|Installing collected|Bytecode compiled)")
 REASONS = (
     ("disk", r"no space left on device|disk quota exceeded"),
     ("hash", r"do not match the hashes|hash mismatch"),
