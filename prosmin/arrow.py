@@ -92,13 +92,14 @@ class SplitReader:
     def __len__(self) -> int:
         return self.table.num_rows
 
-    def images(self) -> Iterator[pyarrow.Scalar]:
-        """The binary values in order; ``as_py`` gives the bytes."""
-        for chunk in self.table["image"].chunks:
-            yield from chunk
+    def images(self, start: int, stop: int) -> Iterator[pyarrow.Buffer]:
+        """The stored bytes of these rows."""
+        for chunk in self.table["image"].slice(start, stop - start).chunks:
+            for value in chunk:
+                yield value.as_buffer()
 
-    def image(self, row: int) -> bytes:
-        return self.table["image"][row].as_py()
+    def image(self, row: int) -> pyarrow.Buffer:
+        return self.table["image"][row].as_buffer()
 
     def source(self, row: int) -> str:
         return self.table["source"][row].as_py()

@@ -93,15 +93,16 @@ def _buffer(chunk: Any) -> numpy.ndarray:
 
 def _encoded(reader: SplitReader, image_size: int | None, channels: int | None) -> Tensor:
     def load(image: Any) -> Tensor:
-        return convert(decode(image.as_buffer(), reader.layout)[None], image_size, channels)[0]
+        return convert(decode(image, reader.layout)[None], image_size, channels)[0]
 
-    first = load(next(reader.images()))
-    images = torch.empty(len(reader), *first.shape, dtype=torch.uint8)
+    first = load(reader.image(0))
+    images = torch.empty((len(reader), *first.shape), dtype=torch.uint8)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
-        for row, image in enumerate(pool.map(load, reader.images())):
-            if image.shape != first.shape:
-                raise UserError(f"the images differ in size ({reader.source(row)} and {reader.source(0)}); an image_size is needed")
-            images[row] = image
+        for start in range(0, len(reader), _CHUNK):  # not all at once: a task for each of a million images is memory too
+            for row, image in enumerate(pool.map(load, reader.images(start, start + _CHUNK)), start):
+                if image.shape != first.shape:
+                    raise UserError(f"{reader.source(0)} and {reader.source(row)} differ in size; an image_size is needed")
+                images[row] = image
     return images
 
 

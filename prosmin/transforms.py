@@ -51,7 +51,7 @@ def read_pixels(reader: SplitReader, row: int) -> numpy.ndarray:
     """uint8 [height, width, channels] of one stored image."""
     layout = reader.layout
     if layout.encoding == "encoded":
-        return decode(reader.image(row))
+        return decode(reader.image(row).to_pybytes())
     return numpy.frombuffer(reader.image(row), numpy.uint8).reshape(layout.height, layout.width, layout.channels)
 
 

@@ -8,11 +8,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from prosmin import fetching, sources
+from prosmin import fetching, sources, tables
 from prosmin.errors import ConfigError, UserError, nearest
 from prosmin.files import whole_folder, write_json
 from stages.command import run
-from stages.params import Builtin, Dataset, Folder, Hub, Params
+from stages.params import AnyDataset, Builtin, Dataset, Folder, Params, Parquet
 
 log = logging.getLogger("fetch")
 
@@ -38,11 +38,15 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
     log.info("%s: %s", name, ", ".join(f"{split} {facts['count']}" for split, facts in manifest["splits"].items()))
 
 
-def open_source(settings: Dataset) -> sources.Source:
+def open_source(settings: AnyDataset) -> sources.Source:
     """The source that the settings of a dataset describe."""
     if isinstance(settings, Builtin):
         return sources.builtin(settings.name, settings.patch, settings.val_fraction, settings.test_fraction)
-    raise NotImplementedError
+    if isinstance(settings, Folder):
+        return sources.folder(settings.path)
+    if isinstance(settings, Parquet):
+        return tables.parquet(settings.files, settings.image, settings.label)
+    return tables.hub(settings.repo, settings.revision, settings.config, settings.splits, settings.image, settings.label)
 
 
 def warn(manifest: dict[str, Any]) -> None:
