@@ -100,18 +100,17 @@ def ece_classwise(
 def reliability(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS
 ) -> list[tuple[float, float, float, float, int]]:
-    """The reliability diagram: (low, high, mean confidence, accuracy, count) for each equal-width bin of the top label.
+    """The reliability diagram: (low, high, mean confidence, accuracy, count) for each equal-width bin.
 
-    Empty bins are left out: they have neither a confidence nor an accuracy.
+    Of the top label, as in ``ece``. Empty bins are left out: they have neither a confidence nor an accuracy.
     """
     confidence, hit = _top_label(probabilities, labels)
-    place = _equal_width(confidence, bins)
-    edges = np.linspace(0, 1, bins + 1)
-    return [
-        (float(edges[b]), float(edges[b + 1]), float(confidence[place == b].mean()), float(hit[place == b].mean()), count)
-        for b, count in enumerate(np.bincount(place, minlength=bins).tolist())
-        if count
-    ]
+    place, edges, rows = _equal_width(confidence, bins), np.linspace(0, 1, bins + 1).tolist(), []
+    for b in np.unique(place):
+        inside = place == b
+        mean = (float(confidence[inside].mean()), float(hit[inside].mean()))
+        rows.append((edges[b], edges[b + 1], *mean, int(inside.sum())))
+    return rows
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -136,8 +135,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     if not np.ptp(logits, axis=1).any():
         return 1.0
     lowest, highest = TEMPERATURES
-    for inverse, decided in ((1 / highest, slope(1 / highest) >= 0), (1 / lowest, slope(1 / lowest) <= 0)):
-        if decided:
-            log.warning("the held-out samples give no temperature between %g and %g; %g is used", lowest, highest, 1 / inverse)
-            return 1 / inverse
+    for bound, beyond in ((highest, slope(1 / highest) >= 0), (lowest, slope(1 / lowest) <= 0)):
+        if beyond:
+            log.warning("no temperature from %g to %g fits the held-out samples; %g is used", *TEMPERATURES, bound)
+            return bound
     return 1 / brentq(slope, 1 / highest, 1 / lowest, xtol=1e-12, rtol=1e-12)

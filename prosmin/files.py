@@ -53,6 +53,17 @@ def rounded(value: float, digits: int = 6) -> float:
     return float(f"{value:.{digits}g}")
 
 
+def write_metrics(path: str | Path, content: Mapping[str, Any]) -> None:
+    """JSON of nested mappings whose floats are ``rounded`` and whose whole numbers stay whole."""
+
+    def tidy(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: tidy(each) for name, each in value.items()}
+        return rounded(value) if isinstance(value, float) else value
+
+    write_json(path, tidy(content))
+
+
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Floats are written with six significant digits, which is more than any plot shows."""
     text = io.StringIO()

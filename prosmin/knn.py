@@ -47,7 +47,7 @@ def neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
 
 
 def vote(similarity: np.ndarray, labels: np.ndarray, temperature: float, classes: int) -> np.ndarray:
-    """Share of the vote of each class, ``[Q, C]``: each neighbour votes for its label with exp(similarity / temperature).
+    """Share of the vote of each class, ``[Q, C]``; a neighbour's vote weighs exp(similarity / temperature).
 
     similarity ``[Q, k]``, highest first, and the labels ``[Q, k]`` of the neighbours.
     """
@@ -87,5 +87,6 @@ def evaluate_knn(
     features, labels = (np.concatenate(parts) for parts in zip(train, val, strict=True))
     similarity, index = neighbours(features, test[0], k)
     votes = vote(similarity, labels[index], temperature, classes)
-    scored = metrics.with_intervals({"accuracy": partial(metrics.accuracy, votes, test[1])}, len(test[1]), bootstrap, seed)
+    accuracy = partial(metrics.accuracy, votes, test[1])
+    scored = metrics.with_intervals({"accuracy": accuracy}, len(test[1]), bootstrap, seed)
     return scored | {"k": k, "temperature": temperature, "n": len(test[1])}, grid

@@ -78,7 +78,7 @@ def top_k_accuracy(
     """
     check_predictions(predictions, labels)
     if not 1 <= k < predictions.shape[1]:
-        raise UserError(f"top-{k} accuracy says nothing with {predictions.shape[1]} classes; k must be at least 1 and fewer")
+        raise UserError(f"top-{k} accuracy with {predictions.shape[1]} classes; k must be at least 1 and below that")
     own = np.take_along_axis(predictions, labels[:, None], axis=1)
     before = np.arange(predictions.shape[1]) < labels[:, None]
     rank = (predictions > own).sum(axis=1) + ((predictions == own) & before).sum(axis=1)

@@ -89,7 +89,7 @@ def fit(
         return -(logp * truth).sum() / len(inputs) + strength / 2 * (weight**2).sum(), gradient.ravel()
 
     probes, flat = {}, np.zeros(shape).ravel()
-    options = {"maxiter": 1000, "maxfun": 2000, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-7}
+    options = {"maxiter": 1000, "maxfun": 2000, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-6}
     for strength in sorted(l2, reverse=True):
         result = minimize(objective, flat, args=(strength,), jac=True, method="L-BFGS-B", options=options)
         if result.status == 1:

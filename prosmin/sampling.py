@@ -21,7 +21,7 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
             raise UserError(f"the {name} split is empty; evaluation needs images in it")
         missing = int((values < 0).sum())
         if missing:
-            raise UserError(f"{missing} of {len(values)} images of the {name} split have no label; evaluation needs all of them")
+            raise UserError(f"{missing} of {len(values)} images of the {name} split have no label; each needs one")
     fitted = next(iter(labels))
     classes = int(labels[fitted].max()) + 1
     for name, values in labels.items():
@@ -56,6 +56,6 @@ def few_labels(labels: np.ndarray, per_class: int, seed: int, draw: int) -> np.n
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(members) < per_class:
-            raise UserError(f"class {label} has {len(members)} labelled images, fewer than the {per_class} a class asked for")
+            raise UserError(f"class {label} has {len(members)} labelled images, fewer than the {per_class} asked for")
         chosen.append(rng.choice(members, per_class, replace=False))
     return np.sort(np.concatenate(chosen))

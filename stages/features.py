@@ -1,0 +1,68 @@
+"""What the leaves read: the features that ``stages.embed`` saved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prosmin.errors import UserError
+from prosmin.files import read_arrays
+from prosmin.sampling import Labelled, stratified_holdout
+
+RESULTS = Path("results/embed")
+
+# The trained network, and the same one before training: the floor that every number stands beside.
+ENCODERS = ("trained", "random")
+
+# Of train, held out to select on where the dataset has no val split.
+HELD_OUT = 0.2
+
+
+@dataclass(frozen=True)
+class Features:
+    """The embedded splits of one dataset. arrays: those of the file, by ``<split>.<what>``."""
+
+    dataset: str
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        present = {name.split(".")[0] for name in self.arrays}
+        return tuple(split for split in ("train", "val", "test") if split in present)
+
+    def split(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """features ``[N, F]`` float32, labels ``[N]`` int64 (-1 = none), log sigma ``[N]`` float32 of one split."""
+        if name not in self.splits:
+            raise UserError(f"dataset {self.dataset!r} has no {name} split; it has {', '.join(self.splits)}")
+        features, labels, log_sigma = (self.arrays[f"{name}.{what}"] for what in ("features", "labels", "log_sigma"))
+        return features, labels, log_sigma
+
+    def labelled(self, name: str) -> Labelled:
+        """features ``[N, F]`` and labels ``[N]`` of one split. Raises ``UserError`` where an image has no label."""
+        features, labels, _ = self.split(name)
+        missing = int((labels < 0).sum())
+        if missing:
+            raise UserError(
+                f"{missing} of {len(labels)} images in the {name} split of dataset {self.dataset!r} have no label; "
+                "its evaluation needs one for each"
+            )
+        return features, labels
+
+
+def load_features(dataset: str, encoder: str) -> Features:
+    """The features of ``dataset`` by ``encoder``, one of ``ENCODERS``. Raises ``UserError`` where there are none."""
+    path = RESULTS / dataset / f"{encoder}.safetensors"
+    try:
+        return Features(dataset, read_arrays(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.embed {dataset}`") from None
+
+
+def load_labelled(dataset: str, encoder: str, seed: int) -> tuple[Labelled, Labelled, Labelled]:
+    """(train, val, test), each features and labels. Without a val split a stratified fifth of train takes its place."""
+    features = load_features(dataset, encoder)
+    train, test = features.labelled("train"), features.labelled("test")
+    if "val" in features.splits:
+        return train, features.labelled("val"), test
+    kept, held = stratified_holdout(train[1], HELD_OUT, seed)
+    return (train[0][kept], train[1][kept]), (train[0][held], train[1][held]), test

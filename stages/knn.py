@@ -1,0 +1,32 @@
+"""knn: weighted k-nearest neighbours on the frozen features of the dataset.
+
+Reads   results/embed/<dataset>
+Writes  metrics/knn.json: for each encoder what ``prosmin.knn.evaluate_knn`` reports
+        plots/knn/grid.csv: accuracy on val for each k and temperature
+"""
+
+import logging
+
+from prosmin import files
+from prosmin.knn import evaluate_knn
+from stages.command import run
+from stages.features import ENCODERS, load_labelled
+from stages.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def main(params: Params) -> None:
+    settings, metrics, rows = params.knn, {}, []
+    for encoder in ENCODERS:
+        splits = load_labelled(params.dataset, encoder, params.seed)
+        found, grid = evaluate_knn(*splits, settings.k, settings.temperature, settings.bootstrap, params.seed)
+        metrics[encoder] = found
+        rows += [(encoder, *row) for row in grid]
+        log.info("%s encoder: accuracy %.4f with k %d", encoder, found["accuracy"], found["k"])
+    files.write_csv("plots/knn/grid.csv", ("encoder", "k", "temperature", "accuracy"), rows)
+    files.write_metrics("metrics/knn.json", metrics)
+
+
+if __name__ == "__main__":
+    run("knn", main)

@@ -1,0 +1,50 @@
+"""linear: a linear probe on the frozen features of the dataset, its accuracy and its calibration.
+
+Reads   results/embed/<dataset>
+Writes  results/linear/<encoder>.safetensors: the probe (``prosmin.probes.Probe``)
+        metrics/linear.json: for each encoder what ``prosmin.probes.evaluate_probe`` reports
+        plots/linear/reliability.csv: the reliability diagram on test, before and after temperature
+"""
+
+import logging
+
+from prosmin import files
+from prosmin.probes import Evaluation, evaluate_probe
+from stages.command import run
+from stages.features import ENCODERS, load_labelled
+from stages.params import Linear, Params, Transfer
+
+RELIABILITY = ("encoder", "calibrated", "bin_low", "bin_high", "confidence", "accuracy", "count")
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(dataset: str, settings: Linear | Transfer, seed: int) -> dict[str, Evaluation]:
+    """The probe of each encoder on one dataset."""
+    evaluations = {}
+    for encoder in ENCODERS:
+        found = evaluate_probe(*load_labelled(dataset, encoder, seed), settings.l2, settings.bootstrap, seed)
+        log.info("%s, %s encoder: accuracy %.4f [%.4f, %.4f], ECE %.4f, %.4f calibrated", dataset, encoder, *(
+            found.metrics[name] for name in ("accuracy", "accuracy_low", "accuracy_high", "ece", "ece_calibrated")
+        ))
+        evaluations[encoder] = found
+    return evaluations
+
+
+def write(evaluations: dict[str, Evaluation], metrics: str, reliability: str) -> None:
+    """The metrics and the reliability diagram of each encoder, to these two files."""
+    rows = [(encoder, *row) for encoder, found in evaluations.items() for row in found.reliability]
+    files.write_csv(reliability, RELIABILITY, rows)
+    files.write_metrics(metrics, {encoder: found.metrics for encoder, found in evaluations.items()})
+
+
+def main(params: Params) -> None:
+    evaluations = evaluate(params.dataset, params.linear, params.seed)
+    with files.whole_folder("results/linear") as folder:
+        for encoder, found in evaluations.items():
+            found.probe.save(folder / f"{encoder}.safetensors")
+    write(evaluations, "metrics/linear.json", "plots/linear/reliability.csv")
+
+
+if __name__ == "__main__":
+    run("linear", main)

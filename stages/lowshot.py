@@ -1,0 +1,51 @@
+"""lowshot: the linear probe from a few labels of each class, over several random draws of them.
+
+Reads   results/embed/<dataset>
+Writes  metrics/lowshot.json: for each encoder and setting the mean accuracy and its 95 % interval over draws
+        plots/lowshot/accuracy.csv: the accuracy of each draw
+"""
+
+import logging
+
+import numpy as np
+
+from prosmin import files
+from prosmin.errors import UserError
+from prosmin.lowshot import evaluate_lowshot, per_class_of, t_interval
+from stages.command import run
+from stages.features import ENCODERS, load_labelled
+from stages.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def main(params: Params) -> None:
+    settings, metrics, rows = params.lowshot, {}, []
+    for encoder in ENCODERS:
+        train, val, test = load_labelled(params.dataset, encoder, params.seed)
+        pool = (np.concatenate([train[0], val[0]]), np.concatenate([train[1], val[1]]))
+        sizes = {f"per_class_{count}": count for count in settings.per_class}
+        sizes |= {f"percent_{share:g}": per_class_of(share, pool[1]) for share in settings.percent}
+        metrics[encoder] = {}
+        for name, size in sizes.items():
+            try:
+                accuracies = evaluate_lowshot(pool, test, size, settings.draws, settings.l2, params.seed)
+            except UserError as error:
+                raise UserError(f"lowshot, {name}: {error}") from None
+            mean, low, high = t_interval(accuracies)
+            labels = size * len(np.unique(pool[1]))
+            metrics[encoder][name] = {
+                "accuracy": mean,
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "labels": labels,
+                "draws": settings.draws,
+            }
+            rows += [(encoder, name, labels, draw, accuracy) for draw, accuracy in enumerate(accuracies)]
+            log.info("%s encoder, %d labels: accuracy %.4f [%.4f, %.4f]", encoder, labels, mean, low, high)
+    files.write_csv("plots/lowshot/accuracy.csv", ("encoder", "setting", "labels", "draw", "accuracy"), rows)
+    files.write_metrics("metrics/lowshot.json", metrics)
+
+
+if __name__ == "__main__":
+    run("lowshot", main)
