@@ -48,6 +48,18 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] >= ends[1]:
+        raise ValueError("must be [low, high] with low < high")
+    return ends
+
+
+def _not_falling(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("must be [low, high] with low <= high")
+    return ends
+
+
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 Real = Annotated[float, BeforeValidator(_refuse_bool)]
 Fraction = Annotated[Real, Field(ge=0, lt=1)]
@@ -61,6 +73,8 @@ Bootstrap = Annotated[Whole, Field(ge=100)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
 Once = AfterValidator(_distinct)  # for lists in which a repetition is a slip
+Rising = AfterValidator(_rising)
+NotFalling = AfterValidator(_not_falling)
 SplitName = Literal["train", "val", "test"]
 Transform = Literal["none", "invert", "rotate90", "permute", "noise", "halves"]
 CorruptionType = Literal[
@@ -163,7 +177,7 @@ class Objective(Section):
     estimator: Literal["closed_form", "monte_carlo"] = "closed_form"
     samples: Annotated[Whole, Field(ge=2)] = 4
     lambda_: Real = Field(default=1.0, alias="lambda")
-    log_sigma: tuple[Real, Real] = (-4.0, 2.0)
+    log_sigma: Annotated[tuple[Real, Real], Rising] = (-4.0, 2.0)
 
     @field_validator("lambda_")
     @classmethod
@@ -177,23 +191,16 @@ class Objective(Section):
                 raise ValueError(fault.allowed) from None
         return value
 
-    @field_validator("log_sigma")
-    @classmethod
-    def _ordered(cls, value: tuple[Real, Real]) -> tuple[Real, Real]:
-        if value[0] >= value[1]:
-            raise ValueError("must be [low, high] with low < high")
-        return value
-
 
 class LocalViews(Section):
     count: Annotated[Whole, Field(ge=0)] = 0
     size: Count = 96
-    scale: tuple[Share, Share] = (0.05, 0.4)
+    scale: Annotated[tuple[Share, Share], NotFalling] = (0.05, 0.4)
 
 
 class Views(Section):
-    scale: tuple[Share, Share] = (0.2, 1.0)
-    ratio: tuple[Positive, Positive] = (0.75, 1.3333)
+    scale: Annotated[tuple[Share, Share], NotFalling] = (0.2, 1.0)
+    ratio: Annotated[tuple[Positive, Positive], NotFalling] = (0.75, 1.3333)
     flip: Probability = 0.5
     rotate: Annotated[Real, Field(ge=0, le=180)] = 0.0
     jitter: Probability = 0.8
@@ -205,13 +212,6 @@ class Views(Section):
     blur: Probability = 0.5
     solarize: Probability = 0.1
     local: LocalViews = LocalViews()
-
-    @field_validator("scale", "ratio")
-    @classmethod
-    def _ordered(cls, value: tuple[Real, Real]) -> tuple[Real, Real]:
-        if value[0] > value[1]:
-            raise ValueError("must be [low, high] with low <= high")
-        return value
 
 
 class Pretrain(Section):
