@@ -87,7 +87,8 @@ class SplitReader:
         except FileNotFoundError:
             raise UserError(f"{path} does not exist") from None
         except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged or no dataset of ours ({str(error).splitlines()[0]}); fetch it again") from None
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} is damaged or no split of a dataset ({reason}); fetch it again") from None
 
     def __len__(self) -> int:
         return self.table.num_rows

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         return read_json(folder / "manifest.json")
     except FileNotFoundError:
-        raise UserError(f"{folder} holds no dataset; run `dvc repro` or `python -m stages.fetch {folder.name}`") from None
+        remedy = f"run `dvc repro` or `python -m stages.fetch {folder.name}`"
+        raise UserError(f"{folder} holds no dataset; {remedy}") from None
     except ValueError:
-        raise UserError(f"{folder / 'manifest.json'} is damaged; run `python -m stages.fetch {folder.name}` again") from None
+        remedy = f"run `python -m stages.fetch {folder.name}` again"
+        raise UserError(f"{folder / 'manifest.json'} is damaged; {remedy}") from None
 
 
 def split_names(folder: str | Path) -> list[str]:
@@ -61,15 +63,19 @@ def load_split(folder: str | Path, split: str, image_size: int | None = None, ch
         there = ", ".join(manifest["splits"])
         raise UserError(f"{folder} has no split {split!r}; there are: {there}{nearest(split, manifest['splits'])}")
     reader = SplitReader(Path(folder, f"{split}.arrow"))
-    images = _raw(reader, image_size, channels) if reader.layout.encoding == "raw" else _encoded(reader, image_size, channels)
+    load = _raw if reader.layout.encoding == "raw" else _encoded
+    images = load(reader, image_size, channels)
     labels = torch.from_numpy(reader.table["label"].fill_null(NO_LABEL).to_numpy().copy())
     return Split(images, labels, tuple(manifest["classes"]) if manifest["classes"] else None)
 
 
-def load_splits(folder: str | Path, splits: Sequence[str], image_size: int | None = None, channels: int | None = None) -> Split:
+def load_splits(
+    folder: str | Path, splits: Sequence[str], image_size: int | None = None, channels: int | None = None
+) -> Split:
     """Several splits as one, in the order given."""
     parts = [load_split(folder, split, image_size, channels) for split in splits]
-    return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]), parts[0].classes)
+    images, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    return Split(images, labels, parts[0].classes)
 
 
 # --- decoding -------------------------------------------------------------------------------------
@@ -98,10 +104,11 @@ def _encoded(reader: SplitReader, image_size: int | None, channels: int | None) 
     first = load(reader.image(0))
     images = torch.empty((len(reader), *first.shape), dtype=torch.uint8)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
-        for start in range(0, len(reader), _CHUNK):  # not all at once: a task for each of a million images is memory too
+        for start in range(0, len(reader), _CHUNK):  # not all at once: a million tasks are memory too
             for row, image in enumerate(pool.map(load, reader.images(start, start + _CHUNK)), start):
                 if image.shape != first.shape:
-                    raise UserError(f"{reader.source(0)} and {reader.source(row)} differ in size; an image_size is needed")
+                    pair = f"{reader.source(0)} and {reader.source(row)}"
+                    raise UserError(f"{pair} differ in size; an image_size is needed")
                 images[row] = image
     return images
 
@@ -119,7 +126,8 @@ def convert(images: Tensor, image_size: int | None, channels: int | None) -> Ten
     """uint8 [N, C, H, W] of one size -> uint8 [N, channels, image_size, image_size]; see ``load_split``."""
     if channels == 1 and images.shape[1] == 3:
         red, green, blue = images.int().unbind(1)
-        images = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[:, None]  # as Pillow rounds
+        luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # rounded as Pillow does
+        images = luma.to(torch.uint8)[:, None]
     height, width = images.shape[2:]
     if image_size is not None and (height, width) != (image_size, image_size):
         scale = image_size / min(height, width)

@@ -7,23 +7,22 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from prosmin.arrow import NO_LABEL, RAW_SIDE, SPLITS, Layout, SplitReader, SplitWriter
 from prosmin.errors import ConfigError, UserError
 from prosmin.images import AnyImage, Unreadable, decode, encode, read_header
+from prosmin.manifest import Written, describe
 from prosmin.sources import Images, Source
 from prosmin.splits import balanced_subset, generator, hold_out
 from prosmin.transforms import transformed, transformed_layout
 
-LISTED = 20  # duplicates that the manifest spells out
 _CHUNK = 256  # images decoded at a time
 
 log = logging.getLogger(__name__)
@@ -65,22 +64,16 @@ def write_dataset(
     if transform != "none":
         classes, layout = None, transformed_layout(layout, transform)
         written = {split: _transform_split(_file(folder, split), layout, transform, seed, split) for split in splits}
-    return {
-        "classes": list(classes) if classes else None,
-        "channels": layout.channels,
-        "encoding": layout.encoding,
-        "image_sizes": _sizes(written.values()),
-        "splits": {split: _summary(_file(folder, split), facts, classes) for split, facts in written.items()},
-        "duplicates": find_duplicates(folder, written),
-        "quarantined": quarantined,
-    }
+    return {**describe(layout, classes, written), "quarantined": quarantined}
 
 
 def _file(folder: Path, split: str) -> Path:
     return folder / f"{split}.arrow"
 
 
-def divide(source: Source, seed: int, val_fraction: float, test_fraction: float, limit: Mapping[str, int]) -> dict[str, Images]:
+def divide(
+    source: Source, seed: int, val_fraction: float, test_fraction: float, limit: Mapping[str, int]
+) -> dict[str, Images]:
     """The splits of a source, those it lacks held out of train, in the order train, val, test."""
     splits = dict(source.splits)
     for split, images in splits.items():
@@ -96,7 +89,8 @@ def divide(source: Source, seed: int, val_fraction: float, test_fraction: float,
             raise ConfigError(f"limit.{split}", count, f"there is no such split; there are: {', '.join(splits)}")
         if source.classes and count < len(source.classes):
             raise ConfigError(f"limit.{split}", count, f"must be at least the number of classes, {len(source.classes)}")
-        splits[split] = splits[split].take(balanced_subset(splits[split].labels, count, generator(seed, f"limit.{split}")))
+        rows = balanced_subset(splits[split].labels, count, generator(seed, f"limit.{split}"))
+        splits[split] = splits[split].take(rows)
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
@@ -120,8 +114,8 @@ def _check_unreadable(unreadable: list[dict[str, str]], total: int, max_unreadab
     if len(unreadable) > max_unreadable * total:
         first = unreadable[0]
         raise UserError(
-            f"{len(unreadable)} of {total} images cannot be read, more than max_unreadable ({max_unreadable:g}) allows; "
-            f"the first is {first['source']} ({first['reason']})"
+            f"{len(unreadable)} of {total} images cannot be read, more than max_unreadable ({max_unreadable:g}) "
+            f"allows; the first is {first['source']} ({first['reason']})"
         )
 
 
@@ -147,8 +141,8 @@ def _survey(splits: Mapping[str, Images], max_unreadable: float) -> Layout:
         raise UserError("no image can be read")
     if len(counts) > 1:
         raise UserError(
-            f"grey and RGB images are mixed: {counts[1]} grey (such as {examples[1]}), {counts[3]} RGB (such as {examples[3]}); "
-            "convert them to one kind"
+            f"grey and RGB images are mixed: {counts[1]} grey (such as {examples[1]}), {counts[3]} RGB "
+            f"(such as {examples[3]}); convert them to one kind"
         )
     (channels,) = counts
     height, width = sizes.pop()
@@ -171,21 +165,8 @@ class Row:
     width: int
 
 
-@dataclass(frozen=True)
-class Written:
-    """What is known of a split once it is written.
-
-    labels: int64 [N]; digests: uint64 [N], hashes of the stored bytes; height, width: (least, most) pixels.
-    """
-
-    labels: NDArray[numpy.int64]
-    digests: NDArray[numpy.uint64]
-    height: tuple[int, int]
-    width: tuple[int, int]
-
-
 def _decoded(images: Images, layout: Layout, quarantined: list[dict[str, str]], bar: tqdm) -> Iterator[Row]:
-    """Decode every image, a few at a time on all cores; list in ``quarantined`` those that cannot be."""
+    """Decode every image, in a bounded window; list in ``quarantined`` those that cannot be."""
 
     def prepare(item: tuple[AnyImage, int, str]) -> Row | dict[str, str]:
         image, label, source = item
@@ -195,9 +176,11 @@ def _decoded(images: Images, layout: Layout, quarantined: list[dict[str, str]], 
             return {"source": source, "reason": str(error)}
 
     items = iter(images)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Pillow decodes outside the interpreter lock: that pays for large images, small ones take twice as long.
+        each = pool.map if layout.encoding == "encoded" else map
         while chunk := list(itertools.islice(items, _CHUNK)):
-            for result in pool.map(prepare, chunk):
+            for result in each(prepare, chunk):
                 if isinstance(result, Row):
                     yield result
                 else:
@@ -225,7 +208,7 @@ def _write_split(path: Path, layout: Layout, rows: Iterator[Row]) -> Written:
             digests += hashlib.blake2b(row.image, digest_size=8).digest()
             low = min(low[0], row.height), min(low[1], row.width)
             high = max(high[0], row.height), max(high[1], row.width)
-    return Written(numpy.array(labels, numpy.int64), numpy.frombuffer(digests, "<u8"), *zip(low, high))
+    return Written(path, numpy.array(labels, numpy.int64), numpy.frombuffer(digests, "<u8"), *zip(low, high))
 
 
 def _transform_split(path: Path, layout: Layout, transform: str, seed: int, split: str) -> Written:
@@ -235,7 +218,7 @@ def _transform_split(path: Path, layout: Layout, transform: str, seed: int, spli
     rows = (_row(pixels, layout, NO_LABEL, reader.source(row)) for row, pixels in variants)
     written = _write_split(part, layout, rows)
     os.replace(part, path)
-    return written
+    return replace(written, path=path)
 
 
 def _check_written(classes: tuple[str, ...] | None, written: Mapping[str, Written]) -> None:
@@ -247,52 +230,3 @@ def _check_written(classes: tuple[str, ...] | None, written: Mapping[str, Writte
         counts = numpy.bincount(written["train"].labels, minlength=len(classes))
         if not counts.all():
             raise UserError(f"no image of class {classes[counts.argmin()]!r} in train can be read")
-
-
-# --- manifest -------------------------------------------------------------------------------------
-
-
-def _summary(path: Path, facts: Written, classes: tuple[str, ...] | None) -> dict[str, Any]:
-    with open(path, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    per_class = dict(zip(classes, numpy.bincount(facts.labels, minlength=len(classes)).tolist())) if classes else None
-    return {"count": len(facts.labels), "per_class": per_class, "sha256": digest, "bytes": path.stat().st_size}
-
-
-def _sizes(written: Iterable[Written]) -> dict[str, list[int]]:
-    """[least, most] pixels over all splits."""
-    heights, widths = zip(*((facts.height, facts.width) for facts in written))
-    return {name: [min(map(min, sizes)), max(map(max, sizes))] for name, sizes in (("height", heights), ("width", widths))}
-
-
-def find_duplicates(folder: Path, written: Mapping[str, Written]) -> dict[str, Any]:
-    """Images that are stored more than once, by a 64-bit checksum of the stored bytes.
-
-    within: for each split, how many of its images repeat an earlier one of that split; across: for each pair of splits, how
-    many different images are in both; conflicting_labels: how many different images carry more than one label;
-    examples: the places of some, those across splits first.
-    """
-    names = list(written)
-    split = numpy.concatenate([numpy.full(len(facts.labels), place) for place, facts in enumerate(written.values())])
-    row = numpy.concatenate([numpy.arange(len(facts.labels)) for facts in written.values()])
-    label = numpy.concatenate([facts.labels for facts in written.values()])
-    _, inverse, counts = numpy.unique(
-        numpy.concatenate([facts.digests for facts in written.values()]), return_inverse=True, return_counts=True
-    )
-    repeated = numpy.flatnonzero(counts[inverse] > 1)
-    repeated = repeated[numpy.argsort(inverse[repeated], kind="stable")]
-    groups = [group for group in numpy.split(repeated, numpy.flatnonzero(numpy.diff(inverse[repeated])) + 1) if len(group)]
-    groups.sort(key=lambda group: (split[group[0]] == split[group[-1]], group[0]))
-    within = {name: sum(int((split[group] == place).sum() > 1 and (split[group] == place).sum() - 1) for group in groups) for place, name in enumerate(names)}
-    across = {
-        f"{names[one]}-{names[other]}": sum(bool((split[group] == one).any() and (split[group] == other).any()) for group in groups)
-        for one, other in itertools.combinations(range(len(names)), 2)
-    }
-    readers = {name: SplitReader(_file(folder, name)) for name in names}
-    places = [[f"{names[split[at]]}: {readers[names[split[at]]].source(int(row[at]))}" for at in group[:LISTED]] for group in groups[:LISTED]]
-    return {
-        "within": within,
-        "across": across,
-        "conflicting_labels": sum(len(set(label[group].tolist())) > 1 for group in groups),
-        "examples": places,
-    }

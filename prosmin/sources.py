@@ -91,7 +91,9 @@ def _patches(side: int, val_fraction: float, test_fraction: float) -> Source:
     val = math.ceil((across - test) * val_fraction)
     train = across - test - val
     if train < 1:
-        raise ConfigError("patch", side, f"the photographs are {across} patches wide, which val and test use up; make it smaller")
+        raise ConfigError(
+            "patch", side, f"the photographs are {across} patches wide, which val and test use up; make it smaller"
+        )
     whole = _in_memory(numpy.concatenate(pixels), numpy.concatenate(labels), "patches")
     edges = numpy.cumsum([0, train, val, test])
     column = numpy.concatenate(columns)
@@ -134,13 +136,18 @@ def folder(path: str) -> Source:
         no = next(split for split in files if not labelled[split])
         raise UserError(f"{parts[yes]} has class folders, but {parts[no]} has none; give all splits labels, or none")
     if not all(labelled.values()):
-        return Source(None, {split: _image_files(root, found[None], no_labels(len(found[None]))) for split, found in files.items()})
+        return Source(
+            None,
+            {split: _image_files(root, found[None], no_labels(len(found[None]))) for split, found in files.items()},
+        )
     classes = tuple(sorted({name for found in files.values() for name in found}))
     for split, found in files.items():
         for name in classes:
             if name not in found:
                 other = next(split for split in files if name in files[split])
-                raise UserError(f"class folder {name!r} stands in {parts[other]} but not in {parts[split]}{nearest(name, found)}")
+                raise UserError(
+                    f"class folder {name!r} stands in {parts[other]} but not in {parts[split]}{nearest(name, found)}"
+                )
     splits = {}
     for split, found in files.items():
         labels = numpy.repeat(numpy.arange(len(classes)), [len(found[name]) for name in classes])
@@ -154,11 +161,15 @@ def _visible_folders(folder: Path) -> list[str]:
 
 def _class_files(part: Path, root: Path) -> dict[str | None, list[str]]:
     """Image files by class, relative to ``root`` and sorted; under the key None when there are no class folders."""
-    loose = sorted(os.path.relpath(entry, root) for entry in os.scandir(part) if _is_image(entry.name) and not entry.is_dir())
+    loose = sorted(
+        os.path.relpath(entry, root) for entry in os.scandir(part) if _is_image(entry.name) and not entry.is_dir()
+    )
     found = {name: sorted(_walk(part / name, root, frozenset())) for name in _visible_folders(part)}
     if loose and any(found.values()):
         name = next(name for name, files in found.items() if files)
-        raise UserError(f"{part} holds both images ({Path(loose[0]).name}) and class folders ({name}); move the images into one")
+        raise UserError(
+            f"{part} holds both images ({Path(loose[0]).name}) and class folders ({name}); move the images into one"
+        )
     if loose:
         return {None: loose}
     if not any(found.values()):

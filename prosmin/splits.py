@@ -16,7 +16,9 @@ def generator(seed: int, purpose: str) -> numpy.random.Generator:
     return numpy.random.default_rng([seed, *purpose.encode()])
 
 
-def hold_out(labels: Rows, fraction: float, rng: numpy.random.Generator, name: str, classes: tuple[str, ...] | None) -> tuple[Rows, Rows]:
+def hold_out(
+    labels: Rows, fraction: float, rng: numpy.random.Generator, name: str, classes: tuple[str, ...] | None
+) -> tuple[Rows, Rows]:
     """Split row numbers into (kept, held out), each ascending.
 
     ceil(fraction * N) images are held out, shared over the classes in proportion by largest remainders, but at
@@ -27,8 +29,10 @@ def hold_out(labels: Rows, fraction: float, rng: numpy.random.Generator, name: s
     groups = _groups(labels)
     for rows in groups:
         if len(rows) < 2:
-            what = "there is only 1 image" if classes is None else f"class {classes[labels[rows[0]]]!r} has only 1 image"
-            raise UserError(f"{what} to share between train and {name}; add images or set {name}_fraction to 0")
+            what = f"class {classes[labels[rows[0]]]!r} has" if classes else "there is"
+            raise UserError(
+                f"{what} only 1 image left to share between train and {name}; add images or set {name}_fraction to 0"
+            )
     sizes = numpy.array([len(rows) for rows in groups])
     share = sizes * fraction
     counts = numpy.floor(share).astype(int)

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
 import pyarrow
@@ -19,6 +20,9 @@ from prosmin.images import AnyImage
 from prosmin.sources import Images, Source, no_labels
 from prosmin.splits import Rows
 
+if TYPE_CHECKING:
+    import datasets
+
 _BATCH = 256  # rows read at a time
 
 
@@ -30,8 +34,8 @@ def parquet(files: Mapping[str, str], image: str = "image", label: str | None = 
 
     files: split -> a file, a folder of ``*.parquet`` files, or a pattern such as ``train-*.parquet``;
     image: column of encoded images, binary or a struct with the field ``bytes``, as datasets of the hub have;
-    label: column of class numbers or names; None for no labels. Names for class numbers are taken from the metadata that
-        the ``datasets`` library writes; without it the numbers themselves are the names.
+    label: column of class numbers or names; None for no labels. Names for class numbers are taken from the metadata
+        that the ``datasets`` library writes; without it the numbers themselves are the names.
     """
     shards = {split: [(file, _open(file)) for file in _paths(split, path)] for split, path in files.items()}
     for opened in shards.values():
@@ -43,7 +47,9 @@ def parquet(files: Mapping[str, str], image: str = "image", label: str | None = 
     else:
         columns = {split: _label_column(opened, label) for split, opened in shards.items()}
         classes, labels = class_numbers(columns, label, _names_in_metadata(shards, label))
-    return Source(classes, {split: Images(labels[split], _parquet_reader(opened, image)) for split, opened in shards.items()})
+    return Source(
+        classes, {split: Images(labels[split], _parquet_reader(opened, image)) for split, opened in shards.items()}
+    )
 
 
 @contextlib.contextmanager
@@ -60,7 +66,7 @@ def _paths(split: str, path: str) -> list[Path]:
         return [where]
     found = sorted(where.glob("*.parquet")) if where.is_dir() else [Path(name) for name in sorted(glob.glob(path))]
     if not found:
-        raise ConfigError(f"files.{split}", path, "there is no such file, nor a folder or pattern that holds Parquet files")
+        raise ConfigError(f"files.{split}", path, "there is no such Parquet file, nor a folder or pattern with some")
     return found
 
 
@@ -96,7 +102,9 @@ def _names_in_metadata(shards: Mapping[str, list[tuple[Path, ParquetFile]]], lab
     return next(iter(found.values()), None)
 
 
-def _parquet_reader(shards: list[tuple[Path, ParquetFile]], image: str) -> Callable[[Rows], Iterator[tuple[AnyImage, str]]]:
+def _parquet_reader(
+    shards: list[tuple[Path, ParquetFile]], image: str
+) -> Callable[[Rows], Iterator[tuple[AnyImage, str]]]:
     def read(rows: Rows) -> Iterator[tuple[AnyImage, str]]:
         start = 0
         for path, file in shards:
@@ -152,7 +160,9 @@ def hub(
         if config is None and "Config name is missing" not in str(error):
             raise UserError(f"{repo!r} cannot be loaded: {_first_line(error)}") from None
         options = re.findall(r"'([^']+)'", str(error).partition("[")[2])
-        raise ConfigError("config", config, f"{repo} has: {', '.join(options)}{nearest(str(config), options)}") from None
+        raise ConfigError(
+            "config", config, f"{repo} has: {', '.join(options)}{nearest(str(config), options)}"
+        ) from None
     except (OSError, datasets.exceptions.DatasetsError, pyarrow.ArrowException) as error:
         raise ConfigError("repo", repo, f"it cannot be loaded at revision {revision}: {_first_line(error)}") from None
     tables = {}
@@ -171,7 +181,8 @@ def hub(
         names = {split: getattr(table.features[label], "names", None) for split, table in tables.items()}
         classes, labels = class_numbers(columns, label, next(iter(names.values())))
     return Source(
-        classes, {split: Images(labels[split], _hub_reader(table, image, splits[split])) for split, table in tables.items()}
+        classes,
+        {split: Images(labels[split], _hub_reader(table, image, splits[split])) for split, table in tables.items()},
     )
 
 
@@ -208,11 +219,13 @@ def _check_columns(where: str, schema: pyarrow.Schema, image: str, label: str | 
         if name is not None and name not in schema.names:
             hint = "; null stands for no labels" if key == "label" else ""
             there = ", ".join(schema.names)
-            raise ConfigError(key, name, f"{where} has no such column; there are: {there}{nearest(name, schema.names)}{hint}")
+            allowed = f"{where} has no such column; there are: {there}{nearest(name, schema.names)}{hint}"
+            raise ConfigError(key, name, allowed)
     kind = schema.field(image).type
     content = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     if not (types.is_binary(content) or types.is_large_binary(content)):
-        raise UserError(f"column {image!r} of {where} holds {kind}; it must hold encoded images: binary, or a struct with bytes")
+        allowed = "it must hold encoded images: binary, or a struct with bytes"
+        raise UserError(f"column {image!r} of {where} holds {kind}; {allowed}")
 
 
 def class_numbers(
@@ -220,7 +233,8 @@ def class_numbers(
 ) -> tuple[tuple[str, ...], dict[str, Rows]]:
     """Classes, and int64 [N] of each split, from its label column ``name``.
 
-    names: of the classes, for columns of numbers. Text labels are numbered in sorted order, and so are numbers without names.
+    names: of the classes, for columns of numbers. Text labels are numbered in sorted order, and so are numbers
+        without names.
     """
     columns = {split: _plain(column) for split, column in columns.items()}
     for split, column in columns.items():
@@ -230,8 +244,8 @@ def class_numbers(
         if column.null_count:
             row = compute.index(column.is_null(), True).as_py()
             raise UserError(
-                f"label column {name!r} of {split} is empty in {column.null_count} of {len(column)} rows, first in row {row}; "
-                "label all images, or set label to null"
+                f"label column {name!r} of {split} is empty in {column.null_count} of {len(column)} rows, first in row "
+                f"{row}; label all images, or set label to null"
             )
     if len({_is_text(column.type) for column in columns.values()}) > 1:
         raise UserError(f"label column {name!r} holds integers in one split and text in another; it must hold one type")
@@ -239,7 +253,9 @@ def class_numbers(
     if names is None or any(_is_text(column.type) for column in columns.values()):
         _check_range(values, name, None)
         found = numpy.unique(numpy.concatenate([numpy.unique(each) for each in values.values()]))
-        return tuple(str(value) for value in found), {split: numpy.searchsorted(found, each) for split, each in values.items()}
+        return tuple(str(value) for value in found), {
+            split: numpy.searchsorted(found, each) for split, each in values.items()
+        }
     _check_range(values, name, len(names))
     return tuple(names), {split: each.astype(numpy.int64) for split, each in values.items()}
 
@@ -256,11 +272,12 @@ def _check_range(values: Mapping[str, numpy.ndarray], name: str, classes: int | 
     for split, each in values.items():
         if each.dtype.kind not in "iu" or not len(each):
             continue
-        if each.min() < 0:
+        where, low, high = f"label column {name!r} of {split}", each.min(), each.max()
+        if low < 0:
             hint = "; set label to null if the images are unlabelled" if (each == NO_LABEL).all() else ""
-            raise UserError(f"label column {name!r} of {split} holds {each.min()} in row {each.argmin()}; labels start at 0{hint}")
-        if classes is not None and each.max() >= classes:
+            raise UserError(f"{where} holds {low} in row {each.argmin()}; labels start at 0{hint}")
+        if classes is not None and high >= classes:
             raise UserError(
-                f"label column {name!r} of {split} holds {each.max()} in row {each.argmax()}; there are {classes} class names, "
+                f"{where} holds {high} in row {each.argmax()}; there are {classes} class names, "
                 f"so labels end at {classes - 1}"
             )

@@ -25,8 +25,8 @@ def transformed(reader: SplitReader, transform: str, seed: int, split: str) -> I
     """Yield the variant of each image of a split, uint8 [height, width, channels].
 
     transform: ``invert`` 255 - x; ``rotate90`` a quarter turn anticlockwise; ``permute`` one permutation of the pixel
-    positions for all images of a size; ``noise`` uniform noise of the image's size; ``halves`` its left half beside the right
-    half of an image of another class (of any other image when there are no labels).
+    positions for all images of a size; ``noise`` uniform noise of the image's size; ``halves`` its left half beside
+    the right half of an image of another class (of any other image when there are no labels).
     """
     if transform == "halves":
         yield from _halves(reader, seed, split)

@@ -1,7 +1,7 @@
 """Write the images of one dataset, ``python -m stages.fetch NAME``, as Arrow files.
 
-Reads what ``fetch.NAME`` of ``params.yaml`` describes. Writes ``data/NAME/`` (``train.arrow``, ``val.arrow``, ``test.arrow`` and
-``manifest.json``, all of them or nothing) and the summary ``metrics/fetch/NAME.json``.
+Reads what ``fetch.NAME`` of ``params.yaml`` describes. Writes ``data/NAME/`` (``train.arrow``, ``val.arrow``,
+``test.arrow`` and ``manifest.json``, all of them or nothing) and the summary ``metrics/fetch/NAME.json``.
 """
 
 import logging
@@ -18,10 +18,13 @@ log = logging.getLogger("fetch")
 
 
 def main(params: Params, name: str | None = None, *rest: str) -> None:
+    there = ", ".join(params.fetch)
     if name is None or rest:
-        raise UserError(f"name one dataset: python -m stages.fetch NAME, where NAME is one of {', '.join(params.fetch)}")
+        raise UserError(f"name one dataset: python -m stages.fetch NAME, where NAME is one of {there}")
     if name not in params.fetch:
-        raise UserError(f"{name!r} is no dataset under fetch of params.yaml{nearest(name, params.fetch)}; there are: {', '.join(params.fetch)}")
+        raise UserError(
+            f"fetch of params.yaml names no dataset {name!r}; there are: {there}{nearest(name, params.fetch)}"
+        )
     settings = params.fetch[name]
     shared = {key: getattr(settings, key) for key in Dataset.model_fields}
     try:
@@ -46,7 +49,9 @@ def open_source(settings: AnyDataset) -> sources.Source:
         return sources.folder(settings.path)
     if isinstance(settings, Parquet):
         return tables.parquet(settings.files, settings.image, settings.label)
-    return tables.hub(settings.repo, settings.revision, settings.config, settings.splits, settings.image, settings.label)
+    return tables.hub(
+        settings.repo, settings.revision, settings.config, settings.splits, settings.image, settings.label
+    )
 
 
 def warn(manifest: dict[str, Any]) -> None:
@@ -54,14 +59,16 @@ def warn(manifest: dict[str, Any]) -> None:
     duplicates = manifest["duplicates"]
     if shared := {pair: count for pair, count in duplicates["across"].items() if count}:
         log.warning(
-            "%s: images in more than one split: %s, as %s; %d identical images have different labels (see manifest.json)",
+            "%s: images in more than one split: %s, as %s; %d of all repeated images have different labels "
+            "(see manifest.json)",
             manifest["name"],
             ", ".join(f"{pair} {count}" for pair, count in shared.items()),
             " = ".join(duplicates["examples"][0]),
             duplicates["conflicting_labels"],
         )
     if manifest["quarantined"]:
-        log.warning("%s: %d unreadable images left out (see manifest.json)", manifest["name"], len(manifest["quarantined"]))
+        count = len(manifest["quarantined"])
+        log.warning("%s: %d unreadable images left out (see manifest.json)", manifest["name"], count)
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, Any]:
