@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prosmin.arrow import NO_LABEL, SPLITS, Layout, SplitReader
+from prosmin.arrow import NO_LABEL, SPLITS, SplitReader
 from prosmin.errors import UserError, nearest
 from prosmin.files import read_json
+from prosmin.images import decode
 
 _CHUNK = 1024  # images converted at a time
 
@@ -99,7 +100,8 @@ def _buffer(chunk: Any) -> numpy.ndarray:
 
 def _encoded(reader: SplitReader, image_size: int | None, channels: int | None) -> Tensor:
     def load(image: Any) -> Tensor:
-        return convert(decode(image, reader.layout)[None], image_size, channels)[0]
+        pixels = torch.from_numpy(decode(image.to_pybytes()))
+        return convert(pixels.permute(2, 0, 1)[None], image_size, channels)[0]
 
     first = load(reader.image(0))
     images = torch.empty((len(reader), *first.shape), dtype=torch.uint8)
@@ -111,15 +113,6 @@ def _encoded(reader: SplitReader, image_size: int | None, channels: int | None) 
                     raise UserError(f"{pair} differ in size; an image_size is needed")
                 images[row] = image
     return images
-
-
-def decode(image: Any, layout: Layout) -> Tensor:
-    """A stored JPEG or PNG (an object with the buffer protocol) as uint8 [C, H, W], upright by its EXIF orientation."""
-    from torchvision.io import ImageReadMode, decode_image
-
-    mode = ImageReadMode.GRAY if layout.channels == 1 else ImageReadMode.RGB
-    content = torch.from_numpy(numpy.frombuffer(image, numpy.uint8).copy())  # torch wants memory that it may write to
-    return decode_image(content, mode, apply_exif_orientation=True)
 
 
 def convert(images: Tensor, image_size: int | None, channels: int | None) -> Tensor:

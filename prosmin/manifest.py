@@ -90,5 +90,6 @@ def find_duplicates(written: Mapping[str, Written]) -> dict[str, Any]:
 def _repeated(digests: NDArray[numpy.uint64]) -> list[NDArray[numpy.int64]]:
     """Positions of each value that stands more than once, ascending."""
     order = numpy.argsort(digests, kind="stable")
-    runs = numpy.split(order, numpy.flatnonzero(numpy.diff(digests[order])) + 1)
-    return [run for run in runs if len(run) > 1]
+    same = numpy.diff(digests[order]) == 0
+    order = order[numpy.append(same, False) | numpy.append(False, same)]
+    return [run for run in numpy.split(order, numpy.flatnonzero(numpy.diff(digests[order])) + 1) if len(run)]

@@ -1,0 +1,326 @@
+"""What is written is what is read, at the size and in the colours asked for."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from prosmin.arrow import Layout, SplitReader, SplitWriter
+from prosmin.data import convert, load_split, load_splits, read_manifest, split_names
+from prosmin.errors import UserError
+from prosmin.fetching import write_dataset
+from prosmin.files import write_json
+from prosmin.images import Unreadable, decode, encode, read_header
+from prosmin.sources import Images, Source
+
+
+def photograph(height: int, width: int, channels: int = 3) -> numpy.ndarray:
+    """A part of a real photograph, uint8 [height, width, channels]."""
+    from sklearn.datasets import load_sample_image
+
+    pixels = load_sample_image("china.jpg")[100 : 100 + height, 200 : 200 + width]
+    if channels == 1:
+        return numpy.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    return pixels
+
+
+def encoded(pixels: numpy.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
+    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels)
+    stream = io.BytesIO()
+    (picture.convert(mode) if mode else picture).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def fetched(folder: Path, images: list, labels: list[int] | None = None, **settings) -> dict:
+    """Write ``images`` as split train of a dataset; without labels they are unlabelled."""
+    classes = tuple(f"class {label}" for label in range(max(labels) + 1)) if labels else None
+    rows = numpy.array(labels if labels else [-1] * len(images), dtype=numpy.int64)
+    source = Source(classes, {"train": Images(rows, lambda rows: ((images[row], f"image {row}") for row in rows))})
+    folder.mkdir(exist_ok=True)
+    manifest = write_dataset(folder, source, seed=0, val_fraction=0, test_fraction=0, **settings)
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+# --- raw ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_small_images_come_back_pixel_for_pixel_over_several_record_batches(tmp_path, channels):
+    pixels = numpy.random.default_rng(0).integers(0, 256, (5000, 6, 9, channels), dtype=numpy.uint8)
+    labels = (numpy.arange(5000) % 7).tolist()
+    manifest = fetched(tmp_path, list(pixels), labels)
+    split = load_split(tmp_path, "train")
+    assert len(SplitReader(tmp_path / "train.arrow").table["image"].chunks) > 1
+    assert manifest["encoding"] == "raw"
+    assert split.images.dtype == torch.uint8 and split.labels.dtype == torch.int64
+    assert torch.equal(split.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert split.labels.tolist() == labels
+    assert split.classes == tuple(f"class {label}" for label in range(7))
+
+
+def test_unlabelled_images_have_label_minus_one_and_no_classes(tmp_path):
+    fetched(tmp_path, [photograph(8, 8)] * 3)
+    split = load_split(tmp_path, "train")
+    assert split.labels.tolist() == [-1, -1, -1]
+    assert split.classes is None
+    assert SplitReader(tmp_path / "train.arrow").table["label"].null_count == 3
+
+
+def test_the_datasets_library_opens_the_files(tmp_path):
+    pixels = [photograph(8, 8), photograph(8, 8) // 2]
+    fetched(tmp_path, pixels, [1, 0])
+    opened = datasets.Dataset.from_file(str(tmp_path / "train.arrow"))
+    assert opened.column_names == ["image", "label", "source"]
+    assert opened["label"][:] == [1, 0]
+    assert opened[1]["image"] == pixels[1].tobytes()
+    assert opened[0]["source"] == "image 0"
+
+
+def test_small_files_of_one_size_are_stored_as_pixels(tmp_path):
+    jpeg = encoded(photograph(32, 24), "JPEG")
+    assert fetched(tmp_path, [jpeg, jpeg])["encoding"] == "raw"
+    expected = numpy.asarray(Image.open(io.BytesIO(jpeg)))
+    assert numpy.array_equal(load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("sizes", [[(65, 10), (65, 10)], [(20, 20), (20, 21)]], ids=["above 64 pixels", "of two sizes"])
+def test_other_images_keep_their_bytes(tmp_path, sizes):
+    images = [encoded(photograph(*size), "JPEG") for size in sizes]
+    assert fetched(tmp_path, images)["encoding"] == "encoded"
+    reader = SplitReader(tmp_path / "train.arrow")
+    assert [reader.image(row).to_pybytes() for row in range(2)] == images
+
+
+# --- encoded --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encoded_images_are_decoded_as_pillow_does(tmp_path, kind, channels):
+    content = encoded(photograph(90, 120, channels), kind)
+    fetched(tmp_path, [content] * 2)
+    image = load_split(tmp_path, "train").images[1].permute(1, 2, 0).numpy()
+    expected = numpy.asarray(Image.open(io.BytesIO(content))).reshape(90, 120, channels)
+    assert numpy.array_equal(image, expected)
+
+
+def test_images_of_different_sizes_need_an_image_size(tmp_path):
+    fetched(tmp_path, [encoded(photograph(70, 80), "JPEG"), encoded(photograph(80, 70), "JPEG")])
+    assert load_split(tmp_path, "train", 48).images.shape == (2, 3, 48, 48)
+    with pytest.raises(UserError, match="image 0 and image 1 differ in size; an image_size is needed"):
+        load_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("side", [40, 80], ids=["raw", "encoded"])
+def test_photographs_stand_upright(tmp_path, orientation, side):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(photograph(side, side // 2), "JPEG", exif=exif.tobytes(), quality=95)
+    manifest = fetched(tmp_path, [content])
+    expected = numpy.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    image = load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy()
+    assert numpy.array_equal(image, expected)
+    assert manifest["image_sizes"]["height"] == [expected.shape[0]] * 2
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK", "1", "LA", "I;16"])
+@pytest.mark.parametrize("side", [40, 80], ids=["raw", "encoded"])
+def test_unusual_pixel_types_become_grey_or_rgb(tmp_path, mode, side):
+    if mode == "I;16":
+        deep = photograph(side, side, 1).astype(numpy.uint16) * 257
+        stream = io.BytesIO()
+        Image.fromarray(deep.squeeze(-1)).save(stream, "PNG")
+        content, expected = stream.getvalue(), photograph(side, side, 1)
+    else:
+        content = encoded(photograph(side, side), "TIFF" if mode == "CMYK" else "PNG", mode)
+        grey = mode in ("1", "LA")
+        expected = numpy.asarray(Image.open(io.BytesIO(content)).convert("L" if grey else "RGB"))
+        expected = expected.reshape(side, side, 1 if grey else 3)
+    assert fetched(tmp_path, [content])["channels"] == expected.shape[2]
+    assert numpy.array_equal(load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected)
+
+
+def test_16_bit_colour_is_stored_with_8_bits():
+    import struct
+    import zlib
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    row = b"\x00" + b"\xab\xcd\x12\x34\xff\xff" * 70  # Pillow cannot write such a file
+    header = struct.pack(">IIBBBBB", 70, 70, 16, 2, 0, 0, 0)
+    content = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 70)) + chunk(b"IEND", b"")
+    )
+    stored, pixels = encode(content)
+    assert stored != content
+    assert pixels[3, 5].tolist() == decode(stored)[3, 5].tolist() == [0xAB, 0x12, 0xFF]
+
+
+# --- resizing and colours -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(90, 130), (130, 90), (20, 31)], ids=["wide", "tall", "enlarged"])
+def test_resizing_takes_the_short_side_and_crops_the_centre_as_pillow_would(size):
+    pixels = photograph(*size)
+    height, width = (round(side * 32 / min(size)) for side in size)
+    resized = numpy.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+    top, left = (height - 32) // 2, (width - 32) // 2
+    expected = resized[top : top + 32, left : left + 32]
+    image = convert(torch.tensor(pixels).permute(2, 0, 1)[None], 32, None)
+    assert image.dtype == torch.uint8
+    assert abs(image[0].permute(1, 2, 0).numpy() - expected).max() <= 1
+
+
+def test_rgb_becomes_grey_exactly_as_in_pillow():
+    pixels = numpy.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=numpy.uint8)
+    grey = convert(torch.from_numpy(pixels).permute(2, 0, 1)[None], None, 1)
+    assert numpy.array_equal(grey[0, 0].numpy(), numpy.asarray(Image.fromarray(pixels).convert("L")))
+
+
+def test_grey_becomes_rgb_by_repetition():
+    grey = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    assert torch.equal(convert(grey, None, 3), torch.cat([grey] * 3, dim=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    size=st.integers(1, 70),
+    have=st.sampled_from([1, 3]),
+    want=st.sampled_from([1, 3, None]),
+)
+def test_any_image_comes_out_at_the_size_asked_for_within_its_range(height, width, size, have, want):
+    image = torch.randint(50, 200, (1, have, height, width), dtype=torch.uint8)
+    out = convert(image, size, want)
+    assert out.shape == (1, want or have, size, size)
+    assert out.is_contiguous()
+    assert out.min() >= image.min() and out.max() <= image.max()
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_splits(tmp_path):
+    parts = {}
+    for value, split in enumerate(["train", "val", "test"]):
+        pixels = numpy.full((value + 2, 8, 8, 1), value, dtype=numpy.uint8)
+        labels = numpy.arange(value + 2) % 2
+        parts[split] = Images(labels, lambda rows, pixels=pixels: ((pixels[row], str(row)) for row in rows))
+    manifest = write_dataset(tmp_path, Source(("a", "b"), parts), seed=0)
+    write_json(tmp_path / "manifest.json", manifest)
+    return tmp_path
+
+
+def test_splits_are_joined_in_the_order_asked_for(three_splits):
+    assert split_names(three_splits) == ["train", "val", "test"]
+    joined = load_splits(three_splits, ["test", "train"], image_size=4, channels=3)
+    assert joined.images.shape == (6, 3, 4, 4)
+    assert joined.images[:, 0, 0, 0].tolist() == [2, 2, 2, 2, 0, 0]
+    assert joined.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert joined.classes == ("a", "b")
+
+
+def test_a_missing_split_is_named_with_those_there_are(three_splits):
+    with pytest.raises(UserError, match=r"no split 'tests'; there are: train, val, test \(did you mean 'test'\?\)"):
+        load_split(three_splits, "tests")
+
+
+def test_a_dataset_that_was_not_fetched_says_how_to_fetch_it(tmp_path):
+    with pytest.raises(UserError, match=r"digits holds no dataset; run `dvc repro` or `python -m stages.fetch digits`"):
+        read_manifest(tmp_path / "digits")
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "other", "json"])
+def test_a_damaged_dataset_is_one_clear_error(three_splits, damage):
+    path = three_splits / "train.arrow"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    elif damage == "other":
+        path.write_text("not Arrow at all")
+    else:
+        (three_splits / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"train\.arrow (does not exist|is damaged)|manifest\.json is damaged"):
+        load_split(three_splits, "train")
+
+
+def test_rows_are_held_in_memory_one_bounded_batch_at_a_time(tmp_path):
+    with SplitWriter(tmp_path / "a.arrow", Layout("encoded", 3)) as writer:
+        for row in range(50):
+            writer.add(bytes([row]) * 2**20, row, str(row))
+    reader = SplitReader(tmp_path / "a.arrow")
+    assert max(chunk.nbytes for chunk in reader.table["image"].chunks) < 18 * 2**20
+    assert [reader.image(row).to_pybytes()[0] for row in range(50)] == list(range(50))
+    assert [buffer.to_pybytes()[0] for buffer in reader.images(14, 20)] == list(range(14, 20))
+
+
+# --- broken images --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.3, 0.9])
+def test_a_truncated_image_is_never_accepted(kind, share):
+    content = encoded(photograph(100, 100), kind)
+    decode(content)
+    for read in (decode, encode):
+        with pytest.raises(Unreadable):
+            read(content[: int(len(content) * share)])
+
+
+def test_reasons_name_no_machine(tmp_path):
+    for content in (b"", b"no image", encoded(photograph(99, 99), "PNG")[:3000]):
+        (tmp_path / "x.png").write_bytes(content)
+        for image in (content, tmp_path / "x.png"):
+            with pytest.raises(Unreadable) as caught:
+                encode(image)
+            assert str(tmp_path) not in str(caught.value) and "0x" not in str(caught.value)
+    with pytest.raises(Unreadable, match="no such file"):
+        encode(tmp_path / "gone.png")
+
+
+def test_a_float_image_is_refused_by_its_header():
+    stream = io.BytesIO()
+    Image.fromarray(numpy.zeros((5, 5), numpy.float32)).save(stream, "TIFF")
+    with pytest.raises(Unreadable, match="pixel type F is not supported"):
+        read_header(stream.getvalue())
+
+
+def test_unreadable_images_are_left_out_and_listed(tmp_path):
+    good = encoded(photograph(20, 20), "PNG")
+    manifest = fetched(tmp_path, [good, good[:-40], b"", good], max_unreadable=0.5)
+    assert [each["source"] for each in manifest["quarantined"]] == ["image 1", "image 2"]
+    assert manifest["quarantined"][1]["reason"] == "the file is empty"
+    assert manifest["splits"]["train"]["count"] == len(load_split(tmp_path, "train")) == 2
+    with pytest.raises(UserError, match=r"2 of 4 images cannot be read.* \(0\.4\) allows; the first is image 1"):
+        fetched(tmp_path / "strict", [good, good[:-40], b"", good], max_unreadable=0.4)
+
+
+# --- imports --------------------------------------------------------------------------------------
+
+
+def test_writing_needs_neither_torch_nor_the_pipeline():
+    code = (
+        "import sys, prosmin.fetching, prosmin.tables; "
+        "print(sorted({'torch', 'sklearn', 'datasets', 'dvc', 'prefect', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_manifest_is_plain_json(tmp_path):
+    manifest = fetched(tmp_path, [photograph(8, 8)] * 2, [0, 1])
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
