@@ -119,6 +119,7 @@ def check_clone() -> None:
         answer = subprocess.run(
             ["git", "rev-parse", "--show-toplevel"],
             cwd=ROOT,
+            env=dict(os.environ, LC_ALL="C"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,
@@ -156,9 +157,12 @@ def complete(named: Optional[str]) -> bool:
 
 def install(command: List[str]) -> Tuple[str, str]:
     """Run an installer, showing its progress. Returns (reason of failure or "", all that it wrote)."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
-    )
+    try:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+        )
+    except OSError as error:
+        return "unknown", "%s: %s\n" % (command[0], error.strerror)
     lines = []
     assert process.stdout is not None
     for line in process.stdout:

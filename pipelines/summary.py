@@ -11,22 +11,24 @@ DETECTORS = ("mahalanobis", "knn", "sigma")
 
 
 class Row(NamedTuple):
-    """One metric, named as in docs/evaluation.md. trained, random: (value, low, high), or None where unmeasured."""
+    """One metric, named as in docs/evaluation.md: of the encoder with its 95 % interval, and of the untrained floor."""
 
     label: str
-    trained: tuple[float, float | None, float | None]
-    random: tuple[float, float | None, float | None] | None
+    value: float
+    low: float | None
+    high: float | None
+    random: float | None
 
 
 def rows(params: Params, folder: str | Path = "metrics") -> list[Row]:
     """The rows whose metrics exist, for the datasets that ``params`` names (older files may lie beside them)."""
     found = []
-    for label, file, *keys in _wanted(params):
+    for label, file, *sections, name in _wanted(params):
         path = Path(folder) / file
         content = read_json(path) if path.is_file() else {}
-        trained, random = (_measured(content.get(encoder), *keys) for encoder in ("trained", "random"))
-        if trained is not None:
-            found.append(Row(label, trained, random))
+        trained, random = (_section(content, encoder, *sections) for encoder in ("trained", "random"))
+        if name in trained:
+            found.append(Row(label, trained[name], trained.get(f"{name}_low"), trained.get(f"{name}_high"), random.get(name)))
     return found
 
 
@@ -47,23 +49,19 @@ def _wanted(params: Params) -> Iterator[tuple[str, ...]]:
         yield f"transfer to {name}: accuracy", f"transfer/{name}.json", "accuracy"
 
 
-def _measured(metrics: Any, *keys: str) -> tuple[float, float | None, float | None] | None:
-    *sections, name = keys
-    for section in sections:
-        metrics = (metrics or {}).get(section)
-    if not metrics or name not in metrics:
-        return None
-    return metrics[name], metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+def _section(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    for key in keys:
+        content = content.get(key, {})
+    return content
 
 
 def table(found: list[Row]) -> str:
-    """Aligned text: label, the encoder with its 95 % interval, the same network untrained."""
-    cells = [("", "ProSMIN", "95 % interval", "random init")]
-    for label, (value, low, high), random in found:
-        interval = "" if low is None or high is None else f"{low:.3f} - {high:.3f}"
-        cells.append((label, f"{value:.3f}", interval, "" if random is None else f"{random[0]:.3f}"))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    """Aligned text, blank where a number is missing."""
+    lines = [("", "ProSMIN", "95 % interval", "random init")]
+    for row in found:
+        interval = "" if row.low is None or row.high is None else f"{row.low:.3f} - {row.high:.3f}"
+        lines.append((row.label, f"{row.value:.3f}", interval, "" if row.random is None else f"{row.random:.3f}"))
+    label, *numbers = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
-        "  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
+        "  ".join([line[0].ljust(label), *(cell.rjust(width) for cell, width in zip(line[1:], numbers, strict=True))]) for line in lines
     )
