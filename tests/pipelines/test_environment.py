@@ -254,24 +254,22 @@ def test_an_interrupted_installation_says_so_and_is_not_taken_for_a_finished_one
     assert not (machine.checkout / ".venv" / "complete").exists()
 
 
+def look_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, path in {"ROOT": "", "LOCK": "requirements.lock", "VENV": ".venv", "STAMP": ".venv/complete"}.items():
+        monkeypatch.setattr(environment, name, str(folder / path))
+
+
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
-    """The module, looking at a folder whose environment is complete."""
-
-    def look_at(folder: Path) -> None:
-        for name, path in {"ROOT": "", "LOCK": "requirements.lock", "VENV": ".venv", "STAMP": ".venv/complete"}.items():
-            monkeypatch.setattr(environment, name, str(folder / path))
-
+    """A folder that the module looks at, whose environment is complete."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     (folder / "requirements.lock").write_text("uv==1.0\n")
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
-    look_at(folder)
+    look_at(folder, monkeypatch)
     (folder / ".venv" / "complete").write_text(environment.signature())
     assert environment.complete(None)
-    environment.look_at = look_at
-    yield folder
-    del environment.look_at
+    return folder
 
 
 def test_a_changed_lock_makes_it_anew(finished):
@@ -279,10 +277,10 @@ def test_a_changed_lock_makes_it_anew(finished):
     assert not environment.complete(None)
 
 
-def test_a_moved_checkout_makes_it_anew(finished):
+def test_a_moved_checkout_makes_it_anew(finished, monkeypatch):
     """The scripts in .venv/bin name the folder that they were installed in."""
     moved = finished.rename(finished.with_name("elsewhere"))
-    environment.look_at(moved)
+    look_at(moved, monkeypatch)
     assert not environment.complete(None)
 
 
