@@ -6,8 +6,8 @@
 
 .PHONY: help repro test lock environment
 
-# A PYTHONPATH or PYTHONHOME meant for another Python would leak into this one.
-unexport PYTHONPATH PYTHONHOME
+# What was set for another Python would leak into this one.
+unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 in_venv = PATH="$$(pwd)/.venv/bin:$$PATH"; export PATH; exec
 
