@@ -19,6 +19,8 @@ from prosmin.sampling import Labelled, count_classes
 
 ReliabilityRow = tuple[str, float, float, float, float, int]
 
+ITERATIONS = 1000  # of L-BFGS, at most
+
 log = logging.getLogger(__name__)
 
 
@@ -69,7 +71,7 @@ def fit(
     """One probe for each value of ``l2``, by L-BFGS from the strongest to the weakest, each from the one before.
 
     features ``[N, F]``, labels ``[N]`` in 0..classes-1; standard: mean and std ``[F]`` to standardise by, those of
-    ``features`` unless given. A probe that has not converged after 1000 iterations is used and a warning logged.
+    ``features`` unless given. A probe that has not converged after ``ITERATIONS`` is used and a warning logged.
     Raises ``UserError`` for features that are not finite.
     """
     from scipy.optimize import minimize
@@ -89,7 +91,7 @@ def fit(
         return -(logp * truth).sum() / len(inputs) + strength / 2 * (weight**2).sum(), gradient.ravel()
 
     probes, flat = {}, np.zeros(shape).ravel()
-    options = {"maxiter": 1000, "maxfun": 2000, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-6}
+    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-6}
     for strength in sorted(l2, reverse=True):
         result = minimize(objective, flat, args=(strength,), jac=True, method="L-BFGS-B", options=options)
         if result.status == 1:

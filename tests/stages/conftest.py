@@ -1,0 +1,78 @@
+"""A working folder as the leaves find it: params.yaml and the embedded features of a real dataset."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from prosmin import files
+from stages.params import Params, load
+
+ROOT = Path(__file__).parents[2]
+SPLITS = {"train": slice(0, 500), "val": slice(500, 650), "test": slice(650, 900)}
+
+
+class Workplace:
+    """features: what stands in results/embed, by dataset and encoder; ``write`` puts it on disk."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        pixels, labels = load_digits(return_X_y=True)
+        order = np.random.default_rng(0).permutation(len(labels))
+        pixels, labels = pixels[order].astype(np.float32), labels[order]
+        # Few of the pixels are a weak encoder. The second dataset is "odd or even".
+        self.features = {
+            (dataset, encoder): {
+                f"{split}.{what}": content[rows]
+                for split, rows in SPLITS.items()
+                for what, content in {
+                    "features": pixels if encoder == "trained" else pixels[:, 18:24],
+                    "labels": classes.astype(np.int64),
+                    "log_sigma": np.zeros(len(labels), np.float32),
+                }.items()
+            }
+            for dataset, classes in (("digits", labels), ("patches", labels % 2))
+            for encoder in ("trained", "random")
+        }
+
+    def write(self) -> None:
+        for (dataset, encoder), arrays in self.features.items():
+            files.write_arrays(self.folder / f"results/embed/{dataset}/{encoder}.safetensors", arrays)
+
+    def drop(self, split: str) -> None:
+        for arrays in self.features.values():
+            for name in [name for name in arrays if name.startswith(f"{split}.")]:
+                del arrays[name]
+
+    def written(self) -> dict[str, bytes]:
+        """All files but the inputs, by relative path."""
+        found = (path for path in self.folder.rglob("*") if path.is_file())
+        named = {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
+        inputs = ("params.yaml", "results/embed/")
+        return {name: content for name, content in named.items() if not name.startswith(inputs)}
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A Python of its own, here."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Workplace:
+    """The current directory, with features in place."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    place = Workplace(tmp_path)
+    place.write()
+    return place
+
+
+@pytest.fixture
+def params() -> Params:
+    return load(ROOT / "params.yaml")

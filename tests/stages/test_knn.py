@@ -1,0 +1,30 @@
+"""The k-NN stage on real features."""
+
+import pytest
+
+from prosmin import files
+from prosmin.errors import ConfigError
+from stages import knn
+
+
+def test_it_writes_metrics_and_the_grid(workplace, params):
+    knn.main(params)
+    first = workplace.written()
+    assert sorted(first) == ["metrics/knn.json", "plots/knn/grid.csv"]
+    found, grid = files.read_json("metrics/knn.json"), files.read_csv("plots/knn/grid.csv")
+    assert len(grid) == 2 * len(params.knn.k) * len(params.knn.temperature)
+    for encoder, scored in found.items():
+        best = max(float(row["accuracy"]) for row in grid if row["encoder"] == encoder)
+        chosen = [row for row in grid if row["encoder"] == encoder and int(row["k"]) == scored["k"]]
+        assert best in [float(row["accuracy"]) for row in chosen if float(row["temperature"]) == scored["temperature"]]
+        assert scored["n"] == 250
+    assert found["trained"]["accuracy_low"] > found["random"]["accuracy_high"]
+    knn.main(params)
+    assert workplace.written() == first
+
+
+def test_a_k_above_the_training_images_names_the_key(workplace, params):
+    settings = params.knn.model_copy(update={"k": (5, 600)})
+    with pytest.raises(ConfigError, match="k is 600; the bank has 500 images"):
+        knn.main(params.model_copy(update={"knn": settings}))
+    assert workplace.written() == {}
