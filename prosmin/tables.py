@@ -156,14 +156,11 @@ def hub(
     splits = splits or {"train": "train", "test": "test"}
     try:
         loaded = datasets.load_dataset(repo, name=config, revision=revision)
-    except ValueError as error:
-        if config is None and "Config name is missing" not in str(error):
-            raise UserError(f"{repo!r} cannot be loaded: {_first_line(error)}") from None
-        options = re.findall(r"'([^']+)'", str(error).partition("[")[2])
-        raise ConfigError(
-            "config", config, f"{repo} has: {', '.join(options)}{nearest(str(config), options)}"
-        ) from None
-    except (OSError, datasets.exceptions.DatasetsError, pyarrow.ArrowException) as error:
+    except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError, pyarrow.ArrowException) as error:
+        if "BuilderConfig" in str(error) or "Config name is missing" in str(error):
+            options = re.findall(r"'([^']+)'", str(error).partition("[")[2].partition("]")[0])
+            allowed = f"{repo} has: {', '.join(options)}{nearest(str(config), options)}"
+            raise ConfigError("config", config, allowed) from None
         raise ConfigError("repo", repo, f"it cannot be loaded at revision {revision}: {_first_line(error)}") from None
     tables = {}
     for split, theirs in splits.items():

@@ -68,7 +68,7 @@ def warn(manifest: dict[str, Any]) -> None:
         )
     if manifest["quarantined"]:
         count = len(manifest["quarantined"])
-        log.warning("%s: %d unreadable images left out (see manifest.json)", manifest["name"], count)
+        log.warning("%s: unreadable images left out: %d (see manifest.json)", manifest["name"], count)
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, Any]:
