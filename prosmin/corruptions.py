@@ -39,7 +39,7 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int) -> Tensor:
     """Every image of a set under one type of ``TYPES`` at one severity (1 to 5).
 
     images: uint8 [N,C,H,W], and so the answer, on the same device. The draws depend on (seed, name, severity), on an
-    image's place and on the kind of device, and on nothing else: not on what other cells are computed, or in which order.
+    image's place, on the images' size and on the kind of device, and not on which other cells are computed.
     """
     mixed = np.random.SeedSequence([seed, zlib.crc32(name.encode()), severity]).generate_state(1, np.uint64)
     generator = Generator(images.device).manual_seed(int(mixed[0]))

@@ -18,12 +18,20 @@ BLOCK = 2**24  # distances held at once by the k-NN search: 64 MB in float32
 @dataclass(frozen=True)
 class Sample:
     """What is known of N images: ``features`` [N,F] and, where there are any, predicted mean ``log_sigma`` [N],
-    the linear probe's ``logits`` [N,C] and ``labels`` [N] (-1 = none)."""
+    the linear probe's ``logits`` [N,C] and ``labels`` [N] (-1 = none).
+
+    Raises ``UserError`` for features that are not finite.
+    """
 
     features: Array
     log_sigma: Array | None = None
     logits: Array | None = None
     labels: Array | None = None
+
+    def __post_init__(self) -> None:
+        if broken := int((~np.isfinite(self.features)).any(axis=1).sum()):
+            count = f"{broken} of {len(self.features)} images"
+            raise UserError(f"the features of {count} are NaN or infinite; the encoder may have diverged")
 
 
 @dataclass(frozen=True)

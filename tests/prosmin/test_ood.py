@@ -81,7 +81,8 @@ def test_knn_keeps_its_digits_where_float32_features_almost_coincide():
     rng = np.random.default_rng(0)
     base = rng.normal(size=64)
     train, query = ((base + 1e-4 * rng.normal(size=(50, 64))).astype(np.float32) for _ in range(2))
-    unit = [each.astype(np.float64) / np.linalg.norm(each.astype(np.float64), axis=1)[:, None] for each in (query, train)]
+    exact = [each.astype(np.float64) for each in (query, train)]
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in exact]
     found = ood.knn(ood.Sample(train), ood.Sample(query), ood.Settings(k=50))
     np.testing.assert_allclose(found, cdist(*unit).max(axis=1), rtol=0.01)
 
@@ -232,6 +233,11 @@ def test_constant_scores_know_nothing():
 def test_scores_that_are_not_finite_are_refused(bad):
     with pytest.raises(UserError, match="1 of 3 OOD scores are NaN or infinite"):
         ood.evaluate(np.zeros(3), np.array([0, bad, 1]), resamples=100, seed=0)
+
+
+def test_features_that_are_not_finite_are_refused():
+    with pytest.raises(UserError, match="features of 1 of 2 images are NaN or infinite"):
+        ood.Sample(np.array([[0.0, np.nan], [1.0, 1.0]]))
 
 
 def test_an_empty_side_is_refused():

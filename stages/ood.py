@@ -1,0 +1,138 @@
+"""ood: how well the test images of another dataset are told from those of the dataset trained on.
+
+Reads   results/embed/<dataset>, results/embed/<set>, results/linear, data/<dataset>, data/<set>
+Writes  metrics/ood/<set>.json: for each encoder what ``prosmin.ood.evaluate`` says of each detector; the probe's
+            accuracy_id beside it; labelled: false when the dataset has no labels, so that detectors which need them
+            are left out
+        plots/ood/<set>.csv: ROC curves
+        results/ood/<set>/scores.safetensors: ``<encoder>.<detector>.id`` and ``.ood``, float32 [N] of each test image
+        results/ood/<set>/examples.safetensors: OOD test images ``images`` uint8 [n,C,H,W] at evenly spaced ranks of the
+            trained encoder's k-NN score, lowest first, and their rows ``index`` int64 [n]; ID images as ``id_images``
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from prosmin import files, images, metrics, ood
+from prosmin.arrow import SplitReader
+from prosmin.errors import UserError, nearest
+from prosmin.probes import Probe
+from stages.command import run
+from stages.features import ENCODERS, Features, load_features
+from stages.params import Ood, Params
+from stages.probing import load_probe
+
+EXAMPLES = 32  # as many as a report may show; it chooses among them
+LARGEST = 224  # pixels a side of an example
+
+log = logging.getLogger(__name__)
+
+
+def main(params: Params, name: str = "") -> None:
+    sets = params.ood.sets
+    if name not in sets:
+        raise UserError(
+            f"ood needs one of ood.sets, not {name!r}; params.yaml has {', '.join(sets)}{nearest(name, sets)}"
+        )
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    scores: dict[str, np.ndarray] = {}
+    curves: list[tuple[str, str, float, float]] = []
+    accuracy_id = {}
+    for encoder in ENCODERS:
+        inside, outside = load_features(params.dataset, encoder), load_features(name, encoder)
+        train = _training(inside)
+        probe = None if train.labels is None else load_probe(encoder)
+        found[encoder] = {}
+        for detector, pair in _scores(params.ood, train, inside, outside, probe).items():
+            try:
+                found[encoder][detector] = ood.evaluate(*pair, resamples=params.ood.bootstrap, seed=params.seed)
+            except UserError as error:
+                raise UserError(f"OOD set {name!r}, {encoder} encoder, detector {detector}: {error}") from None
+            fpr, tpr = ood.roc_curve(*pair)
+            curves += [(encoder, detector, *point) for point in zip(fpr.tolist(), tpr.tolist(), strict=True)]
+            scores |= {f"{encoder}.{detector}.{kind}": each for kind, each in zip(("id", "ood"), pair, strict=True)}
+        if probe is not None:
+            features, labels = inside.labelled("test")
+            accuracy_id[encoder] = metrics.accuracy(probe.logits(features), labels)
+        said = ", ".join(f"{detector} {values['auroc']:.3f}" for detector, values in found[encoder].items())
+        log.info("%s, %s encoder: AUROC %s", name, encoder, said)
+
+    by_knn = {kind: scores[f"trained.knn.{kind}"] for kind in ("id", "ood")}
+    with files.whole_folder(Path("results/ood") / name) as folder:
+        single = {key: each.astype(np.float32) for key, each in scores.items()}
+        files.write_arrays(folder / "scores.safetensors", single)
+        examples = _examples(name, by_knn["ood"], "") | _examples(params.dataset, by_knn["id"], "id_")
+        files.write_arrays(folder / "examples.safetensors", examples)
+    files.write_csv(f"plots/ood/{name}.csv", ("encoder", "detector", "fpr", "tpr"), curves)
+    facts: dict[str, Any] = {"distance": sets[name], "labelled": bool(accuracy_id)}
+    facts |= {f"n_{kind}": len(each) for kind, each in by_knn.items()}
+    if accuracy_id:
+        facts["accuracy_id"] = accuracy_id
+    files.write_metrics(f"metrics/ood/{name}.json", found | facts)
+
+
+def _training(inside: Features) -> ood.Sample:
+    """All that may be fitted to: train and val. Without labels where any image lacks its own."""
+    parts = [inside.split(split)[:2] for split in ("train", "val") if split in inside.splits]
+    if not parts:
+        raise UserError(f"dataset {inside.dataset!r} has no train split for the detectors to be fitted to")
+    features, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return ood.Sample(features, labels=labels if (labels >= 0).all() else None)
+
+
+def _scores(
+    settings: Ood, train: ood.Sample, inside: Features, outside: Features, probe: Probe | None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """ID and OOD scores of the test splits by every detector that the labels allow."""
+    (id_features, _, id_sigma), (ood_features, _, ood_sigma) = inside.split("test"), outside.split("test")
+    features = np.concatenate([id_features, ood_features])
+    logits = None if probe is None else probe.logits(features)
+    query = ood.Sample(features, log_sigma=np.concatenate([id_sigma, ood_sigma]), logits=logits)
+    tuning = ood.Settings(settings.k, settings.temperature, settings.shrinkage)
+    scores = {}
+    for name, detector in ood.DETECTORS.items():
+        if not detector.needs_labels or train.labels is not None:
+            both = detector.score(train, query, tuning)
+            scores[name] = both[: len(id_features)], both[len(id_features) :]
+    return scores
+
+
+# --- examples -------------------------------------------------------------------------------------
+
+
+def _examples(dataset: str, scores: np.ndarray, prefix: str) -> dict[str, np.ndarray]:
+    rows = ood.spread(scores, EXAMPLES)
+    return {f"{prefix}images": _one_size(_read(dataset, rows)), f"{prefix}index": rows}
+
+
+def _read(dataset: str, rows: np.ndarray) -> list[np.ndarray]:
+    """These test images as they were fetched, uint8 [H,W,C]; no others are decoded."""
+    path = Path("data") / dataset / "test.arrow"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.fetch {dataset}`")
+    reader = SplitReader(path)
+    layout, stored = reader.layout, [reader.image(int(row)).to_pybytes() for row in rows]
+    if layout.encoding == "raw":
+        return [np.frombuffer(each, np.uint8).reshape(layout.height, layout.width, layout.channels) for each in stored]
+    return [images.decode(each) for each in stored]
+
+
+def _one_size(pictures: list[np.ndarray]) -> np.ndarray:
+    """uint8 [n,C,H,W]: as they are, or, where sizes differ or are large, squares cut from the middle and resized."""
+    side = min(LARGEST, *(min(each.shape[:2]) for each in pictures))
+    if len({each.shape for each in pictures}) > 1 or max(pictures[0].shape[:2]) > LARGEST:
+        pictures = [_square(each, side) for each in pictures]
+    return np.stack(pictures).transpose(0, 3, 1, 2)
+
+
+def _square(picture: np.ndarray, side: int) -> np.ndarray:
+    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)).reshape(side, side, -1)
+
+
+if __name__ == "__main__":
+    run("ood", main)

@@ -1,0 +1,192 @@
+"""The ood stage on real features and images: what it writes, repeatably, and how it fails."""
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from sklearn.metrics import auc, roc_auc_score
+
+from prosmin import data, files
+from prosmin.errors import ConfigError, UserError
+from stages import fetch, linear, ood
+from stages.params import Params
+
+DETECTORS = ["msp", "energy", "knn", "mahalanobis", "sigma"]
+WRITTEN = [
+    "metrics/ood/patches.json",
+    "plots/ood/patches.csv",
+    "results/ood/patches/examples.safetensors",
+    "results/ood/patches/scores.safetensors",
+]
+
+
+@pytest.fixture
+def ready(workplace, params):
+    """Digits against their own pixels shuffled, with a log sigma that says so, the images fetched and the probe fitted."""
+    rng = np.random.default_rng(0)
+    for encoder in ("trained", "random"):
+        arrays = workplace.features["patches", encoder]
+        arrays["test.features"] = rng.permuted(arrays["test.features"], axis=1)
+        arrays["test.log_sigma"] = rng.normal(1, 1, 250).astype(np.float32)
+        workplace.features["digits", encoder]["test.log_sigma"] = rng.normal(0, 1, 250).astype(np.float32)
+    workplace.write()
+    for name in ("digits", "patches"):
+        fetch.main(params, name)
+    linear.main(params)
+    return workplace
+
+
+def outputs(workplace):
+    return {name: content for name, content in workplace.written().items() if "/ood/" in name}
+
+
+def test_it_writes_scores_metrics_curves_and_examples(ready, params):
+    ood.main(params, "patches")
+    assert sorted(outputs(ready)) == WRITTEN
+    found = files.read_json("metrics/ood/patches.json")
+    assert list(found) == ["trained", "random", "distance", "labelled", "n_id", "n_ood", "accuracy_id"]
+    assert (found["distance"], found["labelled"], found["n_id"], found["n_ood"]) == ("far", True, 250, 250)
+    probes = files.read_json("metrics/linear.json")
+    scores = files.read_arrays("results/ood/patches/scores.safetensors")
+    curves = files.read_csv("plots/ood/patches.csv")
+    for encoder in ("trained", "random"):
+        assert found["accuracy_id"][encoder] == probes[encoder]["accuracy"]
+        assert list(found[encoder]) == DETECTORS
+        for detector, values in found[encoder].items():
+            inside, outside = (scores[f"{encoder}.{detector}.{kind}"] for kind in ("id", "ood"))
+            assert inside.dtype == np.float32 and inside.shape == outside.shape == (250,)
+            expected = roc_auc_score(np.repeat([0, 1], 250), np.concatenate([inside, outside]))
+            assert values["auroc"] == pytest.approx(expected, abs=2e-5)  # the scores are stored in single precision
+            assert values["auroc_low"] <= values["auroc"] <= values["auroc_high"]
+            curve = [row for row in curves if (row["encoder"], row["detector"]) == (encoder, detector)]
+            points = np.array([(row["fpr"], row["tpr"]) for row in curve], float)
+            assert 2 < len(points) <= 100 and auc(*points.T) == pytest.approx(values["auroc"], abs=0.01)
+    assert found["trained"]["mahalanobis"]["auroc"] > 0.95
+    np.testing.assert_array_equal(scores["trained.sigma.id"], ready.features["digits", "trained"]["test.log_sigma"])
+
+
+def test_the_detectors_are_fitted_to_train_and_val(ready, params):
+    """An OOD image that is a copy of one in train, one of val: its nearest neighbour is at no distance."""
+    for split, row in (("train", 3), ("val", 5)):
+        arrays = ready.features["digits", "trained"]
+        ready.features["patches", "trained"]["test.features"][row] = arrays[f"{split}.features"][row]
+    ready.write()
+    ood.main(params.model_copy(update={"ood": params.ood.model_copy(update={"k": 1})}), "patches")
+    score = files.read_arrays("results/ood/patches/scores.safetensors")["trained.knn.ood"]
+    assert score[[3, 5]].tolist() == [0, 0] and (np.delete(score, [3, 5]) > 0).all()
+
+
+def test_examples_are_the_images_of_their_scores_from_the_lowest_to_the_highest(ready, params):
+    ood.main(params, "patches")
+    examples = files.read_arrays("results/ood/patches/examples.safetensors")
+    scores = files.read_arrays("results/ood/patches/scores.safetensors")
+    for prefix, dataset, kind, shape in (("", "patches", "ood", (3, 16, 16)), ("id_", "digits", "id", (1, 8, 8))):
+        images, index = examples[f"{prefix}images"], examples[f"{prefix}index"]
+        assert images.shape == (ood.EXAMPLES, *shape) and index.dtype == np.int64
+        expected = data.load_split(f"data/{dataset}", "test").images.numpy()[index]
+        np.testing.assert_array_equal(images, expected)
+        spread = scores[f"trained.knn.{kind}"]
+        assert (np.diff(spread[index]) >= 0).all()
+        assert spread[index[0]] == spread.min() and spread[index[-1]] == spread.max()
+
+
+def test_examples_of_differing_sizes_become_squares_of_the_smallest(ready, params):
+    """Photographs as JPEG files, 300x400 and 40x30 pixels: the left half black, the right half white."""
+    for number, (height, width) in enumerate([(300, 400), (40, 30)] * 15):
+        picture = np.zeros((height, width, 3), np.uint8)
+        picture[:, width // 2 :] = 255
+        path = ready.folder / "photographs" / f"{number:02}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path, quality=95)
+    content = yaml.safe_load((ready.folder / "params.yaml").read_text())
+    content["fetch"]["photographs"] = {"source": "folder", "path": "photographs", "val_fraction": 0, "test_fraction": 0.5}
+    content["ood"]["sets"] = {"photographs": "far"}
+    changed = Params.model_validate(content)
+    fetch.main(changed, "photographs")
+    for encoder in ("trained", "random"):
+        ready.features["photographs", encoder] = {
+            name: values[:15] for name, values in ready.features["patches", encoder].items() if name.startswith("test.")
+        }
+    ready.write()
+    ood.main(changed, "photographs")
+    images = files.read_arrays("results/ood/photographs/examples.safetensors")["images"]
+    assert images.shape == (15, 3, 30, 30)
+    assert images[..., :13].max() < 20 and images[..., 17:].min() > 235
+
+
+def test_a_large_example_is_made_smaller():
+    photograph = load_sample_images().images[0]
+    assert ood._one_size([photograph, photograph]).shape == (2, 3, 224, 224)
+    assert ood._one_size([photograph[:100, :150]]).shape == (1, 3, 100, 150)
+    assert ood._one_size([photograph[:100, :150, :1], photograph[:80, :150, :1]]).shape == (2, 1, 80, 80)
+
+
+def test_without_labels_the_label_free_detectors_are_left_and_marked(ready, params):
+    for encoder in ("trained", "random"):
+        for split in ("train", "val", "test"):
+            ready.features["digits", encoder][f"{split}.labels"][:] = -1
+            (ready.folder / f"results/linear/{encoder}.safetensors").unlink(missing_ok=True)
+    ready.write()
+    ood.main(params, "patches")
+    found = files.read_json("metrics/ood/patches.json")
+    assert found["labelled"] is False and "accuracy_id" not in found
+    assert list(found["trained"]) == list(found["random"]) == ["knn", "sigma"]
+
+
+def test_an_ood_set_needs_no_labels_and_no_other_split_than_test(ready, params):
+    ood.main(params, "patches")
+    first = outputs(ready)
+    for encoder in ("trained", "random"):
+        arrays = ready.features["patches", encoder]
+        ready.features["patches", encoder] = {name: each for name, each in arrays.items() if name.startswith("test.")}
+        ready.features["patches", encoder]["test.labels"][:] = -1
+    ready.write()
+    ood.main(params, "patches")
+    assert outputs(ready) == first
+
+
+def test_a_second_run_and_the_command_write_the_same_bytes(ready, params):
+    ood.main(params, "patches")
+    first = outputs(ready)
+    done = ready.python("-m", "stages.ood", "patches")
+    assert done.returncode == 0 and "ood: patches, trained encoder: AUROC msp" in done.stderr
+    assert outputs(ready) == first
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("", ""), ("digits", "digits_inverted"), ("patchs", "patches")])
+def test_a_missing_or_unknown_set_is_refused(params, name, nearest):
+    with pytest.raises(UserError, match=f"^ood needs one of ood.sets, not '{name}'; params.yaml has .*, patches") as error:
+        ood.main(params, name)
+    assert f"did you mean '{nearest}'?" in str(error.value) or not nearest
+
+
+def test_missing_inputs_name_the_stage_that_makes_them(ready, params):
+    (ready.folder / "results/linear/trained.safetensors").unlink()
+    with pytest.raises(UserError, match="python -m stages.linear"):
+        ood.main(params, "patches")
+
+
+def test_a_missing_image_file_names_the_stage_that_makes_it_and_leaves_nothing_behind(ready, params):
+    (ready.folder / "data/patches/test.arrow").unlink()
+    with pytest.raises(UserError, match="python -m stages.fetch patches"):
+        ood.main(params, "patches")
+    assert outputs(ready) == {}
+
+
+def test_a_diverged_encoder_is_named(ready, params):
+    ready.features["patches", "random"]["test.log_sigma"][7] = np.nan
+    ready.write()
+    with pytest.raises(UserError, match="OOD set 'patches', random encoder, detector sigma: 1 of 250 OOD scores are NaN"):
+        ood.main(params, "patches")
+
+
+def test_too_large_a_k_is_a_fault_of_params(ready, params):
+    with pytest.raises(ConfigError, match="^k is 651; there are 650 training features"):
+        ood.main(params.model_copy(update={"ood": params.ood.model_copy(update={"k": 651})}), "patches")
+
+
+def test_it_needs_neither_torch_nor_the_orchestration(workplace):
+    heavy = ("torch", "timm", "sklearn", "scipy", "dvc", "prefect", "datasets")
+    done = workplace.python("-c", f"import sys, stages.ood; print([m for m in {heavy} if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
