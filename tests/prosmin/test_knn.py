@@ -54,10 +54,13 @@ def test_a_low_temperature_gives_the_nearest_neighbour_and_no_overflow():
 
 
 def test_of_equally_similar_rows_the_first_of_the_bank_is_the_neighbour():
-    bank = np.array([[0, 1], [1, 0], [2, 0], [1, 0], [3, 0], [0, 1]], np.float32)
-    similarity, index = knn.neighbours(bank, np.array([[1, 0]], np.float32), 3)
-    assert index.tolist() == [[1, 2, 3]] and similarity.tolist() == [[1, 1, 1]]
-    assert knn.neighbours(bank, np.array([[1, 0]], np.float32), 5)[1].tolist() == [[1, 2, 3, 4, 0]]
+    directions = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
+    bank, queries = directions[np.random.default_rng(0).integers(0, 4, 200)], directions
+    exact = queries @ bank.T
+    for k in (1, 30, 100, 199, 200):
+        similarity, index = knn.neighbours(bank, queries, k)
+        np.testing.assert_array_equal(index, np.argsort(-exact, axis=1, kind="stable")[:, :k])
+        np.testing.assert_array_equal(similarity, np.take_along_axis(exact, index, axis=1))
 
 
 def test_a_feature_vector_of_zeros_is_similar_to_nothing():
@@ -78,6 +81,14 @@ def test_the_grid_is_scored_on_val_and_test_is_read_with_train_and_val_as_the_ba
     oracle = sklearn_knn(found["k"], found["temperature"]).fit(both[0].astype(float), both[1])
     assert found["accuracy"] == oracle.score(test[0].astype(float), test[1])
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"] and found["n"] == 300
+
+
+def test_the_bank_for_test_holds_val_as_well():
+    west, north = np.array([[1, 0]], np.float32), np.array([[0, 1]], np.float32)
+    train = np.concatenate([west, west + 0.1 * north, north]), np.array([0, 0, 1])
+    val = np.concatenate([west - north, north]), np.array([1, 1])
+    found, _ = knn.evaluate_knn(train, val, (west - 0.9 * north, np.array([1])), [1], [0.1], 100, 0)
+    assert found["accuracy"] == 1  # by train alone the neighbour is of class 0
 
 
 def test_of_equally_accurate_settings_the_smaller_k_then_the_higher_temperature_is_chosen():
