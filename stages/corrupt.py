@@ -27,7 +27,6 @@ from stages.params import Params
 from stages.probing import load_probe
 
 REFERENCE = "random"
-RESAMPLES = 1000  # of the test images behind each 95 % interval
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def main(params: Params) -> None:
         said = ", ".join(f"{encoder} {hits[encoder][row].mean():.3f}" for encoder in ENCODERS)
         log.info("%s: accuracy %s", name, said)
 
-    found = {encoder: _summary(hits, clean, encoder, params.seed) for encoder in ENCODERS}
+    found = {encoder: _summary(hits, clean, encoder, params.corrupt.bootstrap, params.seed) for encoder in ENCODERS}
     for encoder in ENCODERS:
         by_severity, by_type = ece[encoder].mean(axis=0), robustness.error(hits[encoder]).mean(axis=1)
         found[encoder] |= {f"ece_severity_{severity}": float(by_severity[i]) for i, severity in enumerate(severities)}
@@ -78,7 +77,7 @@ def main(params: Params) -> None:
 
 
 def _summary(
-    hits: dict[str, np.ndarray], clean: dict[str, np.ndarray], encoder: str, seed: int
+    hits: dict[str, np.ndarray], clean: dict[str, np.ndarray], encoder: str, resamples: int, seed: int
 ) -> dict[str, float | None]:
     """The single numbers of one encoder, those that a report leads with with their intervals."""
     own, reference = (hits[encoder], clean[encoder]), (hits[REFERENCE], clean[REFERENCE])
@@ -88,7 +87,7 @@ def _summary(
     }
     values = {
         "accuracy_clean": float(clean[encoder].mean()),
-        **metrics.with_intervals(wanted, len(clean[encoder]), RESAMPLES, seed),
+        **metrics.with_intervals(wanted, len(clean[encoder]), resamples, seed),
         "relative_mce": float(robustness.relative_mce(*own, *reference)),
     }
     return {name: value if np.isfinite(value) else None for name, value in values.items()}

@@ -275,6 +275,7 @@ class Corrupt(Section):
     types: Annotated[tuple[CorruptionType, ...], Once] = Field(min_length=1)
     severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Once] = Field(default=(1, 2, 3, 4, 5), min_length=1)
     batch_size: Count = 512
+    bootstrap: Bootstrap = 1000
 
 
 class Transfer(Section):

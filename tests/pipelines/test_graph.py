@@ -38,6 +38,7 @@ TINY = {
     "corrupt.severities": [1, 5],
     "linear.bootstrap": 100,
     "knn.bootstrap": 100,
+    "corrupt.bootstrap": 100,
     "ood.bootstrap": 100,
     "transfer.bootstrap": 100,
 }
