@@ -1,7 +1,9 @@
 """How every stage starts and how it fails: one sentence on standard error, no traceback."""
 
+import inspect
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -17,7 +19,12 @@ def run(stage: str, main: Callable[..., None]) -> None:
     """
     logging.basicConfig(level=os.environ.get("PROSMIN_LOG", "INFO"), format=f"{stage}: %(message)s")
     try:
-        main(load(), *sys.argv[1:])
+        params = load()
+        try:
+            inspect.signature(main).bind(params, *sys.argv[1:])
+        except TypeError:
+            raise UserError(f"{stage} was given {shlex.join(sys.argv[1:]) or 'no argument'}; {_usage(stage, main)}") from None
+        main(params, *sys.argv[1:])
     except ConfigError as error:
         _fail(f"{PARAMS}: {stage}.{error}")
     except UserError as error:
@@ -25,6 +32,11 @@ def run(stage: str, main: Callable[..., None]) -> None:
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)
+
+
+def _usage(stage: str, main: Callable[..., None]) -> str:
+    names = [name.upper() for name in list(inspect.signature(main).parameters)[1:]]
+    return f"start it as: python -m stages.{' '.join([stage, *names])}"
 
 
 def _fail(message: str) -> None:

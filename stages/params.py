@@ -254,7 +254,7 @@ class Lowshot(Section):
     per_class: Annotated[tuple[Count, ...], Once] = (10,)
     percent: Annotated[tuple[Annotated[Real, Field(gt=0, le=100)], ...], Once] = (1, 10)
     draws: Annotated[Whole, Field(ge=3)] = 5
-    l2: Positive = 1.0
+    l2: Positive = 0.1
 
     @model_validator(mode="after")
     def _asks_something(self) -> "Lowshot":
