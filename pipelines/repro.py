@@ -20,8 +20,6 @@ REPORT = Path("results/report/index.html")
 
 
 def main(params: Params, *arguments: str) -> None:
-    if not Path(".dvc").is_dir():
-        initialise()
     code = reproduce(arguments)
     if code:
         sys.exit(code)  # the last line on the screen is DVC's, which says what failed
@@ -30,14 +28,6 @@ def main(params: Params, *arguments: str) -> None:
         print(f"\n{table(found)}")
     if REPORT.is_file():
         print(f"\nReport: {REPORT}")
-
-
-def initialise() -> None:
-    """What ``dvc init`` does, with DVC's usage reports off from the start."""
-    from dvc.repo import Repo
-
-    with Repo.init(), Repo() as repo, repo.config.edit() as config:
-        config["core"]["analytics"] = False
 
 
 def reproduce(arguments: tuple[str, ...]) -> int:
