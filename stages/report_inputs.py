@@ -1,0 +1,77 @@
+"""What the report reads: files that other stages left, and for one that is missing the command that makes it."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prosmin.errors import UserError
+from prosmin.files import read_arrays, read_csv, read_json
+from stages.params import Params
+
+Rows = list[dict[str, Any]]
+
+
+class Missing(NamedTuple):
+    """Why a part of the page is empty. path: of the file that is not there; commands: that make it."""
+
+    path: str
+    commands: tuple[str, ...]
+    reason: str = ""
+
+
+def made_by(path: str, stage: str, item: str = "", reason: str = "") -> Missing:
+    """The commands that make ``path``: the stage by DVC, which runs what it needs first, and alone."""
+    return Missing(path, (f"dvc repro {stage}{item and '@'}{item}", f"python -m stages.{stage} {item}".strip()), reason)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files under ``root``, None for one that does not exist. ``params`` say which of them belong to this run:
+    files of datasets that are no longer named may lie beside them."""
+
+    root: Path
+    params: Params
+
+    def metrics(self, name: str) -> Any:
+        """``metrics/<name>.json``, such as ``ood/patches``."""
+        return self._read(f"metrics/{name}.json", read_json)
+
+    def plot(self, name: str) -> Rows | None:
+        """``plots/<name>.csv``, its numbers as floats."""
+        rows = self._read(f"plots/{name}.csv", read_csv)
+        return rows and [{key: _number(cell) for key, cell in row.items()} for row in rows]
+
+    def arrays(self, name: str) -> dict[str, np.ndarray] | None:
+        """``results/<name>.safetensors``."""
+        return self._read(f"results/{name}.safetensors", read_arrays)
+
+    def _read(self, path: str, reader: Any) -> Any:
+        if not (self.root / path).is_file():
+            return None
+        try:
+            return reader(self.root / path)
+        except Exception as error:  # whatever a JSON, CSV or safetensors reader makes of a broken file
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} cannot be read ({reason}); remove it and run `dvc repro`") from None
+
+    def params_text(self) -> str:
+        return (self.root / "params.yaml").read_text(encoding="utf-8")
+
+    def absent(self, path: str, stage: str, item: str = "") -> Missing:
+        """``made_by`` for a stage that needs labels: those of ``item``, or of the dataset trained on. Gives their lack
+        as the reason, where they are lacking."""
+        dataset = item or self.params.dataset
+        manifest = self.metrics(f"fetch/{dataset}")
+        lacking = bool(manifest) and not manifest.get("classes")
+        return made_by(path, stage, item, f"The dataset {dataset} has no labels, which this needs." if lacking else "")
+
+
+@cache
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
