@@ -1,0 +1,405 @@
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from scipy.stats import binomtest, percentileofscore
+
+from prosmin.errors import UserError
+from prosmin.files import read_arrays, read_json, write_json
+from stages import corrupt, embed, fetch, knn, linear, lowshot, ood, pretrain, report, transfer
+from stages.params import load
+from stages.report_figures import COLOURS, wilson
+from stages.report_inputs import Inputs
+from stages.report_page import page
+from stages.report_pictures import evenly, examples, picture
+from stages.report_tables import Row, Value
+
+ROOT = Path(__file__).parents[2]
+SECTIONS = {
+    "results",
+    "training",
+    "calibration",
+    "ood",
+    "corruption",
+    "lowshot",
+    "views",
+    "examples",
+    "params",
+    "definitions",
+}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+VOID = {"meta", "img", "br", "link"}
+
+
+def tiny(content):
+    """The default params on few images with a small network."""
+    content["fetch"] = {name: content["fetch"][name] for name in ("digits", "patches", "digits_halves")}
+    for dataset in content["fetch"].values():
+        dataset["limit"] = {"train": 150, "val": 60, "test": 60}
+    content["pretrain"] |= {"epochs": 1, "batch_size": 64, "warmup_epochs": 0}
+    content["pretrain"]["encoder"]["kwargs"]["channels"] = [8, 8, 8, 8]
+    content["ood"]["sets"] = {"patches": "far", "digits_halves": "near"}
+    content["lowshot"] = {"per_class": [1, 3], "percent": [10], "draws": 3, "l2": 1.0}
+    content["corrupt"] |= {"types": ["gaussian_noise", "contrast"], "severities": [1, 5]}
+    for stage in ("linear", "knn", "ood", "corrupt", "transfer"):
+        content[stage]["bootstrap"] = 100
+    return content
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which every stage but the report has really run."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(tiny(yaml.safe_load((ROOT / "params.yaml").read_text())), sort_keys=False)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PROSMIN_PROCESSES", "1")
+        params = load()
+        for name in params.fetch:
+            fetch.main(params, name)
+        pretrain.main(params)
+        for name in params.fetch:
+            embed.main(params, name)
+        for stage in (linear, knn, lowshot, corrupt):
+            stage.main(params)
+        for name in params.ood.sets:
+            ood.main(params, name)
+        for name in params.transfer.targets:
+            transfer.main(params, name)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path, monkeypatch):
+    """A copy of it to change, as current directory."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def html(finished):
+    return page(Inputs(finished, load(finished / "params.yaml")))
+
+
+def build():
+    return page(Inputs(Path(), load()))
+
+
+class Tags(HTMLParser):
+    """tags: (name, attributes) of every opened tag; text: the visible words, spaces made single; open: never closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+# --- the whole page -------------------------------------------------------------------------------
+
+
+def test_stage_writes_the_page_and_nothing_else(folder):
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    report.main(load())
+    after = {path for path in folder.rglob("*") if path.is_file()}
+    assert after - before == {folder / "results/report/index.html"}
+
+
+def test_finished_run_fills_every_section(html):
+    found = Tags(html)
+    assert {attributes["id"] for tag, attributes in found.tags if tag == "section"} == SECTIONS
+    assert "does not exist" not in found.text
+    assert found.open == []
+
+
+def test_page_refers_to_nothing_outside_itself(html):
+    assert not re.search(r"https?:|@import|//cdn", html)
+    for tag, attributes in Tags(html).tags:
+        assert tag not in ("script", "link", "iframe", "object")
+        for key in ("src", "href", "xlink:href"):
+            assert attributes.get(key, "#").startswith(("#", "data:")), attributes[key][:80]
+    assert not re.search(r"url\((?!#)", html)
+    assert len(html.encode()) < 5e6
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(html):
+    tags = Tags(html).tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {
+        value[1:]
+        for _, attributes in tags
+        for key in ("href", "xlink:href")
+        if (value := attributes.get(key, "")).startswith("#")
+    }
+    assert (targets | set(re.findall(r"url\(#([^)]+)\)", html))) <= set(ids)
+
+
+def test_every_drawing_and_image_is_described_and_takes_its_colours_from_the_page(html):
+    tags = Tags(html).tags
+    drawings = [attributes for tag, attributes in tags if tag == "svg" and "aria-hidden" not in attributes]
+    assert len(drawings) >= 5 + 3 + 2 + 2 + 2 + 1  # training, reliability, ROC, severity, types, low-shot
+    assert all(len(attributes["aria-label"]) > 20 for attributes in drawings)
+    assert all("alt" in attributes for tag, attributes in tags if tag == "img")
+    for drawing in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r'"#\w+"|url\(#\w+\)', "", drawing))
+    assert len({light for light, _ in COLOURS.values()}) == len(COLOURS)
+
+
+def test_same_inputs_give_the_same_bytes_whatever_the_hash_seed_and_the_users_matplotlibrc(folder):
+    (folder / "matplotlibrc").write_text("font.size: 30\ngrid.linestyle: :\nsvg.fonttype: path\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONHASHSEED": "7",
+        "MATPLOTLIBRC": str(folder / "matplotlibrc"),
+    }
+    subprocess.run([sys.executable, "-m", "stages.report"], env=environment, check=True, capture_output=True)
+    assert (folder / "results/report/index.html").read_text() == build()
+
+
+def test_page_names_no_place_on_this_machine(finished, html):
+    assert str(finished) not in html and str(ROOT) not in html and str(Path.home()) + "/" not in html
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def test_numbers_of_both_encoders_are_those_of_the_metrics(finished, html):
+    text = Tags(html).text.replace("\u2060", "")
+    for encoder in ("trained", "random"):
+        metrics = read_json(finished / "metrics/linear.json")[encoder]
+        assert f"{metrics['accuracy']:.3f} {metrics['accuracy_low']:.3f}–{metrics['accuracy_high']:.3f}" in text
+        for name in ("patches", "digits_halves"):
+            for detector in ("msp", "energy", "knn", "mahalanobis", "sigma"):
+                found = read_json(finished / f"metrics/ood/{name}.json")[encoder][detector]
+                assert (
+                    f"{found['auroc']:.3f} {found['auroc_low']:.3f}–{found['auroc_high']:.3f} {found['fpr95']:.3f}"
+                    in text
+                )
+    assert (
+        f"{100 * read_json(finished / 'metrics/linear.json')['trained']['accuracy']:.1f}\u00a0% of 60 test images"
+        in html
+    )
+    for split in read_json(finished / "metrics/fetch/digits.json").values():
+        if isinstance(split, dict):
+            assert split["sha256"] in html
+
+
+def test_params_are_shown_as_they_stand(folder):
+    text = (folder / "params.yaml").read_text() + "# a note with <angle> brackets & more\n"
+    (folder / "params.yaml").write_text(text)
+    html = build()
+    assert "<angle>" not in html
+    assert text in "".join(Tags(html).words)
+
+
+def test_poor_auroc_is_named_in_a_sentence(folder):
+    metrics = read_json("metrics/ood/patches.json")
+    for name in metrics["trained"]:
+        metrics["trained"][name]["auroc"] = 0.379 if name == "sigma" else 0.61
+    write_json("metrics/ood/patches.json", metrics)
+    sentence = Tags(build()).text.partition("AUROC below 0.6")[2].partition("detector AUROC")[0]
+    assert "predicted sigma on patches (0.379)" in sentence
+    assert "k-NN distance on patches" not in sentence
+
+
+@pytest.mark.parametrize(
+    "trained, random, higher_is_better, verdict",
+    [
+        (Value(0.9, 0.8, 0.95), Value(0.5, 0.4, 0.6), True, "better"),
+        (Value(0.9, 0.8, 0.95), Value(0.5, 0.4, 0.6), False, "worse"),
+        (Value(0.1, 0.05, 0.2), Value(0.5, 0.4, 0.6), False, "better"),
+        (Value(0.1, 0.05, 0.2), Value(0.5, 0.4, 0.6), True, "worse"),
+        (Value(0.5, 0.3, 0.7), Value(0.6, 0.7, 0.8), True, "overlap"),
+        (Value(0.5, None, None), Value(0.6, 0.7, 0.8), True, ""),
+        (Value(0.5, 0.4, 0.6), None, True, ""),
+    ],
+)
+def test_verdict_says_only_whether_intervals_overlap(trained, random, higher_is_better, verdict):
+    assert Row("accuracy", "", trained, random, higher_is_better, 1.0).verdict == verdict
+
+
+def test_files_of_datasets_that_params_no_longer_name_are_left_out(folder):
+    shutil.copy("metrics/ood/patches.json", "metrics/ood/gone_long_ago.json")
+    shutil.copy("plots/ood/patches.csv", "plots/ood/gone_long_ago.csv")
+    shutil.copy("metrics/transfer/patches.json", "metrics/transfer/gone_long_ago.json")
+    assert "gone_long_ago" not in build()
+
+
+# --- what is missing ------------------------------------------------------------------------------
+
+
+MAKERS = {
+    "metrics/linear.json": "linear",
+    "metrics/knn.json": "knn",
+    "metrics/lowshot.json": "lowshot",
+    "metrics/corrupt.json": "corrupt",
+    "metrics/transfer/patches.json": "transfer patches",
+    "metrics/ood/patches.json": "ood patches",
+    "metrics/fetch/patches.json": "fetch patches",
+    "plots/linear/reliability.csv": "linear",
+    "plots/corrupt/accuracy.csv": "corrupt",
+    "plots/ood/digits_halves.csv": "ood digits_halves",
+    "results/pretrain/views.safetensors": "pretrain",
+    "results/ood/patches/examples.safetensors": "ood patches",
+}
+
+
+@pytest.mark.parametrize("kind", ["metrics", "plots", "results"])
+def test_missing_file_is_named_with_the_commands_that_make_it(folder, kind):
+    gone = {path: stage for path, stage in MAKERS.items() if path.startswith(kind)}
+    for path in gone:
+        Path(path).unlink()
+    text = Tags(build()).text
+    for path, stage in gone.items():
+        assert f"{path} does not exist. Run dvc repro {stage.replace(' ', '@')} or python -m stages.{stage} ." in text
+    assert set(re.findall(r"(\S+) does not exist", text)) == set(gone)
+
+
+def test_page_of_a_run_that_has_not_begun_still_has_every_section(folder):
+    for name in ("metrics", "plots", "results"):
+        shutil.rmtree(name)
+    found = Tags(build())
+    assert {attributes["id"] for tag, attributes in found.tags if tag == "section"} == SECTIONS
+    assert "plots/pretrain/loss.csv does not exist. Run dvc repro pretrain" in found.text
+    assert found.open == []
+
+
+def test_dataset_without_labels_is_given_as_the_reason(folder):
+    manifest = read_json("metrics/fetch/digits.json")
+    write_json("metrics/fetch/digits.json", manifest | {"classes": 0})
+    for name in ("linear", "knn", "lowshot", "corrupt"):
+        Path(f"metrics/{name}.json").unlink()
+    curves = Path("plots/pretrain/diagnostics.csv")
+    curves.write_text(re.sub(r",[^,\n]*$", "", curves.read_text(), flags=re.MULTILINE))  # without online k-NN
+    facts = read_json("metrics/ood/patches.json") | {"labelled": False}
+    for encoder in ("trained", "random"):
+        facts[encoder] = {name: facts[encoder][name] for name in ("knn", "sigma")}
+    facts.pop("accuracy_id")
+    write_json("metrics/ood/patches.json", facts)
+    text = Tags(build()).text
+    assert "The dataset digits has no labels, which this needs. metrics/linear.json does not exist." in text
+    assert "With labels, run dvc repro linear" in text
+    assert "There is no online k-NN curve: it needs labels." in text
+    assert "Detectors that need labels are left out: digits has none." in text
+
+
+@pytest.mark.parametrize("path", ["metrics/linear.json", "results/pretrain/views.safetensors"])
+def test_broken_file_is_one_sentence_and_leaves_the_old_page(folder, path):
+    report.main(load())
+    old = Path("results/report/index.html").read_bytes()
+    Path(path).write_bytes(b"{ half")
+    with pytest.raises(UserError, match=f"^{path} cannot be read .*dvc repro`$"):
+        report.main(load())
+    assert Path("results/report/index.html").read_bytes() == old
+
+
+# --- drawings and pictures ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("right, count", [(0, 1), (1, 1), (3, 7), (180, 200), (200, 200)])
+def test_bars_of_the_reliability_diagram_are_wilson_intervals(right, count):
+    oracle = binomtest(right, count).proportion_ci(0.95, "wilson")
+    low, high = wilson(np.array([right / count]), np.array([float(count)]))
+    assert (low[0], high[0]) == pytest.approx((oracle.low, oracle.high), abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_small_image_is_embedded_pixel_by_pixel(channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (channels, 9, 7), np.uint8)
+    found = picture(pixels)
+    decoded = np.asarray(Image.open(io.BytesIO(b64decode(found.uri.removeprefix("data:image/png;base64,")))))
+    assert found.pixelated
+    np.testing.assert_array_equal(decoded.reshape(9, 7, channels).transpose(2, 0, 1), pixels)
+
+
+def test_large_image_is_shrunk_so_that_the_page_stays_light():
+    found = picture(np.random.default_rng(0).integers(0, 256, (3, 300, 200), np.uint8))
+    decoded = Image.open(io.BytesIO(b64decode(found.uri.removeprefix("data:image/jpeg;base64,"))))
+    assert not found.pixelated and max(decoded.size) <= 128 and len(found.uri) < 30_000
+
+
+def test_examples_show_scores_and_the_share_of_in_distribution_images_that_score_lower(finished):
+    arrays, scores = (
+        read_arrays(finished / f"results/ood/patches/{name}.safetensors") for name in ("examples", "scores")
+    )
+    for kind in ("id", "ood"):
+        found = examples(arrays, scores, kind, 4)
+        assert len(found) == 4
+        for each in found:
+            score = scores[f"trained.knn.{kind}"][each.index]
+            share = percentileofscore(scores["trained.knn.id"], score, "strict") / 100
+            assert each.scores["k-NN distance"] == pytest.approx((score, share))
+        assert [each.scores["k-NN distance"][0] for each in found] == sorted(
+            each.scores["k-NN distance"][0] for each in found
+        )
+
+
+def test_examples_are_spread_over_all_that_there_are():
+    assert evenly(32, 4) == [0, 10, 21, 31]
+    assert evenly(3, 8) == [0, 1, 2]
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("whole", [True, False], ids=["finished", "empty"])
+def test_page_is_no_wider_than_the_window(finished, tmp_path, width, whole):
+    """The page in a frame of that width (a window has a least width): how wide is what it holds?"""
+    (tmp_path / "params.yaml").write_bytes((finished / "params.yaml").read_bytes())
+    html = page(Inputs(finished if whole else tmp_path, load(finished / "params.yaml")))
+    measure = "onload = () => parent.postMessage([document.documentElement.scrollWidth, innerWidth], '*')"
+    html = re.sub(r"<meta http-equiv[^>]*>", "", html)  # the page's own policy forbids scripts
+    html = html.replace("</body>", f"<script>{measure}</script></body>")
+    (tmp_path / "page.html").write_text(html)
+    (tmp_path / "frame.html").write_text(
+        "<script>onmessage = event => document.body.dataset.widths = event.data</script>"
+        f"<body><iframe src='page.html' style='width: {width}px; height: 3000px; border: 0'></iframe></body>"
+    )
+    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += [
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=5000",
+    ]
+    done = subprocess.run(
+        [browser, *flags, "--dump-dom", (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=100
+    )
+    measured = re.search(r'data-widths="(\d+),(\d+)"', done.stdout)
+    assert measured, done.stderr
+    content, window = map(int, measured.groups())
+    assert window == width and content <= window
