@@ -117,8 +117,8 @@ def _corruption(inputs: Inputs) -> str:
 def limits(inputs: Inputs) -> str:
     return (
         f"One seed ({inputs.params.seed}); intervals are over test samples (few labels: over draws of the labels). "
-        "They say nothing of how much another seed would change. Everything that was selected was selected on held-out "
-        "training data; the test split was read once."
+        "They say nothing of how much another seed would change. What this run selected by itself, it selected on "
+        "held-out training data."
     )
 
 
