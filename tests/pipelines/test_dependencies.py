@@ -41,6 +41,13 @@ def reached(module: str) -> set[Path]:
     return {source(name).relative_to(ROOT) for name in seen}
 
 
+def test_every_file_of_a_stage_that_is_a_package_is_listed():
+    for init in (ROOT / "stages").glob("*/__init__.py"):
+        listed = set(STAGES[init.parent.name]["deps"])
+        files = {path for path in init.parent.iterdir() if path.is_file() and path != init}
+        assert {str(path.relative_to(ROOT)) for path in files} <= listed
+
+
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_a_stage_lists_exactly_the_modules_it_imports(stage):
     definition = STAGES[stage].get("do", STAGES[stage])

@@ -16,13 +16,14 @@ from scipy.stats import binomtest, percentileofscore
 
 from prosmin.errors import UserError
 from prosmin.files import read_arrays, read_json, write_json
-from stages import corrupt, embed, fetch, knn, linear, lowshot, ood, pretrain, report, transfer
+from stages import corrupt, embed, fetch, knn, linear, lowshot, ood, pretrain, transfer
 from stages.params import load
-from stages.report_figures import COLOURS, wilson
-from stages.report_inputs import Inputs
-from stages.report_page import page
-from stages.report_pictures import evenly, examples, picture
-from stages.report_tables import Row, Value
+from stages.report import __main__ as report
+from stages.report.figures import COLOURS, wilson
+from stages.report.inputs import Inputs
+from stages.report.page import page
+from stages.report.pictures import evenly, examples, picture
+from stages.report.tables import Row, Value
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {

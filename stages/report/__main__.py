@@ -13,8 +13,8 @@ from pathlib import Path
 from prosmin import files
 from stages.command import run
 from stages.params import Params
-from stages.report_inputs import Inputs
-from stages.report_page import page
+from stages.report.inputs import Inputs
+from stages.report.page import page
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from stages.report_figures import detector_line, detectors_of
+from stages.report.figures import detector_line, detectors_of
 
 PIXELATED = 64  # up to so many pixels a side an image is embedded as it is and scaled up pixel by pixel
 SHRUNK = 128  # larger ones are shrunk to this many, as JPEG, so that the page stays light

@@ -1,8 +1,8 @@
 """Numbers as the report writes them, and its sentences that are made of numbers."""
 
-from stages.report_figures import detector_line
-from stages.report_inputs import Inputs
-from stages.report_tables import Row, Value, ood_sets, ranges, row
+from stages.report.figures import detector_line
+from stages.report.inputs import Inputs
+from stages.report.tables import Row, Value, ood_sets, ranges, row
 
 MINUS = "\u2212"
 TO = "\u2060\u2013\u2060"  # an en dash at which no line is broken

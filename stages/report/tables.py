@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stages.report_figures import detector_line, detectors_of
-from stages.report_inputs import Inputs, Missing, made_by
+from stages.report.figures import detector_line, detectors_of
+from stages.report.inputs import Inputs, Missing, made_by
 
 WEAK = 0.6  # an AUROC below it is named in the text: 0.5 is chance
 

@@ -5,11 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stages import report_figures as figures
-from stages import report_pictures as pictures
-from stages import report_prose as prose
-from stages import report_tables as tables
-from stages.report_inputs import Inputs, made_by
+from stages.report import figures, pictures, prose, tables
+from stages.report.inputs import Inputs, made_by
 
 
 def page(inputs: Inputs) -> str:
