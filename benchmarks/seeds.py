@@ -1,8 +1,8 @@
 """The headline numbers over several seeds: ``python -m benchmarks.seeds 0 1 2 3 4``.
 
-Each seed is a DVC experiment of its own (``seed-<n>``, by ``dvc exp run --temp``; one that exists is not run again) with
-its own split, initial weights, order, views and label draws. Prints a Markdown table: the mean over seeds with its 95 %
-t-interval, each seed's number, and the floor of the untrained network.
+Each seed is a DVC experiment of its own (``seed-<n>``, by ``dvc exp run --temp``; one that exists is not run again)
+with its own split, initial weights, order, views and label draws. Prints a Markdown table: the mean over seeds with its
+95 % t-interval, each seed's number, and the floor of the untrained network.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from dvc.api import DVCFileSystem
 from scipy import stats
 
 ROWS = {
@@ -39,11 +40,15 @@ def run(seeds: list[int]) -> list[dict[str, Any]]:
         if f"seed-{seed}" not in known:
             print(f"seed {seed} ...", file=sys.stderr, flush=True)
             dvc("exp", "run", "--temp", "--name", f"seed-{seed}", "-S", f"seed={seed}")
-    found = json.loads(dvc("metrics", "show", "--json", *(f"seed-{seed}" for seed in seeds)))
-    return [
-        {path.removeprefix("metrics/").removesuffix(".json"): part["data"] for path, part in found[f"seed-{seed}"]["data"].items()}
-        for seed in seeds
-    ]
+    return [metrics_of(f"seed-{seed}") for seed in seeds]
+
+
+def metrics_of(experiment: str) -> dict[str, Any]:
+    files = DVCFileSystem(rev=experiment)
+    return {
+        path.removeprefix("metrics/").removesuffix(".json"): json.loads(files.read_text(path))
+        for path in files.find("metrics")
+    }
 
 
 def reach(metrics: dict[str, Any], encoder: str, path: tuple[str, ...]) -> float:

@@ -28,7 +28,9 @@ def rows(params: Params, folder: str | Path = "metrics") -> list[Row]:
         content = read_json(path) if path.is_file() else {}
         trained, random = (_section(content, encoder, *sections) for encoder in ("trained", "random"))
         if name in trained:
-            found.append(Row(label, trained[name], trained.get(f"{name}_low"), trained.get(f"{name}_high"), random.get(name)))
+            found.append(
+                Row(label, trained[name], trained.get(f"{name}_low"), trained.get(f"{name}_high"), random.get(name))
+            )
     return found
 
 
@@ -63,5 +65,6 @@ def table(found: list[Row]) -> str:
         lines.append((row.label, f"{row.value:.3f}", interval, "" if row.random is None else f"{row.random:.3f}"))
     label, *numbers = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
-        "  ".join([line[0].ljust(label), *(cell.rjust(width) for cell, width in zip(line[1:], numbers, strict=True))]) for line in lines
+        "  ".join([line[0].ljust(label), *(cell.rjust(width) for cell, width in zip(line[1:], numbers, strict=True))])
+        for line in lines
     )

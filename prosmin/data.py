@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -87,15 +87,15 @@ def _raw(reader: SplitReader, image_size: int | None, channels: int | None) -> T
     shape = (-1, layout.height, layout.width, layout.channels)
     # One binary array is one buffer with the images end to end, so that the whole batch is a view of the file.
     parts = [_buffer(chunk).reshape(shape) for chunk in reader.table["image"].chunks]
-    images = torch.from_numpy(numpy.concatenate(parts)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2)
     return torch.cat([convert(part, image_size, channels) for part in images.split(_CHUNK)])
 
 
-def _buffer(chunk: Any) -> numpy.ndarray:
+def _buffer(chunk: Any) -> np.ndarray:
     """The bytes of all values of an Arrow binary array."""
     _, offsets, values = chunk.buffers()
-    first, last = numpy.frombuffer(offsets, numpy.int32)[[chunk.offset, chunk.offset + len(chunk)]]
-    return numpy.frombuffer(values, numpy.uint8)[first:last]
+    first, last = np.frombuffer(offsets, np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
+    return np.frombuffer(values, np.uint8)[first:last]
 
 
 def _encoded(reader: SplitReader, image_size: int | None, channels: int | None) -> Tensor:

@@ -73,7 +73,9 @@ def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]
             raise UserError(f"{path} is of format {content['format']}; this version reads format {FORMAT}")
         return ModelSettings(**content["model"]), content["trained"]
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`") from None
+        raise UserError(
+            f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe a model: {error}") from None
 
@@ -99,7 +101,9 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_file(str(path)))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`") from None
+        raise UserError(
+            f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`"
+        ) from None
     except SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from None
     except RuntimeError as error:

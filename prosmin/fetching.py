@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from tqdm import tqdm
 
 from prosmin.arrow import NO_LABEL, RAW_SIDE, SPLITS, Layout, SplitReader, SplitWriter
@@ -208,7 +208,7 @@ def _write_split(path: Path, layout: Layout, rows: Iterator[Row]) -> Written:
             digests += hashlib.blake2b(row.image, digest_size=8).digest()
             low = min(low[0], row.height), min(low[1], row.width)
             high = max(high[0], row.height), max(high[1], row.width)
-    return Written(path, numpy.array(labels, numpy.int64), numpy.frombuffer(digests, "<u8"), *zip(low, high))
+    return Written(path, np.array(labels, np.int64), np.frombuffer(digests, "<u8"), *zip(low, high))
 
 
 def _transform_split(path: Path, layout: Layout, transform: str, seed: int, split: str) -> Written:
@@ -227,6 +227,6 @@ def _check_written(classes: tuple[str, ...] | None, written: Mapping[str, Writte
         if not len(facts.labels):
             raise UserError(f"no image of split {split!r} can be read")
     if classes and "train" in written:
-        counts = numpy.bincount(written["train"].labels, minlength=len(classes))
+        counts = np.bincount(written["train"].labels, minlength=len(classes))
         if not counts.all():
             raise UserError(f"no image of class {classes[counts.argmin()]!r} in train can be read")

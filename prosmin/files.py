@@ -85,10 +85,10 @@ def read_json(path: str | Path) -> Any:
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
     """NumPy arrays as one safetensors file, the keys in sorted order; the same arrays give the same bytes."""
-    import numpy
+    import numpy as np
     from safetensors.numpy import save
 
-    whole = {name: numpy.asarray(arrays[name], order="C") for name in sorted(arrays)}
+    whole = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     write_bytes(path, save(whole))
 
 

@@ -4,10 +4,10 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-AnyImage = bytes | Path | numpy.ndarray
+AnyImage = bytes | Path | np.ndarray
 """An encoded image, the file of one, or uint8 pixels [height, width, channels]."""
 
 _GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"}
@@ -31,7 +31,7 @@ class Header:
 
 def read_header(image: AnyImage) -> Header:
     """Raise ``Unreadable`` where there is no image, or one of a pixel type that has no 8-bit reading."""
-    if isinstance(image, numpy.ndarray):
+    if isinstance(image, np.ndarray):
         return Header(image.shape[2], image.shape[0], image.shape[1])
     try:
         with _open(image) as picture:
@@ -43,13 +43,13 @@ def read_header(image: AnyImage) -> Header:
         raise Unreadable(_reason(error)) from None
 
 
-def decode(image: AnyImage) -> numpy.ndarray:
+def decode(image: AnyImage) -> np.ndarray:
     """Pixels, uint8 [height, width, channels], upright; channels as in ``read_header``.
 
     A palette, alpha channel or CMYK becomes RGB (alpha is dropped), bilevel becomes 0 and 255, 16-bit grey keeps its
     high byte. Raise ``Unreadable`` for an image that is broken or ends early.
     """
-    if isinstance(image, numpy.ndarray):
+    if isinstance(image, np.ndarray):
         return image
     try:
         with _open(image) as picture:
@@ -58,7 +58,7 @@ def decode(image: AnyImage) -> numpy.ndarray:
         raise Unreadable(_reason(error)) from None
 
 
-def encode(image: AnyImage) -> tuple[bytes, numpy.ndarray]:
+def encode(image: AnyImage) -> tuple[bytes, np.ndarray]:
     """The bytes to keep, and the pixels: an 8-bit grey or RGB JPEG or PNG is kept as it is, anything else as a PNG.
 
     Every image is decoded in full first, so that a truncated one raises ``Unreadable`` here and not in training.
@@ -72,7 +72,7 @@ def encode(image: AnyImage) -> tuple[bytes, numpy.ndarray]:
     return (image if isinstance(image, bytes) and _is_plain(image) else to_png(pixels)), pixels
 
 
-def to_png(pixels: numpy.ndarray) -> bytes:
+def to_png(pixels: np.ndarray) -> bytes:
     """uint8 [height, width, 1 or 3] as a PNG file."""
     stream = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, "PNG")
@@ -91,16 +91,16 @@ def _channels(picture: Image.Image) -> int:
     return 1 if picture.mode in _GREY else 3
 
 
-def _pixels(picture: Image.Image) -> numpy.ndarray:
+def _pixels(picture: Image.Image) -> np.ndarray:
     channels = _channels(picture)
     picture.load()
     if picture.getexif().get(_ORIENTATION, 1) != 1:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
-        return (numpy.asarray(picture) >> 8).astype(numpy.uint8)[..., None]
+        return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
     if picture.mode == "P":
         picture = picture.convert("RGBA")  # a palette may hold transparency, which RGB alone warns about
-    pixels = numpy.array(picture.convert("L" if channels == 1 else "RGB"))
+    pixels = np.array(picture.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from prosmin.arrow import Layout, SplitReader
@@ -23,8 +23,8 @@ class Written:
     """
 
     path: Path
-    labels: NDArray[numpy.int64]
-    digests: NDArray[numpy.uint64]
+    labels: NDArray[np.int64]
+    digests: NDArray[np.uint64]
     height: tuple[int, int]
     width: tuple[int, int]
 
@@ -48,7 +48,7 @@ def describe(layout: Layout, classes: tuple[str, ...] | None, written: Mapping[s
 def _summary(facts: Written, classes: tuple[str, ...] | None) -> dict[str, Any]:
     with open(facts.path, "rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    counts = numpy.bincount(facts.labels, minlength=len(classes)).tolist() if classes else None
+    counts = np.bincount(facts.labels, minlength=len(classes)).tolist() if classes else None
     return {
         "count": len(facts.labels),
         "per_class": dict(zip(classes, counts)) if classes else None,
@@ -65,11 +65,11 @@ def find_duplicates(written: Mapping[str, Written]) -> dict[str, Any]:
     label; examples: the places of up to 20 repeated images, those in several splits first.
     """
     names = list(written)
-    splits = numpy.repeat(numpy.arange(len(names)), [len(facts.labels) for facts in written.values()])
-    rows = numpy.concatenate([numpy.arange(len(facts.labels)) for facts in written.values()])
-    labels = numpy.concatenate([facts.labels for facts in written.values()])
-    groups = _repeated(numpy.concatenate([facts.digests for facts in written.values()]))
-    counts = [numpy.bincount(splits[group], minlength=len(names)) for group in groups]
+    splits = np.repeat(np.arange(len(names)), [len(facts.labels) for facts in written.values()])
+    rows = np.concatenate([np.arange(len(facts.labels)) for facts in written.values()])
+    labels = np.concatenate([facts.labels for facts in written.values()])
+    groups = _repeated(np.concatenate([facts.digests for facts in written.values()]))
+    counts = [np.bincount(splits[group], minlength=len(names)) for group in groups]
     order = sorted(range(len(groups)), key=lambda at: ((counts[at] > 0).sum() < 2, groups[at][0]))
     readers = [SplitReader(facts.path) for facts in written.values()]
 
@@ -87,9 +87,9 @@ def find_duplicates(written: Mapping[str, Written]) -> dict[str, Any]:
     }
 
 
-def _repeated(digests: NDArray[numpy.uint64]) -> list[NDArray[numpy.int64]]:
+def _repeated(digests: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
     """Positions of each value that stands more than once, ascending."""
-    order = numpy.argsort(digests, kind="stable")
-    same = numpy.diff(digests[order]) == 0
-    order = order[numpy.append(same, False) | numpy.append(False, same)]
-    return [run for run in numpy.split(order, numpy.flatnonzero(numpy.diff(digests[order])) + 1) if len(run)]
+    order = np.argsort(digests, kind="stable")
+    same = np.diff(digests[order]) == 0
+    order = order[np.append(same, False) | np.append(False, same)]
+    return [run for run in np.split(order, np.flatnonzero(np.diff(digests[order])) + 1) if len(run)]

@@ -42,9 +42,8 @@ def check_predictions(predictions: np.ndarray, labels: np.ndarray, probabilities
     if labels.min() < 0 or labels.max() >= predictions.shape[1]:
         outside = labels.min() if labels.min() < 0 else labels.max()
         raise UserError(f"label {outside} is not one of the {predictions.shape[1]} classes predicted")
-    if probabilities:
-        if predictions.min() < 0 or np.abs(predictions.sum(axis=1) - 1).max() > 1e-4:
-            raise UserError("the predictions are not probabilities: each row must be at least 0 and sum to 1")
+    if probabilities and (predictions.min() < 0 or np.abs(predictions.sum(axis=1) - 1).max() > 1e-4):
+        raise UserError("the predictions are not probabilities: each row must be at least 0 and sum to 1")
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

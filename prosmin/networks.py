@@ -43,8 +43,11 @@ def build_backbone(
     import timm
 
     if not timm.is_model(name):
-        raise ConfigError("encoder.name", name, f"it must be a model that timm {timm.__version__} knows"
-                          + nearest(name, timm.list_models()))
+        raise ConfigError(
+            "encoder.name",
+            name,
+            f"it must be a model that timm {timm.__version__} knows" + nearest(name, timm.list_models()),
+        )
     options = dict(kwargs or {})
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         options = {"img_size": image_size, "dynamic_img_size": True, **options}

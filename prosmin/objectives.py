@@ -134,5 +134,6 @@ class ProSMIN(nn.Module):
             raise ConfigError(
                 "batch_size",
                 batch_size,
-                f"whitening {self.dim} dimensions needs more than {math.ceil(self.dim / 2)} images, or target.shrinkage above 0",
+                f"whitening {self.dim} dimensions needs more than {math.ceil(self.dim / 2)} images, "
+                "or target.shrinkage above 0",
             )

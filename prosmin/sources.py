@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from prosmin.arrow import NO_LABEL, SPLITS
 from prosmin.errors import ConfigError, UserError, nearest
@@ -39,7 +39,7 @@ class Images:
         return Images(self.labels[rows], lambda chosen: self.read(rows[chosen]))
 
     def __iter__(self) -> Iterator[tuple[AnyImage, int, str]]:
-        for label, (image, source) in zip(self.labels.tolist(), self.read(numpy.arange(len(self)))):
+        for label, (image, source) in zip(self.labels.tolist(), self.read(np.arange(len(self)))):
             yield image, label, source
 
 
@@ -52,7 +52,7 @@ class Source:
 
 
 def no_labels(count: int) -> Rows:
-    return numpy.full(count, NO_LABEL, dtype=numpy.int64)
+    return np.full(count, NO_LABEL, dtype=np.int64)
 
 
 # --- scikit-learn ---------------------------------------------------------------------------------
@@ -67,9 +67,9 @@ def builtin(name: str, patch: int, val_fraction: float, test_fraction: float) ->
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        pixels = numpy.rint(digits.images * (255 / 16)).astype(numpy.uint8)[..., None]
+        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         classes = tuple(str(digit) for digit in digits.target_names)
-        return Source(classes, {"train": _in_memory(pixels, digits.target.astype(numpy.int64), "digits")})
+        return Source(classes, {"train": _in_memory(pixels, digits.target.astype(np.int64), "digits")})
     return _patches(patch, val_fraction, test_fraction)
 
 
@@ -84,8 +84,8 @@ def _patches(side: int, val_fraction: float, test_fraction: float) -> Source:
         down, across = photograph.shape[0] // side, photograph.shape[1] // side
         squares = photograph[: down * side, : across * side].reshape(down, side, across, side, 3).swapaxes(1, 2)
         pixels.append(squares.reshape(-1, side, side, 3))
-        labels.append(numpy.full(down * across, label))
-        columns.append(numpy.tile(numpy.arange(across), down))
+        labels.append(np.full(down * across, label))
+        columns.append(np.tile(np.arange(across), down))
     across = columns[0].max() + 1
     test = math.ceil(across * test_fraction)
     val = math.ceil((across - test) * val_fraction)
@@ -94,18 +94,18 @@ def _patches(side: int, val_fraction: float, test_fraction: float) -> Source:
         raise ConfigError(
             "patch", side, f"the photographs are {across} patches wide, which val and test use up; make it smaller"
         )
-    whole = _in_memory(numpy.concatenate(pixels), numpy.concatenate(labels), "patches")
-    edges = numpy.cumsum([0, train, val, test])
-    column = numpy.concatenate(columns)
+    whole = _in_memory(np.concatenate(pixels), np.concatenate(labels), "patches")
+    edges = np.cumsum([0, train, val, test])
+    column = np.concatenate(columns)
     strips = {
-        split: whole.take(numpy.flatnonzero((column >= low) & (column < high)))
+        split: whole.take(np.flatnonzero((column >= low) & (column < high)))
         for split, low, high in zip(SPLITS, edges, edges[1:])
         if high > low
     }
     return Source(classes, strips)
 
 
-def _in_memory(pixels: numpy.ndarray, labels: Rows, name: str) -> Images:
+def _in_memory(pixels: np.ndarray, labels: Rows, name: str) -> Images:
     return Images(labels, lambda rows: ((pixels[row], f"{name}:{row}") for row in rows.tolist()))
 
 
@@ -150,7 +150,7 @@ def folder(path: str) -> Source:
                 )
     splits = {}
     for split, found in files.items():
-        labels = numpy.repeat(numpy.arange(len(classes)), [len(found[name]) for name in classes])
+        labels = np.repeat(np.arange(len(classes)), [len(found[name]) for name in classes])
         splits[split] = _image_files(root, [file for name in classes for file in found[name]], labels)
     return Source(classes, splits)
 

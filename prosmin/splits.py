@@ -2,22 +2,22 @@
 
 import math
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from prosmin.arrow import NO_LABEL
 from prosmin.errors import UserError
 
-Rows = NDArray[numpy.int64]
+Rows = NDArray[np.int64]
 
 
-def generator(seed: int, purpose: str) -> numpy.random.Generator:
+def generator(seed: int, purpose: str) -> np.random.Generator:
     """Independent random numbers for every purpose, so that one setting does not shift the draws of another."""
-    return numpy.random.default_rng([seed, *purpose.encode()])
+    return np.random.default_rng([seed, *purpose.encode()])
 
 
 def hold_out(
-    labels: Rows, fraction: float, rng: numpy.random.Generator, name: str, classes: tuple[str, ...] | None
+    labels: Rows, fraction: float, rng: np.random.Generator, name: str, classes: tuple[str, ...] | None
 ) -> tuple[Rows, Rows]:
     """Split row numbers into (kept, held out), each ascending.
 
@@ -33,42 +33,42 @@ def hold_out(
             raise UserError(
                 f"{what} only 1 image left to share between train and {name}; add images or set {name}_fraction to 0"
             )
-    sizes = numpy.array([len(rows) for rows in groups])
+    sizes = np.array([len(rows) for rows in groups])
     share = sizes * fraction
-    counts = numpy.floor(share).astype(int)
+    counts = np.floor(share).astype(int)
     missing = math.ceil(fraction * len(labels) - 1e-9) - counts.sum()
-    counts[numpy.argsort(counts - share, kind="stable")[:missing]] += 1
-    counts = numpy.clip(counts, 1, sizes - 1)
-    held = numpy.concatenate([rng.permutation(rows)[:count] for rows, count in zip(groups, counts)])
+    counts[np.argsort(counts - share, kind="stable")[:missing]] += 1
+    counts = np.clip(counts, 1, sizes - 1)
+    held = np.concatenate([rng.permutation(rows)[:count] for rows, count in zip(groups, counts)])
     held.sort()
-    return numpy.setdiff1d(numpy.arange(len(labels)), held), held
+    return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def balanced_subset(labels: Rows, count: int, rng: numpy.random.Generator) -> Rows:
+def balanced_subset(labels: Rows, count: int, rng: np.random.Generator) -> Rows:
     """Ascending row numbers of at most ``count`` images, as many of each class as of any other where there are enough.
 
     labels: [N], -1 throughout when there are none.
     """
     groups = _groups(labels)
-    sizes = numpy.array([len(rows) for rows in groups])
-    quota = numpy.zeros_like(sizes)
+    sizes = np.array([len(rows) for rows in groups])
+    quota = np.zeros_like(sizes)
     left = min(count, len(labels))
     while left:  # fill all classes evenly; those that run out leave their share to the others
-        open_classes = numpy.flatnonzero(quota < sizes)
+        open_classes = np.flatnonzero(quota < sizes)
         step = max(1, min(left // len(open_classes), (sizes - quota)[open_classes].min()))
         chosen = open_classes if left >= len(open_classes) else rng.permutation(open_classes)[:left]
         quota[chosen] += step
         left -= step * len(chosen)
-    rows = numpy.concatenate([rng.permutation(rows)[:size] for rows, size in zip(groups, quota)])
+    rows = np.concatenate([rng.permutation(rows)[:size] for rows, size in zip(groups, quota)])
     rows.sort()
     return rows
 
 
 def _groups(labels: Rows) -> list[Rows]:
     """Row numbers of each class that is present, in order of the class."""
-    order = numpy.argsort(labels, kind="stable")
-    _, starts = numpy.unique(labels[order], return_index=True)
-    return numpy.split(order, starts[1:])
+    order = np.argsort(labels, kind="stable")
+    _, starts = np.unique(labels[order], return_index=True)
+    return np.split(order, starts[1:])
 
 
 def is_labelled(labels: Rows) -> bool:

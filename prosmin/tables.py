@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy
+import numpy as np
 import pyarrow
 from pyarrow import compute, types
 from pyarrow.parquet import ParquetFile
@@ -111,9 +111,9 @@ def _parquet_reader(
             first = start
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
-                if numpy.searchsorted(rows, start) < numpy.searchsorted(rows, stop):
+                if np.searchsorted(rows, start) < np.searchsorted(rows, stop):
                     for column in _batches(path, file, group, image):
-                        low, high = numpy.searchsorted(rows, [start, start + len(column)])
+                        low, high = np.searchsorted(rows, [start, start + len(column)])
                         for row in rows[low:high].tolist():
                             yield _content(column[row - start].as_py()), f"{path.name}:{row - first}"
                         start += len(column)
@@ -249,12 +249,12 @@ def class_numbers(
     values = {split: column.to_numpy() for split, column in columns.items()}
     if names is None or any(_is_text(column.type) for column in columns.values()):
         _check_range(values, name, None)
-        found = numpy.unique(numpy.concatenate([numpy.unique(each) for each in values.values()]))
+        found = np.unique(np.concatenate([np.unique(each) for each in values.values()]))
         return tuple(str(value) for value in found), {
-            split: numpy.searchsorted(found, each) for split, each in values.items()
+            split: np.searchsorted(found, each) for split, each in values.items()
         }
     _check_range(values, name, len(names))
-    return tuple(names), {split: each.astype(numpy.int64) for split, each in values.items()}
+    return tuple(names), {split: each.astype(np.int64) for split, each in values.items()}
 
 
 def _plain(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
@@ -265,7 +265,7 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind)
 
 
-def _check_range(values: Mapping[str, numpy.ndarray], name: str, classes: int | None) -> None:
+def _check_range(values: Mapping[str, np.ndarray], name: str, classes: int | None) -> None:
     for split, each in values.items():
         if each.dtype.kind not in "iu" or not len(each):
             continue

@@ -109,7 +109,9 @@ def pretrain(
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     count = len(images)
     if settings.batch_size > count:
-        raise ConfigError("batch_size", settings.batch_size, f"there are only {count} training images; use at most that")
+        raise ConfigError(
+            "batch_size", settings.batch_size, f"there are only {count} training images; use at most that"
+        )
     if settings.batch_size % world:
         raise ConfigError("batch_size", settings.batch_size, f"it must be a multiple of the {world} processes")
     model.check_batch(settings.batch_size)

@@ -6,7 +6,7 @@ A variant has the splits of its origin and no labels, for none of its images bel
 from collections.abc import Iterator
 from functools import lru_cache
 
-import numpy
+import numpy as np
 from PIL import Image
 
 from prosmin.arrow import NO_LABEL, Layout, SplitReader
@@ -21,7 +21,7 @@ def transformed_layout(layout: Layout, transform: str) -> Layout:
     return layout
 
 
-def transformed(reader: SplitReader, transform: str, seed: int, split: str) -> Iterator[numpy.ndarray]:
+def transformed(reader: SplitReader, transform: str, seed: int, split: str) -> Iterator[np.ndarray]:
     """Yield the variant of each image of a split, uint8 [height, width, channels].
 
     transform: ``invert`` 255 - x; ``rotate90`` a quarter turn anticlockwise; ``permute`` one permutation of the pixel
@@ -37,38 +37,38 @@ def transformed(reader: SplitReader, transform: str, seed: int, split: str) -> I
         if transform == "invert":
             yield 255 - pixels
         elif transform == "rotate90":
-            yield numpy.rot90(pixels)
+            yield np.rot90(pixels)
         elif transform == "permute":
             height, width, channels = pixels.shape
             yield pixels.reshape(-1, channels)[_permutation(seed, height * width)].reshape(pixels.shape)
         elif transform == "noise":
-            yield noise.integers(0, 256, pixels.shape, dtype=numpy.uint8)
+            yield noise.integers(0, 256, pixels.shape, dtype=np.uint8)
         else:
             raise ValueError(f"unknown transform {transform!r}")
 
 
-def read_pixels(reader: SplitReader, row: int) -> numpy.ndarray:
+def read_pixels(reader: SplitReader, row: int) -> np.ndarray:
     """uint8 [height, width, channels] of one stored image."""
     layout = reader.layout
     if layout.encoding == "encoded":
         return decode(reader.image(row).to_pybytes())
-    return numpy.frombuffer(reader.image(row), numpy.uint8).reshape(layout.height, layout.width, layout.channels)
+    return np.frombuffer(reader.image(row), np.uint8).reshape(layout.height, layout.width, layout.channels)
 
 
 @lru_cache(maxsize=64)
-def _permutation(seed: int, count: int) -> numpy.ndarray:
+def _permutation(seed: int, count: int) -> np.ndarray:
     return generator(seed, "permute").permutation(count)
 
 
-def _halves(reader: SplitReader, seed: int, split: str) -> Iterator[numpy.ndarray]:
+def _halves(reader: SplitReader, seed: int, split: str) -> Iterator[np.ndarray]:
     labels = reader.table["label"].fill_null(NO_LABEL).to_numpy()
     rng = generator(seed, f"halves.{split}")
     # Sorted by class, the images of other classes are one run of the ring that starts behind this class.
-    order = numpy.argsort(labels, kind="stable")
+    order = np.argsort(labels, kind="stable")
     if not is_labelled(labels):
-        labels = numpy.arange(len(labels))
+        labels = np.arange(len(labels))
     ranked = labels[order]
-    first, last = numpy.searchsorted(ranked, labels, "left"), numpy.searchsorted(ranked, labels, "right")
+    first, last = np.searchsorted(ranked, labels, "left"), np.searchsorted(ranked, labels, "right")
     others = len(labels) - (last - first)
     if not others.all():
         raise UserError(f"transform halves joins images of different classes, but split {split!r} has only one")
@@ -78,5 +78,5 @@ def _halves(reader: SplitReader, seed: int, split: str) -> Iterator[numpy.ndarra
         height, width, channels = left.shape
         if right.shape != left.shape:
             picture = Image.fromarray(right[..., 0] if channels == 1 else right)
-            right = numpy.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(left.shape)
-        yield numpy.concatenate([left[:, : width // 2], right[:, width // 2 :]], axis=1)
+            right = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(left.shape)
+        yield np.concatenate([left[:, : width // 2], right[:, width // 2 :]], axis=1)

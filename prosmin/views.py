@@ -62,7 +62,10 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
     view = crop(images.float() / 255.0, boxes, settings.size, flip, angle)
     if settings.jitter > 0:
         on = draw.coin(settings.jitter)
-        around = lambda width: torch.where(on, draw.uniform(max(0.0, 1 - width), 1 + width), 1.0)  # noqa: E731
+
+        def around(width: float) -> Tensor:
+            return torch.where(on, draw.uniform(max(0.0, 1 - width), 1 + width), 1.0)
+
         if settings.brightness > 0:
             view = adjust_brightness(view, around(settings.brightness))
         if settings.contrast > 0:
@@ -105,8 +108,8 @@ def draw_boxes(
 def crop(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor, angle: Tensor) -> Tensor:
     """Bilinear resample of a box of each image to size x size; then flipped, and turned about the box's centre.
 
-    boxes: top, left, height, width [B] in pixels. flip: bool [B]. angle: degrees [B], counter-clockwise. At the border of
-    the box the edge pixel repeats, as when the box had been cut out first; a turned box may reach beyond the box
+    boxes: top, left, height, width [B] in pixels. flip: bool [B]. angle: degrees [B], counter-clockwise. At the border
+    of the box the edge pixel repeats, as when the box had been cut out first; a turned box may reach beyond the box
     and, at the border of the image, repeats the image's edge.
     """
     height, width = images.shape[-2:]

@@ -23,7 +23,9 @@ def run(stage: str, main: Callable[..., None]) -> None:
         try:
             inspect.signature(main).bind(params, *sys.argv[1:])
         except TypeError:
-            raise UserError(f"{stage} was given {shlex.join(sys.argv[1:]) or 'no argument'}; {_usage(stage, main)}") from None
+            raise UserError(
+                f"{stage} was given {shlex.join(sys.argv[1:]) or 'no argument'}; {_usage(stage, main)}"
+            ) from None
         main(params, *sys.argv[1:])
     except ConfigError as error:
         _fail(f"{PARAMS}: {stage}.{error}")

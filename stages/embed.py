@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 
 def main(params: Params, name: str = "") -> None:
     if name not in params.fetch:
-        raise UserError(f"embed needs the name of a dataset, not {name!r}; params.yaml has {', '.join(params.fetch)}"
-                        + nearest(name, params.fetch))
+        raise UserError(
+            f"embed needs the name of a dataset, not {name!r}; params.yaml has {', '.join(params.fetch)}"
+            + nearest(name, params.fetch)
+        )
 
     import torch
 

@@ -24,9 +24,12 @@ def evaluate(dataset: str, settings: Linear | Transfer, seed: int) -> dict[str, 
     evaluations = {}
     for encoder in ENCODERS:
         found = evaluate_probe(*load_labelled(dataset, encoder, seed), settings.l2, settings.bootstrap, seed)
-        log.info("%s, %s encoder: accuracy %.4f [%.4f, %.4f], ECE %.4f, %.4f calibrated", dataset, encoder, *(
-            found.metrics[name] for name in ("accuracy", "accuracy_low", "accuracy_high", "ece", "ece_calibrated")
-        ))
+        log.info(
+            "%s, %s encoder: accuracy %.4f [%.4f, %.4f], ECE %.4f, %.4f calibrated",
+            dataset,
+            encoder,
+            *(found.metrics[name] for name in ("accuracy", "accuracy_low", "accuracy_high", "ece", "ece_calibrated")),
+        )
         evaluations[encoder] = found
     return evaluations
 

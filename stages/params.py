@@ -115,7 +115,9 @@ class Dataset(Section):
     @model_validator(mode="after")
     def _leaves_train(self) -> "Dataset":
         if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError("val_fraction and test_fraction must add up to less than 1, or nothing is left to train on")
+            raise ValueError(
+                "val_fraction and test_fraction must add up to less than 1, or nothing is left to train on"
+            )
         return self
 
 
@@ -273,7 +275,9 @@ class Ood(Section):
 
 class Corrupt(Section):
     types: Annotated[tuple[CorruptionType, ...], Once] = Field(min_length=1)
-    severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Once] = Field(default=(1, 2, 3, 4, 5), min_length=1)
+    severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Once] = Field(
+        default=(1, 2, 3, 4, 5), min_length=1
+    )
     batch_size: Count = 512
     bootstrap: Bootstrap = 1000
 

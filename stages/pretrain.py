@@ -1,8 +1,8 @@
 """pretrain: ProSMIN on the images of the in-distribution dataset, labels unseen.
 
 Reads   data/<dataset>
-Writes  results/pretrain/    encoder.safetensors (the timm backbone alone), model.safetensors, random.safetensors (the same
-                             network before its first step), model.json (how to rebuild them), views.safetensors
+Writes  results/pretrain/    encoder.safetensors (the timm backbone alone), model.safetensors, random.safetensors (the
+                             same network before its first step), model.json (how to rebuild them), views.safetensors
         metrics/pretrain.json, plots/pretrain/{loss,diagnostics}.csv
 
 On a machine with several GPUs it starts one process for each by ``accelerate launch``; PROSMIN_PROCESSES sets the
@@ -32,7 +32,16 @@ def relaunch(processes: int, cuda: bool) -> None:
     if not cuda:
         environment["ACCELERATE_USE_CPU"] = "true"
     command = ["accelerate", "launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "stages.pretrain"]
+    command += [
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+        "-m",
+        "stages.pretrain",
+    ]
     os.execvpe(sys.executable, [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command[1:]], environment)
 
 
@@ -47,7 +56,7 @@ def main(params: Params) -> None:
     from accelerate import Accelerator
 
     from prosmin import __version__, data, export, files
-    from prosmin.training import Monitor, make_views, pretrain
+    from prosmin.training import make_views, pretrain
 
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision="no" if settings.precision == "fp32" else settings.precision
@@ -83,7 +92,9 @@ def main(params: Params) -> None:
         export.save_state(out / export.WEIGHTS["trained"], model.state_dict())
         export.save_state(out / export.WEIGHTS["random"], random_state)
         trained = {"prosmin": __version__, "dataset": params.dataset, "images": len(images), "seed": params.seed}
-        export.save_description(out, model_settings, trained | {"params": json.loads(settings.model_dump_json(by_alias=True))})
+        export.save_description(
+            out, model_settings, trained | {"params": json.loads(settings.model_dump_json(by_alias=True))}
+        )
         shown = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES]
         views = make_views(shown, view_settings_of(settings)[:2], params.seed, 0, 0)
         files.write_arrays(
@@ -168,9 +179,7 @@ def monitor_of(folder: Path, settings: Pretrain):
     if "val" not in names or (train.labels < 0).any() or (watched.labels < 0).any():
         return Monitor(watched.images[:WATCHED])
     every = max(1, len(train.images) // (4 * WATCHED))
-    return Monitor(
-        watched.images[:WATCHED], watched.labels[:WATCHED], train.images[::every], train.labels[::every]
-    )
+    return Monitor(watched.images[:WATCHED], watched.labels[:WATCHED], train.images[::every], train.labels[::every])
 
 
 if __name__ == "__main__":

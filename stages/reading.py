@@ -58,7 +58,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def read(path: Path) -> dict[Any, Any]:
     """The sections of a YAML file; a ``UserError`` of one sentence for each way of having none."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run this in the folder that holds it") from None
     except OSError as error:
@@ -87,7 +87,9 @@ def shown(value: Any) -> str:
 def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """What pydantic found wrong with ``model``, a line each: dotted key, value, what is allowed, nearest name."""
     # A list that only seems too short, because its faulty entries do not count, is no fault of its own.
-    faults = [each for each in error.errors() if each["type"] != "too_short" or len(each["input"]) < each["ctx"]["min_length"]]
+    faults = [
+        each for each in error.errors() if each["type"] != "too_short" or len(each["input"]) < each["ctx"]["min_length"]
+    ]
     return [_sentence(fault, model) for fault in faults]
 
 

@@ -8,14 +8,17 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-# How a stage is started, reads its settings, words an error and writes a file decides no number; a change there must not
-# re-run the graph.
+# How a stage is started, reads its settings, words an error and writes a file decides no number; a change there must
+# not re-run the graph.
 PLUMBING = {"stages.command", "stages.params", "stages.reading", "prosmin.errors", "prosmin.files"}
 
 
 def source(module: str) -> Path | None:
     path = ROOT / module.replace(".", "/")
-    return next((found for found in (path.with_suffix(".py"), path / "__main__.py", path / "__init__.py") if found.is_file()), None)
+    return next(
+        (found for found in (path.with_suffix(".py"), path / "__main__.py", path / "__init__.py") if found.is_file()),
+        None,
+    )
 
 
 def imported(module: str) -> set[str]:
@@ -60,7 +63,11 @@ def test_name_of_a_stage_is_its_module_its_section_and_its_folders(stage):
     definition = STAGES[stage].get("do", STAGES[stage])
     assert definition["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
     assert stage in yaml.safe_load((ROOT / "params.yaml").read_text())
-    written = [next(iter(out)) if isinstance(out, dict) else out for key in ("outs", "metrics", "plots") for out in definition.get(key, [])]
+    written = [
+        next(iter(out)) if isinstance(out, dict) else out
+        for key in ("outs", "metrics", "plots")
+        for out in definition.get(key, [])
+    ]
     for path in written:
         parts = Path(path).parts
         assert parts[0] == "data" and stage == "fetch" or Path(parts[1]).stem == stage, path

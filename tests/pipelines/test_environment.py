@@ -187,7 +187,9 @@ def test_another_user_s_folder_is_told_apart_from_a_missing_clone(machine):
 def test_no_network_is_one_sentence_and_leaves_nothing_that_looks_finished(machine):
     machine.link("python3", PYTHON)
     machine.variables |= {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
-    assert machine.complaint() == "the package index cannot be reached; check the network, then run the same command again"
+    assert (
+        machine.complaint() == "the package index cannot be reached; check the network, then run the same command again"
+    )
 
 
 def test_a_package_that_differs_from_the_lock_is_not_installed(machine):
@@ -201,7 +203,10 @@ def test_a_package_that_differs_from_the_lock_is_not_installed(machine):
     ("reason", "said"),
     [
         ("disk", "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"),
-        ("network", "error: Failed to fetch: `https://index/torch/`\n  Caused by: dns error: failed to lookup address information"),
+        (
+            "network",
+            "error: Failed to fetch: `https://index/torch/`\n  Caused by: dns error: failed to lookup address",
+        ),
         ("network", "ConnectTimeoutError(<HTTPSConnection>, 'Connection to index timed out. (connect timeout=15)')"),
         ("hash", "error: Hash mismatch for `torch==2.15.0`"),
         ("unknown", "ERROR: No matching distribution found for torch==2.15.0"),

@@ -9,13 +9,18 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements.lock").read_text()
-PINNED = [(Requirement(line), hashes) for line, hashes in re.findall(r"^(\S.*?) \\\n((?:    --hash=.*\n)+)", LOCK, re.M)]
+PINNED = [
+    (Requirement(line), hashes) for line, hashes in re.findall(r"^(\S.*?) \\\n((?:    --hash=.*\n)+)", LOCK, re.M)
+]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WANTED = [Requirement(each) for each in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
 
 
 def test_every_line_is_a_pin_or_its_hash():
-    assert all(re.fullmatch(r"[a-z0-9-]+==\S+( ; .+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in LOCK.splitlines())
+    assert all(
+        re.fullmatch(r"[a-z0-9-]+==\S+( ; .+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line)
+        for line in LOCK.splitlines()
+    )
     assert len(PINNED) == sum(not line.startswith(" ") for line in LOCK.splitlines())
 
 

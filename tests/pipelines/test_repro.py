@@ -53,7 +53,12 @@ def project(tmp_path):
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     # An empty PATH but for the system's: the stages must find the right `python` though nothing is activated.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PYTHONUNBUFFERED": "1",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.repro", *arguments],
         cwd=folder,

@@ -24,8 +24,13 @@ def test_every_stage_has_its_rows_in_the_order_of_params(tmp_path):
     inner = {"auroc": 0.9}
     write_json(tmp_path / "linear.json", both(accuracy=0.97, ece=0.02, ece_calibrated=0.01))
     write_json(tmp_path / "knn.json", both(accuracy=0.96))
-    write_json(tmp_path / "lowshot.json", {"trained": {"per_class_1": {"accuracy": 0.6}, "per_class_10": {"accuracy": 0.9}}})
-    write_json(tmp_path / "ood" / "patches.json", {"trained": {"knn": inner, "mahalanobis": inner, "sigma": inner, "msp": inner}})
+    write_json(
+        tmp_path / "lowshot.json", {"trained": {"per_class_1": {"accuracy": 0.6}, "per_class_10": {"accuracy": 0.9}}}
+    )
+    write_json(
+        tmp_path / "ood" / "patches.json",
+        {"trained": {"knn": inner, "mahalanobis": inner, "sigma": inner, "msp": inner}},
+    )
     write_json(tmp_path / "ood" / "digits_halves.json", {"trained": {"knn": inner}})
     write_json(tmp_path / "corrupt.json", both(mce_unnormalised=0.2))
     write_json(tmp_path / "transfer" / "patches.json", both(accuracy=0.99))

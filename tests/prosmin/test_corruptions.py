@@ -86,8 +86,10 @@ def test_noise_changes_pixels_as_much_as_the_benchmarks(large, name, severity):
     expected = change(large, np.stack([imagecorruptions.corrupt(image, severity, name) for image in large]))
     found = change(large, ours(large, name, severity))
     assert found.mean() == pytest.approx(expected.mean() + 0.5, abs=0.75)  # truncation costs half a level
-    assert np.abs(found).mean() == pytest.approx(np.abs(expected).mean(), rel=0.02)
-    assert found.std() == pytest.approx(expected.std(), rel=0.02)
+    # The oracle draws its impulse noise from a generator that cannot be seeded.
+    tolerance = 0.05 if name == "impulse_noise" else 0.02
+    assert np.abs(found).mean() == pytest.approx(np.abs(expected).mean(), rel=tolerance)
+    assert found.std() == pytest.approx(expected.std(), rel=tolerance)
 
 
 @every_severity
@@ -242,7 +244,7 @@ def test_the_damage_grows_with_severity(name, small, large):
         if name == "saturate":  # two severities of paling, three of the opposite
             assert 0 < damage[0] < damage[1] and 0 < damage[2] < damage[3] < damage[4]
         else:
-            assert 0 < damage[0] and all(low < high for low, high in zip(damage, damage[1:], strict=False))
+            assert damage[0] > 0 and all(low < high for low, high in zip(damage, damage[1:], strict=False))
 
 
 @every_type

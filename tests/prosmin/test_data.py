@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import datasets
-import numpy
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+
 from prosmin.arrow import Layout, SplitReader, SplitWriter
 from prosmin.data import convert, load_split, load_splits, read_manifest, split_names
 from prosmin.errors import UserError
@@ -22,17 +23,17 @@ from prosmin.images import Unreadable, decode, encode, read_header
 from prosmin.sources import Images, Source
 
 
-def photograph(height: int, width: int, channels: int = 3) -> numpy.ndarray:
+def photograph(height: int, width: int, channels: int = 3) -> np.ndarray:
     """A part of a real photograph, uint8 [height, width, channels]."""
     from sklearn.datasets import load_sample_image
 
     pixels = load_sample_image("china.jpg")[100 : 100 + height, 200 : 200 + width]
     if channels == 1:
-        return numpy.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+        return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     return pixels
 
 
-def encoded(pixels: numpy.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
+def encoded(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels)
     stream = io.BytesIO()
     (picture.convert(mode) if mode else picture).save(stream, kind, **options)
@@ -42,7 +43,7 @@ def encoded(pixels: numpy.ndarray, kind: str, mode: str | None = None, **options
 def fetched(folder: Path, images: list, labels: list[int] | None = None, **settings) -> dict:
     """Write ``images`` as split train of a dataset; without labels they are unlabelled."""
     classes = tuple(f"class {label}" for label in range(max(labels) + 1)) if labels else None
-    rows = numpy.array(labels if labels else [-1] * len(images), dtype=numpy.int64)
+    rows = np.array(labels if labels else [-1] * len(images), dtype=np.int64)
     source = Source(classes, {"train": Images(rows, lambda rows: ((images[row], f"image {row}") for row in rows))})
     folder.mkdir(exist_ok=True)
     manifest = write_dataset(folder, source, seed=0, val_fraction=0, test_fraction=0, **settings)
@@ -55,8 +56,8 @@ def fetched(folder: Path, images: list, labels: list[int] | None = None, **setti
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_small_images_come_back_pixel_for_pixel_over_several_record_batches(tmp_path, channels):
-    pixels = numpy.random.default_rng(0).integers(0, 256, (5000, 6, 9, channels), dtype=numpy.uint8)
-    labels = (numpy.arange(5000) % 7).tolist()
+    pixels = np.random.default_rng(0).integers(0, 256, (5000, 6, 9, channels), dtype=np.uint8)
+    labels = (np.arange(5000) % 7).tolist()
     manifest = fetched(tmp_path, list(pixels), labels)
     split = load_split(tmp_path, "train")
     assert len(SplitReader(tmp_path / "train.arrow").table["image"].chunks) > 1
@@ -88,8 +89,8 @@ def test_the_datasets_library_opens_the_files(tmp_path):
 def test_small_files_of_one_size_are_stored_as_pixels(tmp_path):
     jpeg = encoded(photograph(32, 24), "JPEG")
     assert fetched(tmp_path, [jpeg, jpeg])["encoding"] == "raw"
-    expected = numpy.asarray(Image.open(io.BytesIO(jpeg)))
-    assert numpy.array_equal(load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected)
+    expected = np.asarray(Image.open(io.BytesIO(jpeg)))
+    assert np.array_equal(load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.parametrize("sizes", [[(65, 10), (65, 10)], [(20, 20), (20, 21)]], ids=["above 64 pixels", "of two sizes"])
@@ -109,8 +110,8 @@ def test_encoded_images_are_decoded_as_pillow_does(tmp_path, kind, channels):
     content = encoded(photograph(90, 120, channels), kind)
     fetched(tmp_path, [content] * 2)
     image = load_split(tmp_path, "train").images[1].permute(1, 2, 0).numpy()
-    expected = numpy.asarray(Image.open(io.BytesIO(content))).reshape(90, 120, channels)
-    assert numpy.array_equal(image, expected)
+    expected = np.asarray(Image.open(io.BytesIO(content))).reshape(90, 120, channels)
+    assert np.array_equal(image, expected)
 
 
 def test_images_of_different_sizes_need_an_image_size(tmp_path):
@@ -127,9 +128,9 @@ def test_photographs_stand_upright(tmp_path, orientation, side):
     exif[0x0112] = orientation
     content = encoded(photograph(side, side // 2), "JPEG", exif=exif.tobytes(), quality=95)
     manifest = fetched(tmp_path, [content])
-    expected = numpy.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
     image = load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy()
-    assert numpy.array_equal(image, expected)
+    assert np.array_equal(image, expected)
     assert manifest["image_sizes"]["height"] == [expected.shape[0]] * 2
 
 
@@ -137,17 +138,17 @@ def test_photographs_stand_upright(tmp_path, orientation, side):
 @pytest.mark.parametrize("side", [40, 80], ids=["raw", "encoded"])
 def test_unusual_pixel_types_become_grey_or_rgb(tmp_path, mode, side):
     if mode == "I;16":
-        deep = photograph(side, side, 1).astype(numpy.uint16) * 257
+        deep = photograph(side, side, 1).astype(np.uint16) * 257
         stream = io.BytesIO()
         Image.fromarray(deep.squeeze(-1)).save(stream, "PNG")
         content, expected = stream.getvalue(), photograph(side, side, 1)
     else:
         content = encoded(photograph(side, side), "TIFF" if mode == "CMYK" else "PNG", mode)
         grey = mode in ("1", "LA")
-        expected = numpy.asarray(Image.open(io.BytesIO(content)).convert("L" if grey else "RGB"))
+        expected = np.asarray(Image.open(io.BytesIO(content)).convert("L" if grey else "RGB"))
         expected = expected.reshape(side, side, 1 if grey else 3)
     assert fetched(tmp_path, [content])["channels"] == expected.shape[2]
-    assert numpy.array_equal(load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected)
 
 
 def test_16_bit_colour_is_stored_with_8_bits():
@@ -174,7 +175,7 @@ def test_16_bit_colour_is_stored_with_8_bits():
 def test_resizing_takes_the_short_side_and_crops_the_centre_as_pillow_would(size):
     pixels = photograph(*size)
     height, width = (round(side * 32 / min(size)) for side in size)
-    resized = numpy.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+    resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)).astype(int)
     top, left = (height - 32) // 2, (width - 32) // 2
     expected = resized[top : top + 32, left : left + 32]
     image = convert(torch.tensor(pixels).permute(2, 0, 1)[None], 32, None)
@@ -183,9 +184,9 @@ def test_resizing_takes_the_short_side_and_crops_the_centre_as_pillow_would(size
 
 
 def test_rgb_becomes_grey_exactly_as_in_pillow():
-    pixels = numpy.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=numpy.uint8)
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     grey = convert(torch.from_numpy(pixels).permute(2, 0, 1)[None], None, 1)
-    assert numpy.array_equal(grey[0, 0].numpy(), numpy.asarray(Image.fromarray(pixels).convert("L")))
+    assert np.array_equal(grey[0, 0].numpy(), np.asarray(Image.fromarray(pixels).convert("L")))
 
 
 def test_grey_becomes_rgb_by_repetition():
@@ -216,8 +217,8 @@ def test_any_image_comes_out_at_the_size_asked_for_within_its_range(height, widt
 def three_splits(tmp_path):
     parts = {}
     for value, split in enumerate(["train", "val", "test"]):
-        pixels = numpy.full((value + 2, 8, 8, 1), value, dtype=numpy.uint8)
-        labels = numpy.arange(value + 2) % 2
+        pixels = np.full((value + 2, 8, 8, 1), value, dtype=np.uint8)
+        labels = np.arange(value + 2) % 2
         parts[split] = Images(labels, lambda rows, pixels=pixels: ((pixels[row], str(row)) for row in rows))
     manifest = write_dataset(tmp_path, Source(("a", "b"), parts), seed=0)
     write_json(tmp_path / "manifest.json", manifest)
@@ -294,7 +295,7 @@ def test_reasons_name_no_machine(tmp_path):
 
 def test_a_float_image_is_refused_by_its_header():
     stream = io.BytesIO()
-    Image.fromarray(numpy.zeros((5, 5), numpy.float32)).save(stream, "TIFF")
+    Image.fromarray(np.zeros((5, 5), np.float32)).save(stream, "TIFF")
     with pytest.raises(Unreadable, match="pixel type F is not supported"):
         read_header(stream.getvalue())
 

@@ -28,7 +28,9 @@ def test_feature_std_is_one_on_the_sphere_and_zero_at_collapse():
 def test_online_knn_with_equal_weights_agrees_with_scikit_learn():
     images, labels = load_digits(return_X_y=True)
     bank, queries = torch.tensor(images[:1000]), torch.tensor(images[1000:])
-    oracle = KNeighborsClassifier(1, metric="cosine").fit(images[:1000], labels[:1000]).score(images[1000:], labels[1000:])
+    oracle = (
+        KNeighborsClassifier(1, metric="cosine").fit(images[:1000], labels[:1000]).score(images[1000:], labels[1000:])
+    )
     found = diagnostics.knn_accuracy(bank, torch.tensor(labels[:1000]), queries, torch.tensor(labels[1000:]), k=1)
     assert found == pytest.approx(oracle, abs=2 / len(queries))
 

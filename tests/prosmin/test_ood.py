@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytorch_ood.detector import EnergyBased, KNN, Mahalanobis, MaxSoftmax
+from pytorch_ood.detector import KNN, EnergyBased, Mahalanobis, MaxSoftmax
 from pytorch_ood.metrics import OODMetrics
 from pytorch_ood.metrics.functional import fpr_at_tpr
 from scipy.spatial.distance import cdist

@@ -93,9 +93,7 @@ def test_monte_carlo_equals_the_sum_over_all_pairs_of_its_samples():
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.floats(-5, 5), st.floats(0.02, 8), st.floats(-5, 5), st.floats(-3, 3), st.floats(0.1, 10)
-)
+@given(st.floats(-5, 5), st.floats(0.02, 8), st.floats(-5, 5), st.floats(-3, 3), st.floats(0.1, 10))
 def test_crps_moves_with_a_shift_and_scales_with_the_unit(mu, sigma, y, shift, unit):
     score = closed(mu, sigma, y)
     assert closed(mu + shift, sigma, y + shift) == pytest.approx(score, rel=1e-9, abs=1e-9)

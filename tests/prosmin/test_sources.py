@@ -6,13 +6,15 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
-import numpy
+import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+
 from prosmin import sources, tables
 from prosmin.arrow import SplitReader
 from prosmin.errors import UserError
@@ -21,7 +23,6 @@ from prosmin.images import decode
 from prosmin.sources import Images, Source, builtin, folder
 from prosmin.splits import balanced_subset, generator, hold_out
 from prosmin.transforms import read_pixels
-from sklearn.datasets import load_digits, load_sample_images
 
 
 def picture(value: int, size: tuple[int, int] = (8, 8), mode: str = "L") -> bytes:
@@ -50,11 +51,11 @@ def test_digits_are_those_of_scikit_learn_at_full_range():
     source = builtin("digits", 16, 0.2, 0.2)
     digits = load_digits()
     images = source.splits["train"]
-    pixels = numpy.stack([image[..., 0] for image, _, _ in images])
+    pixels = np.stack([image[..., 0] for image, _, _ in images])
     assert source.classes == tuple("0123456789")
     assert images.labels.tolist() == digits.target.tolist()
-    assert pixels.dtype == numpy.uint8 and pixels.max() == 255
-    assert numpy.abs(pixels / 255 - digits.images / 16).max() < 0.5 / 255 + 1e-9
+    assert pixels.dtype == np.uint8 and pixels.max() == 255
+    assert np.abs(pixels / 255 - digits.images / 16).max() < 0.5 / 255 + 1e-9
 
 
 @pytest.mark.parametrize("side", [16, 60])
@@ -175,7 +176,7 @@ def test_any_rows_of_any_files_can_be_taken(tmp_path_factory, rows):
     root = tmp_path_factory.mktemp("shards")
     table(root / "train-0.parquet", [0] * 25, groups=7)
     table(root / "train-1.parquet", [1] * 15, start=25, groups=4)
-    chosen = numpy.array(sorted(rows), dtype=numpy.int64)
+    chosen = np.array(sorted(rows), dtype=np.int64)
     for path in (str(root), str(root / "train-*.parquet")):
         images = tables.parquet({"train": path}).splits["train"]
         assert len(images) == 40
@@ -225,10 +226,10 @@ def test_a_dataset_in_the_layout_of_the_hub_keeps_its_bytes_and_names(tmp_path, 
     source = tables.hub(str(tmp_path / "repo"), "0" * 40, splits={"train": "train", "test": "validation"})
     assert source.classes == ("plane", "bird")
     assert source.splits["train"].labels.tolist() == [0, 1, 1, 0]
-    assert [(image, name) for image, _, name in source.splits["test"].take(numpy.array([1]))] == [
+    assert [(image, name) for image, _, name in source.splits["test"].take(np.array([1]))] == [
         (picture(5), "validation:1")
     ]
-    assert values(source.splits["train"].take(numpy.array([1, 3]))) == [1, 3]
+    assert values(source.splits["train"].take(np.array([1, 3]))) == [1, 3]
 
 
 def test_image_files_of_a_hub_dataset_are_followed(tmp_path, hub_cache):
@@ -264,10 +265,10 @@ labels_of_classes = st.lists(st.integers(2, 40), min_size=1, max_size=6).flatmap
 @given(labels_of_classes, st.floats(0.01, 0.9), st.integers(0, 5))
 @settings(max_examples=100, deadline=None)
 def test_held_out_parts_are_stratified_and_disjoint(labels, fraction, seed):
-    labels = numpy.array(labels)
+    labels = np.array(labels)
     kept, held = hold_out(labels, fraction, generator(seed, "test"), "test", None)
     assert sorted([*kept, *held]) == list(range(len(labels)))
-    assert (numpy.diff(held) > 0).all() and (numpy.diff(kept) > 0).all()
+    assert (np.diff(held) > 0).all() and (np.diff(kept) > 0).all()
     for label, size in Counter(labels.tolist()).items():
         count = (labels[held] == label).sum()
         assert 1 <= count <= size - 1
@@ -295,7 +296,7 @@ def test_the_seed_alone_decides_the_split():
 @given(labels_of_classes, st.integers(1, 250), st.integers(0, 5))
 @settings(max_examples=100, deadline=None)
 def test_a_subset_is_as_balanced_as_the_classes_allow(labels, count, seed):
-    labels = numpy.array(labels)
+    labels = np.array(labels)
     rows = balanced_subset(labels, count, generator(seed, "limit"))
     assert len(set(rows.tolist())) == len(rows) == min(count, len(labels))
     sizes, taken = Counter(labels.tolist()), Counter(labels[rows].tolist())
@@ -304,9 +305,7 @@ def test_a_subset_is_as_balanced_as_the_classes_allow(labels, count, seed):
 
 
 def test_unlabelled_images_are_split_and_limited_at_random():
-    images = Images(
-        sources.no_labels(100), lambda rows: ((numpy.zeros((2, 2, 1), numpy.uint8), str(row)) for row in rows)
-    )
+    images = Images(sources.no_labels(100), lambda rows: ((np.zeros((2, 2, 1), np.uint8), str(row)) for row in rows))
     splits = divide(Source(None, {"train": images}), 0, 0.1, 0.25, {"train": 10})
     assert {split: len(part) for split, part in splits.items()} == {"train": 10, "val": 8, "test": 25}
     assert [name for _, _, name in splits["test"]] != [str(row) for row in range(25)]
@@ -340,23 +339,23 @@ def test_variants_have_no_labels_and_keep_count_and_size(variants, transform):
 
 def test_invert_and_rotate90_are_those_of_pillow(variants):
     for before, inverted, turned in zip(*(variants[name][0] for name in ("none", "invert", "rotate90"))):
-        assert numpy.array_equal(before + inverted, numpy.full((8, 8, 1), 255))
+        assert np.array_equal(before + inverted, np.full((8, 8, 1), 255))
         upright = Image.fromarray(before[..., 0])
-        assert numpy.array_equal(turned[..., 0], numpy.asarray(upright.transpose(Image.Transpose.ROTATE_90)))
+        assert np.array_equal(turned[..., 0], np.asarray(upright.transpose(Image.Transpose.ROTATE_90)))
 
 
 def test_permute_moves_the_pixels_of_all_images_in_one_way(variants):
-    before, after = (numpy.stack(variants[name][0]).reshape(360, 64) for name in ("none", "permute"))
+    before, after = (np.stack(variants[name][0]).reshape(360, 64) for name in ("none", "permute"))
     # A position is known by the values it takes over all images; only always-empty positions are alike.
     columns = Counter(before[:, position].tobytes() for position in range(64))
     assert columns == Counter(after[:, position].tobytes() for position in range(64))
-    assert not numpy.array_equal(before, after)
+    assert not np.array_equal(before, after)
 
 
 def test_noise_is_uniform_and_keeps_nothing_of_the_image(variants):
-    before, after = (numpy.stack(variants[name][0]).astype(float) for name in ("none", "noise"))
+    before, after = (np.stack(variants[name][0]).astype(float) for name in ("none", "noise"))
     assert abs(after.mean() - 127.5) < 2 and abs(after.std() - 256 / 12**0.5) < 2
-    assert abs(numpy.corrcoef(before.ravel(), after.ravel())[0, 1]) < 0.03
+    assert abs(np.corrcoef(before.ravel(), after.ravel())[0, 1]) < 0.03
     assert len({image.tobytes() for image in after}) == 360
 
 
@@ -367,7 +366,7 @@ def test_halves_join_images_of_two_classes(variants):
     for image, label in zip(before, labels):
         rights.setdefault(image[:, 4:].tobytes(), set()).add(label)
     for image, own, label in zip(variants["halves"][0], before, labels):
-        assert numpy.array_equal(image[:, :4], own[:, :4])
+        assert np.array_equal(image[:, :4], own[:, :4])
         assert rights[image[:, 4:].tobytes()] - {label}
 
 
@@ -408,8 +407,8 @@ def test_duplicates_are_counted_within_and_across_splits(tmp_path):
     def images(*pairs: tuple[int, int]) -> Images:
         pixels, labels = zip(*pairs)
         return Images(
-            numpy.array(labels),
-            lambda rows: ((numpy.full((4, 4, 1), pixels[row], numpy.uint8), f"r{row}") for row in rows),
+            np.array(labels),
+            lambda rows: ((np.full((4, 4, 1), pixels[row], np.uint8), f"r{row}") for row in rows),
         )
 
     splits = {

@@ -114,7 +114,9 @@ def test_biases_and_normalisation_do_not_decay():
     assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0.0
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])
-    assert sum(map(len, (decayed["params"], plain["params"]))) == sum(p.requires_grad for p in tiny_model().parameters())
+    assert sum(map(len, (decayed["params"], plain["params"]))) == sum(
+        p.requires_grad for p in tiny_model().parameters()
+    )
 
 
 def test_local_views_of_another_size_train(digits):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy
+import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+
 from prosmin.data import load_split, read_manifest
 from stages import fetch
 from stages.command import run
@@ -477,7 +478,7 @@ def test_the_same_images_come_from_a_folder_from_parquet_and_from_the_hub(worksp
         found.append([load_split("data/mine", split) for split in ("train", "val", "test")])
     for splits in found[1:]:
         for first, other in zip(found[0], splits):
-            assert numpy.array_equal(first.images, other.images) and numpy.array_equal(first.labels, other.labels)
+            assert np.array_equal(first.images, other.images) and np.array_equal(first.labels, other.labels)
             assert first.classes == other.classes == ("cat", "dog")
 
 

@@ -61,17 +61,29 @@ FAULTS = {
     "truth for a number": ({"pretrain.lr": True}, "pretrain.lr is true; it must be a number, not true or false"),
     "truth for a count": ({"seed": True}, "seed is true; it must be a number, not true or false"),
     "truth for a choice": ({"pretrain.channels": True}, "pretrain.channels is true; it must be a number"),
-    "number for a truth": ({"pretrain.encoder.cifar_stem": 1}, "pretrain.encoder.cifar_stem is 1; it must be true or false"),
+    "number for a truth": (
+        {"pretrain.encoder.cifar_stem": 1},
+        "pretrain.encoder.cifar_stem is 1; it must be true or false",
+    ),
     "number for text": ({"dataset": 5}, "dataset is 5; it must be text"),
     "nothing for text": ({"dataset": None}, "dataset is null; it must be text"),
-    "empty text": ({"fetch.own": {"source": "folder", "path": ""}}, "fetch.own.path is ''; it must be text that is not empty"),
+    "empty text": (
+        {"fetch.own": {"source": "folder", "path": ""}},
+        "fetch.own.path is ''; it must be text that is not empty",
+    ),
     "number for a list": ({"linear.l2": 1.0}, "linear.l2 is 1.0; it must be a list"),
     "text for a list": ({"transfer.targets": "patches"}, "transfer.targets is 'patches'; it must be a list"),
-    "text for a section": ({"pretrain.encoder": "resnet18"}, "pretrain.encoder is 'resnet18'; it must be a section of keys"),
+    "text for a section": (
+        {"pretrain.encoder": "resnet18"},
+        "pretrain.encoder is 'resnet18'; it must be a section of keys",
+    ),
     "list for a section": ({"fetch": ["digits"]}, "fetch is ['digits']; it must be a section of keys"),
     "nothing for a section": ({"knn": None}, "knn is null; it must be a section of keys"),
     "number for a dataset": ({"fetch.patches": 3}, "fetch.patches is 3; it must be a section of keys"),
-    "nan": ({"pretrain.objective.lambda": float("nan")}, "pretrain.objective.lambda is nan; it must be a finite number"),
+    "nan": (
+        {"pretrain.objective.lambda": float("nan")},
+        "pretrain.objective.lambda is nan; it must be a finite number",
+    ),
     "infinity": ({"pretrain.weight_decay": float("inf")}, "pretrain.weight_decay is inf; it must be a finite number"),
     # out of range
     "no epochs": ({"pretrain.epochs": 0}, "pretrain.epochs is 0; it must be at least 1"),
@@ -82,21 +94,39 @@ FAULTS = {
     "nothing cropped": ({"pretrain.views.scale": [0.0, 1.0]}, "pretrain.views.scale.0 is 0.0; it must be above 0"),
     "two channels": ({"pretrain.channels": 2}, "pretrain.channels is 2; allowed: 1 or 3"),
     "full shrinkage": ({"ood.shrinkage": 1.0}, "ood.shrinkage is 1.0; it must be below 1"),
-    "momentum above one": ({"pretrain.target.momentum": [0.9, 1.5]}, "pretrain.target.momentum.1 is 1.5; it must be at most 1"),
+    "momentum above one": (
+        {"pretrain.target.momentum": [0.9, 1.5]},
+        "pretrain.target.momentum.1 is 1.5; it must be at most 1",
+    ),
     "one draw": ({"lowshot.draws": 1}, "lowshot.draws is 1; it must be at least 3"),
     "percent above hundred": ({"lowshot.percent": [1, 101]}, "lowshot.percent.1 is 101; it must be at most 100"),
     "severity six": ({"corrupt.severities": [1, 6]}, "corrupt.severities.1 is 6; it must be at most 5"),
     "negative grid": ({"linear.l2": [-1]}, "linear.l2.0 is -1; it must be at least 0"),
     "no limit": ({"fetch.digits.limit": {"train": 0}}, "fetch.digits.limit.train is 0; it must be at least 1"),
-    "lambda zero": ({"pretrain.objective.lambda": 0}, "pretrain.objective.lambda is 0; it must be above 0 and below sqrt(2)"),
-    "lambda improper": ({"pretrain.objective.lambda": 1.5}, "pretrain.objective.lambda is 1.5; it must be above 0 and below sqrt(2)"),
-    "lambda far out": ({"pretrain.objective.lambda": 2.4}, "pretrain.objective.lambda is 2.4; it must be above 0 and below sqrt(2)"),
+    "lambda zero": (
+        {"pretrain.objective.lambda": 0},
+        "pretrain.objective.lambda is 0; it must be above 0 and below sqrt(2)",
+    ),
+    "lambda improper": (
+        {"pretrain.objective.lambda": 1.5},
+        "pretrain.objective.lambda is 1.5; it must be above 0 and below sqrt(2)",
+    ),
+    "lambda far out": (
+        {"pretrain.objective.lambda": 2.4},
+        "pretrain.objective.lambda is 2.4; it must be above 0 and below sqrt(2)",
+    ),
     # lists
     "empty grid": ({"knn.k": []}, "knn.k is []; it must be given at least 1 entry"),
     "no corruption": ({"corrupt.types": []}, "corrupt.types is []; it must be given at least 1 entry"),
     "one end of a range": ({"pretrain.views.scale": [0.4]}, "pretrain.views.scale.1 is missing"),
-    "three ends of a range": ({"pretrain.target.momentum": [0, 0.5, 1]}, "pretrain.target.momentum is [0, 0.5, 1]; it must be given at most 2"),
-    "scale reversed": ({"pretrain.views.scale": [1.0, 0.4]}, "pretrain.views.scale is [1.0, 0.4]; it must be [low, high] with low <= high"),
+    "three ends of a range": (
+        {"pretrain.target.momentum": [0, 0.5, 1]},
+        "pretrain.target.momentum is [0, 0.5, 1]; it must be given at most 2",
+    ),
+    "scale reversed": (
+        {"pretrain.views.scale": [1.0, 0.4]},
+        "pretrain.views.scale is [1.0, 0.4]; it must be [low, high] with low <= high",
+    ),
     "local scale reversed": (
         {"pretrain.views.local.scale": [0.4, 0.1]},
         "pretrain.views.local.scale is [0.4, 0.1]; it must be [low, high] with low <= high",
@@ -106,15 +136,24 @@ FAULTS = {
         "pretrain.objective.log_sigma is [2, -4]; it must be [low, high] with low < high",
     ),
     "severity twice": ({"corrupt.severities": [1, 1]}, "corrupt.severities is [1, 1]; it must not hold anything twice"),
-    "target twice": ({"transfer.targets": ["patches"] * 2}, "transfer.targets is ['patches', 'patches']; it must not hold anything twice"),
-    "no labels anywhere": ({"lowshot.per_class": [], "lowshot.percent": []}, "lowshot: per_class and percent must not both be empty"),
+    "target twice": (
+        {"transfer.targets": ["patches"] * 2},
+        "transfer.targets is ['patches', 'patches']; it must not hold anything twice",
+    ),
+    "no labels anywhere": (
+        {"lowshot.per_class": [], "lowshot.percent": []},
+        "lowshot: per_class and percent must not both be empty",
+    ),
     "all held out": (
         {"fetch.digits.val_fraction": 0.5, "fetch.digits.test_fraction": 0.5},
         "fetch.digits: val_fraction and test_fraction must add up to less than 1",
     ),
     # misspelt, missing and unknown keys, at each depth
     "extra section": ({"liner": {}}, "liner is not a known key (did you mean 'linear'?); allowed: corrupt, dataset, "),
-    "key, depth two": ({"pretrain.epoch": 3}, "pretrain.epoch is not a known key (did you mean 'epochs'?); allowed: batch_size, "),
+    "key, depth two": (
+        {"pretrain.epoch": 3},
+        "pretrain.epoch is not a known key (did you mean 'epochs'?); allowed: batch_size, ",
+    ),
     "key, depth three": (
         {"pretrain.encoder.cifar_stm": True},
         "pretrain.encoder.cifar_stm is not a known key (did you mean 'cifar_stem'?); allowed: cifar_stem, kwargs, name",
@@ -123,7 +162,10 @@ FAULTS = {
         {"pretrain.views.local.cout": 1},
         "pretrain.views.local.cout is not a known key (did you mean 'count'?); allowed: count, scale, size",
     ),
-    "key of a dataset": ({"fetch.patches.pach": 8}, "fetch.patches.pach is not a known key (did you mean 'patch'?); allowed: limit, "),
+    "key of a dataset": (
+        {"fetch.patches.pach": 8},
+        "fetch.patches.pach is not a known key (did you mean 'patch'?); allowed: limit, ",
+    ),
     "key unlike any": ({"report.colour": "red"}, "report.colour is not a known key; allowed: examples"),
     "split as a key": (
         {"fetch.own": {"source": "parquet", "files": {"trian": "x"}}},
@@ -131,25 +173,73 @@ FAULTS = {
     ),
     "missing section": ({"linear": ABSENT}, "linear is missing"),
     "missing key": ({"pretrain.epochs": ABSENT}, "pretrain.epochs is missing"),
-    "missing source": ({"fetch.digits.source": ABSENT}, "fetch.digits.source is missing; allowed: builtin, folder, hub, parquet"),
+    "missing source": (
+        {"fetch.digits.source": ABSENT},
+        "fetch.digits.source is missing; allowed: builtin, folder, hub, parquet",
+    ),
     # misspelt and unknown values
-    "unknown source": ({"fetch.digits.source": "bultin"}, "fetch.digits.source is 'bultin'; allowed: ", "(did you mean 'builtin'?)"),
-    "unknown builtin": ({"fetch.digits.name": "digit"}, "fetch.digits.name is 'digit'; allowed: digits, patches (did you mean 'digits'?)"),
-    "unknown transform": ({"fetch.digits.transform": "rotate"}, "fetch.digits.transform is 'rotate'; allowed: ", "(did you mean 'rotate90'?)"),
-    "unknown split": ({"pretrain.splits": ["trian"]}, "pretrain.splits.0 is 'trian'; allowed: train, val, test (did you mean 'train'?)"),
-    "unknown corruption": ({"corrupt.types": ["fogg"]}, "corrupt.types.0 is 'fogg'; allowed: ", "(did you mean 'fog'?)"),
+    "unknown source": (
+        {"fetch.digits.source": "bultin"},
+        "fetch.digits.source is 'bultin'; allowed: ",
+        "(did you mean 'builtin'?)",
+    ),
+    "unknown builtin": (
+        {"fetch.digits.name": "digit"},
+        "fetch.digits.name is 'digit'; allowed: digits, patches (did you mean 'digits'?)",
+    ),
+    "unknown transform": (
+        {"fetch.digits.transform": "rotate"},
+        "fetch.digits.transform is 'rotate'; allowed: ",
+        "(did you mean 'rotate90'?)",
+    ),
+    "unknown split": (
+        {"pretrain.splits": ["trian"]},
+        "pretrain.splits.0 is 'trian'; allowed: train, val, test (did you mean 'train'?)",
+    ),
+    "unknown corruption": (
+        {"corrupt.types": ["fogg"]},
+        "corrupt.types.0 is 'fogg'; allowed: ",
+        "(did you mean 'fog'?)",
+    ),
     "unknown distance": ({"ood.sets.patches": "middle"}, "ood.sets.patches is 'middle'; allowed: near, far"),
-    "unknown normalisation": ({"pretrain.target.normalise": "whitten"}, "pretrain.target.normalise is 'whitten'; ", "'whiten'?)"),
-    "branch for a commit": ({"fetch.own": {**HUB, "revision": "main"}}, "fetch.own.revision is 'main'; it must be a full commit id: 40 digits"),
-    "short commit": ({"fetch.own": {**HUB, "revision": "0123456"}}, "fetch.own.revision is '0123456'; it must be a full commit id: 40 digits"),
+    "unknown normalisation": (
+        {"pretrain.target.normalise": "whitten"},
+        "pretrain.target.normalise is 'whitten'; ",
+        "'whiten'?)",
+    ),
+    "branch for a commit": (
+        {"fetch.own": {**HUB, "revision": "main"}},
+        "fetch.own.revision is 'main'; it must be a full commit id: 40 digits",
+    ),
+    "short commit": (
+        {"fetch.own": {**HUB, "revision": "0123456"}},
+        "fetch.own.revision is '0123456'; it must be a full commit id: 40 digits",
+    ),
     "blank in a name": ({"fetch.My birds": HUB}, "fetch.My birds is 'My birds'; it must be a name of a-z, 0-9 and _"),
     "path as a name": ({"fetch.my/birds": HUB}, "fetch.my/birds is 'my/birds'; it must be a name of a-z, 0-9 and _"),
     # names that must agree
-    "dataset not fetched": ({"dataset": "digit"}, "dataset is 'digit'; allowed, as they stand under fetch: digits, ", "(did you mean 'digits'?)"),
-    "ood set not fetched": ({"ood.sets.svhn": "far"}, "ood.sets.svhn is 'svhn'; allowed, as they stand under fetch: digits, "),
-    "target not fetched": ({"transfer.targets": ["patchs"]}, "transfer.targets.0 is 'patchs'; allowed", "(did you mean 'patches'?)"),
-    "ood set is trained on": ({"ood.sets.digits": "far"}, "ood.sets.digits is 'digits', the dataset that is trained on"),
-    "target is trained on": ({"transfer.targets": ["digits"]}, "transfer.targets.0 is 'digits', the dataset that is trained on"),
+    "dataset not fetched": (
+        {"dataset": "digit"},
+        "dataset is 'digit'; allowed, as they stand under fetch: digits, ",
+        "(did you mean 'digits'?)",
+    ),
+    "ood set not fetched": (
+        {"ood.sets.svhn": "far"},
+        "ood.sets.svhn is 'svhn'; allowed, as they stand under fetch: digits, ",
+    ),
+    "target not fetched": (
+        {"transfer.targets": ["patchs"]},
+        "transfer.targets.0 is 'patchs'; allowed",
+        "(did you mean 'patches'?)",
+    ),
+    "ood set is trained on": (
+        {"ood.sets.digits": "far"},
+        "ood.sets.digits is 'digits', the dataset that is trained on",
+    ),
+    "target is trained on": (
+        {"transfer.targets": ["digits"]},
+        "transfer.targets.0 is 'digits', the dataset that is trained on",
+    ),
     "nothing fetched": ({"fetch": {}}, "fetch is {}; it must be given at least 1 entry"),
 }
 
@@ -172,10 +262,16 @@ UNREADABLE = {
     "tab": (b"knn:\n\tk: [1]\n", "params.yaml is not valid YAML: ", "'\\t'", "(line 2, column 1)"),
     "indentation": (b"knn:\n  k: [1]\n temperature: [1]\n", "params.yaml is not valid YAML: ", "(line 3, column 2)"),
     "key twice": (b"seed: 1\nseed: 2\n", "params.yaml is not valid YAML: key 'seed' stands twice (line 2, column 1)"),
-    "key twice inside": (b"knn:\n  k: [1]\n  k: [2]\n", "params.yaml is not valid YAML: key 'k' stands twice (line 3, column 3)"),
+    "key twice inside": (
+        b"knn:\n  k: [1]\n  k: [2]\n",
+        "params.yaml is not valid YAML: key 'k' stands twice (line 3, column 3)",
+    ),
     "two documents": (b"seed: 1\n---\nseed: 2\n", "params.yaml is not valid YAML: expected a single document"),
     "list as a key": (b"{[seed]: 1}\n", "params.yaml is not valid YAML: a key must be plain text"),
-    "unknown tag": (b"seed: !!python/name:os.system\n", "params.yaml is not valid YAML: could not determine a constructor"),
+    "unknown tag": (
+        b"seed: !!python/name:os.system\n",
+        "params.yaml is not valid YAML: could not determine a constructor",
+    ),
     "inside itself": (b"knn: &knn {k: *knn}\n", "params.yaml is not valid YAML: found unconstructable recursive node"),
     "no such day": (b"seed: 2026-02-30\n", "params.yaml holds a value that cannot be read: "),
     "endless number": (b"seed: " + b"9" * 5000, "params.yaml holds a value that cannot be read: "),
@@ -195,7 +291,16 @@ def test_an_unreadable_file_is_one_line(case, complaints):
 
 def test_all_faults_are_reported_at_once(complaints):
     lines = complaints(
-        edited({"dataset": "digit", "liner": {}, "linear": ABSENT, "pretrain.lr": -1, "ood.sets.svhn": "far", "corrupt.severities": [0, 6]})
+        edited(
+            {
+                "dataset": "digit",
+                "liner": {},
+                "linear": ABSENT,
+                "pretrain.lr": -1,
+                "ood.sets.svhn": "far",
+                "corrupt.severities": [0, 6],
+            }
+        )
     )
     keys = [line.removeprefix("params.yaml: ").split(" is ")[0] for line in lines]
     assert sorted(keys) == sorted(
@@ -250,7 +355,9 @@ def test_what_is_allowed_is_accepted(tmp_path, edits):
     load(tmp_path / "params.yaml")
 
 
-@pytest.mark.parametrize("content", [edited({"seed": "many", "fetch.digits.source": "disk"}).encode(), b"seed: [1\n", b"\xff\xfe\0"])
+@pytest.mark.parametrize(
+    "content", [edited({"seed": "many", "fetch.digits.source": "disk"}).encode(), b"seed: [1\n", b"\xff\xfe\0"]
+)
 def test_a_real_process_leaves_nothing_behind(tmp_path, content):
     (tmp_path / "params.yaml").write_bytes(content)
     done = subprocess.run(
