@@ -116,7 +116,7 @@ def _encoded(reader: SplitReader, image_size: int | None, channels: int | None) 
 
 
 def convert(images: Tensor, image_size: int | None, channels: int | None) -> Tensor:
-    """uint8 [N, C, H, W] of one size -> uint8 [N, channels, image_size, image_size]; see ``load_split``."""
+    """uint8 [N, C, H, W] of one size -> uint8 [N, channels, image_size, image_size], 2 pixels or more; see ``load_split``."""
     if channels == 1 and images.shape[1] == 3:
         red, green, blue = images.int().unbind(1)
         luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # rounded as Pillow does

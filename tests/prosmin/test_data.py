@@ -198,7 +198,7 @@ def test_grey_becomes_rgb_by_repetition():
 @given(
     height=st.integers(1, 70),
     width=st.integers(1, 70),
-    size=st.integers(1, 70),
+    size=st.integers(2, 70),  # params.yaml allows 4 and more; torch's uint8 resize of RGB to 1 pixel fails inside
     have=st.sampled_from([1, 3]),
     want=st.sampled_from([1, 3, None]),
 )
