@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,15 +69,6 @@ def load_split(folder: str | Path, split: str, image_size: int | None = None, ch
     return Split(images, labels, tuple(manifest["classes"]) if manifest["classes"] else None)
 
 
-def load_splits(
-    folder: str | Path, splits: Sequence[str], image_size: int | None = None, channels: int | None = None
-) -> Split:
-    """Several splits as one, in the order given."""
-    parts = [load_split(folder, split, image_size, channels) for split in splits]
-    images, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-    return Split(images, labels, parts[0].classes)
-
-
 # --- decoding -------------------------------------------------------------------------------------
 
 
@@ -116,7 +106,10 @@ def _encoded(reader: SplitReader, image_size: int | None, channels: int | None) 
 
 
 def convert(images: Tensor, image_size: int | None, channels: int | None) -> Tensor:
-    """uint8 [N, C, H, W] of one size -> uint8 [N, channels, image_size, image_size], 2 pixels or more; see ``load_split``."""
+    """uint8 [N, C, H, W] of one size -> uint8 [N, channels, image_size, image_size]; see ``load_split``.
+
+    image_size: at least 2.
+    """
     if channels == 1 and images.shape[1] == 3:
         red, green, blue = images.int().unbind(1)
         luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # rounded as Pillow does

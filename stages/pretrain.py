@@ -13,15 +13,25 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from prosmin.errors import ConfigError
 from stages.command import run
 from stages.params import Params, Pretrain
+
+if TYPE_CHECKING:  # torch is imported once the process knows what to start
+    from prosmin.data import Split
+    from prosmin.export import ModelSettings
+    from prosmin.training import Monitor, TrainSettings
+    from prosmin.views import ViewSettings
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = 8  # images whose views the report shows
 WATCHED = 1024  # at most so many images behind each look at the diagnostics
+MEASURED = 10_000  # about so many images, at the least, behind the mean and spread of the channels
 
 
 def relaunch(processes: int, cuda: bool) -> None:
@@ -31,18 +41,10 @@ def relaunch(processes: int, cuda: bool) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     if not cuda:
         environment["ACCELERATE_USE_CPU"] = "true"
-    command = ["accelerate", "launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
-    command += [
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-        "-m",
-        "stages.pretrain",
-    ]
-    os.execvpe(sys.executable, [sys.executable, "-m", "accelerate.commands.accelerate_cli", *command[1:]], environment)
+    options = f"--multi_gpu --num_machines 1 --num_processes {processes} --main_process_port 0"
+    options += " --mixed_precision no --dynamo_backend no"  # the script decides; silences the launcher's warnings
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options.split()]
+    os.execvpe(sys.executable, [*launcher, "-m", "stages.pretrain"], environment)
 
 
 def main(params: Params) -> None:
@@ -62,26 +64,32 @@ def main(params: Params) -> None:
         cpu=not torch.cuda.is_available(), mixed_precision="no" if settings.precision == "fp32" else settings.precision
     )
     folder = Path("data") / params.dataset
-    images = data.load_splits(folder, settings.splits, settings.image_size, settings.channels).images
-    pixels = images.float() / 255.0
+    splits = {
+        name: data.load_split(folder, name, settings.image_size, settings.channels)
+        for name in data.split_names(folder)
+        if name != "test" or name in settings.splits
+    }
+    seen = [name for name in settings.splits if name in splits]
+    if not seen:
+        raise ConfigError("splits", list(settings.splits), f"{folder} has only {', '.join(data.split_names(folder))}")
+    images = torch.cat([splits[name].images for name in seen])
+    pixels = images[:: max(1, len(images) // MEASURED)].float() / 255.0
     model_settings = model_settings_of(settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
-    del pixels
     model = export.build_model(model_settings, params.seed)
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     if accelerator.is_main_process:
         log.info(
-            "%s of %.2f M parameters, %d images, %d process(es) on %s, %d thread(s)",
+            "%s of %.2f M parameters, %d images of %s, %d process(es) on %s, %d thread(s)",
             settings.encoder.name,
             encoder_size / 1e6,
             len(images),
+            " and ".join(seen),
             accelerator.num_processes,
             accelerator.device.type,
             torch.get_num_threads(),
         )
     random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    history = pretrain(
-        model, images, train_settings_of(settings), params.seed, accelerator, monitor_of(folder, settings)
-    )
+    history = pretrain(model, images, train_settings_of(settings), params.seed, accelerator, monitor_of(splits))
     if not accelerator.is_main_process:
         return
     log.info("%.0f images/s", history.images_per_second)
@@ -118,7 +126,7 @@ def main(params: Params) -> None:
     accelerator.end_training()
 
 
-def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]):
+def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -> "ModelSettings":
     from prosmin.export import ModelSettings
 
     objective = settings.objective
@@ -142,7 +150,7 @@ def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]):
     )
 
 
-def view_settings_of(settings: Pretrain) -> list:
+def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
     from prosmin.views import ViewSettings
 
     drawn = settings.views.model_dump(exclude={"local"})
@@ -152,7 +160,7 @@ def view_settings_of(settings: Pretrain) -> list:
     ] * local.count
 
 
-def train_settings_of(settings: Pretrain):
+def train_settings_of(settings: Pretrain) -> "TrainSettings":
     from prosmin.training import TrainSettings
 
     return TrainSettings(
@@ -167,19 +175,16 @@ def train_settings_of(settings: Pretrain):
     )
 
 
-def monitor_of(folder: Path, settings: Pretrain):
+def monitor_of(splits: "Mapping[str, Split]") -> "Monitor":
     """Held-out images where the dataset has them (their labels feed the online k-NN curve), else training images."""
-    from prosmin import data
     from prosmin.training import Monitor
 
-    sizes = (settings.image_size, settings.channels)
-    names = data.read_manifest(folder)["splits"]
-    train = data.load_split(folder, "train", *sizes)
-    watched = data.load_split(folder, "val", *sizes) if "val" in names else train
-    if "val" not in names or (train.labels < 0).any() or (watched.labels < 0).any():
+    watched = splits.get("val", next(iter(splits.values())))
+    bank = splits.get("train")
+    if "val" not in splits or bank is None or (bank.labels < 0).any() or (watched.labels < 0).any():
         return Monitor(watched.images[:WATCHED])
-    every = max(1, len(train.images) // (4 * WATCHED))
-    return Monitor(watched.images[:WATCHED], watched.labels[:WATCHED], train.images[::every], train.labels[::every])
+    every = max(1, len(bank.images) // (4 * WATCHED))
+    return Monitor(watched.images[:WATCHED], watched.labels[:WATCHED], bank.images[::every], bank.labels[::every])
 
 
 if __name__ == "__main__":

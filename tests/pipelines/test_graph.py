@@ -211,6 +211,20 @@ def test_a_folder_of_images_runs_the_whole_graph_by_params_alone(tmp_path):
     assert "photos" in (folder / "results/report/index.html").read_text()
 
 
+def test_unlabelled_images_are_enough_to_pretrain(tmp_path):
+    flat = tmp_path / "unlabelled"
+    flat.mkdir()
+    for kind, paths in photographs(tmp_path / "photos", 30).items():
+        for path in paths:
+            path.rename(flat / f"{kind}-{path.name}")
+    source = {"source": "folder", "path": str(flat), "val_fraction": 0.0}
+    folder = clone(tmp_path / "clone", own_images(source))
+    assert "48 images of train" in command(folder, "-m", "dvc", "repro", "pretrain")
+    assert "knn_accuracy" not in json.loads((folder / "metrics/pretrain.json").read_text())
+    output = command(folder, "-m", "dvc", "repro", "linear", expect=255)
+    assert "have no label" in output and "Traceback" not in output
+
+
 def test_parquet_files_run_up_to_the_probe_by_params_alone(tmp_path):
     rows = [
         ({"bytes": path.read_bytes(), "path": path.name}, label)
