@@ -1,10 +1,11 @@
 # Needs git, make and Python 3.11-3.13; everything else is installed into .venv from requirements.lock.
 #   make repro                    run the pipeline and name the report    (ARGS=linear: this stage and what it needs)
+#   make flow                     the same, stages at the same time       (ARGS="--set pretrain.epochs=5")
 #   make test                     run the tests                           (ARGS="-k scoring")
 #   make lock                     write requirements.lock anew            (ARGS=--upgrade: newest versions)
 #   make ... PYTHON=/path/python  choose the Python that .venv is made with
 
-.PHONY: help repro test lock environment
+.PHONY: help repro flow test lock environment
 
 # What was set for another Python would leak into this one.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
@@ -16,6 +17,9 @@ help:
 
 repro: environment
 	@$(in_venv) python -m pipelines.repro $(ARGS)
+
+flow: environment
+	@$(in_venv) python -m pipelines.run $(ARGS)
 
 test: environment
 	@$(in_venv) python -m pytest $(ARGS)

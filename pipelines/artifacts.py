@@ -1,0 +1,100 @@
+"""The page of a run: what ran, metrics against the last commit, the result table, plots, where the report is."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines import graph
+from pipelines.execute import Result
+from pipelines.summary import Row, rows
+from prosmin.files import read_csv
+from stages.params import load
+
+REPORT = Path("results/report/index.html")
+CURVES = 8  # curves in a plot; more cannot be told apart
+
+
+def publish(results: Mapping[str, Result]) -> None:
+    """Put everything on the page of the flow run that this is called from."""
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+    create_table_artifact(
+        [
+            {"stage": each.stage, "outcome": each.outcome, "seconds": round(each.seconds, 1), "why": each.reason}
+            for each in results.values()
+        ],
+        key="stages",
+        description="What became of each stage, in the order of `dvc repro`.",
+    )
+    found = rows(load())
+    if found:
+        create_table_artifact([_cells(row) for row in found], key="results", description="docs/evaluation.md defines each number.")
+    with graph.opened() as repo:
+        changed = metrics_against_commit(repo)
+        drawn = plots(repo)
+    create_table_artifact(changed or [{"metric": "none has changed"}], key="metrics-against-last-commit")
+    if drawn:
+        create_markdown_artifact("\n\n".join(drawn), key="plots", description="The plots that dvc.yaml declares.")
+    if REPORT.is_file():
+        base = os.environ.get("PROSMIN_REPORT_URL")
+        link = f"{base}/{REPORT.name}" if base else REPORT.resolve().as_uri()
+        create_link_artifact(link, "the report", key="report", description=f"{REPORT}, as it stands now.")
+
+
+def _cells(row: Row) -> dict[str, str]:
+    interval = "" if row.low is None or row.high is None else f"{row.low:.3f} - {row.high:.3f}"
+    floor = "" if row.random is None else f"{row.random:.3f}"
+    return {"": row.label, "ProSMIN": f"{row.value:.3f}", "95 % interval": interval, "random init": floor}
+
+
+def metrics_against_commit(repo: Any) -> list[dict[str, Any]]:
+    """A row for each number that differs from the last commit, as ``dvc metrics diff`` has them."""
+    found = []
+    for path, changes in sorted(repo.metrics.diff(a_rev="HEAD").get("diff", {}).items()):
+        for name, each in sorted(changes.items()):
+            found.append({"metric": f"{Path(path).relative_to('metrics')}: {name}"} | {key: each.get(key) for key in ("old", "new", "diff")})
+    return found
+
+
+def plots(repo: Any) -> list[str]:
+    """Every plot of the graph that has one x, one y and a CSV file, as an image inside Markdown."""
+    found = []
+    for out in repo.index.plots:
+        settings = out.plot if isinstance(out.plot, dict) else {}
+        path = Path(out.fs_path)
+        if path.suffix == ".csv" and path.is_file() and isinstance(settings.get("x"), str) and isinstance(settings.get("y"), str):
+            title = settings.get("title") or path.stem
+            image = base64.b64encode(draw(read_csv(path), settings["x"], settings["y"])).decode()
+            found.append(f"**{title}**\n\n![{title}](data:image/svg+xml;base64,{image})")
+    return found
+
+
+def draw(table: list[dict[str, str]], x: str, y: str) -> bytes:
+    """A line for each value of the columns that hold no numbers, as SVG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    names = [name for name in (table[0] if table else []) if not all(map(_number, (row[name] for row in table)))]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in table:
+        if _number(row[x]) and _number(row[y]):
+            curves.setdefault(" ".join(row[name] for name in names), []).append((float(row[x]), float(row[y])))
+    for label, points in list(curves.items())[:CURVES]:
+        axes.plot(*zip(*sorted(points), strict=True), marker=".", label=label)
+    if len(curves) > 1:
+        axes.legend(fontsize="x-small")
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

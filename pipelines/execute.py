@@ -1,0 +1,148 @@
+"""One stage, by ``dvc repro --single-item`` in a process of its own below a guard (``pipelines/guard.py``).
+
+DVC lets go of its lock while a stage's command runs, so several of these work in one folder at the same time. What they
+may still trip over is a lock held for a moment by another: those two messages are tried again, nothing else is.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.machine import Lease
+
+GUARD = Path(__file__).with_name("guard.py")
+# DVC's words for a lock that another DVC holds. A stage whose own command failed is never tried again.
+BUSY = re.compile(r"^ERROR:.*(is busy, it is being blocked by|Unable to acquire lock)", re.M | re.S)
+BROKEN = re.compile(r"^ERROR: failed to reproduce .*failed to run: ", re.M)
+ATTEMPTS, PAUSE = 20, 0.5  # at most ten seconds of waiting in all, ample for a lock held for milliseconds
+KEPT = 200  # last lines of output, to tell why a stage failed
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a stage. outcome: ran, cached (restored from DVC's run cache), skipped (nothing to do), failed, stopped,
+    or blocked (not started, because a stage that it needs failed)."""
+
+    stage: str
+    outcome: str
+    seconds: float
+    reason: str = ""
+
+    @property
+    def done(self) -> bool:
+        return self.outcome in ("ran", "cached", "skipped")
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's own, in which plain ``python`` is this Python though nothing has been activated."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, "DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
+
+
+def guarded(command: list[str], extra: Mapping[str, str] | None = None, folder: Path | None = None) -> subprocess.Popen[str]:
+    """Start ``command`` so that it ends when this process does, however that ends; its output is a pipe of lines."""
+    return subprocess.Popen(
+        [sys.executable, "-I", str(GUARD), *command],
+        cwd=folder,
+        env=environment(extra),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+class Executor:
+    """Runs stages in ``folder``, each in the thread that asks; ``stop`` ends all that run, from any thread."""
+
+    def __init__(self, folder: Path, force: bool = False):
+        self.folder, self.force = folder, force
+        self._running: set[subprocess.Popen[str]] = set()
+        self._guard, self._stopped = threading.Lock(), False
+
+    def run(self, stage: str, lease: Lease, show: Callable[[str], None] = lambda line: None) -> Result:
+        """Run ``stage`` to its end. ``show`` gets every line that DVC and the stage write, as it comes."""
+        begun = time.monotonic()
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+        for _ in range(ATTEMPTS):
+            code, output = self._once([*command, *(["--force"] if self.force else [])], lease, show)
+            if self._stopped or code == 0 or not transient(output):
+                break
+            time.sleep(PAUSE)
+        seconds = time.monotonic() - begun
+        if self._stopped:
+            return Result(stage, "stopped", seconds)
+        return Result(stage, outcome(output), seconds) if code == 0 else Result(stage, "failed", seconds, reason(output, code))
+
+    def _once(self, command: list[str], lease: Lease, show: Callable[[str], None]) -> tuple[int, str]:
+        with self._guard:
+            if self._stopped:
+                return 1, ""
+            process = guarded(command, lease.environment(), self.folder)
+            self._running.add(process)
+        lines: deque[str] = deque(maxlen=KEPT)
+        head: list[str] = []
+        try:
+            for line in process.stdout:
+                lines.append(line)
+                if len(head) < 3:
+                    head.append(line)
+                show(line.rstrip("\n"))
+            code = process.wait()
+        finally:
+            with self._guard:
+                self._running.discard(process)
+            process.stdin.close()
+            process.stdout.close()
+            if process.wait() < 0:  # the guard itself was killed
+                kill_session(process.pid)
+        return code, "".join(lines if len(lines) < KEPT else [*head, *lines])
+
+    def stop(self) -> None:
+        """Interrupt what runs; each guard kills what is left of its stage after its grace."""
+        with self._guard:
+            self._stopped = True
+            for process in self._running:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+
+
+def transient(output: str) -> bool:
+    return bool(BUSY.search(output)) and not BROKEN.search(output)
+
+
+def outcome(output: str) -> str:
+    """From DVC's own words, which come before anything that the stage writes."""
+    for line in output.splitlines():
+        if line.startswith("Running stage '"):
+            return "ran"
+        if re.match(r"Stage '.*' is cached - skipping run", line):
+            return "cached"
+    return "skipped"
+
+
+def reason(output: str, code: int) -> str:
+    """The stage's own complaint if it made one, else DVC's."""
+    own = [line for line in output.splitlines() if line.startswith("error: ")]
+    errors = own or [line for line in output.splitlines() if line.startswith("ERROR: ")]
+    return errors[-1].partition(": ")[2] if errors else f"ended with code {code}"
+
+
+def kill_session(leader: int) -> None:
+    """Kill what a guard that was itself killed has left behind: all of its session."""
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if name.isdigit():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(int(name)) == leader:
+                    os.kill(int(name), signal.SIGKILL)

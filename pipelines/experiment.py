@@ -1,0 +1,134 @@
+"""A run with other settings, as a DVC experiment: in a folder of its own, so that the one you work in stays as it is.
+
+The folder is a clone that shares git's objects and DVC's cache. It starts from the last commit with the uncommitted changes of
+tracked files on top, gets its settings the way ``dvc exp run -S`` sets them, and ends in a commit that ``dvc exp show`` lists.
+Points of a sweep can so run at the same time, which neither ``dvc exp run`` nor ``dvc exp save`` in one folder can.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipelines import graph
+from prosmin.errors import UserError, nearest
+from stages.params import PARAMS, load
+
+FOLDER = Path(".prosmin/experiments")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A running experiment. folder: where it runs; origin: the folder that it was started in."""
+
+    folder: Path
+    origin: Path
+    name: str | None
+
+    def save(self) -> str:
+        """Commit what the run has left, for ``dvc exp show`` in the folder of origin. Returns the name."""
+        untracked = git(self.folder, "ls-files", "--others", "--exclude-standard").splitlines()
+        with graph.opened() as repo:
+            saved = repo.experiments.save(name=self.name, include_untracked=untracked, force=False)
+            name = self.name or repo.experiments.get_exact_name([saved])[saved]
+        # Whole or not at all, and safe beside another: git creates the one reference.
+        git(self.origin, "fetch", "--quiet", "--no-tags", str(self.folder), "refs/exps/*:refs/exps/*", fails="cannot be kept")
+        return name
+
+
+@contextlib.contextmanager
+def experiment(changes: Sequence[str], name: str | None = None, snapshot: str | None = None) -> Iterator[Experiment]:
+    """Be in the folder of a new experiment while the block runs; then it is gone.
+
+    ``changes``: ``key=value`` each. ``snapshot``: what ``snapshot()`` has returned; None: the folder as it is now.
+    Raises ``UserError`` for an unknown key, a value that is not allowed, and a name that is taken or cannot be one.
+    """
+    origin = Path.cwd()
+    check(changes, name)
+    commit, _, edits = (snapshot or take_snapshot()).partition("+")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name or 'run'}-", dir=FOLDER.resolve()))
+    try:
+        git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
+        git(folder, "checkout", "--quiet", "--detach", commit)
+        if edits:
+            git(folder, "restore", "--source", edits, "--worktree", "--", ".")
+        _share_cache(origin, folder)
+        os.chdir(folder)
+        apply(changes)
+        load()
+        yield Experiment(folder, origin, name)
+    finally:
+        os.chdir(origin)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def take_snapshot() -> str:
+    """The last commit and, after a plus, the uncommitted changes of tracked files."""
+    here = Path.cwd()
+    commit = git(here, "rev-parse", "--verify", "HEAD", fails="has no commit yet; an experiment starts from one").strip()
+    for path in ("dvc.yaml", str(PARAMS)):
+        git(here, "ls-files", "--error-unmatch", path, fails=f"does not track {path}; `git add {path}` first")
+    return "+".join(filter(None, [commit, git(here, "stash", "create").strip()]))
+
+
+def check(changes: Sequence[str], name: str | None = None) -> None:
+    """Raise ``UserError`` for what can be told without running anything."""
+    if name is not None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise UserError(f"{name!r} cannot be the name of an experiment; use letters, digits, '-', '_' and '.'")
+        with graph.opened() as repo:
+            from dvc.repo.experiments.utils import exp_refs_by_names
+
+            if exp_refs_by_names(repo.scm, {name})[name]:
+                raise UserError(f"there is an experiment {name} already; choose another name, or `dvc exp remove {name}`")
+    content = yaml.safe_load(PARAMS.read_text()) if PARAMS.is_file() else None
+    for change in changes:
+        key, equals, _ = change.partition("=")
+        if not equals or not key:
+            raise UserError(f"{change!r} is not key=value, such as pretrain.epochs=5")
+        section, known = content, ""
+        for step in key.split("."):
+            if not isinstance(section, dict) or step not in section:
+                options = [f"{known}{option}" for option in section] if isinstance(section, dict) else []
+                raise UserError(f"{key} is not in {PARAMS}{nearest(f'{known}{step}', options)}")
+            section, known = section[step], f"{known}{step}."
+
+
+def apply(changes: Sequence[str]) -> None:
+    """Set keys of params.yaml as DVC does; the comments stay."""
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
+
+    try:
+        apply_overrides(str(PARAMS), list(changes))
+    except DvcException as error:
+        raise UserError(graph.sentence(error)) from None
+
+
+def _share_cache(origin: Path, folder: Path) -> None:
+    """Settings that are not in git, and the one cache of results for all."""
+    local = origin / ".dvc" / "config.local"
+    if local.is_file():
+        shutil.copy(local, folder / ".dvc")
+    from dvc.repo import Repo
+
+    with Repo(str(origin)) as repo:
+        cache = repo.cache.local.path
+    with Repo(str(folder)) as repo, repo.config.edit("local") as settings:
+        settings["cache"]["dir"] = cache
+
+
+def git(folder: Path, *arguments: str, fails: str = "") -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        what = fails or f"{arguments[0]} failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}"
+        raise UserError(f"git {what}")
+    return done.stdout

@@ -1,0 +1,81 @@
+"""What the machine has, and its share for each stage that runs: cores and GPUs by lease, never more than there are."""
+
+import os
+import shutil
+import subprocess
+import threading
+from dataclasses import dataclass, field
+
+from pipelines.graph import Stage
+from prosmin.errors import UserError
+
+
+def cores() -> int:
+    """Cores that this process may use: PROSMIN_CORES, else what the scheduler and a container's quota leave."""
+    if given := os.environ.get("PROSMIN_CORES"):
+        if not given.isdigit() or given == "0":
+            raise UserError(f"PROSMIN_CORES is {given!r}; it must be a whole number of at least 1")
+        return int(given)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as handle:
+            quota, period = handle.read().split()
+        return max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):  # no container, no quota ("max"), or an older kernel
+        return allowed
+
+
+def gpus() -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES names, else the GPUs that the driver lists."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return tuple(filter(None, (name.strip() for name in given.split(","))))
+    if not shutil.which("nvidia-smi"):
+        return ()
+    listed = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+    return tuple(listed.stdout.split()) if listed.returncode == 0 else ()
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The share of one running stage. threads: cores of its own; gpus: devices of its own."""
+
+    threads: int
+    gpus: tuple[str, ...]
+
+    def environment(self) -> dict[str, str]:
+        """What makes a stage keep to its share."""
+        share = str(self.threads)
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        return {name: share for name in names} | {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
+
+
+@dataclass
+class Machine:
+    """Hands out leases. ``workers`` stages run at most; more workers than cores share cores, each stage one."""
+
+    workers: int
+    cores: int = field(default_factory=cores)
+    gpus: tuple[str, ...] = field(default_factory=gpus)
+
+    def __post_init__(self) -> None:
+        self._slots, self._cores, self._gpus = self.workers, max(self.cores, self.workers), list(self.gpus)
+        self._guard = threading.Lock()
+
+    def lease(self, stage: Stage) -> Lease | None:
+        """The share that ``stage`` asks for (at most all there is), or None while others hold it."""
+        whole = max(self.cores, self.workers)
+        held = whole if stage.threads == "all" else min(stage.threads, self.cores)
+        devices = len(self.gpus) if stage.gpus == "all" else min(stage.gpus, len(self.gpus))
+        with self._guard:
+            if not self._slots or held > self._cores or devices > len(self._gpus):
+                return None
+            self._slots, self._cores = self._slots - 1, self._cores - held
+            mine, self._gpus = tuple(self._gpus[:devices]), self._gpus[devices:]
+            return Lease(min(held, self.cores), mine)
+
+    def release(self, stage: Stage, lease: Lease) -> None:
+        with self._guard:
+            self._slots += 1
+            self._cores += max(self.cores, self.workers) if stage.threads == "all" else lease.threads
+            self._gpus = [name for name in self.gpus if name in self._gpus or name in lease.gpus]

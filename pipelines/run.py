@@ -1,0 +1,133 @@
+"""``make flow``: run the graph, stages at the same time, with a live view. ``python -m pipelines.run --help`` tells how.
+
+It exits with 0 when all is done, 1 when a stage failed, 2 for bad input, 130 or 143 when stopped.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pipelines import graph
+from pipelines.experiment import check
+from pipelines.server import reached, settle
+from pipelines.summary import rows, table
+from pipelines.workspace import alone
+from prosmin.errors import UserError
+from stages.params import Params, load
+
+if TYPE_CHECKING:
+    from prefect.states import State
+
+    from pipelines.view import Terminal
+
+REPORT = Path("results/report/index.html")
+FLUSH = 5.0  # seconds for what the server has not yet been told
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.run", description="Run the graph of dvc.yaml, stages at the same time.")
+    parser.add_argument("stages", nargs="*", help="run these and what they need (default: all)")
+    parser.add_argument("--force", action="store_true", help="run stages also where nothing has changed")
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        metavar="KEY=VALUE",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="as a DVC experiment with these settings; the folder stays as it is",
+    )
+    parser.add_argument("--name", help="of the experiment")
+    parser.add_argument("--workers", type=int, help="stages at the same time (default: the number of cores)")
+    parser.add_argument("--snapshot", help=argparse.SUPPRESS)
+    found = parser.parse_args(given)
+    if found.workers is not None and found.workers < 1:
+        parser.error(f"--workers is {found.workers}; it must be at least 1")
+    return found
+
+
+def main(given: argparse.Namespace) -> int:
+    params = load()
+    graph.read(given.stages)
+    check(given.changes, given.name)
+    if not (given.changes or given.name):
+        with alone():  # say at once that another run is at work
+            pass
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the view tells all there is
+    settle()
+    from pipelines.view import Terminal
+
+    with reached(), Terminal() as view:
+        from pipelines.flow import VIEW, run_graph
+
+        VIEW.set(view)
+        try:
+            state = run_graph(
+                stages=given.stages,
+                changes=given.changes,
+                name=given.name,
+                force=given.force,
+                workers=given.workers,
+                snapshot=given.snapshot,
+                return_state=True,
+            )
+        finally:
+            flush()
+    return report(state, view, params)
+
+
+def report(state: "State[Any]", view: "Terminal", params: Params) -> int:
+    """Say on the screen how the run ended; return the exit code."""
+    if not state.is_completed():
+        print("\n".join(view.failures()), file=sys.stderr)
+        print(f"error: {state.message}", file=sys.stderr)
+        return 1
+    print(state.message)
+    if view.experiment:
+        print(f"experiment {view.experiment}: compare it with `dvc exp show`, take it over with `dvc exp apply {view.experiment}`")
+        return 0
+    if found := rows(params):
+        print(f"\n{table(found)}")
+    if REPORT.is_file():
+        print(f"\nReport: {REPORT}")
+    return 0
+
+
+def flush() -> None:
+    """Let the server have what is still under way to it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=FLUSH)
+    EventsWorker.drain_all(timeout=FLUSH)
+
+
+def leave(code: int) -> NoReturn:
+    """End at once: at a normal exit Prefect's threads wait for minutes for a server that has gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, stop)
+    try:
+        leave(main(arguments()))
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        leave(2)
+    except KeyboardInterrupt:
+        print("interrupted; stages that were done are kept", file=sys.stderr)
+        leave(130)
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else 1)

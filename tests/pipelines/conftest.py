@@ -1,0 +1,172 @@
+"""A small real DVC project to run, and a real Prefect server to run it against."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Two sources, a middle, four leaves of which each writes a metric, and a sum of all: the shape of the real graph.
+GRAPH = """
+stages:
+  source:
+    foreach: [a, b]
+    do:
+      cmd: python work.py source ${item}
+      deps: [work.py]
+      outs: ["results/source/${item}"]
+  middle:
+    cmd: python work.py middle
+    meta: {resources: {gpus: all, threads: all}}
+    params: [pretrain.epochs]
+    deps: [work.py, results/source/a]
+    outs: [results/middle]
+  leaf:
+    foreach: [one, two, three, four]
+    do:
+      cmd: python work.py leaf ${item}
+      meta: {resources: {gpus: 1}}
+      params: [knn.k]
+      deps: [work.py, results/middle, results/source/b]
+      metrics: ["metrics/leaf/${item}.json": {cache: false}]
+  total:
+    cmd: python work.py total
+    deps: [work.py, metrics]
+    outs: [results/total]
+"""
+WORK = """
+import hashlib, json, os, sys, time
+from pathlib import Path
+
+name = "@".join(sys.argv[1:])
+with open(os.environ.get("RECORD", os.devnull), "a") as record:
+    print(json.dumps({"stage": name, "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+                      "threads": os.environ.get("OMP_NUM_THREADS"), "begin": time.monotonic()}), file=record)
+text = Path("params.yaml").read_text()
+path = Path({"source": "results/source/" + sys.argv[-1], "middle": "results/middle", "total": "results/total",
+             "leaf": "metrics/leaf/" + sys.argv[-1] + ".json"}[sys.argv[1]])
+if name == os.environ.get("WAIT"):
+    time.sleep(60)
+time.sleep(float(os.environ.get("SLEEP", 0)))
+if name == os.environ.get("BREAK"):
+    sys.exit("error: it broke on purpose")
+print("working on", name)
+path.parent.mkdir(parents=True, exist_ok=True)
+path.write_text(json.dumps({"trained": {"accuracy": int(hashlib.sha256((name + text).encode()).hexdigest()[:4], 16) / 65536}}))
+with open(os.environ.get("RECORD", os.devnull), "a") as record:
+    print(json.dumps({"stage": name, "pid": os.getpid(), "end": time.monotonic()}), file=record)
+"""
+
+
+class Project:
+    """A git repository with the toy graph, at a path with a blank in it."""
+
+    def __init__(self, folder: Path, variables: dict[str, str]):
+        self.folder, self.record = folder, folder.parent / "record"
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "RECORD": str(self.record), **variables}
+        shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+        shutil.copy(ROOT / "params.yaml", folder)
+        (folder / ".gitignore").write_text("/results/\n/.prosmin/\n")
+        (folder / "dvc.yaml").write_text(GRAPH)
+        (folder / "work.py").write_text(WORK)
+        self.git("init", "-q", "-b", "main")
+        self.commit()
+
+    def git(self, *arguments: str) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        return subprocess.run(["git", *identity, *arguments], cwd=self.folder, check=True, capture_output=True, text=True).stdout
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "state")
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env={**self.variables, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, expect: int | None = 0, **variables: str) -> str:
+        """Output and errors of ``python -m <arguments>``, which must end with the code ``expect``."""
+        process = self.start("-m", *arguments, **variables)
+        output, errors = process.communicate(timeout=100)
+        assert expect is None or process.returncode == expect, output + errors
+        assert "Traceback" not in errors, errors
+        return output + errors
+
+    def flow(self, *arguments: str, expect: int | None = 0, **variables: str) -> str:
+        return self.run("pipelines.run", *arguments, expect=expect, **variables)
+
+    def left(self) -> dict[str, bytes]:
+        """Every file that a run leaves, with its content."""
+        found = [path for part in ("results", "metrics") for path in (self.folder / part).rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in [*found, self.folder / "dvc.lock"] if path.is_file()}
+
+    def recorded(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.is_file() else []
+
+    def wait_for(self, stage: str) -> int:
+        """The process id of ``stage``, once it runs."""
+        return until(lambda: next((each["pid"] for each in self.recorded() if each["stage"] == stage), None))
+
+    def processes(self) -> list[str]:
+        """What still runs in this project (its folder is the current one, or it is on the command line)."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if words and os.readlink(entry / "cwd").startswith(str(self.folder)):
+                        found.append(f"{entry.name}: {words}")
+                except OSError:
+                    continue
+        return found
+
+
+def until(check: Callable[[], Any], seconds: float = 60) -> Any:
+    """What ``check`` returns as soon as it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen in time")
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def api(prefect_home) -> Iterator[str]:
+    """The address of a server that all tests share."""
+    from pipelines import server
+
+    before = dict(os.environ)
+    os.environ["PREFECT_HOME"] = str(prefect_home)
+    server.settle()
+    try:
+        with server.started(server.free_port()) as url:
+            yield url
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture
+def project(tmp_path, api, prefect_home) -> Project:
+    return Project(tmp_path / "a project", {"PREFECT_API_URL": api, "PREFECT_HOME": str(prefect_home), "PROSMIN_CORES": "2"})

@@ -1,0 +1,88 @@
+"""What is left when a run is stopped or killed: no process, nothing marked done that is not, and a folder that goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.conftest import ROOT, until
+from tests.pipelines.test_flow import outcomes
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+BEFORE = {"source@a", "source@b"}
+
+
+def goes_on(project) -> None:
+    """Nothing runs any more, the stage that was stopped is not marked done, and the next run leaves out what was."""
+    until(lambda: not project.processes(), 15)
+    again = outcomes(project.flow())
+    assert {name for name, outcome in again.items() if outcome == "skipped"} == BEFORE
+    assert {name for name, outcome in again.items() if outcome == "ran"} == set(again) - BEFORE
+    assert "up to date" in project.run("dvc", "status")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_run_that_is_stopped_or_killed_takes_its_stages_with_it(project, number, code):
+    run = project.start("-m", "pipelines.run", WAIT="middle")
+    stage = project.wait_for("middle")
+    run.send_signal(number)
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == code, said
+    assert "Traceback" not in said
+    until(lambda: not Path(f"/proc/{stage}").exists(), 10)
+    goes_on(project)
+
+
+def test_a_killed_stage_is_a_failed_stage(project):
+    run = project.start("-m", "pipelines.run", WAIT="middle")
+    os.kill(project.wait_for("middle"), signal.SIGKILL)
+    errors = run.communicate(timeout=60)[1]
+    assert run.returncode == 1
+    assert outcomes(errors)["middle"] == "failed" and outcomes(errors)["total"] == "blocked"
+    goes_on(project)
+
+
+GUARD = ROOT / "pipelines" / "guard.py"
+# A command that starts a process in a session of its own, which is how multi-GPU launchers start their workers.
+ESCAPES = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(p.pid, flush=True); time.sleep({})"
+
+
+@pytest.mark.parametrize("way", ["stdin closes", "SIGTERM", "the command ends"])
+def test_the_guard_leaves_nothing_behind(way):
+    seconds = 0 if way == "the command ends" else 60
+    guard = subprocess.Popen(
+        [sys.executable, "-I", str(GUARD), sys.executable, "-c", ESCAPES.format(seconds)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )
+    escaped = int(guard.stdout.readline())
+    if way == "stdin closes":
+        guard.stdin.close()
+    elif way == "SIGTERM":
+        guard.terminate()
+    assert guard.wait(timeout=20) == {"stdin closes": 129, "SIGTERM": 143, "the command ends": 0}[way]
+    assert not Path(f"/proc/{escaped}").exists()
+
+
+def test_the_guard_hands_on_the_code_of_its_command():
+    for command, code in (("exit 3", 3), ("kill -9 $$", 137)):
+        assert subprocess.Popen([sys.executable, "-I", str(GUARD), "sh", "-c", command], stdin=subprocess.PIPE).wait() == code
+    done = subprocess.Popen(
+        [sys.executable, "-I", str(GUARD), "no-such-command"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert (done.wait(), done.stderr.read()) == (127, "error: no-such-command cannot be started: No such file or directory\n")
+
+
+def test_a_command_that_ignores_the_interrupt_is_killed_when_the_grace_is_over():
+    begun = time.monotonic()
+    guard = subprocess.Popen(
+        [sys.executable, "-I", str(GUARD), "sh", "-c", "trap '' INT TERM HUP; echo ready; sleep 60; sleep 60"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )
+    guard.stdout.readline()
+    guard.stdin.close()
+    assert guard.wait(timeout=30) == 129
+    assert time.monotonic() - begun > 4
