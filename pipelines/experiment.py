@@ -121,9 +121,11 @@ def _share_cache(origin: Path, folder: Path) -> None:
     from dvc.repo import Repo
 
     with Repo(str(origin)) as repo:
-        cache = repo.cache.local.path
+        cache = repo.cache.legacy.path  # the top folder, which holds the run cache too
     with Repo(str(folder)) as repo, repo.config.edit("local") as settings:
         settings["cache"]["dir"] = cache
+    with Repo(str(folder)) as repo:
+        repo.checkout(force=True, allow_missing=True)  # what the settings leave unchanged need not run
 
 
 def git(folder: Path, *arguments: str, fails: str = "") -> str:

@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -117,11 +118,12 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-if __name__ == "__main__":
+def command(body: Callable[[], int]) -> NoReturn:
+    """Run ``body`` as a command: its code, one sentence for bad input, no traceback for being stopped."""
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, stop)
     try:
-        leave(main(arguments()))
+        leave(body())
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -131,3 +133,7 @@ if __name__ == "__main__":
         leave(130)
     except SystemExit as end:
         leave(end.code if isinstance(end.code, int) else 1)
+
+
+if __name__ == "__main__":
+    command(lambda: main(arguments()))

@@ -72,7 +72,7 @@ def test_a_failure_holds_up_what_depends_on_it_and_nothing_else(project):
 
 
 def test_each_stage_has_its_share_and_leaves_run_at_the_same_time(project):
-    project.flow("--workers", "2", CUDA_VISIBLE_DEVICES="3,5", SLEEP="0.5")
+    project.flow("--workers", "2", CUDA_VISIBLE_DEVICES="3,5", MEET="1")
     running: dict[str, dict[str, str]] = {}
     together = 0
     for event in project.recorded():

@@ -1,0 +1,227 @@
+"""A sweep: every point of a grid as a DVC experiment, some at the same time, ranked by one metric at the end.
+
+``python -m pipelines.sweep sweeps/lambda.yaml`` or the deployment "sweep" on the dashboard. The file:
+
+    grid:                              # every combination is a point
+      pretrain.objective.lambda: [0.8, 1.0, 1.2]
+      seed: range(0, 3)                # 0, 1, 2; a third number is the step
+    rank: metrics/linear.json:trained.accuracy
+    lowest: false                      # the highest is best
+    show: [metrics/linear.json:trained.ece]     # more columns
+    stages: [linear]                   # with what they need; left out: all
+
+Each point runs in a process and a folder of its own (``pipelines/experiment.py``), with its share of cores and GPUs. A point that
+fails fails alone. A point whose experiment exists for this commit is not run again, so a sweep that was stopped goes on.
+"""
+
+import argparse
+import itertools
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipelines import graph, machine
+from pipelines.execute import guarded
+from pipelines.experiment import check, take_snapshot
+from pipelines.server import reached, settle, stop
+from prosmin.errors import UserError
+from stages.reading import read, sentences
+
+Value = bool | int | float | str
+
+
+class Sweep(BaseModel):
+    """What a sweep runs and how it is ranked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grid: dict[str, list[Value] | str] = Field(min_length=1)
+    rank: str
+    lowest: bool = False
+    show: list[str] = []
+    stages: list[str] = []
+
+    @field_validator("grid")
+    @classmethod
+    def _expanded(cls, grid: dict[str, list[Value] | str]) -> dict[str, list[Value] | str]:
+        return {key: expand(values) for key, values in grid.items()}
+
+    @field_validator("rank", "show")
+    @classmethod
+    def _is_metric(cls, value: Any) -> Any:
+        for each in [value] if isinstance(value, str) else value:
+            if ".json:" not in each:
+                raise ValueError("must be a file and a key in it, such as metrics/linear.json:trained.accuracy")
+        return value
+
+    def points(self) -> list[dict[str, Value]]:
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+
+def expand(values: list[Value] | str) -> list[Value]:
+    """A list as it is; ``range(start, stop[, step])`` as its whole numbers, without the stop."""
+    if isinstance(values, list):
+        if not values:
+            raise ValueError("must hold at least one value")
+        return values
+    name, _, rest = values.partition("(")
+    try:
+        found = list(range(*map(int, rest.removesuffix(")").split(",")))) if name == "range" and rest.endswith(")") else []
+    except (ValueError, TypeError):
+        found = []
+    if not found:
+        raise ValueError("must be a list or a range that is not empty, such as range(1, 9, 2)")
+    return found
+
+
+def load_sweep(path: Path) -> Sweep:
+    try:
+        return Sweep.model_validate(read(path))
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {line}" for line in sentences(error, Sweep))) from None
+
+
+def written(value: Value) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+class Slots:
+    """The machine in equal parts, one for each point that runs."""
+
+    def __init__(self, count: int):
+        cores, gpus = machine.cores(), machine.gpus()
+        self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        for slot in range(count):
+            devices = ",".join(gpus[slot::count])
+            self._free.put({"PROSMIN_CORES": str(max(1, cores // count)), "CUDA_VISIBLE_DEVICES": devices})
+
+    @contextmanager
+    def one(self) -> Iterator[dict[str, str]]:
+        slot = self._free.get()
+        try:
+            yield slot
+        finally:
+            self._free.put(slot)
+
+
+class Points:
+    """Runs points as processes below guards; ``stop`` ends them all."""
+
+    def __init__(self, sweep: Sweep, snapshot: str, slots: int):
+        self.sweep, self.snapshot, self.slots = sweep, snapshot, Slots(slots)
+        self._running: dict[str, Any] = {}
+        self._guard, self._stopped = threading.Lock(), False
+
+    def run(self, name: str, point: Mapping[str, Value], show: Any) -> str:
+        """Run one point; returns why it failed, or an empty string."""
+        changes = [f"{key}={written(value)}" for key, value in point.items()]
+        command = [sys.executable, "-m", "pipelines.run", *self.sweep.stages, "--name", name, "--snapshot", self.snapshot, "--set", *changes]
+        with self.slots.one() as share:
+            with self._guard:
+                if self._stopped:
+                    return "stopped"
+                process = self._running[name] = guarded(command, share)
+            last = ""
+            try:
+                for line in process.stdout:
+                    show(line.rstrip("\n"))
+                    last = line.strip() if line.startswith("error: ") else last
+                code = process.wait()
+            finally:
+                stop(process)
+                with self._guard:
+                    del self._running[name]
+            return "" if code == 0 else "stopped" if self._stopped else last.removeprefix("error: ") or f"ended with code {code}"
+
+    def stop(self) -> None:
+        with self._guard:
+            self._stopped = True
+            for process in self._running.values():
+                if process.poll() is None:
+                    process.terminate()
+
+
+def table(sweep: Sweep, names: Mapping[str, dict[str, Value]], failed: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A row a point, the best first, with the interval of every metric that has one; what failed stands last."""
+    with graph.opened() as repo:
+        found = repo.metrics.show(revs=[name for name in names if name not in failed]) if len(failed) < len(names) else {}
+    rows = []
+    for name, point in names.items():
+        row: dict[str, Any] = {"experiment": name} | {key: written(value) for key, value in point.items()}
+        data = found.get(name, {}).get("data", {})
+        for metric in [sweep.rank, *sweep.show]:
+            row[metric.rpartition(":")[2]] = interval(data, metric)
+        rows.append((_value(data, sweep.rank), row | {"failed": failed.get(name, "")}))
+    worst = float("inf") if sweep.lowest else float("-inf")
+    rows.sort(key=lambda each: worst if each[0] is None else each[0], reverse=not sweep.lowest)
+    return [row for _, row in rows]
+
+
+def _value(data: Mapping[str, Any], metric: str, suffix: str = "") -> float | None:
+    path, _, key = metric.partition(":")
+    found: Any = data.get(path, {}).get("data", {})
+    for step in f"{key}{suffix}".split("."):
+        found = found.get(step) if isinstance(found, Mapping) else None
+    return found if isinstance(found, int | float) else None
+
+
+def interval(data: Mapping[str, Any], metric: str) -> str:
+    value, low, high = (_value(data, metric, suffix) for suffix in ("", "_low", "_high"))
+    if value is None:
+        return ""
+    return f"{value:.4g}" if low is None or high is None else f"{value:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def existing() -> set[str]:
+    """The experiments that stand on the last commit."""
+    with graph.opened() as repo:
+        return {name for names in repo.experiments.ls(rev="HEAD").values() for name, _ in names}
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.sweep", description="Run every point of a grid as a DVC experiment.")
+    parser.add_argument("file", type=Path, help="such as sweeps/lambda.yaml")
+    parser.add_argument("--slots", type=int, default=2, help="points at the same time (default: 2)")
+    parser.add_argument("--name", help="what the experiments are called, before their number (default: the name of the file)")
+    found = parser.parse_args(given)
+    if found.slots < 1:
+        parser.error(f"--slots is {found.slots}; it must be at least 1")
+    return found
+
+
+def main(given: argparse.Namespace) -> int:
+    sweep = load_sweep(given.file)
+    prepare(sweep)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    settle()
+    from pipelines.run import flush
+
+    with reached():
+        from pipelines.sweep_flow import run_sweep
+
+        try:
+            state = run_sweep(name=given.name or given.file.stem, slots=given.slots, echo=True, return_state=True, **sweep.model_dump())
+        finally:
+            flush()
+    print(state.message)
+    return 0 if state.is_completed() else 1
+
+
+def prepare(sweep: Sweep) -> str:
+    """Everything that can be told before the first point runs; returns the snapshot that all points start from."""
+    graph.read(sweep.stages)
+    check([f"{key}=" for key in sweep.grid])
+    return take_snapshot()
+
+
+if __name__ == "__main__":
+    from pipelines.run import command
+
+    command(lambda: main(arguments()))

@@ -1,0 +1,50 @@
+"""Runs with other settings: DVC experiments, made beside the folder and not in it."""
+
+import json
+
+import pytest
+
+from tests.pipelines.test_flow import outcomes
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
+
+
+def test_set_makes_an_experiment_and_leaves_the_folder_as_it_was(project):
+    project.run("dvc", "repro", "-q")
+    project.commit()
+    (project.folder / "work.py").write_text((project.folder / "work.py").read_text() + "# an edit that is not committed\n")
+    before, status = project.left(), project.git("status", "--short")
+    said = project.flow("--set", "pretrain.epochs=3", "knn.k=[1, 7]", "--name", "first")
+    assert set(outcomes(said).values()) == {"ran"}  # the edit is part of it
+    assert (project.left(), project.git("status", "--short"), project.git("stash", "list")) == (before, status, "")
+    assert not list((project.folder / ".prosmin/experiments").iterdir())
+    shown = json.loads(project.run("dvc", "params", "diff", "--json", "main", "first"))
+    assert shown["params.yaml"] == {"pretrain.epochs": {"old": 80, "new": 3, "diff": -77}, "knn.k": {"old": "[1, 5, 10, 20, 50]", "new": "[1, 7]"}}
+    metrics = json.loads(project.run("dvc", "metrics", "diff", "--json", "main", "first"))
+    assert len(metrics) == 4
+    assert "first" in project.run("dvc", "exp", "list")
+    assert "an experiment first already" in project.flow("--name", "first", expect=2)
+
+    project.git("checkout", "-q", "work.py")
+    project.run("dvc", "exp", "apply", "first")
+    assert "up to date" in project.run("dvc", "status")
+
+
+def test_what_dvc_exp_run_makes_is_the_same(project):
+    project.run("dvc", "repro", "-q")
+    project.commit()
+    project.flow("--set", "pretrain.epochs=3", "--name", "ours")
+    project.run("dvc", "exp", "run", "--temp", "-S", "pretrain.epochs=3", "--name", "theirs")
+    saved = [line.split()[0] for line in project.git("show-ref").splitlines() if line.endswith(("/ours", "/theirs"))]
+    assert len(saved) == 2
+    assert project.git("diff", "--stat", *saved, "--", ".", ":!.dvc/tmp") == ""  # DVC keeps a note of its own there
+
+
+def test_an_experiment_that_fails_leaves_neither_a_result_nor_a_folder(project):
+    said = project.flow("--set", "pretrain.epochs=3", "--name", "broken", expect=1, BREAK="leaf@two")
+    assert "leaf@two failed" in said
+    assert "broken" not in project.run("dvc", "exp", "list")
+    assert not list((project.folder / ".prosmin/experiments").iterdir())
+    assert project.flow("--set", "pretrain.epochs=-3", expect=1).splitlines()[-1] == (
+        "error: params.yaml: pretrain.epochs is -3; it must be at least 1"
+    )
