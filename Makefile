@@ -1,11 +1,13 @@
 # Needs git, make and Python 3.11-3.13; everything else is installed into .venv from requirements.lock.
 #   make repro                    run the pipeline and name the report    (ARGS=linear: this stage and what it needs)
 #   make flow                     the same, stages at the same time       (ARGS="--set pretrain.epochs=5")
+#   make dashboard                Prefect's pages on this machine         (PORT=4300)
+#   make sweep FILE=sweeps/lambda.yaml    a grid of experiments           (ARGS="--slots 4")
 #   make test                     run the tests                           (ARGS="-k scoring")
 #   make lock                     write requirements.lock anew            (ARGS=--upgrade: newest versions)
 #   make ... PYTHON=/path/python  choose the Python that .venv is made with
 
-.PHONY: help repro flow test lock environment
+.PHONY: help repro flow dashboard sweep test lock environment
 
 # What was set for another Python would leak into this one.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
@@ -20,6 +22,12 @@ repro: environment
 
 flow: environment
 	@$(in_venv) python -m pipelines.run $(ARGS)
+
+dashboard: environment
+	@$(in_venv) python -m pipelines.dashboard $(if $(PORT),--port $(PORT)) $(ARGS)
+
+sweep: environment
+	@$(in_venv) python -m pipelines.sweep $(FILE) $(ARGS)
 
 test: environment
 	@$(in_venv) python -m pytest $(ARGS)

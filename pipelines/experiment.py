@@ -6,6 +6,7 @@ Points of a sweep can so run at the same time, which neither ``dvc exp run`` nor
 """
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -124,6 +125,7 @@ def _share_cache(origin: Path, folder: Path) -> None:
         cache = repo.cache.legacy.path  # the top folder, which holds the run cache too
     with Repo(str(folder)) as repo, repo.config.edit("local") as settings:
         settings["cache"]["dir"] = cache
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # a result that is not in the cache is made, and no news
     with Repo(str(folder)) as repo:
         repo.checkout(force=True, allow_missing=True)  # what the settings leave unchanged need not run
 

@@ -34,7 +34,7 @@ from pipelines.server import reached, settle, stop
 from prosmin.errors import UserError
 from stages.reading import read, sentences
 
-Value = bool | int | float | str
+Value = Any  # what params.yaml may hold: a number, text, true or false, a list
 
 
 class Sweep(BaseModel):
@@ -42,7 +42,7 @@ class Sweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    grid: dict[str, list[Value] | str] = Field(min_length=1)
+    grid: dict[str, Any] = Field(min_length=1)
     rank: str
     lowest: bool = False
     show: list[str] = []
@@ -50,7 +50,10 @@ class Sweep(BaseModel):
 
     @field_validator("grid")
     @classmethod
-    def _expanded(cls, grid: dict[str, list[Value] | str]) -> dict[str, list[Value] | str]:
+    def _expanded(cls, grid: dict[str, Any]) -> dict[str, list[Value]]:
+        for key, values in grid.items():
+            if not expand(values):
+                raise ValueError(f"{key} is {values!r}; it must be a list or a range that is not empty, such as range(1, 9, 2)")
         return {key: expand(values) for key, values in grid.items()}
 
     @field_validator("rank", "show")
@@ -65,20 +68,15 @@ class Sweep(BaseModel):
         return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
 
 
-def expand(values: list[Value] | str) -> list[Value]:
-    """A list as it is; ``range(start, stop[, step])`` as its whole numbers, without the stop."""
+def expand(values: Any) -> list[Value]:
+    """A list as it is; ``range(start, stop[, step])`` as its whole numbers, without the stop; empty for anything else."""
     if isinstance(values, list):
-        if not values:
-            raise ValueError("must hold at least one value")
         return values
-    name, _, rest = values.partition("(")
+    name, _, rest = str(values).partition("(")
     try:
-        found = list(range(*map(int, rest.removesuffix(")").split(",")))) if name == "range" and rest.endswith(")") else []
+        return list(range(*map(int, rest.removesuffix(")").split(",")))) if name == "range" and rest.endswith(")") else []
     except (ValueError, TypeError):
-        found = []
-    if not found:
-        raise ValueError("must be a list or a range that is not empty, such as range(1, 9, 2)")
-    return found
+        return []
 
 
 def load_sweep(path: Path) -> Sweep:

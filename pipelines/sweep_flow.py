@@ -19,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
 @flow(name="sweep", flow_run_name="sweep {name}", task_runner=ThreadPoolTaskRunner(max_workers=1000))
 def run_sweep(
-    grid: dict[str, list[Value] | str],
+    grid: dict[str, Any],
     rank: str,
     name: str = "sweep",
     lowest: bool = False,

@@ -1,0 +1,78 @@
+"""Eight points, two at a time, one of them wrong: seven results, one clear failure, a clean folder."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.sweep import Sweep, expand, load_sweep
+from prosmin.errors import UserError
+from tests.pipelines.conftest import ROOT
+
+RANK = "metrics/leaf/one.json:trained.accuracy"
+SWEEP = f"""
+grid: {{pretrain.batch_size: [64, 32, 16, -1, 8, 4, 2, 128]}}
+rank: {RANK}
+stages: [leaf@one]
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(200)
+def test_points_that_fail_fail_alone_and_the_rest_is_ranked(project):
+    project.run("dvc", "repro", "-q")
+    project.commit()
+    (project.folder.parent / "sizes.yaml").write_text(SWEEP)
+    said = project.run("pipelines.sweep", "../sizes.yaml", "--slots", "2", expect=1)
+    ranked = [line.split() for line in said.splitlines() if line.startswith("sizes-") and ":" not in line.split()[0]]
+    values = [float(row[2]) for row in ranked[:7]]
+    assert len(ranked) == 8 and values == sorted(values, reverse=True)
+    assert " ".join(ranked[7]) == "sizes-3 -1 params.yaml: pretrain.batch_size is -1; it must be at least 2"
+    assert said.splitlines()[-1] == "7 of 8 points done; failed: sizes-3"
+    listed = project.run("dvc", "exp", "list", "--name-only").split()
+    assert sorted(listed) == [f"sizes-{place}" for place in (0, 1, 2, 4, 5, 6, 7)]
+    assert project.git("status", "--short") == ""
+    again = project.run("pipelines.sweep", "../sizes.yaml", expect=1)  # goes on: only what failed is tried again
+    assert [line.split(":")[0] for line in again.splitlines() if line.startswith("sizes-") and ":" in line.split()[0]] == ["sizes-3"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [([1, "a"], [1, "a"]), ("range(3)", [0, 1, 2]), ("range(1, 8, 3)", [1, 4, 7]), ("range(2,0,-1)", [2, 1])]
+)
+def test_lists_and_ranges_are_expanded(given, expected):
+    assert expand(given) == expected
+
+
+@pytest.mark.parametrize("wrong", ["range(0)", "range(a)", "1,2", "range(1,2,0)", []])
+def test_what_is_neither_is_refused(wrong):
+    assert expand(wrong) == []
+    with pytest.raises(ValueError, match="must be a list or a range"):
+        Sweep(grid={"seed": wrong}, rank=RANK)
+
+
+def test_every_combination_is_a_point():
+    points = Sweep(grid={"a": [1, 2], "b": "range(2)"}, rank=RANK).points()
+    assert points == [{"a": 1, "b": 0}, {"a": 1, "b": 1}, {"a": 2, "b": 0}, {"a": 2, "b": 1}]
+
+
+def test_a_wrong_file_is_reported_whole(tmp_path, monkeypatch):
+    (tmp_path / "wrong.yaml").write_text("grid: {seed: 3}\nrank: accuracy\nslot: 2\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_sweep(Path("wrong.yaml"))
+    assert str(caught.value).splitlines() == [
+        "wrong.yaml: grid: seed is 3; it must be a list or a range that is not empty, such as range(1, 9, 2)",
+        "wrong.yaml: rank is 'accuracy'; it must be a file and a key in it, such as metrics/linear.json:trained.accuracy",
+        "wrong.yaml: slot is not a known key (did you mean 'lowest'?); allowed: grid, lowest, rank, show, stages",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_sweeps_that_come_with_the_project_hold(path, monkeypatch):
+    from pipelines.experiment import check
+    from stages.params import load
+
+    monkeypatch.chdir(ROOT)
+    sweep = load_sweep(path)
+    load()
+    check([f"{key}=" for key in sweep.grid])
+    assert len(sweep.points()) >= 2
