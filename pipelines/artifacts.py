@@ -31,7 +31,9 @@ def publish(results: Mapping[str, Result]) -> None:
     )
     found = rows(load())
     if found:
-        create_table_artifact([_cells(row) for row in found], key="results", description="docs/evaluation.md defines each number.")
+        create_table_artifact(
+            [_cells(row) for row in found], key="results", description="docs/evaluation.md defines each number."
+        )
     with graph.opened() as repo:
         changed = metrics_against_commit(repo)
         drawn = plots(repo)
@@ -55,7 +57,10 @@ def metrics_against_commit(repo: Any) -> list[dict[str, Any]]:
     found = []
     for path, changes in sorted(repo.metrics.diff(a_rev="HEAD").get("diff", {}).items()):
         for name, each in sorted(changes.items()):
-            found.append({"metric": f"{Path(path).relative_to('metrics')}: {name}"} | {key: each.get(key) for key in ("old", "new", "diff")})
+            found.append(
+                {"metric": f"{Path(path).relative_to('metrics')}: {name}"}
+                | {key: each.get(key) for key in ("old", "new", "diff")}
+            )
     return found
 
 
@@ -65,7 +70,12 @@ def plots(repo: Any) -> list[str]:
     for out in repo.index.plots:
         settings = out.plot if isinstance(out.plot, dict) else {}
         path = Path(out.fs_path)
-        if path.suffix == ".csv" and path.is_file() and isinstance(settings.get("x"), str) and isinstance(settings.get("y"), str):
+        if (
+            path.suffix == ".csv"
+            and path.is_file()
+            and isinstance(settings.get("x"), str)
+            and isinstance(settings.get("y"), str)
+        ):
             title = settings.get("title") or path.stem
             image = base64.b64encode(draw(read_csv(path), settings["x"], settings["y"])).decode()
             found.append(f"**{title}**\n\n![{title}](data:image/svg+xml;base64,{image})")

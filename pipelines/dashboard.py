@@ -72,9 +72,13 @@ def _repeat(process: subprocess.Popen[str]) -> None:
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.dashboard", description="Start the dashboard; Ctrl-C ends it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.dashboard", description="Start the dashboard; Ctrl-C ends it."
+    )
     parser.add_argument("--port", type=int, default=PORT, help=f"of the server (default: {PORT})")
-    parser.add_argument("--file", type=Path, default=Path("prefect.yaml"), help="what is deployed (default: prefect.yaml)")
+    parser.add_argument(
+        "--file", type=Path, default=Path("prefect.yaml"), help="what is deployed (default: prefect.yaml)"
+    )
     found = parser.parse_args(given)
     if not 0 < found.port < 65536:
         parser.error(f"--port is {found.port}; it must be between 1 and 65535")
@@ -98,7 +102,10 @@ def main(given: argparse.Namespace) -> int:
         announce(api)
         try:
             with worker(api, report) as process:
-                print(f"Dashboard: {api.removesuffix('/api')}\nReport:    {report}/{REPORT.name}\nCtrl-C ends both.", flush=True)
+                print(
+                    f"Dashboard: {api.removesuffix('/api')}\nReport:    {report}/{REPORT.name}\nCtrl-C ends both.",
+                    flush=True,
+                )
                 code = process.wait()
         finally:
             RUNNING.unlink(missing_ok=True)

@@ -48,7 +48,9 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PATH": path, "DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
 
 
-def guarded(command: list[str], extra: Mapping[str, str] | None = None, folder: Path | None = None) -> subprocess.Popen[str]:
+def guarded(
+    command: list[str], extra: Mapping[str, str] | None = None, folder: Path | None = None
+) -> subprocess.Popen[str]:
     """Start ``command`` so that it ends when this process does, however that ends; its output is a pipe of lines."""
     return subprocess.Popen(
         [sys.executable, "-I", str(GUARD), *command],
@@ -83,7 +85,11 @@ class Executor:
         seconds = time.monotonic() - begun
         if self._stopped:
             return Result(stage, "stopped", seconds)
-        return Result(stage, outcome(output), seconds) if code == 0 else Result(stage, "failed", seconds, reason(output, code))
+        return (
+            Result(stage, outcome(output), seconds)
+            if code == 0
+            else Result(stage, "failed", seconds, reason(output, code))
+        )
 
     def _once(self, command: list[str], lease: Lease, show: Callable[[str], None]) -> tuple[int, str]:
         with self._guard:

@@ -40,7 +40,15 @@ class Experiment:
             saved = repo.experiments.save(name=self.name, include_untracked=untracked, force=False)
             name = self.name or repo.experiments.get_exact_name([saved])[saved]
         # Whole or not at all, and safe beside another: git creates the one reference.
-        git(self.origin, "fetch", "--quiet", "--no-tags", str(self.folder), "refs/exps/*:refs/exps/*", fails="cannot be kept")
+        git(
+            self.origin,
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            str(self.folder),
+            "refs/exps/*:refs/exps/*",
+            fails="cannot be kept",
+        )
         return name
 
 
@@ -74,7 +82,9 @@ def experiment(changes: Sequence[str], name: str | None = None, snapshot: str | 
 def take_snapshot() -> str:
     """The last commit and, after a plus, the uncommitted changes of tracked files."""
     here = Path.cwd()
-    commit = git(here, "rev-parse", "--verify", "HEAD", fails="has no commit yet; an experiment starts from one").strip()
+    commit = git(
+        here, "rev-parse", "--verify", "HEAD", fails="has no commit yet; an experiment starts from one"
+    ).strip()
     for path in ("dvc.yaml", str(PARAMS)):
         git(here, "ls-files", "--error-unmatch", path, fails=f"does not track {path}; `git add {path}` first")
     return "+".join(filter(None, [commit, git(here, "stash", "create").strip()]))
@@ -89,7 +99,9 @@ def check(changes: Sequence[str], name: str | None = None) -> None:
             from dvc.repo.experiments.utils import exp_refs_by_names
 
             if exp_refs_by_names(repo.scm, {name})[name]:
-                raise UserError(f"there is an experiment {name} already; choose another name, or `dvc exp remove {name}`")
+                raise UserError(
+                    f"there is an experiment {name} already; choose another name, or `dvc exp remove {name}`"
+                )
     content = yaml.safe_load(PARAMS.read_text()) if PARAMS.is_file() else None
     for change in changes:
         key, equals, _ = change.partition("=")

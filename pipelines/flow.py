@@ -1,7 +1,9 @@
 """The Prefect flow whose tasks are the stages of ``dvc.yaml``, run at the same time where the graph allows it.
 
-It leaves the folder as ``dvc repro`` would: same files, same ``dvc.lock`` to the byte. What it adds is the page of the run:
-stages side by side, their logs, what ran, metrics against the last commit, the result table, plots, the report.
+It leaves the folder as ``dvc repro`` would: same files, and a ``dvc.lock`` equal to the byte where the stages themselves give
+equal bytes. A stage that sums floating-point numbers on another number of threads gives other last digits, so set OMP_NUM_THREADS
+(1, say) for both when they are to be compared. What the flow adds is the page of the run: stages side by side, their logs, what
+ran, metrics against the last commit, the result table, plots, the report.
 """
 
 from collections.abc import Sequence
@@ -48,7 +50,9 @@ def _run_name() -> str:
 
 
 # A thread waits for each stage that runs; how many run is decided by the leases, not by the number of threads.
-@flow(name="graph", flow_run_name=_run_name, task_runner=ThreadPoolTaskRunner(max_workers=1000), validate_parameters=True)
+@flow(
+    name="graph", flow_run_name=_run_name, task_runner=ThreadPoolTaskRunner(max_workers=1000), validate_parameters=True
+)
 def run_graph(
     stages: Sequence[str] = (),
     changes: Sequence[str] = (),
@@ -152,7 +156,10 @@ def _state(result: Result) -> State[Any]:
 
 
 def _ending(results: dict[str, Result]) -> State[Any]:
-    count = {outcome: [name for name, each in results.items() if each.outcome == outcome] for outcome in ("ran", "cached", "skipped")}
+    count = {
+        outcome: [name for name, each in results.items() if each.outcome == outcome]
+        for outcome in ("ran", "cached", "skipped")
+    }
     text = ", ".join(f"{len(names)} {outcome}" for outcome, names in count.items() if names)
     failed = {name: each.reason for name, each in results.items() if not each.done and each.outcome != "blocked"}
     if not failed:

@@ -85,7 +85,11 @@ def _plan(repo: "Repo", targets: list[str]) -> list[Stage]:
     order = plan_repro(graph, wanted)
     inside = set(order)
     return [
-        Stage(name_of(stage), tuple(name_of(need) for need in graph.successors(stage) if need in inside), **_resources(stage))
+        Stage(
+            name_of(stage),
+            tuple(name_of(need) for need in graph.successors(stage) if need in inside),
+            **_resources(stage),
+        )
         for stage in order
     ]
 

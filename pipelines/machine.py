@@ -32,7 +32,9 @@ def gpus() -> tuple[str, ...]:
         return tuple(filter(None, (name.strip() for name in given.split(","))))
     if not shutil.which("nvidia-smi"):
         return ()
-    listed = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
+    )
     return tuple(listed.stdout.split()) if listed.returncode == 0 else ()
 
 

@@ -49,7 +49,9 @@ class Progress:
             artifact, shown = self._known.get(key, (None, None))
             if share == shown:
                 continue
-            with contextlib.suppress(Exception):  # a bar that cannot be drawn must not end a run; the next look tries again
+            with contextlib.suppress(
+                Exception
+            ):  # a bar that cannot be drawn must not end a run; the next look tries again
                 if artifact is None:
                     what = "Stages done" if key == ALL else f"Progress of {key}"
                     artifact = create_progress_artifact(share, key=key, description=what)

@@ -30,7 +30,9 @@ FLUSH = 5.0  # seconds for what the server has not yet been told
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.run", description="Run the graph of dvc.yaml, stages at the same time.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.run", description="Run the graph of dvc.yaml, stages at the same time."
+    )
     parser.add_argument("stages", nargs="*", help="run these and what they need (default: all)")
     parser.add_argument("--force", action="store_true", help="run stages also where nothing has changed")
     parser.add_argument(
@@ -89,7 +91,9 @@ def report(state: "State[Any]", view: "Terminal", params: Params) -> int:
         return 1
     print(state.message)
     if view.experiment:
-        print(f"experiment {view.experiment}: compare it with `dvc exp show`, take it over with `dvc exp apply {view.experiment}`")
+        print(
+            f"experiment {view.experiment}: compare it with `dvc exp show`, take it over with `dvc exp apply {view.experiment}`"
+        )
         return 0
     if found := rows(params):
         print(f"\n{table(found)}")

@@ -71,7 +71,9 @@ def free_port(wanted: int = 0) -> int:
         try:
             probe.bind((HOST, wanted))
         except OSError:
-            raise UserError(f"port {wanted} is in use; name another one, such as: make dashboard PORT={wanted + 1}") from None
+            raise UserError(
+                f"port {wanted} is in use; name another one, such as: make dashboard PORT={wanted + 1}"
+            ) from None
         return probe.getsockname()[1]
 
 
@@ -95,8 +97,23 @@ def reached() -> Iterator[str]:
 def started(port: int, ui: bool = True) -> Iterator[str]:
     """A server on loopback that ends with the block, or with this process however it ends."""
     api = f"http://{HOST}:{port}/api"
-    extra = {"PREFECT_SERVER_UI_API_URL": api, "PREFECT_API_URL": api, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--analytics-off"]
+    extra = {
+        "PREFECT_SERVER_UI_API_URL": api,
+        "PREFECT_API_URL": api,
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--analytics-off",
+    ]
     process = guarded([*command, "--ui" if ui else "--no-ui"], extra)
     lines: deque[str] = deque(maxlen=50)
     threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()

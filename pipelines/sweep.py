@@ -53,7 +53,9 @@ class Sweep(BaseModel):
     def _expanded(cls, grid: dict[str, Any]) -> dict[str, list[Value]]:
         for key, values in grid.items():
             if not expand(values):
-                raise ValueError(f"{key} is {values!r}; it must be a list or a range that is not empty, such as range(1, 9, 2)")
+                raise ValueError(
+                    f"{key} is {values!r}; it must be a list or a range that is not empty, such as range(1, 9, 2)"
+                )
         return {key: expand(values) for key, values in grid.items()}
 
     @field_validator("rank", "show")
@@ -74,7 +76,9 @@ def expand(values: Any) -> list[Value]:
         return values
     name, _, rest = str(values).partition("(")
     try:
-        return list(range(*map(int, rest.removesuffix(")").split(",")))) if name == "range" and rest.endswith(")") else []
+        return (
+            list(range(*map(int, rest.removesuffix(")").split(",")))) if name == "range" and rest.endswith(")") else []
+        )
     except (ValueError, TypeError):
         return []
 
@@ -120,7 +124,18 @@ class Points:
     def run(self, name: str, point: Mapping[str, Value], show: Any) -> str:
         """Run one point; returns why it failed, or an empty string."""
         changes = [f"{key}={written(value)}" for key, value in point.items()]
-        command = [sys.executable, "-m", "pipelines.run", *self.sweep.stages, "--name", name, "--snapshot", self.snapshot, "--set", *changes]
+        command = [
+            sys.executable,
+            "-m",
+            "pipelines.run",
+            *self.sweep.stages,
+            "--name",
+            name,
+            "--snapshot",
+            self.snapshot,
+            "--set",
+            *changes,
+        ]
         with self.slots.one() as share:
             with self._guard:
                 if self._stopped:
@@ -136,7 +151,13 @@ class Points:
                 stop(process)
                 with self._guard:
                     del self._running[name]
-            return "" if code == 0 else "stopped" if self._stopped else last.removeprefix("error: ") or f"ended with code {code}"
+            return (
+                ""
+                if code == 0
+                else "stopped"
+                if self._stopped
+                else last.removeprefix("error: ") or f"ended with code {code}"
+            )
 
     def stop(self) -> None:
         with self._guard:
@@ -149,7 +170,9 @@ class Points:
 def table(sweep: Sweep, names: Mapping[str, dict[str, Value]], failed: Mapping[str, str]) -> list[dict[str, Any]]:
     """A row a point, the best first, with the interval of every metric that has one; what failed stands last."""
     with graph.opened() as repo:
-        found = repo.metrics.show(revs=[name for name in names if name not in failed]) if len(failed) < len(names) else {}
+        found = (
+            repo.metrics.show(revs=[name for name in names if name not in failed]) if len(failed) < len(names) else {}
+        )
     rows = []
     for name, point in names.items():
         row: dict[str, Any] = {"experiment": name} | {key: written(value) for key, value in point.items()}
@@ -184,10 +207,14 @@ def existing() -> set[str]:
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.sweep", description="Run every point of a grid as a DVC experiment.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.sweep", description="Run every point of a grid as a DVC experiment."
+    )
     parser.add_argument("file", type=Path, help="such as sweeps/lambda.yaml")
     parser.add_argument("--slots", type=int, default=2, help="points at the same time (default: 2)")
-    parser.add_argument("--name", help="what the experiments are called, before their number (default: the name of the file)")
+    parser.add_argument(
+        "--name", help="what the experiments are called, before their number (default: the name of the file)"
+    )
     found = parser.parse_args(given)
     if found.slots < 1:
         parser.error(f"--slots is {found.slots}; it must be at least 1")
@@ -205,7 +232,13 @@ def main(given: argparse.Namespace) -> int:
         from pipelines.sweep_flow import run_sweep
 
         try:
-            state = run_sweep(name=given.name or given.file.stem, slots=given.slots, echo=True, return_state=True, **sweep.model_dump())
+            state = run_sweep(
+                name=given.name or given.file.stem,
+                slots=given.slots,
+                echo=True,
+                return_state=True,
+                **sweep.model_dump(),
+            )
         finally:
             flush()
     print(state.message)

@@ -55,7 +55,11 @@ def run_sweep(
     running = Points(sweep, snapshot, slots)
 
     def start(name: str, point: dict[str, Value]) -> Any:
-        @task(name="point", task_run_name=f"{name}: {', '.join(f'{key}={value}' for key, value in point.items())}", persist_result=False)
+        @task(
+            name="point",
+            task_run_name=f"{name}: {', '.join(f'{key}={value}' for key, value in point.items())}",
+            persist_result=False,
+        )
         def work() -> State[Any]:
             if name in done:
                 return Completed(name="Cached", message="the experiment exists")
@@ -77,7 +81,9 @@ def run_sweep(
         for future in futures:
             future.wait()
     ranked = table(sweep, names, failed)
-    create_table_artifact(ranked, key="ranking", description=f"By {rank}, the {'lowest' if lowest else 'highest'} first.")
+    create_table_artifact(
+        ranked, key="ranking", description=f"By {rank}, the {'lowest' if lowest else 'highest'} first."
+    )
     if echo:
         print(aligned(ranked), flush=True)
     text = f"{len(names) - len(failed)} of {len(names)} points done"
@@ -89,4 +95,6 @@ def run_sweep(
 def aligned(rows: list[dict[str, Any]]) -> str:
     lines = [list(rows[0]), *(list(map(str, row.values())) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

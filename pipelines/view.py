@@ -13,7 +13,14 @@ from rich.text import Text
 from pipelines.execute import Result
 from pipelines.graph import Stage
 
-STYLES = {"ran": "green", "cached": "cyan", "skipped": "dim", "failed": "bold red", "stopped": "red", "blocked": "yellow"}
+STYLES = {
+    "ran": "green",
+    "cached": "cyan",
+    "skipped": "dim",
+    "failed": "bold red",
+    "stopped": "red",
+    "blocked": "yellow",
+}
 
 
 class Terminal:
@@ -27,7 +34,11 @@ class Terminal:
         self._last: dict[str, deque[str]] = {}
         self._stages: dict[str, Stage] = {}
         self._guard = threading.RLock()
-        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4) if self._console.is_terminal else None
+        self._live = (
+            Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+            if self._console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> "Terminal":
         if self._live:
@@ -71,11 +82,18 @@ class Terminal:
                 result = self.results.get(name)
                 if result:
                     seconds = f"{result.seconds:.1f} s" if result.seconds else ""
-                    shown.add_row(name, Text(result.outcome, STYLES[result.outcome]), seconds, Text(result.reason, overflow="ellipsis"))
+                    shown.add_row(
+                        name,
+                        Text(result.outcome, STYLES[result.outcome]),
+                        seconds,
+                        Text(result.reason, overflow="ellipsis"),
+                    )
                 elif name in self._begun:
                     last = self._last[name][-1].strip() if self._last[name] else ""
                     running = f"{time.monotonic() - self._begun[name]:.1f} s"
-                    shown.add_row(name, Text("running", "bold"), running, Text(last, "dim", no_wrap=True, overflow="ellipsis"))
+                    shown.add_row(
+                        name, Text("running", "bold"), running, Text(last, "dim", no_wrap=True, overflow="ellipsis")
+                    )
                 else:
                     shown.add_row(name, Text("waiting", "dim"), "", "")
             count = f"{len(self.results)} of {len(self._stages)} stages" if self._stages else "starting"

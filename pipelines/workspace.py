@@ -19,7 +19,9 @@ def alone(folder: Path = Path(".prosmin")) -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             holder = handle.read().strip()
-            raise UserError(f"another run is at work in this folder (process {holder}); let it finish, or cancel it") from None
+            raise UserError(
+                f"another run is at work in this folder (process {holder}); let it finish, or cancel it"
+            ) from None
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

@@ -87,7 +87,9 @@ class Project:
 
     def git(self, *arguments: str) -> str:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        return subprocess.run(["git", *identity, *arguments], cwd=self.folder, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=self.folder, check=True, capture_output=True, text=True
+        ).stdout
 
     def commit(self) -> None:
         self.git("add", "-A")
@@ -117,7 +119,11 @@ class Project:
     def left(self) -> dict[str, bytes]:
         """Every file that a run leaves, with its content."""
         found = [path for part in ("results", "metrics") for path in (self.folder / part).rglob("*") if path.is_file()]
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in [*found, self.folder / "dvc.lock"] if path.is_file()}
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in [*found, self.folder / "dvc.lock"]
+            if path.is_file()
+        }
 
     def recorded(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.is_file() else []
@@ -171,4 +177,6 @@ def api(prefect_home) -> Iterator[str]:
 
 @pytest.fixture
 def project(tmp_path, api, prefect_home) -> Project:
-    return Project(tmp_path / "a project", {"PREFECT_API_URL": api, "PREFECT_HOME": str(prefect_home), "PROSMIN_CORES": "2"})
+    return Project(
+        tmp_path / "a project", {"PREFECT_API_URL": api, "PREFECT_HOME": str(prefect_home), "PROSMIN_CORES": "2"}
+    )

@@ -72,7 +72,9 @@ def test_a_schedule_fires_a_run_is_cancelled_and_ctrl_c_ends_everything(dashboar
     project, process, api = dashboard
     run = api.run("settings", changes=["pretrain.epochs=777"], name="cancelled")
     stage = project.wait_for("middle")
-    assert project.run("pipelines.dashboard", expect=2).startswith("error: the dashboard of this folder is running already")
+    assert project.run("pipelines.dashboard", expect=2).startswith(
+        "error: the dashboard of this folder is running already"
+    )
     api.call(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     until(lambda: not Path(f"/proc/{stage}").exists(), 30)
     until(lambda: api.state(run) == "CANCELLED", 30)
@@ -95,7 +97,9 @@ def test_a_killed_worker_or_dashboard_leaves_no_process(dashboard):
     project, process, api = dashboard
     api.run("settings", changes=["pretrain.epochs=777"])
     stage = project.wait_for("middle")
-    worker = next(int(each.split(":")[0]) for each in project.processes() if "worker start" in each and "guard.py" not in each)
+    worker = next(
+        int(each.split(":")[0]) for each in project.processes() if "worker start" in each and "guard.py" not in each
+    )
     os.kill(worker, signal.SIGKILL)
     assert process.wait(timeout=60) == 2
     assert "the worker ended by itself" in process.stderr.read()

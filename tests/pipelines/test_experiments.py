@@ -12,14 +12,19 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
 def test_set_makes_an_experiment_and_leaves_the_folder_as_it_was(project):
     project.run("dvc", "repro", "-q")
     project.commit()
-    (project.folder / "work.py").write_text((project.folder / "work.py").read_text() + "# an edit that is not committed\n")
+    (project.folder / "work.py").write_text(
+        (project.folder / "work.py").read_text() + "# an edit that is not committed\n"
+    )
     before, status = project.left(), project.git("status", "--short")
     said = project.flow("--set", "pretrain.epochs=3", "knn.k=[1, 7]", "--name", "first")
     assert set(outcomes(said).values()) == {"ran"}  # the edit is part of it
     assert (project.left(), project.git("status", "--short"), project.git("stash", "list")) == (before, status, "")
     assert not list((project.folder / ".prosmin/experiments").iterdir())
     shown = json.loads(project.run("dvc", "params", "diff", "--json", "main", "first"))
-    assert shown["params.yaml"] == {"pretrain.epochs": {"old": 80, "new": 3, "diff": -77}, "knn.k": {"old": "[1, 5, 10, 20, 50]", "new": "[1, 7]"}}
+    assert shown["params.yaml"] == {
+        "pretrain.epochs": {"old": 80, "new": 3, "diff": -77},
+        "knn.k": {"old": "[1, 5, 10, 20, 50]", "new": "[1, 7]"},
+    }
     metrics = json.loads(project.run("dvc", "metrics", "diff", "--json", "main", "first"))
     assert len(metrics) == 4
     assert "first" in project.run("dvc", "exp", "list")

@@ -56,7 +56,11 @@ def test_the_guard_leaves_nothing_behind(way):
     seconds = 0 if way == "the command ends" else 60
     guard = subprocess.Popen(
         [sys.executable, "-I", str(GUARD), sys.executable, "-c", ESCAPES.format(seconds)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     escaped = int(guard.stdout.readline())
     if way == "stdin closes":
@@ -69,18 +73,27 @@ def test_the_guard_leaves_nothing_behind(way):
 
 def test_the_guard_hands_on_the_code_of_its_command():
     for command, code in (("exit 3", 3), ("kill -9 $$", 137)):
-        assert subprocess.Popen([sys.executable, "-I", str(GUARD), "sh", "-c", command], stdin=subprocess.PIPE).wait() == code
+        assert (
+            subprocess.Popen([sys.executable, "-I", str(GUARD), "sh", "-c", command], stdin=subprocess.PIPE).wait()
+            == code
+        )
     done = subprocess.Popen(
         [sys.executable, "-I", str(GUARD), "no-such-command"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert (done.wait(), done.stderr.read()) == (127, "error: no-such-command cannot be started: No such file or directory\n")
+    assert (done.wait(), done.stderr.read()) == (
+        127,
+        "error: no-such-command cannot be started: No such file or directory\n",
+    )
 
 
 def test_a_command_that_ignores_the_interrupt_is_killed_when_the_grace_is_over():
     begun = time.monotonic()
     guard = subprocess.Popen(
         [sys.executable, "-I", str(GUARD), "sh", "-c", "trap '' INT TERM HUP; echo ready; sleep 60; sleep 60"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     guard.stdout.readline()
     guard.stdin.close()

@@ -15,7 +15,11 @@ def outcomes(output: str) -> dict[str, str]:
     """What a run without a terminal says became of each stage."""
     words = ("ran", "cached", "skipped", "failed", "blocked", "stopped")
     split = (line.partition(": ") for line in output.splitlines())
-    return {name: rest.split()[0].rstrip(":") for name, _, rest in split if name != "ERROR" and rest and rest.split()[0].rstrip(":") in words}
+    return {
+        name: rest.split()[0].rstrip(":")
+        for name, _, rest in split
+        if name != "ERROR" and rest and rest.split()[0].rstrip(":") in words
+    }
 
 
 def set_param(folder: Path, old: str, new: str) -> None:
@@ -54,14 +58,18 @@ def test_changed_and_forced_runs_leave_what_dvc_repro_leaves(project, sequential
         assert project.left() == expected
     first, changed, forced, back = said
     assert set(first.values()) == set(forced.values()) == {"ran"} and len(first) == len(forced) == 8
-    assert changed == dict.fromkeys(["source@a", "source@b", "middle"], "skipped") | dict.fromkeys([*LEAVES, "total"], "ran")
+    assert changed == dict.fromkeys(["source@a", "source@b", "middle"], "skipped") | dict.fromkeys(
+        [*LEAVES, "total"], "ran"
+    )
     assert back["total"] == "cached"
     assert "up to date" in project.run("dvc", "status")
 
 
 def test_a_failure_holds_up_what_depends_on_it_and_nothing_else(project):
     said = project.flow(expect=1, BREAK="leaf@two")
-    assert outcomes(said) == dict.fromkeys(["source@a", "source@b", "middle", "leaf@one", "leaf@three", "leaf@four"], "ran") | {
+    assert outcomes(said) == dict.fromkeys(
+        ["source@a", "source@b", "middle", "leaf@one", "leaf@three", "leaf@four"], "ran"
+    ) | {
         "leaf@two": "failed",
         "total": "blocked",
     }
@@ -112,9 +120,17 @@ def test_bad_input_is_one_sentence(project, arguments, sentence):
 def test_bad_graphs_are_one_sentence(project):
     good = (project.folder / "dvc.yaml").read_text()
     for old, new, words in (
-        ("deps: [work.py, results/source/a]", "deps: [work.py, results/source/a, results/total]", "both a dependency and an output"),
+        (
+            "deps: [work.py, results/source/a]",
+            "deps: [work.py, results/source/a, results/total]",
+            "both a dependency and an output",
+        ),
         ("{gpus: 1}", "{gpus: two}", "meta.resources.gpus is 'two'; it must be all, or a whole number of at least 0"),
-        ("{gpus: 1}", "{gpu: 1}", "meta.resources.gpu is not a known key (did you mean 'gpus'?); allowed: gpus, threads"),
+        (
+            "{gpus: 1}",
+            "{gpu: 1}",
+            "meta.resources.gpu is not a known key (did you mean 'gpus'?); allowed: gpus, threads",
+        ),
         ("cmd: python work.py total", "cmmd: python work.py total", "dvc.yaml"),
     ):
         (project.folder / "dvc.yaml").write_text(good.replace(old, new))
@@ -124,14 +140,23 @@ def test_bad_graphs_are_one_sentence(project):
 
 def test_without_git_or_dvc_yaml_it_says_so(project, tmp_path):
     (project.folder / ".git").rename(tmp_path / "elsewhere")
-    assert project.flow(expect=2) == "error: this folder is not a git clone, and DVC needs one; use `git clone`, or `git init`\n"
+    assert (
+        project.flow(expect=2)
+        == "error: this folder is not a git clone, and DVC needs one; use `git clone`, or `git init`\n"
+    )
     (project.folder / "dvc.yaml").unlink()
-    assert project.flow(expect=2) == "error: there is no dvc.yaml in a project/; run this in the top folder of the project\n"
+    assert (
+        project.flow(expect=2)
+        == "error: there is no dvc.yaml in a project/; run this in the top folder of the project\n"
+    )
 
 
 def test_entries_of_the_lock_keep_their_text_and_take_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = {name: f"  {key}:\n    cmd: x {name}\n    deps:\n    - path: b\n" for name, key in (("a", "a"), ("b@1", "b@1"), ("c: d", "'c: d'"))}
+    blocks = {
+        name: f"  {key}:\n    cmd: x {name}\n    deps:\n    - path: b\n"
+        for name, key in (("a", "a"), ("b@1", "b@1"), ("c: d", "'c: d'"))
+    }
     Path("dvc.lock").write_text("schema: '2.0'\nstages:\n" + blocks["c: d"] + blocks["b@1"] + blocks["a"])
     lockfile.restore_order({Path("dvc.lock"): ["b@1", "gone"]}, ["a", "b@1", "c: d", "never ran"])
     assert Path("dvc.lock").read_text() == "schema: '2.0'\nstages:\n" + blocks["b@1"] + blocks["a"] + blocks["c: d"]

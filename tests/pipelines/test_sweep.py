@@ -32,11 +32,14 @@ def test_points_that_fail_fail_alone_and_the_rest_is_ranked(project):
     assert sorted(listed) == [f"sizes-{place}" for place in (0, 1, 2, 4, 5, 6, 7)]
     assert project.git("status", "--short") == ""
     again = project.run("pipelines.sweep", "../sizes.yaml", expect=1)  # goes on: only what failed is tried again
-    assert [line.split(":")[0] for line in again.splitlines() if line.startswith("sizes-") and ":" in line.split()[0]] == ["sizes-3"]
+    assert [
+        line.split(":")[0] for line in again.splitlines() if line.startswith("sizes-") and ":" in line.split()[0]
+    ] == ["sizes-3"]
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [([1, "a"], [1, "a"]), ("range(3)", [0, 1, 2]), ("range(1, 8, 3)", [1, 4, 7]), ("range(2,0,-1)", [2, 1])]
+    ("given", "expected"),
+    [([1, "a"], [1, "a"]), ("range(3)", [0, 1, 2]), ("range(1, 8, 3)", [1, 4, 7]), ("range(2,0,-1)", [2, 1])],
 )
 def test_lists_and_ranges_are_expanded(given, expected):
     assert expand(given) == expected
