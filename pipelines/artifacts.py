@@ -36,7 +36,8 @@ def publish(results: Mapping[str, Result]) -> None:
         )
     with graph.opened() as repo:
         changed = metrics_against_commit(repo)
-        drawn = plots(repo)
+        news = any(each.outcome in ("ran", "cached") for each in results.values())
+        drawn = plots(repo) if news else []  # drawing takes longer than all the rest of a run with nothing to do
     create_table_artifact(changed or [{"metric": "none has changed"}], key="metrics-against-last-commit")
     if drawn:
         create_markdown_artifact("\n\n".join(drawn), key="plots", description="The plots that dvc.yaml declares.")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.machine import Lease
+from pipelines.starter import Process, Starter
 
 GUARD = Path(__file__).with_name("guard.py")
 # DVC's words for a lock that another DVC holds. A stage whose own command failed is never tried again.
@@ -69,16 +70,23 @@ class Executor:
     """Runs stages in ``folder``, each in the thread that asks; ``stop`` ends all that run, from any thread."""
 
     def __init__(self, folder: Path, force: bool = False):
-        self.folder, self.force = folder, force
-        self._running: set[subprocess.Popen[str]] = set()
+        self._force, self._starter = force, Starter(folder)
+        self._running: set[Process] = set()
         self._guard, self._stopped = threading.Lock(), False
+
+    def __enter__(self) -> "Executor":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+        self._starter.__exit__()
 
     def run(self, stage: str, lease: Lease, show: Callable[[str], None] = lambda line: None) -> Result:
         """Run ``stage`` to its end. ``show`` gets every line that DVC and the stage write, as it comes."""
         begun = time.monotonic()
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+        arguments = ["--wait-for-lock", "repro", "--single-item", stage, *(["--force"] if self._force else [])]
         for _ in range(ATTEMPTS):
-            code, output = self._once([*command, *(["--force"] if self.force else [])], lease, show)
+            code, output = self._once(arguments, lease, show)
             if self._stopped or code == 0 or not transient(output):
                 break
             time.sleep(PAUSE)
@@ -91,28 +99,28 @@ class Executor:
             else Result(stage, "failed", seconds, reason(output, code))
         )
 
-    def _once(self, command: list[str], lease: Lease, show: Callable[[str], None]) -> tuple[int, str]:
+    def _once(self, arguments: list[str], lease: Lease, show: Callable[[str], None]) -> tuple[int, str]:
+        process = self._starter.start(arguments, environment(lease.environment()))
         with self._guard:
-            if self._stopped:
-                return 1, ""
-            process = guarded(command, lease.environment(), self.folder)
             self._running.add(process)
+            if self._stopped:
+                process.stop()
         lines: deque[str] = deque(maxlen=KEPT)
         head: list[str] = []
         try:
-            for line in process.stdout:
+            for line in process.output:
                 lines.append(line)
                 if len(head) < 3:
                     head.append(line)
                 show(line.rstrip("\n"))
-            code = process.wait()
         finally:
+            code = process.wait()
             with self._guard:
                 self._running.discard(process)
-            process.stdin.close()
-            process.stdout.close()
-            if process.wait() < 0:  # the guard itself was killed
-                kill_session(process.pid)
+        if code is None:
+            code = 128 + signal.SIGKILL
+            if process.leader:
+                kill_session(process.leader)
         return code, "".join(lines if len(lines) < KEPT else [*head, *lines])
 
     def stop(self) -> None:
@@ -120,8 +128,7 @@ class Executor:
         with self._guard:
             self._stopped = True
             for process in self._running:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)
+                process.stop()
 
 
 def transient(output: str) -> bool:

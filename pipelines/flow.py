@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines import artifacts, graph, lockfile, machine
+from pipelines import artifacts, durations, graph, lockfile, machine
 from pipelines.execute import Executor, Result
 from pipelines.experiment import experiment
 from pipelines.progress import Progress
@@ -60,6 +60,7 @@ def run_graph(
     force: bool = False,
     workers: int | None = None,
     snapshot: str | None = None,
+    downstream: bool = False,
 ) -> State[Any]:
     """Run the graph.
 
@@ -70,12 +71,13 @@ def run_graph(
         force: Run stages also where nothing has changed.
         workers: Stages at the same time; empty: as many as there are cores.
         snapshot: The state of the code that a sweep was started from; empty: the folder as it is.
+        downstream: Run the stages and what depends on them, instead of the stages and what they need.
     """
     log = get_run_logger()
     try:
         point = experiment(changes, name, snapshot) if changes or name else nullcontext()
         with point as saved, alone():
-            results = _run_here(stages, force, workers)
+            results = _run_here(stages, downstream, force, workers)
             ending = _ending(results)
             if saved and ending.is_completed():
                 kept = saved.save()
@@ -88,12 +90,12 @@ def run_graph(
         return Failed(message=str(error))
 
 
-def _run_here(stages: Sequence[str], force: bool, workers: int | None) -> dict[str, Result]:
+def _run_here(stages: Sequence[str], downstream: bool, force: bool, workers: int | None) -> dict[str, Result]:
     """Run ``stages`` in the current folder and put the results on the page of this run."""
-    chosen = graph.read(stages)
+    chosen, unchanged = graph.look(stages, downstream)
+    if force:
+        unchanged = set()
     before = lockfile.snapshot(chosen)
-    unchanged = set() if force else graph.unchanged(chosen)
-    executor = Executor(Path.cwd(), force)
     view, futures = VIEW.get(), {}
     progress = Progress(len(chosen))
     if view:
@@ -133,16 +135,20 @@ def _run_here(stages: Sequence[str], force: bool, workers: int | None) -> dict[s
         schedule.finish(result, lease)
         progress.ended()
 
-    schedule = Schedule(chosen, unchanged, machine.Machine(workers or machine.cores()), submit)
-    try:
-        results = schedule.run()
-    finally:
-        executor.stop()
-        for future in futures.values():
-            future.wait()
-        with graph.locked():
-            lockfile.restore_order(before, chosen)
-        progress.close()
+    took = durations.load()
+    schedule = Schedule(chosen, unchanged, machine.Machine(workers or machine.cores()), submit, took)
+    with Executor(Path.cwd(), force) as executor:
+        try:
+            results = schedule.run()
+        finally:
+            executor.stop()
+            for future in futures.values():
+                future.wait()
+            if len(unchanged) < len(chosen):
+                with graph.locked():
+                    lockfile.restore_order(before, chosen)
+            progress.close()
+    durations.save(took | {name: each.seconds for name, each in results.items() if each.outcome == "ran"})
     artifacts.publish(results)
     return results
 

@@ -59,16 +59,18 @@ def sentence(error: BaseException) -> str:
     return ": ".join(parts) or type(error).__name__
 
 
-def read(targets: Iterable[str] = ()) -> dict[str, Stage]:
+def read(targets: Iterable[str] = (), downstream: bool = False) -> dict[str, Stage]:
     """The stages to run for ``targets`` (stages and foreach groups; none: all of dvc.yaml), in DVC's own order.
+
+    downstream: the targets and what depends on them, instead of the targets and what they need.
 
     Raises ``UserError`` for an unknown target, a cycle, an invalid dvc.yaml and senseless resources.
     """
     with opened() as repo:
-        return {stage.name: stage for stage in _plan(repo, list(targets))}
+        return {stage.name: stage for stage in _plan(repo, list(targets), downstream)}
 
 
-def _plan(repo: "Repo", targets: list[str]) -> list[Stage]:
+def _plan(repo: "Repo", targets: list[str], downstream: bool) -> list[Stage]:
     from dvc.exceptions import DvcException
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
@@ -82,7 +84,7 @@ def _plan(repo: "Repo", targets: list[str]) -> list[Stage]:
         raise UserError(
             f"{unknown!r} is not a stage{nearest(unknown, [*known, *groups])}; there are: {', '.join(sorted(groups))}"
         ) from None
-    order = plan_repro(graph, wanted)
+    order = plan_repro(graph, wanted, downstream=downstream)
     inside = set(order)
     return [
         Stage(
@@ -135,15 +137,16 @@ def locked() -> Iterator["Repo"]:
         yield repo
 
 
-def unchanged(stages: dict[str, Stage]) -> set[str]:
-    """The stages that DVC would find nothing to do for, before which nothing is to be done either.
+def look(targets: Iterable[str] = (), downstream: bool = False) -> tuple[dict[str, Stage], set[str]]:
+    """What ``read`` returns, and those of its stages that DVC would find nothing to do for, nor for any before them.
 
     One look in one process, where asking DVC stage by stage costs half a second each.
     """
     with locked() as repo:
+        stages = {stage.name: stage for stage in _plan(repo, list(targets), downstream)}
         by_name = {name_of(stage): stage for stage in repo.index.stages}
         done: set[str] = set()
         for name, stage in stages.items():  # in DVC's order, so what a stage needs has been looked at
             if done.issuperset(stage.needs) and not by_name[name].changed():
                 done.add(name)
-        return done
+        return stages, done

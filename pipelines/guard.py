@@ -7,6 +7,7 @@ whatever the command leaves behind when it ends. On Linux it adopts processes th
 themselves to another session are found.
 
 It ends with the code of the command, or with 128 + the signal that ended it. Standard library only: it starts in 20 ms.
+``pipelines/starter.py`` stands guard in the same way over what it forks.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 GRACE = 5.0  # seconds from the interrupt to the kill
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -56,10 +58,13 @@ def alive(group: int) -> bool:
     return not os.path.isdir("/proc/self")  # what is left of the group there are zombies
 
 
-def reap() -> None:
+def reap() -> dict[int, int]:
+    """The codes of the children that have ended since the last look, a signal as a negative number."""
+    ended = {}
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[found[0]] = os.waitstatus_to_exitcode(found[1])
+    return ended
 
 
 def sweep(group: int) -> None:
@@ -76,7 +81,11 @@ def sweep(group: int) -> None:
     reap()
 
 
-def main(command: list[str]) -> int:
+def watch(start: Callable[[], int]) -> int:
+    """Stand guard, with this whole process, over the one that ``start`` makes; returns the code to end with.
+
+    ``start`` returns its process id, which is also that of a new process group.
+    """
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
@@ -85,20 +94,24 @@ def main(command: list[str]) -> int:
         signal.signal(number, lambda number, frame: stopped.append(number) if number in STOPS else None)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-    try:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
-    except OSError as error:
-        print(f"error: {command[0]} cannot be started: {error.strerror}", file=sys.stderr)
-        return 127
-    while process.poll() is None and not stopped:
-        ready, _, _ = select.select([wake_read, sys.stdin.fileno()], [], [], 1.0)
-        if sys.stdin.fileno() in ready and not os.read(sys.stdin.fileno(), 1024):
+    group, code = start(), None
+    while code is None and not stopped:
+        ready, _, _ = select.select([wake_read, 0], [], [], 1.0)
+        if 0 in ready and not os.read(0, 1024):
             stopped.append(signal.SIGHUP)
         if wake_read in ready:
             os.read(wake_read, 1024)
-    sweep(process.pid)
-    code = process.wait()
-    return 128 + stopped[0] if stopped else 128 - code if code < 0 else code
+        code = reap().get(group)
+    sweep(group)
+    return 128 + stopped[0] if code is None else 128 - code if code < 0 else code
+
+
+def main(command: list[str]) -> int:
+    try:
+        return watch(lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0).pid)
+    except OSError as error:
+        print(f"error: {command[0]} cannot be started: {error.strerror}", file=sys.stderr)
+        return 127
 
 
 if __name__ == "__main__":

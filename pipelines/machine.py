@@ -7,22 +7,7 @@ import threading
 from dataclasses import dataclass, field
 
 from pipelines.graph import Stage
-from prosmin.errors import UserError
-
-
-def cores() -> int:
-    """Cores that this process may use: PROSMIN_CORES, else what the scheduler and a container's quota leave."""
-    if given := os.environ.get("PROSMIN_CORES"):
-        if not given.isdigit() or given == "0":
-            raise UserError(f"PROSMIN_CORES is {given!r}; it must be a whole number of at least 1")
-        return int(given)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as handle:
-            quota, period = handle.read().split()
-        return max(1, min(allowed, int(quota) // int(period)))
-    except (OSError, ValueError):  # no container, no quota ("max"), or an older kernel
-        return allowed
+from stages.threads import cores, environment, share
 
 
 def gpus() -> tuple[str, ...]:
@@ -47,9 +32,7 @@ class Lease:
 
     def environment(self) -> dict[str, str]:
         """What makes a stage keep to its share."""
-        share = str(self.threads)
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        return {name: share for name in names} | {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
+        return environment(self.threads) | {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
 
 @dataclass
@@ -66,18 +49,19 @@ class Machine:
 
     def lease(self, stage: Stage) -> Lease | None:
         """The share that ``stage`` asks for (at most all there is), or None while others hold it."""
-        whole = max(self.cores, self.workers)
-        held = whole if stage.threads == "all" else min(stage.threads, self.cores)
-        devices = len(self.gpus) if stage.gpus == "all" else min(stage.gpus, len(self.gpus))
+        devices = share(stage.gpus, len(self.gpus))
         with self._guard:
-            if not self._slots or held > self._cores or devices > len(self._gpus):
+            if not self._slots or self._held(stage) > self._cores or devices > len(self._gpus):
                 return None
-            self._slots, self._cores = self._slots - 1, self._cores - held
+            self._slots, self._cores = self._slots - 1, self._cores - self._held(stage)
             mine, self._gpus = tuple(self._gpus[:devices]), self._gpus[devices:]
-            return Lease(min(held, self.cores), mine)
+            return Lease(share(stage.threads, self.cores), mine)
 
     def release(self, stage: Stage, lease: Lease) -> None:
         with self._guard:
-            self._slots += 1
-            self._cores += max(self.cores, self.workers) if stage.threads == "all" else lease.threads
+            self._slots, self._cores = self._slots + 1, self._cores + self._held(stage)
             self._gpus = [name for name in self.gpus if name in self._gpus or name in lease.gpus]
+
+    def _held(self, stage: Stage) -> int:
+        """What is taken from the common stock: a stage that wants all cores runs alone, also where workers share cores."""
+        return max(self.cores, self.workers) if stage.threads == "all" else share(stage.threads, self.cores)

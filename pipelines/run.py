@@ -44,6 +44,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="as a DVC experiment with these settings; the folder stays as it is",
     )
+    parser.add_argument(
+        "--downstream", action="store_true", help="run the stages and what depends on them, not what they need"
+    )
     parser.add_argument("--name", help="of the experiment")
     parser.add_argument("--workers", type=int, help="stages at the same time (default: the number of cores)")
     parser.add_argument("--snapshot", help=argparse.SUPPRESS)
@@ -55,7 +58,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 def main(given: argparse.Namespace) -> int:
     params = load()
-    graph.read(given.stages)
+    graph.read(given.stages, given.downstream)
     check(given.changes, given.name)
     if not (given.changes or given.name):
         with alone():  # say at once that another run is at work
@@ -76,6 +79,7 @@ def main(given: argparse.Namespace) -> int:
                 force=given.force,
                 workers=given.workers,
                 snapshot=given.snapshot,
+                downstream=given.downstream,
                 return_state=True,
             )
         finally:

@@ -14,10 +14,23 @@ Submit = Callable[[Stage, Lease | None, Result | None], None]
 
 
 class Schedule:
-    """Goes through ``stages`` once. A stage that fails holds up what needs it and nothing else."""
+    """Goes through ``stages``, in DVC's order, once. A stage that fails holds up what needs it and nothing else.
 
-    def __init__(self, stages: Mapping[str, Stage], unchanged: set[str], machine: Machine, submit: Submit):
+    Of those that are ready the one goes first from which the way to the end is longest, in the ``seconds`` that stages are
+    known to take: what keeps the last core busy alone is begun early.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, Stage],
+        unchanged: set[str],
+        machine: Machine,
+        submit: Submit,
+        seconds: Mapping[str, float] | None = None,
+    ):
         self.stages, self.unchanged, self.machine, self.submit = stages, unchanged, machine, submit
+        ways = ways_to_the_end(stages, seconds or {})
+        self._order = sorted(stages, key=lambda name: -ways[name])  # what is equal stays in DVC's order
         self.results: dict[str, Result] = {}
         self._ended: queue.SimpleQueue[tuple[Result, Lease | None]] = queue.SimpleQueue()
 
@@ -25,12 +38,12 @@ class Schedule:
         self._ended.put((result, lease))
 
     def run(self) -> dict[str, Result]:
-        """Start stages in DVC's order as they become ready; return what became of each."""
-        waiting, running = dict(self.stages), 0
+        """Start stages as they become ready; return what became of each."""
+        waiting, running = [self.stages[name] for name in self._order], 0
         while waiting or running:
-            for stage in list(waiting.values()):
+            for stage in list(waiting):
                 if self._start(stage):
-                    del waiting[stage.name]
+                    waiting.remove(stage)
                     running += 1
             running -= self._collect()
         return {name: self.results[name] for name in self.stages}
@@ -61,3 +74,14 @@ class Schedule:
             if lease is not None:
                 self.machine.release(self.stages[result.stage], lease)
         return len(ended)
+
+
+def ways_to_the_end(stages: Mapping[str, Stage], seconds: Mapping[str, float]) -> dict[str, float]:
+    """For each stage the longest sum of seconds from its start to the end of the run; a stage not known takes one."""
+    ways: dict[str, float] = {}
+    below = dict.fromkeys(stages, 0.0)
+    for name in reversed(stages):
+        ways[name] = seconds.get(name, 1.0) + below[name]
+        for need in stages[name].needs:
+            below[need] = max(below[need], ways[name])
+    return ways

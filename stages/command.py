@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from prosmin.errors import ConfigError, UserError
 from stages.params import PARAMS, load
+from stages.threads import keep_to_share
 
 
 def run(stage: str, main: Callable[..., None]) -> None:
@@ -26,6 +27,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
             raise UserError(
                 f"{stage} was given {shlex.join(sys.argv[1:]) or 'no argument'}; {_usage(stage, main)}"
             ) from None
+        keep_to_share(stage)
         main(params, *sys.argv[1:])
     except ConfigError as error:
         _fail(f"{PARAMS}: {stage}.{error}")

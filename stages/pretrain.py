@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from prosmin.errors import ConfigError
 from stages.command import run
 from stages.params import Params, Pretrain
+from stages.threads import environment as threads_environment
 
 if TYPE_CHECKING:  # torch is imported once the process knows what to start
     from prosmin.data import Split
@@ -38,7 +39,8 @@ def relaunch(processes: int, cuda: bool) -> None:
     """Replace this process by ``accelerate launch`` with ``processes`` workers, each running this module."""
     # accelerate starts a single process for --cpu --num_processes 2, whatever is asked; --multi_gpu with a worker
     # that asks for the CPU is the way to two processes on one (gloo).
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // processes)
+    environment = {**os.environ, **threads_environment(threads)}
     if not cuda:
         environment["ACCELERATE_USE_CPU"] = "true"
     options = f"--multi_gpu --num_machines 1 --num_processes {processes} --main_process_port 0"

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,11 @@ with open(os.environ.get("RECORD", os.devnull), "a") as record:
 text = Path("params.yaml").read_text()
 path = Path({"source": "results/source/" + sys.argv[-1], "middle": "results/middle", "total": "results/total",
              "leaf": "metrics/leaf/" + sys.argv[-1] + ".json"}[sys.argv[1]])
-if name == os.environ.get("WAIT") or name == "middle" and "epochs: 777" in text:
-    time.sleep(60)
+end = time.monotonic() + 60
+while (name == os.environ.get("WAIT") or name == "middle" and "epochs: 777" in text) and time.monotonic() < end:
+    if os.path.exists(os.environ.get("RECORD", "") + ".go"):
+        break
+    time.sleep(0.05)
 end = time.monotonic() + 30
 while "MEET" in os.environ and sys.argv[1] == "leaf" and time.monotonic() < end:  # until another leaf runs as well
     if len({line.split('"')[3] for line in open(os.environ["RECORD"]) if '"leaf@' in line}) > 1:
@@ -68,6 +72,35 @@ path.write_text(json.dumps({"trained": {"accuracy": int(hashlib.sha256((name + t
 with open(os.environ.get("RECORD", os.devnull), "a") as record:
     print(json.dumps({"stage": name, "pid": os.getpid(), "end": time.monotonic()}), file=record)
 """
+
+
+class Api:
+    """The REST API of a Prefect server at ``url``."""
+
+    def __init__(self, url: str):
+        self.url = url
+
+    def call(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            content = answer.read()
+            return json.loads(content) if content else None
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        found = self.call(f"/deployments/name/graph/{deployment}")["id"]
+        return self.call(f"/deployments/{found}/create_flow_run", {"parameters": parameters})["id"]
+
+    def state(self, run: str) -> str:
+        return self.call(f"/flow_runs/{run}")["state"]["type"]
+
+    def runs(self, *states: str) -> list[dict[str, Any]]:
+        wanted = {"flow_runs": {"state": {"type": {"any_": list(states)}}}, "sort": "START_TIME_DESC"}
+        return self.call("/flow_runs/filter", wanted)
+
+    def artifacts(self, run: str) -> dict[str, dict[str, Any]]:
+        found = self.call("/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
+        return {each["key"]: each for each in found}
 
 
 class Project:
@@ -127,6 +160,10 @@ class Project:
 
     def recorded(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.is_file() else []
+
+    def go(self) -> None:
+        """Let the stage go on that was told to WAIT."""
+        self.record.with_name(f"{self.record.name}.go").touch()
 
     def wait_for(self, stage: str) -> int:
         """The process id of ``stage``, once it runs."""

@@ -1,17 +1,14 @@
 """The dashboard with a server and a worker of its own: a schedule fires, a run is cancelled, nothing outlives it."""
 
-import json
 import os
 import shutil
 import signal
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipelines.server import free_port
-from tests.pipelines.conftest import ROOT, until
+from tests.pipelines.conftest import ROOT, Api, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 DEPLOYMENTS = """
@@ -20,29 +17,6 @@ deployments:
      schedules: [{cron: "* * * * *", timezone: UTC}], parameters: {stages: [source]}}
   - {name: settings, entrypoint: pipelines/flow.py:run_graph, work_pool: {name: prosmin}}
 """
-
-
-class Api:
-    def __init__(self, url: str):
-        self.url = url
-
-    def call(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            content = answer.read()
-            return json.loads(content) if content else None
-
-    def run(self, deployment: str, **parameters: Any) -> str:
-        found = self.call(f"/deployments/name/graph/{deployment}")["id"]
-        return self.call(f"/deployments/{found}/create_flow_run", {"parameters": parameters})["id"]
-
-    def state(self, run: str) -> str:
-        return self.call(f"/flow_runs/{run}")["state"]["type"]
-
-    def runs(self, state: str) -> list[str]:
-        wanted = {"flow_runs": {"state": {"type": {"any_": [state]}}}}
-        return [run["id"] for run in self.call("/flow_runs/filter", wanted)]
 
 
 @pytest.fixture
@@ -70,7 +44,7 @@ def dashboard(project):
 
 def test_a_schedule_fires_a_run_is_cancelled_and_ctrl_c_ends_everything(dashboard):
     project, process, api = dashboard
-    run = api.run("settings", changes=["pretrain.epochs=777"], name="cancelled")
+    run = api.start("settings", changes=["pretrain.epochs=777"], name="cancelled")
     stage = project.wait_for("middle")
     assert project.run("pipelines.dashboard", expect=2).startswith(
         "error: the dashboard of this folder is running already"
@@ -82,10 +56,9 @@ def test_a_schedule_fires_a_run_is_cancelled_and_ctrl_c_ends_everything(dashboar
     assert "cancelled" not in project.run("dvc", "exp", "list")
 
     (fired,) = until(lambda: api.runs("COMPLETED"), 90)
-    assert api.call(f"/flow_runs/{fired}")["auto_scheduled"]
+    assert fired["auto_scheduled"]
     assert {path.name for path in (project.folder / "results/source").iterdir()} == {"a", "b"}
-    keys = {each["key"] for each in api.call("/artifacts/filter", {"flow_runs": {"id": {"any_": [fired]}}})}
-    assert {"stages", "stages-done", "metrics-against-last-commit"} <= keys
+    assert {"stages", "stages-done", "metrics-against-last-commit"} <= set(api.artifacts(fired["id"]))
 
     process.send_signal(signal.SIGINT)
     process.wait(timeout=30)
@@ -93,14 +66,15 @@ def test_a_schedule_fires_a_run_is_cancelled_and_ctrl_c_ends_everything(dashboar
     assert project.git("status", "--short").split() == ["??", "dvc.lock"]
 
 
-def test_a_killed_worker_or_dashboard_leaves_no_process(dashboard):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_is_killed_or_stopped_leaves_no_process(dashboard, number):
     project, process, api = dashboard
-    api.run("settings", changes=["pretrain.epochs=777"])
+    api.start("settings", changes=["pretrain.epochs=777"])
     stage = project.wait_for("middle")
     worker = next(
         int(each.split(":")[0]) for each in project.processes() if "worker start" in each and "guard.py" not in each
     )
-    os.kill(worker, signal.SIGKILL)
+    os.kill(worker, number)
     assert process.wait(timeout=60) == 2
     assert "the worker ended by itself" in process.stderr.read()
     assert not Path(f"/proc/{stage}").exists()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.pipelines.conftest import until
 from tests.pipelines.test_flow import outcomes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
@@ -53,3 +54,19 @@ def test_an_experiment_that_fails_leaves_neither_a_result_nor_a_folder(project):
     assert project.flow("--set", "pretrain.epochs=-3", expect=1).splitlines()[-1] == (
         "error: params.yaml: pretrain.epochs is -3; it must be at least 1"
     )
+
+
+def test_plain_dvc_sweeps_too(project):
+    """What docs/orchestration.md says of DVC's own queue."""
+    project.run("dvc", "exp", "run", "--queue", "-S", "seed=range(1,3)", "-S", "pretrain.epochs=3,4")
+    project.run("dvc", "queue", "start", "-j", "2")
+    until(lambda: done(project), 100)
+    shown = json.loads(project.run("dvc", "exp", "show", "--json"))
+    (head,) = [each for each in shown if each["rev"] != "workspace"]
+    values = [one["revs"][0]["data"]["params"]["params.yaml"]["data"] for one in head["experiments"]]
+    assert sorted((each["seed"], each["pretrain"]["epochs"]) for each in values) == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    assert project.git("status", "--short") == ""
+
+
+def done(project) -> bool:
+    return project.run("dvc", "queue", "status").count("Success") == 4

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.pipelines.conftest import ROOT, until
+from pipelines import server
+from tests.pipelines.conftest import ROOT, Api, until
 from tests.pipelines.test_flow import outcomes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -37,13 +39,39 @@ def test_a_run_that_is_stopped_or_killed_takes_its_stages_with_it(project, numbe
     goes_on(project)
 
 
-def test_a_killed_stage_is_a_failed_stage(project):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stage_that_is_killed_or_stopped_is_a_failed_stage(project, number):
     run = project.start("-m", "pipelines.run", WAIT="middle")
-    os.kill(project.wait_for("middle"), signal.SIGKILL)
+    os.kill(project.wait_for("middle"), number)
     errors = run.communicate(timeout=60)[1]
     assert run.returncode == 1
     assert outcomes(errors)["middle"] == "failed" and outcomes(errors)["total"] == "blocked"
     goes_on(project)
+
+
+def test_a_server_that_restarts_in_the_middle_of_a_run_loses_nothing(project, tmp_path_factory):
+    home = str(tmp_path_factory.mktemp("home"))
+    port = server.free_port()
+    with serving(home, port) as api:
+        run = project.start("-m", "pipelines.run", WAIT="middle", PREFECT_HOME=home, PREFECT_API_URL=api.url)
+        project.wait_for("middle")
+    with serving(home, port) as api:
+        (known,) = api.runs("RUNNING")
+        project.go()
+        output, errors = run.communicate(timeout=100)
+        assert run.returncode == 0 and "Traceback" not in errors, output + errors
+        assert api.state(known["id"]) == "COMPLETED"
+        assert len(api.artifacts(known["id"])["stages"]["data"]) > 100
+    assert set(outcomes(errors).values()) == {"ran"} and len(outcomes(errors)) == 8
+    assert "up to date" in project.run("dvc", "status")
+
+
+@contextmanager
+def serving(home, port):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", home)
+        with server.started(port, ui=False) as url:
+            yield Api(url)
 
 
 GUARD = ROOT / "pipelines" / "guard.py"

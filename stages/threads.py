@@ -1,0 +1,73 @@
+"""How many threads a stage computes with: as many as ``dvc.yaml`` declares for it, whoever starts it.
+
+The number of threads that share a sum decides its last digits, and small operations are many times slower on two busy
+threads than on one. So the number is declared beside the stage, in ``meta.resources.threads`` (a number or all, default
+1; it enters no checksum), and holds for ``dvc repro``, for ``make flow`` and for a stage started by hand alike: all give the
+same bytes. OMP_NUM_THREADS in the environment overrides it; a machine with fewer cores gives what it has.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prosmin.errors import UserError
+
+NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+DEFAULT = 1
+
+
+def cores() -> int:
+    """Cores that this process may use: PROSMIN_CORES, else what the scheduler and a container's quota leave."""
+    if given := os.environ.get("PROSMIN_CORES"):
+        if not given.isdigit() or given == "0":
+            raise UserError(f"PROSMIN_CORES is {given!r}; it must be a whole number of at least 1")
+        return int(given)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as handle:
+            quota, period = handle.read().split()
+        return max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):  # no container, no quota ("max"), or an older kernel
+        return allowed
+
+
+def declared(stage: str, path: Path = Path("dvc.yaml")) -> int | str | None:
+    """What ``dvc.yaml`` says: a number or all; None when it has no such stage."""
+    graph: Any = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    definition = graph.get("stages", {}).get(stage)
+    if definition is None:
+        return None
+    meta = definition.get("do", definition).get("meta") or {}
+    return meta.get("resources", {}).get("threads", DEFAULT)
+
+
+def share(wanted: int | str, available: int) -> int:
+    """What a stage that wants ``wanted`` (a number or all) gets of ``available``."""
+    return available if wanted == "all" else min(int(wanted), available)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What makes a process that is yet to start compute with so many threads."""
+    return dict.fromkeys(NAMES, str(threads))
+
+
+def keep_to_share(stage: str) -> None:
+    """Make this process, whatever it has imported, and those it starts compute with the threads of ``stage``."""
+    wanted = declared(stage)
+    if wanted is None:
+        return
+    # A thread that waits for the others sleeps instead of spinning; else one busy process beside it makes training several
+    # times slower, because what spins takes the core that the others wait for. Read when the first library is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    from threadpoolctl import threadpool_limits
+
+    threads = share(wanted, cores())
+    os.environ.update(environment(threads))
+    threadpool_limits(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
