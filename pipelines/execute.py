@@ -24,6 +24,11 @@ GUARD = Path(__file__).with_name("guard.py")
 # DVC's words for a lock that another DVC holds. A stage whose own command failed is never tried again.
 BUSY = re.compile(r"^ERROR:.*(is busy, it is being blocked by|Unable to acquire lock)", re.M | re.S)
 BROKEN = re.compile(r"^ERROR: failed to reproduce .*failed to run: ", re.M)
+# What DVC advises after every stage; between the lines of a stage it is in the way.
+ADVICE = re.compile(
+    r"(Updating|Generating) lock file|To track the changes with git|To enable auto staging|Use `dvc push`"
+    r"|\s*git add |\s*dvc config core.autostage"
+)
 ATTEMPTS, PAUSE = 20, 0.5  # at most ten seconds of waiting in all, ample for a lock held for milliseconds
 KEPT = 200  # last lines of output, to tell why a stage failed
 
@@ -112,7 +117,8 @@ class Executor:
                 lines.append(line)
                 if len(head) < 3:
                     head.append(line)
-                show(line.rstrip("\n"))
+                if not ADVICE.match(line):
+                    show(line.rstrip("\n"))
         finally:
             code = process.wait()
             with self._guard:

@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 HEADER = 8  # bytes that say how long a request is
@@ -34,7 +34,7 @@ class Process:
 
     def __init__(self, leader: int, output: int, life: int, status: int):
         self.leader = leader  # process id of the guard and number of its session
-        self.output: IO[str] = open(output, encoding="utf-8", errors="replace")
+        self.output: IO[str] = os.fdopen(output, encoding="utf-8", errors="replace")
         self._life, self._status, self._guard = life, status, threading.Lock()
 
     def stop(self) -> None:
@@ -116,7 +116,7 @@ def serve(channel: socket.socket) -> None:
         child = os.fork()
         if not child:
             channel.close()
-            _end(lambda: _guarded(request["arguments"], request["environment"], *pipes))
+            _end(_guarded, request["arguments"], request["environment"], *pipes)
         for pipe in pipes:
             os.close(pipe)
         channel.sendall(str(child).encode())
@@ -159,7 +159,7 @@ def _guarded(arguments: list[str], environment: dict[str, str], told: int, alive
             signal.set_wakeup_fd(-1)
             for number in (*guard.STOPS, signal.SIGCHLD):
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            _end(lambda: _dvc(arguments))
+            _end(_dvc, arguments)
         with contextlib.suppress(OSError):  # it has done so itself, and may have gone on to what forbids it
             os.setpgid(child, child)
         return child
@@ -175,11 +175,11 @@ def _dvc(arguments: list[str]) -> int:
     return main(arguments)
 
 
-def _end(body: Callable[[], int]) -> NoReturn:
+def _end(body: Callable[..., int], *arguments: Any) -> NoReturn:
     """End this forked process with the code of ``body``, with nothing that the parent has registered for its own end."""
     code = 1
     try:
-        code = body()
+        code = body(*arguments)
     except KeyboardInterrupt:
         code = 130
     finally:

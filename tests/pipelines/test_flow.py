@@ -1,5 +1,8 @@
 """The flow against DVC itself: the same files to the byte, the right stages, failures held to what depends on them."""
 
+import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,11 +53,16 @@ def test_any_number_of_workers_leaves_what_dvc_repro_leaves(project, workers, se
     assert project.left() == sequential[0]
 
 
-def test_changed_and_forced_runs_leave_what_dvc_repro_leaves(project, sequential):
+# All of it many times over, which takes long: PROSMIN_REPETITIONS=20 make test ARGS="-k changed_and_forced"
+REPETITIONS = int(os.environ.get("PROSMIN_REPETITIONS", "0"))
+
+
+@pytest.mark.parametrize("workers", ["2", *["1", "2", "6"] * REPETITIONS])
+def test_changed_and_forced_runs_leave_what_dvc_repro_leaves(project, workers, sequential):
     said = []
     for change, force, expected in zip(CHANGES, FORCED, sequential, strict=True):
         set_param(project.folder, *change)
-        said.append(outcomes(project.flow("--workers", "2", *force)))
+        said.append(outcomes(project.flow("--workers", workers, *force)))
         assert project.left() == expected
     first, changed, forced, back = said
     assert set(first.values()) == set(forced.values()) == {"ran"} and len(first) == len(forced) == 8
@@ -169,3 +177,27 @@ def test_two_runs_in_one_folder_are_refused(project):
     assert said == f"error: another run is at work in this folder (process {first.pid}); let it finish, or cancel it\n"
     first.terminate()
     first.communicate(timeout=60)
+
+
+def test_without_a_server_it_runs_all_the_same_and_calls_nobody(project):
+    """Whoever would call out, would do so through the proxy that the environment names."""
+    calls: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def answer() -> None:
+            while True:
+                try:
+                    caller, _ = proxy.accept()
+                except OSError:
+                    return
+                with caller:
+                    calls.append(caller.recv(1000))
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        variables = {name: address for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
+        variables |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
+        del project.variables["PREFECT_API_URL"]
+        assert set(outcomes(project.flow("leaf@one", **variables)).values()) == {"ran"}
+        proxy.shutdown(socket.SHUT_RDWR)
+    assert not calls

@@ -1,0 +1,33 @@
+"""What every benchmark says beside its figures, and where it keeps them."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prosmin.files import write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and Python. cores: those that this process may use."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": model, "cores": cores, "system": platform.system(), "python": platform.python_version()}
+
+
+def record(name: str, packages: Sequence[str], figures: dict[str, Any], path: Path | None = None) -> None:
+    """Print the figures with the machine and the versions of ``packages``, and write them to benchmarks/results/<name>.json."""
+    content = {"machine": machine(), "versions": {each: version(each) for each in packages}, **figures}
+    path = path or RESULTS / f"{name}.json"
+    write_json(path, content)
+    print(json.dumps(content, indent=2))
+    print(f"written to {path}", file=sys.stderr)

@@ -1,0 +1,58 @@
+"""The page of a run in a real browser, which asks nobody but the server of this machine."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import BROWSERS
+from tests.pipelines.conftest import Api
+
+pytestmark = [pytest.mark.integration, pytest.mark.browser, pytest.mark.timeout(240)]
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync", "--virtual-time-budget=15000", "--window-size=1400,1000"]
+
+
+def browse(url: str, folder: Path, *flags: str) -> str:
+    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    command = [browser, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+
+
+def words(html: str) -> str:
+    return " ".join(re.sub("<[^>]*>", " ", html).split())
+
+
+def test_the_page_of_a_run_shows_its_stages_and_what_they_left(project, tmp_path):
+    project.flow(expect=1, BREAK="leaf@two")
+    api = Api(project.variables["PREFECT_API_URL"])
+    run = next(each["id"] for each in api.runs("FAILED") if "leaf@two failed" in each["state"]["message"])
+    site = api.url.removesuffix("/api")
+    log = tmp_path / "net.json"
+    page = words(browse(f"{site}/runs/flow-run/{run}", tmp_path, "--dump-dom", f"--log-net-log={log}"))
+    for text in ("all stages", "Failed", "8 Task runs", "working on source@a"):
+        assert text in page
+    assert asked(log, site) == {"127.0.0.1"}
+
+    shot = tmp_path / "run.png"
+    browse(f"{site}/runs/flow-run/{run}", tmp_path, f"--screenshot={shot}")
+    assert len(np.unique(np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3), axis=0)) > 50  # the graph is drawn
+
+    table = api.artifacts(run)["stages"]["id"]
+    page = words(browse(f"{site}/artifacts/artifact/{table}", tmp_path, "--dump-dom"))
+    for text in ("leaf@one ran", "leaf@two failed", "it broke on purpose", "total blocked"):
+        assert text in page
+
+
+def asked(log: Path, site: str) -> set[str]:
+    """Whom a page of ``site`` has asked for anything (the browser itself asks its maker)."""
+    text = log.read_text()
+    events = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "]}")["events"]
+    found = [each["params"] for each in events if each.get("params", {}).get("initiator") == site]
+    return {urlsplit(each["url"]).hostname for each in found if "url" in each}
