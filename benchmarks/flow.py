@@ -10,7 +10,6 @@ In a fresh clone of the last commit, after one ``dvc repro``:
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess

@@ -145,6 +145,6 @@ def _share_cache(origin: Path, folder: Path) -> None:
 def git(folder: Path, *arguments: str, fails: str = "") -> str:
     done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        what = fails or f"{arguments[0]} failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}"
-        raise UserError(f"git {what}")
+        said = done.stderr.strip().splitlines()
+        raise UserError(f"git {fails or f'{arguments[0]} failed: {said[-1] if said else done.returncode}'}")
     return done.stdout
