@@ -1,9 +1,8 @@
 """The Prefect flow whose tasks are the stages of ``dvc.yaml``, run at the same time where the graph allows it.
 
-It leaves the folder as ``dvc repro`` would: same files, and a ``dvc.lock`` equal to the byte where the stages themselves give
-equal bytes. A stage that sums floating-point numbers on another number of threads gives other last digits: to compare the two, start
-``dvc repro`` with OMP_NUM_THREADS=1 and the flow with PROSMIN_CORES=1. What the flow adds is the page of the run: stages side by side, their logs, what
-ran, metrics against the last commit, the result table, plots, the report.
+It leaves the folder as ``dvc repro`` would: same files, and a ``dvc.lock`` equal to the byte. Stages get the same number of threads from
+either (``stages.threads``), so also what they compute is the same. What the flow adds is the page of the run: stages side by side,
+their logs, what ran, metrics against the last commit, the result table, plots, the report.
 """
 
 from collections.abc import Sequence

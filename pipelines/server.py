@@ -38,7 +38,7 @@ def settle() -> None:
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
         "PREFECT_CLI_PROMPT": "false",
-        "PREFECT_CLIENT_MAX_RETRIES": "10",  # a restarting server is back in ten seconds
+        "PREFECT_CLIENT_MAX_RETRIES": "5",  # with growing pauses, a minute in all: a restarting server is back in ten seconds
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",  # DVC keeps the results
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",  # the terminal has a view of its own
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
