@@ -8,22 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
-from prosmin import scoring
+from prosmin import processes, scoring
 from prosmin.errors import ConfigError
 from prosmin.networks import Encoder, GaussianHead, Projector, momentum_copy, update_momentum
 
 NORMALISATIONS = ("none", "centre", "standardise", "whiten")
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        value /= torch.distributed.get_world_size()
-    return value
 
 
 @torch.no_grad()
@@ -37,12 +28,12 @@ def normalise_targets(y: Tensor, how: str, shrinkage: float = 0.0) -> Tensor:
     if how == "none":
         return y
     y = y.float()
-    y = y - _mean_over_processes(y.mean(0))
+    y = y - processes.mean(y.mean(0))
     if how == "centre":
         return y
     if how == "standardise":
-        return y * _mean_over_processes(y.square().mean(0)).clamp_min(1e-12).rsqrt()
-    covariance = _mean_over_processes(y.T @ y / len(y))
+        return y * processes.mean(y.square().mean(0)).clamp_min(1e-12).rsqrt()
+    covariance = processes.mean(y.T @ y / len(y))
     scale = covariance.diagonal().mean()
     covariance = (1.0 - shrinkage) * covariance + shrinkage * scale * torch.eye(
         y.shape[1], device=y.device, dtype=y.dtype

@@ -5,6 +5,9 @@ Writes  results/pretrain/    encoder.safetensors (the timm backbone alone), mode
                              same network before its first step), model.json (how to rebuild them), views.safetensors
         metrics/pretrain.json, plots/pretrain/{loss,diagnostics}.csv
 
+Keeps   .prosmin/checkpoints/<key> while it runs, about one a minute (PROSMIN_CHECKPOINT_SECONDS): a run that was killed goes
+        on from there when it is started again with the same settings, images, code and machine, to the same bytes
+
 On a machine with several GPUs it starts one process for each by ``accelerate launch``; PROSMIN_PROCESSES sets the
 number (on a CPU as well), and a launcher that is already running (torchrun, accelerate) is left in charge.
 """
@@ -17,18 +20,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosmin.errors import ConfigError
+from prosmin.errors import ConfigError, UserError
 from stages.command import run
 from stages.params import Params, Pretrain
 
 if TYPE_CHECKING:  # torch is imported once the process knows what to start
+    from prosmin.checkpoint import Checkpoints
     from prosmin.data import Split
     from prosmin.export import ModelSettings
-    from prosmin.training import Monitor, TrainSettings
+    from prosmin.monitor import Monitor
+    from prosmin.training import TrainSettings
     from prosmin.views import ViewSettings
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = Path(".prosmin/checkpoints")
 EXAMPLES = 8  # images whose views the report shows
 WATCHED = 1024  # at most so many images behind each look at the diagnostics
 MEASURED = 10_000  # about so many images, at the least, behind the mean and spread of the channels
@@ -58,7 +64,8 @@ def main(params: Params) -> None:
     from accelerate import Accelerator
 
     from prosmin import __version__, data, export, files
-    from prosmin.training import make_views, pretrain
+    from prosmin.streams import make_views
+    from prosmin.training import pretrain, run_key
 
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision="no" if settings.precision == "fp32" else settings.precision
@@ -89,7 +96,11 @@ def main(params: Params) -> None:
             torch.get_num_threads(),
         )
     random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    history = pretrain(model, images, train_settings_of(settings), params.seed, accelerator, monitor_of(splits))
+    training, monitor = train_settings_of(settings), monitor_of(splits)
+    checkpoints = checkpoints_of(run_key(training, images, params.seed, accelerator, monitor, model=model_settings))
+    if accelerator.is_main_process:
+        checkpoints.prune_runs()
+    history = pretrain(model, images, training, params.seed, accelerator, monitor, checkpoints=checkpoints)
     if not accelerator.is_main_process:
         return
     log.info("%.0f images/s", history.images_per_second)
@@ -123,6 +134,7 @@ def main(params: Params) -> None:
     )
     for name, rows in (("loss", history.loss), ("diagnostics", history.diagnostics)):
         files.write_csv(f"plots/pretrain/{name}.csv", list(rows[0]), [list(row.values()) for row in rows])
+    checkpoints.finish()
     accelerator.end_training()
 
 
@@ -175,9 +187,22 @@ def train_settings_of(settings: Pretrain) -> "TrainSettings":
     )
 
 
+def checkpoints_of(key: str) -> "Checkpoints":
+    from prosmin.checkpoint import Checkpoints
+
+    given = os.environ.get("PROSMIN_CHECKPOINT_SECONDS", "60")
+    try:
+        every = float(given)
+    except ValueError:
+        every = -1.0
+    if not 0 <= every < float("inf"):
+        raise UserError(f"PROSMIN_CHECKPOINT_SECONDS is {given!r}; it must be a number of seconds, 0 or more")
+    return Checkpoints(CHECKPOINTS, key, every)
+
+
 def monitor_of(splits: "Mapping[str, Split]") -> "Monitor":
     """Held-out images where the dataset has them (their labels feed the online k-NN curve), else training images."""
-    from prosmin.training import Monitor
+    from prosmin.monitor import Monitor
 
     watched = splits.get("val", next(iter(splits.values())))
     bank = splits.get("train")

@@ -34,7 +34,8 @@ def correlated():
 
 def test_whitened_targets_have_identity_covariance(correlated):
     white = normalise_targets(correlated, "whiten").double()
-    torch.testing.assert_close(white.T @ white / len(white), torch.eye(6).double(), atol=1e-4, rtol=0)
+    # float32 loses what the condition of the covariance (about 10 000) takes; how much depends on the processor
+    torch.testing.assert_close(white.T @ white / len(white), torch.eye(6).double(), atol=2e-3, rtol=0)
 
 
 def test_whitening_equals_the_inverse_square_root_of_the_shrunk_covariance(correlated):
