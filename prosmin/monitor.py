@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prosmin import diagnostics
-from prosmin.objectives import ProSMIN
+from prosmin.objectives.base import Objective
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +23,24 @@ class Monitor:
 
 
 @torch.no_grad()
-def observe(model: ProSMIN, monitor: Monitor, batch_size: int = 512) -> dict[str, float]:
-    """Diagnostics of the un-augmented monitor images, by names and definitions of ``prosmin.diagnostics``."""
+def observe(model: Objective, monitor: Monitor, batch_size: int = 512) -> dict[str, float]:
+    """Diagnostics of the un-augmented monitor images, by names and definitions of ``prosmin.diagnostics``.
+
+    Those of sigma are of objectives that predict a distribution.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
 
-    def outputs(images: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [model.predict(batch.to(device).float() / 255.0) for batch in images.split(batch_size)]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[2] for part in parts])
+    def outputs(images: Tensor) -> tuple[Tensor, Tensor | None]:
+        parts = [model.describe(batch.to(device).float() / 255.0) for batch in images.split(batch_size)]
+        features, log_sigma = zip(*parts, strict=True)
+        return torch.cat(features), None if log_sigma[0] is None else torch.cat(log_sigma)
 
     features, log_sigma = outputs(monitor.images)
     row = {"rankme": diagnostics.rankme(features), "feature_std": diagnostics.feature_std(features)}
-    row |= diagnostics.sigma_summary(log_sigma, *model.head.range)
+    if log_sigma is not None and model.sigma_range is not None:
+        row |= diagnostics.sigma_summary(log_sigma, *model.sigma_range)
     if monitor.labels is not None and monitor.bank is not None and monitor.bank_labels is not None:
         bank = outputs(monitor.bank)[0]
         row["knn_accuracy"] = diagnostics.knn_accuracy(
@@ -57,7 +62,7 @@ def warn_of_collapse(row: dict[str, float], step: int) -> None:
             row["rankme"],
             row["feature_std"],
         )
-    if row["sigma_clamped"] > 0.5:
+    if row.get("sigma_clamped", 0.0) > 0.5:
         log.warning(
             "step %d: %.0f %% of the predicted sigma stand at the clamp; widen pretrain.objective.log_sigma "
             "or check that pretrain.objective.lambda is near 1",

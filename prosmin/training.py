@@ -22,7 +22,7 @@ from prosmin import checkpoint, processes
 from prosmin.checkpoint import Checkpoints
 from prosmin.errors import ConfigError, UserError
 from prosmin.monitor import Monitor, observe, warn_of_collapse
-from prosmin.objectives import ProSMIN
+from prosmin.objectives.base import Objective
 from prosmin.schedules import cosine, warmup_cosine
 from prosmin.streams import epoch_order, make_views, score_stream, seed_networks
 from prosmin.views import ViewSettings
@@ -89,7 +89,7 @@ def run_key(
 
 
 def pretrain(
-    model: ProSMIN,
+    model: Objective,
     images: Tensor,
     settings: TrainSettings,
     seed: int,
@@ -134,7 +134,7 @@ class _Run:
 
     def __init__(
         self,
-        model: ProSMIN,
+        model: Objective,
         images: Tensor,
         settings: TrainSettings,
         seed: int,

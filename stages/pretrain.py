@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prosmin.errors import ConfigError, UserError
 from stages.command import run
@@ -141,7 +141,6 @@ def main(params: Params) -> None:
 def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -> "ModelSettings":
     from prosmin.export import ModelSettings
 
-    objective = settings.objective
     return ModelSettings(
         encoder=settings.encoder.name,
         image_size=settings.image_size,
@@ -152,14 +151,27 @@ def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -
         dim=settings.projector.dim,
         cifar_stem=settings.encoder.cifar_stem,
         kwargs=settings.encoder.kwargs,
-        objective={
-            "log_sigma": objective.log_sigma,
-            "lambda_": objective.lambda_,
-            "samples": objective.samples if objective.estimator == "monte_carlo" else None,
-            "normalise": settings.target.normalise,
-            "shrinkage": settings.target.shrinkage,
-        },
+        objective=objective_of(settings),
     )
+
+
+def objective_of(settings: Pretrain) -> dict[str, Any]:
+    """The name and the keywords of the class that ``prosmin.objectives`` has under it."""
+    objective, target = settings.objective, settings.target
+    if objective.name != "prosmin":
+        keys = getattr(settings.baselines, objective.name, None)
+        return {"name": objective.name} | (keys.model_dump() if keys else {})
+    return {
+        "name": objective.name,
+        "rule": objective.rule,
+        "log_sigma": objective.log_sigma,
+        "lambda_": objective.lambda_,
+        "samples": objective.samples if objective.estimator == "monte_carlo" else None,
+        "bandwidth": objective.bandwidth,
+        "normalise": target.normalise,
+        "shrinkage": target.shrinkage,
+        "noise": target.noise,
+    }
 
 
 def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
