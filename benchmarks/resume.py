@@ -1,8 +1,8 @@
 """Does a run that is killed again and again end as if it had not been? ``python -m benchmarks.resume [kills] [processes]``.
 
 Runs the real stage, ``python -m stages.pretrain``, on digits in a temporary folder, once undisturbed and once ended by
-SIGKILL at random moments (20), with a checkpoint after each step so that many fall into the writing of one; then
-compares every file of both, byte by byte. About a second a kill and process beside the time that the stage takes to start.
+SIGKILL at random moments (20), every other one as soon as a checkpoint, of which there is one a step, is half written;
+then compares every file of both, byte by byte. A kill takes as long as the stage takes to start.
 """
 
 import os
@@ -58,13 +58,15 @@ def half_written(folder: Path) -> bool:
     return any(folder.glob(".prosmin/checkpoints/*/.*.part"))
 
 
-def kill_once(folder: Path, processes: int, draw: random.Random) -> tuple[int, bool]:
+def kill_once(folder: Path, processes: int, draw: random.Random, while_writing: bool) -> tuple[int, bool]:
     """Start the stage, let it make a step, kill it at a random moment: (step reached, was a checkpoint half written?)."""
     start = reached(folder)
     run = stage(folder, "pretrain", processes=processes)
     while run.poll() is None and reached(folder) <= start:
         time.sleep(0.005)
     time.sleep(draw.uniform(0.0, 0.5))
+    while while_writing and run.poll() is None and not half_written(folder):
+        pass
     if run.poll() is not None:
         sys.exit(f"error: the run ended by itself before it was killed:\n{run.stderr.read()}")
     os.killpg(run.pid, signal.SIGKILL)
@@ -94,7 +96,7 @@ def main(kills: int, processes: int, epochs: int = 60) -> None:
         finish(whole, processes)
         halves = 0
         for number in range(kills):
-            step, half = kill_once(killed, processes, draw)
+            step, half = kill_once(killed, processes, draw, number % 2 == 1)
             halves += half
             print(f"kill {number + 1}: at step {step}{', a checkpoint half written' if half else ''}", flush=True)
         finish(killed, processes)
