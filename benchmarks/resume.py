@@ -86,13 +86,13 @@ def finish(folder: Path, processes: int) -> None:
         sys.exit(f"error: the run failed:\n{said}")
 
 
-def main(kills: int, processes: int, epochs: int = 60) -> None:
+def main(kills: int, processes: int) -> None:
     draw = random.Random()
     with tempfile.TemporaryDirectory() as name:
         whole, killed = Path(name, "whole"), Path(name, "killed")
         for folder in (whole, killed):
             folder.mkdir()
-            prepare(folder, epochs)
+            prepare(folder, epochs=max(10, kills))
         finish(whole, processes)
         halves = 0
         for number in range(kills):
