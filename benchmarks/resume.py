@@ -45,7 +45,6 @@ def stage(folder: Path, *arguments: str, processes: int = 1) -> subprocess.Popen
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
 
 
@@ -56,6 +55,11 @@ def reached(folder: Path) -> int:
 
 def half_written(folder: Path) -> bool:
     return any(folder.glob(".prosmin/checkpoints/*/.*.part"))
+
+
+def descendants(process: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [each for child in children for each in [child, *descendants(child)]]
 
 
 def kill_once(folder: Path, processes: int, draw: random.Random, while_writing: bool) -> tuple[int, bool]:
@@ -69,7 +73,8 @@ def kill_once(folder: Path, processes: int, draw: random.Random, while_writing: 
         pass
     if run.poll() is not None:
         sys.exit(f"error: the run ended by itself before it was killed:\n{run.stderr.read()}")
-    os.killpg(run.pid, signal.SIGKILL)
+    for process in [run.pid, *descendants(run.pid)]:  # the workers are in sessions of their own
+        os.kill(process, signal.SIGKILL)
     run.communicate()
     return reached(folder), half_written(folder)
 

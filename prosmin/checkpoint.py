@@ -3,6 +3,7 @@
 A run owns the folder ``<root>/<key>``. In it lie the two newest states as safetensors files; nothing is ever unpickled.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -113,7 +114,8 @@ class Checkpoints:
                 reason = error.strerror if isinstance(error, OSError) else error
                 aside = path.with_suffix(".damaged")
                 log.warning("the checkpoint %s is passed over and put aside as %s: %s", path, aside.name, reason)
-                path.rename(aside)
+                with contextlib.suppress(OSError):
+                    path.rename(aside)
         return None
 
     def finish(self) -> None:
