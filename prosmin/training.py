@@ -22,6 +22,7 @@ from prosmin import checkpoint, processes
 from prosmin.checkpoint import Checkpoints
 from prosmin.errors import ConfigError, UserError
 from prosmin.monitor import Monitor, observe, warn_of_collapse
+from prosmin.networks import Encoder
 from prosmin.objectives.base import Objective
 from prosmin.schedules import cosine, warmup_cosine
 from prosmin.streams import epoch_order, make_views, score_stream, seed_networks
@@ -34,7 +35,8 @@ PAUSE = 2.0  # seconds, about, between two checks that the loss is finite; each 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """views: one entry a view, the two global ones first. momentum: of the target, first and last step."""
+    """views: one entry a view, the two global ones first. momentum: of the target, first and last step.
+    accumulate: parts in which the encoder takes a batch. channels_last: memory layout of its convolutions."""
 
     epochs: int
     batch_size: int
@@ -44,6 +46,8 @@ class TrainSettings:
     warmup_epochs: float = 5
     momentum: tuple[float, float] = (0.0, 1.0)
     clip_norm: float | None = 3.0
+    accumulate: int = 1
+    channels_last: bool = False
 
 
 @dataclass
@@ -112,6 +116,11 @@ def pretrain(
     if settings.batch_size % world:
         raise ConfigError("batch_size", settings.batch_size, f"it must be a multiple of the {world} processes")
     model.check_batch(settings.batch_size)
+    for encoder in (module for module in model.modules() if isinstance(module, Encoder)):  # online and target
+        encoder.in_parts(settings.accumulate)
+        encoder.channels_last = settings.channels_last
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         run = _Run(model, images, settings, seed, accelerator, monitor, looks, checkpoints)

@@ -280,6 +280,8 @@ class Pretrain(Section):
     warmup_epochs: NonNegative = 5
     clip_norm: Positive | None = 3.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: Count = 1
+    channels_last: Flag = False
 
 
 # --- evaluation -----------------------------------------------------------------------------------

@@ -196,6 +196,8 @@ def train_settings_of(settings: Pretrain) -> "TrainSettings":
         warmup_epochs=settings.warmup_epochs,
         momentum=settings.target.momentum,
         clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
+        channels_last=settings.channels_last,
     )
 
 

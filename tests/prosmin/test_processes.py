@@ -16,20 +16,27 @@ ALL = [(name, {}) for name in objectives.OBJECTIVES if name != "prosmin"]
 ALL += [("prosmin", {"rule": rule, "samples": None}) for rule, how in scoring.RULES.items() if "closed_form" in how]
 ALL += [("prosmin", {"rule": rule, "samples": 4}) for rule, how in scoring.RULES.items() if "monte_carlo" in how]
 ALL += [("prosmin", {"normalise": how}) for how in ("none", "centre", "standardise")]
+ALL += [(name, {"parts": 2}) for name in objectives.OBJECTIVES]  # on top of two processes
 KEYS = {"dino": {"prototypes": 10}, "simsiam": {"predictor_dim": 5}}
 
 
-def tiny_model(name, settings):
+def tiny_model(name, settings, world):
+    settings = dict(settings)
+    parts = settings.pop("parts", 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layers = nn.Conv2d(1, 3, 3), BatchNormAct2d(3), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(27, 6)
+        norm = nn.GroupNorm(1, 3) if parts else BatchNormAct2d(3)
+        layers = nn.Conv2d(1, 3, 3), norm, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(27, 6)
         backbone = nn.Sequential(*layers)
         backbone.num_features = 6
-        return objectives.build(Encoder(backbone, [0.5], [0.25]), 12, 4, name, **KEYS.get(name, {}), **settings)
+        model = objectives.build(Encoder(backbone, [0.5], [0.25]), 12, 4, name, **KEYS.get(name, {}), **settings)
+    for encoder in (module for module in model.modules() if isinstance(module, Encoder)):
+        encoder.in_parts(parts if parts and world > 1 else 1)
+    return model
 
 
-def three_steps():
-    """The state and the losses of every objective after three steps on 16 images, shared among the processes."""
+def two_steps():
+    """The state and the losses of every objective after two steps on 16 images, shared among the processes."""
     accelerator = Accelerator(cpu=True)
     world, rank = accelerator.num_processes, accelerator.process_index
     mine = slice(16 // world * rank, 16 // world * (rank + 1))
@@ -40,11 +47,11 @@ def three_steps():
     scoring.draw = draw  # the same noise for an image wherever it is
     found = []
     for name, settings in ALL:
-        model = tiny_model(name, settings)
+        model = tiny_model(name, settings, world)
         processes.synchronise_batch_norm(model, accelerator.device)
         trained, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.05, 0.9))
         images, losses = torch.Generator().manual_seed(5), []
-        for _ in range(3):
+        for _ in range(2):
             views = [torch.rand(16, 1, size, size, generator=images)[mine] for size in (8, 8, 6)]
             loss = trained(views)
             accelerator.backward(loss)
@@ -60,7 +67,7 @@ def three_steps():
 def one_and_two():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "draw", scoring.draw)  # so that it is put back
-        return three_steps(), *gang.run(three_steps)
+        return two_steps(), *gang.run(two_steps)
 
 
 @pytest.mark.parametrize("place", range(len(ALL)), ids=[" ".join(map(str, (n, *s.values()))) for n, s in ALL])

@@ -18,7 +18,7 @@ from tests import gang
 
 VIEW = ViewSettings(size=8, grayscale=0.0, solarize=0.0, blur=0.0)
 SETTINGS = training.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
-LONGER = training.TrainSettings(epochs=10, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
+LONGER = training.TrainSettings(epochs=6, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
 IMAGES = torch.randint(0, 256, (256, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(256) % 4
 
@@ -100,7 +100,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, world):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for process in gang.start(run_to_the_end, whole, world=world):
         process.join()
-    for moment in (5, 20):
+    for moment in (3, 12):
         processes = gang.start(run_to_the_end, killed, world=world)
         while step_of(killed) < moment:
             assert all(process.is_alive() for process in processes)

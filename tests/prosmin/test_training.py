@@ -118,6 +118,32 @@ def test_bf16_trains_to_about_the_same_loss(digits):
     assert history.loss[-1]["loss"] == pytest.approx(train(digits)[1].loss[-1]["loss"], rel=0.1)
 
 
+def test_channels_last_trains_to_about_the_same_loss(digits):
+    losses = [train(digits, changed(channels_last=last))[1].loss[-1]["loss"] for last in (False, True)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_the_encoder_takes_a_batch_in_parts(digits):
+    settings = export.ModelSettings(
+        encoder="vit_tiny_patch16_224",
+        image_size=8,
+        channels=1,
+        mean=(0.3,),
+        std=(0.37,),
+        hidden_dim=32,
+        dim=8,
+        kwargs={"patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    )
+    losses = []
+    for parts in (1, 3):
+        model, history = train(digits, changed(accumulate=parts), model=export.build_model(settings))
+        assert model.encoder.parts == model.target[0].parts == parts
+        losses.append(history.loss[-1]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.raises(ConfigError, match="accumulate is 2; the encoder normalises by the batch"):
+        train(digits, changed(accumulate=2))
+
+
 def test_a_batch_larger_than_the_data_is_refused(digits):
     with pytest.raises(ConfigError, match="batch_size is 257; there are only 256 training images"):
         train(digits, changed(batch_size=257))

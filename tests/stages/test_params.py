@@ -164,7 +164,7 @@ FAULTS = {
     "extra section": ({"liner": {}}, "liner is not a known key (did you mean 'linear'?); allowed: corrupt, dataset, "),
     "key, depth two": (
         {"pretrain.epoch": 3},
-        "pretrain.epoch is not a known key (did you mean 'epochs'?); allowed: baselines, batch_size, ",
+        "pretrain.epoch is not a known key (did you mean 'epochs'?); allowed: accumulate, baselines, batch_size, ",
     ),
     "key, depth three": (
         {"pretrain.encoder.cifar_stm": True},
