@@ -35,14 +35,14 @@ PAUSE = 2.0  # seconds, about, between two checks that the loss is finite; each 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """views: one entry a view, the two global ones first. momentum: of the target, first and last step.
+    """views: one entry a view, the two global ones first. weight_decay, and momentum of the target: first and last step.
     accumulate: parts in which the encoder takes a batch. channels_last: memory layout of its convolutions."""
 
     epochs: int
     batch_size: int
     lr: float
     views: Sequence[ViewSettings]
-    weight_decay: float = 0.05
+    weight_decay: tuple[float, float] = (0.05, 0.05)
     warmup_epochs: float = 5
     momentum: tuple[float, float] = (0.0, 1.0)
     clip_norm: float | None = 3.0
@@ -63,12 +63,12 @@ class NotFinite(Exception):
     """A loss or a gradient is NaN or infinite; the message says where, and what may help."""
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Parameters that train, in two groups: matrices and kernels decay, biases and normalisation do not."""
+def decay_groups(model: nn.Module) -> list[dict]:
+    """Parameters that train, in two groups: matrices and kernels decay, by a schedule, biases and normalisation do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "decays": True, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim <= 1], "decays": False, "weight_decay": 0.0},
     ]
 
 
@@ -160,7 +160,7 @@ class _Run:
         self.look_every = max(1, settings.epochs // looks)
         self.images = images.to(self.device)
         processes.synchronise_batch_norm(model, self.device)
-        optimizer = torch.optim.AdamW(decay_groups(model, settings.weight_decay), lr=settings.lr, fused=True)
+        optimizer = torch.optim.AdamW(decay_groups(model), lr=settings.lr, fused=True)
         self.model = model
         self.trained, self.optimizer = accelerator.prepare(model, optimizer)
         self.step, self.history = 0, History()
@@ -232,6 +232,8 @@ class _Run:
         rate, momentum = self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+            if group["decays"]:
+                group["weight_decay"] = cosine(*self.settings.weight_decay, self.step, self.steps)
         mine = batch[rank * local : (rank + 1) * local].to(self.device)
         where = (self.seed, epoch, place, rank)
         views = make_views(self.images[mine], self.settings.views, *where)

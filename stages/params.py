@@ -178,7 +178,7 @@ class Target(Section):
 class Objective(Section):
     """Beside the name, the keys of ProSMIN; those of the others are under ``Baselines``."""
 
-    name: Literal["prosmin", "byol", "simsiam", "dino", "simclr", "mocov3", "vicreg"] = "prosmin"
+    name: Literal["prosmin", "published", "byol", "simsiam", "dino", "simclr", "mocov3", "vicreg"] = "prosmin"
     rule: Literal["crps", "energy", "kernel", "log", "distance", "point"] = "crps"
     estimator: Literal["closed_form", "monte_carlo"] = "closed_form"
     samples: Annotated[Whole, Field(ge=2)] = 4
@@ -210,6 +210,13 @@ class Objective(Section):
         return self
 
 
+class Published(Section):
+    lambda_: Annotated[Real, Field(gt=0, lt=1.4142)] = Field(default=1.2, alias="lambda")
+    samples: Annotated[Whole, Field(ge=2)] = 4
+    bottleneck_dim: Count = 256
+    centre_momentum: Probability = 0.85
+
+
 class SimSiam(Section):
     predictor_dim: Count = 32
 
@@ -234,6 +241,7 @@ class VicReg(Section):
 class Baselines(Section):
     """Keys of the objectives that are not ProSMIN, by name; ``byol`` has none."""
 
+    published: Published = Published()
     simsiam: SimSiam = SimSiam()
     dino: Dino = Dino()
     simclr: Contrastive = Contrastive()
@@ -277,6 +285,7 @@ class Pretrain(Section):
     batch_size: Annotated[Whole, Field(ge=2)]
     lr: Positive
     weight_decay: NonNegative = 0.05
+    weight_decay_end: NonNegative | None = None
     warmup_epochs: NonNegative = 5
     clip_norm: Positive | None = 3.0
     precision: Literal["fp32", "bf16"] = "fp32"

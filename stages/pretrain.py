@@ -187,12 +187,13 @@ def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
 def train_settings_of(settings: Pretrain) -> "TrainSettings":
     from prosmin.training import TrainSettings
 
+    decay, end = settings.weight_decay, settings.weight_decay_end
     return TrainSettings(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.lr,
         views=view_settings_of(settings),
-        weight_decay=settings.weight_decay,
+        weight_decay=(decay, decay if end is None else end),
         warmup_epochs=settings.warmup_epochs,
         momentum=settings.target.momentum,
         clip_norm=settings.clip_norm,

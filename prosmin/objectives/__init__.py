@@ -11,10 +11,12 @@ from prosmin.objectives.base import Objective
 from prosmin.objectives.contrastive import MoCoV3, SimCLR
 from prosmin.objectives.distillation import BYOL, DINO, SimSiam
 from prosmin.objectives.prosmin import ProSMIN
+from prosmin.objectives.published import Published
 from prosmin.objectives.vicreg import VICReg
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "prosmin": ProSMIN,
+    "published": Published,
     "byol": BYOL,
     "simsiam": SimSiam,
     "dino": DINO,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from prosmin.networks import Encoder, Projector, momentum_copy, update_momentum
+from prosmin.networks import Encoder, momentum_copy, update_momentum
 
 
 class Objective(nn.Module):
@@ -38,10 +38,10 @@ class Objective(nn.Module):
 class Projecting(Objective):
     """An encoder and a projector."""
 
-    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int):
+    def __init__(self, encoder: Encoder, projector: nn.Module):
         super().__init__()
         self.encoder = encoder
-        self.projector = Projector(encoder.num_features, hidden_dim, dim)
+        self.projector = projector
 
     def project(self, images: Tensor) -> Tensor:
         """images [B, C, S, S] -> projection [B, D] by the online network."""

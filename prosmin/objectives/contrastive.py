@@ -15,7 +15,7 @@ class SimCLR(Projecting):
     """Chen et al., ICML 2020, arXiv 2002.05709, eq. 1 (NT-Xent)."""
 
     def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, *, temperature: float = 0.2):
-        super().__init__(encoder, hidden_dim, dim)
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.temperature = temperature
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
@@ -40,7 +40,7 @@ class MoCoV3(Distilling):
     """Chen et al., ICCV 2021, arXiv 2104.02057, alg. 1: InfoNCE of predictions against the target's keys, times 2 tau."""
 
     def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, *, temperature: float = 0.2):
-        super().__init__(encoder, hidden_dim, dim)
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.predictor = Projector(dim, hidden_dim, dim)
         self.follow(self.encoder, self.projector)
         self.temperature = temperature

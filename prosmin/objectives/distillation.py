@@ -24,7 +24,7 @@ class BYOL(Distilling):
     """Grill et al., NeurIPS 2020, arXiv 2006.07733, eq. 2: squared distance of unit vectors, 2 - 2 cos."""
 
     def __init__(self, encoder: Encoder, hidden_dim: int, dim: int):
-        super().__init__(encoder, hidden_dim, dim)
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.predictor = Projector(dim, hidden_dim, dim)
         self.follow(self.encoder, self.projector)
 
@@ -40,7 +40,7 @@ class SimSiam(Projecting):
     """
 
     def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, *, predictor_dim: int = 32):
-        super().__init__(encoder, hidden_dim, dim)
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.norm = nn.BatchNorm1d(dim, affine=False)
         self.predictor = Projector(dim, predictor_dim, dim)
 
@@ -85,7 +85,7 @@ class DINO(Distilling):
         target_temperature: float = 0.04,
         centre_momentum: float = 0.9,
     ):
-        super().__init__(encoder, hidden_dim, dim)
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.prototypes = Prototypes(dim, prototypes)
         self.follow(self.encoder, self.projector, self.prototypes)
         self.register_buffer("centre", torch.zeros(prototypes))

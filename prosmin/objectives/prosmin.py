@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prosmin import processes, scoring
 from prosmin.errors import ConfigError
-from prosmin.networks import Encoder, GaussianHead
+from prosmin.networks import Encoder, GaussianHead, Projector
 from prosmin.objectives.base import Distilling, full_precision, pairs
 
 NORMALISATIONS = ("none", "centre", "standardise", "whiten")
@@ -67,7 +67,7 @@ class ProSMIN(Distilling):
     ):
         """rule: one of ``scoring.RULES``. samples: of the Monte Carlo score; None minimises the closed form.
         noise: standard deviation of what is added to the normalised targets."""
-        super().__init__(encoder, hidden_dim, dim)
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         scoring.check_lambda(lambda_)
         if normalise not in NORMALISATIONS:
             raise ConfigError("target.normalise", normalise, f"it must be one of {', '.join(NORMALISATIONS)}")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prosmin import processes
-from prosmin.networks import Encoder
+from prosmin.networks import Encoder, Projector
 from prosmin.objectives.base import Projecting, each_view, full_precision, unordered_pairs
 
 
@@ -28,7 +28,7 @@ class VICReg(Projecting):
         variance: float = 25.0,
         covariance: float = 1.0,
     ):
-        super().__init__(encoder, hidden_dim, dim)
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.weights = invariance, variance, covariance
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:

@@ -9,6 +9,7 @@ TO = "\u2060\u2013\u2060"  # an en dash at which no line is broken
 
 METHODS = {
     "prosmin": "ProSMIN",
+    "published": "ProSMIN as published",
     "byol": "BYOL",
     "simsiam": "SimSiam",
     "dino": "DINO",

@@ -17,7 +17,7 @@ ALL += [("prosmin", {"rule": rule, "samples": None}) for rule, how in scoring.RU
 ALL += [("prosmin", {"rule": rule, "samples": 4}) for rule, how in scoring.RULES.items() if "monte_carlo" in how]
 ALL += [("prosmin", {"normalise": how}) for how in ("none", "centre", "standardise")]
 ALL += [(name, {"parts": 2}) for name in objectives.OBJECTIVES]  # on top of two processes
-KEYS = {"dino": {"prototypes": 10}, "simsiam": {"predictor_dim": 5}}
+KEYS = {"published": {"bottleneck_dim": 5}, "dino": {"prototypes": 10}, "simsiam": {"predictor_dim": 5}}
 
 
 def tiny_model(name, settings, world):

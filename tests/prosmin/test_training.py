@@ -94,13 +94,28 @@ def test_loss_falls_and_history_starts_before_the_first_step(digits):
 
 
 def test_biases_and_normalisation_do_not_decay():
-    decayed, plain = training.decay_groups(tiny_model(), 0.1)
-    assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0.0
+    decayed, plain = training.decay_groups(tiny_model())
+    assert decayed["decays"] and not plain["decays"]
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])
     assert sum(map(len, (decayed["params"], plain["params"]))) == sum(
         p.requires_grad for p in tiny_model().parameters()
     )
+
+
+def test_weight_decay_goes_from_its_first_to_its_last_value_and_biases_have_none(digits, monkeypatch):
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *arguments, **named):
+        seen.append([group["weight_decay"] for group in self.param_groups])
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    train(digits, changed(weight_decay=(0.02, 0.2)))
+    decayed, plain = zip(*seen, strict=True)
+    assert (decayed[0], decayed[-1]) == pytest.approx((0.02, 0.2)) and list(decayed) == sorted(decayed)
+    assert set(plain) == {0.0}
 
 
 def test_local_views_of_another_size_train(digits):

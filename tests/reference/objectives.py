@@ -18,6 +18,18 @@ def mean(values):
     return sum(values) / len(values)
 
 
+def published(mu, sigma, targets, noise, weight):
+    """Ten times the score, sample by sample, over every pair of a view and a global view. noise: of each pair, [K, N, D]."""
+    scores = []
+    for view in range(len(mu)):
+        for other in (0, 1):
+            x = [mu[view] + sigma[view] * each for each in noise[2 * view + other]]
+            distance = mean(np.abs(sample - targets[other]).mean() for sample in x)
+            spread = mean(np.abs(x[i] - x[j]).mean() for i in range(len(x)) for j in range(i + 1, len(x)))
+            scores.append(2 * distance - weight * spread)
+    return 10 * mean(scores)
+
+
 def byol(predictions, targets):
     """Squared distance between unit vectors."""
     return mean(

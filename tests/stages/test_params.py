@@ -115,6 +115,10 @@ FAULTS = {
         {"pretrain.objective.lambda": 2.4},
         "pretrain.objective.lambda is 2.4; it must be above 0 and below sqrt(2)",
     ),
+    "published lambda": (
+        {"pretrain.baselines.published.lambda": 2.4},
+        "pretrain.baselines.published.lambda is 2.4; it must be below 1.4142",
+    ),
     "energy in closed form": (
         {"pretrain.objective.rule": "energy"},
         "pretrain.objective: estimator is 'closed_form'; the rule energy has only monte_carlo",
@@ -221,7 +225,7 @@ FAULTS = {
     ),
     "unknown objective": (
         {"pretrain.objective.name": "simclear"},
-        "pretrain.objective.name is 'simclear'; allowed: prosmin, byol, simsiam, dino, simclr, mocov3, vicreg",
+        "pretrain.objective.name is 'simclear'; allowed: prosmin, published, byol, simsiam, dino, simclr, mocov3, vicreg",
         "(did you mean 'simclr'?)",
     ),
     "unknown rule": (
@@ -372,6 +376,7 @@ def test_numbers_are_numbers_however_yaml_reads_them(tmp_path, written, read):
     "edits",
     [
         {"pretrain.clip_norm": None},
+        {"pretrain.weight_decay_end": 0.65},
         {"pretrain.objective.lambda": 1.4},
         {"pretrain.objective.rule": "energy", "pretrain.objective.estimator": "monte_carlo"},
         {"pretrain.objective.name": "byol", "pretrain.baselines": ABSENT},
