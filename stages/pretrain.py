@@ -8,8 +8,8 @@ Writes  results/pretrain/    encoder.safetensors (the timm backbone alone), mode
 Keeps   .prosmin/checkpoints/<key> while it runs, about one a minute (PROSMIN_CHECKPOINT_SECONDS): a run that was killed goes
         on from there when it is started again with the same settings, images, code and machine, to the same bytes
 
-On a machine with several GPUs it starts one process for each by ``accelerate launch``; PROSMIN_PROCESSES sets the
-number (on a CPU as well), and a launcher that is already running (torchrun, accelerate) is left in charge.
+On a machine with several GPUs it starts one process for each; PROSMIN_PROCESSES sets the number (on a CPU as well), and a
+launcher that is already running (torchrun, accelerate launch) is left in charge.
 """
 
 import json
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prosmin.errors import ConfigError, UserError
+from stages import workers
 from stages.command import run
 from stages.params import Params, Pretrain
 
@@ -40,26 +41,22 @@ WATCHED = 1024  # at most so many images behind each look at the diagnostics
 MEASURED = 10_000  # about so many images, at the least, behind the mean and spread of the channels
 
 
-def relaunch(processes: int, cuda: bool) -> None:
-    """Replace this process by ``accelerate launch`` with ``processes`` workers, each running this module."""
-    # accelerate starts a single process for --cpu --num_processes 2, whatever is asked; --multi_gpu with a worker
-    # that asks for the CPU is the way to two processes on one (gloo).
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    if not cuda:
-        environment["ACCELERATE_USE_CPU"] = "true"
-    options = f"--multi_gpu --num_machines 1 --num_processes {processes} --main_process_port 0"
-    options += " --mixed_precision no --dynamo_backend no"  # the script decides; silences the launcher's warnings
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options.split()]
-    os.execvpe(sys.executable, [*launcher, "-m", "stages.pretrain"], environment)
+def processes_of(gpus: int) -> int:
+    """How many processes are to train: PROSMIN_PROCESSES, or one for each GPU."""
+    given = os.environ.get("PROSMIN_PROCESSES", str(gpus or 1))
+    if not given.isdecimal() or int(given) < 1:
+        raise UserError(f"PROSMIN_PROCESSES is {given!r}; it must be a number of processes, at least 1")
+    if gpus and int(given) > gpus:
+        raise UserError(f"PROSMIN_PROCESSES is {given}; there are only {gpus} GPUs, and each process needs its own")
+    return int(given)
 
 
 def main(params: Params) -> None:
     import torch
 
     settings = params.pretrain
-    processes = int(os.environ.get("PROSMIN_PROCESSES", torch.cuda.device_count() or 1))
-    if processes > 1 and "WORLD_SIZE" not in os.environ:
-        relaunch(processes, torch.cuda.is_available())
+    if "WORLD_SIZE" not in os.environ and (count := processes_of(torch.cuda.device_count())) > 1:
+        sys.exit(workers.run("stages.pretrain", count))
 
     from accelerate import Accelerator
 
