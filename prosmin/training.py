@@ -124,6 +124,7 @@ def pretrain(
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         run = _Run(model, images, settings, seed, accelerator, monitor, looks, checkpoints)
+        run.settle()
         run.resume()
         try:
             run.finish()
@@ -228,12 +229,22 @@ class _Run:
 
     def advance(self, batch: Tensor, epoch: int, place: int) -> None:
         """One step on the images at ``batch``, of which each process takes its share."""
-        rank, local = self.accelerator.process_index, len(batch) // self.accelerator.num_processes
         rate, momentum = self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
             if group["decays"]:
                 group["weight_decay"] = cosine(*self.settings.weight_decay, self.step, self.steps)
+        loss = self.backward(batch, epoch, place)
+        self.norms.append(_clip(self.accelerator, self.trained.parameters(), self.settings.clip_norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.momentum_update(momentum)
+        self.losses.append(loss)
+        self.step += 1
+
+    def backward(self, batch: Tensor, epoch: int, place: int) -> Tensor:
+        """Gradients of one batch, averaged over processes; returns the loss of this one."""
+        rank, local = self.accelerator.process_index, len(batch) // self.accelerator.num_processes
         mine = batch[rank * local : (rank + 1) * local].to(self.device)
         where = (self.seed, epoch, place, rank)
         views = make_views(self.images[mine], self.settings.views, *where)
@@ -241,12 +252,22 @@ class _Run:
         with self.accelerator.autocast():
             loss = self.trained(views, score_stream(self.device, *where))
         self.accelerator.backward(loss)
-        self.norms.append(_clip(self.accelerator, self.trained.parameters(), self.settings.clip_norm))
-        self.optimizer.step()
+        return loss.detach()
+
+    def settle(self) -> None:
+        """A backward pass without effect, after which DistributedDataParallel has put gradients in their final groups.
+
+        The order in which the gradients of three or more processes are added depends on the groups, and so would the last
+        digits of a run that goes on in a new process.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        kept = [buffer.clone() for buffer in self.model.buffers()]
+        self.trained.train()
+        self.backward(epoch_order(len(self.images), self.settings.batch_size, self.seed, 0)[0], 0, 0)
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.momentum_update(momentum)
-        self.losses.append(loss.detach())
-        self.step += 1
+        for buffer, value in zip(self.model.buffers(), kept, strict=True):
+            buffer.copy_(value)
 
     def look(self) -> None:
         if self.monitor is not None and self.accelerator.is_main_process:

@@ -1,6 +1,7 @@
-"""A run that was stopped, by an exception or SIGKILL, in one process or two, ends as if it had not been."""
+"""A run that was stopped, by an exception or SIGKILL, in one process or three, ends as if it had not been."""
 
 import random
+import resource
 import time
 
 import pytest
@@ -18,7 +19,7 @@ from tests import gang
 
 VIEW = ViewSettings(size=8, grayscale=0.0, solarize=0.0, blur=0.0)
 SETTINGS = training.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
-LONGER = training.TrainSettings(epochs=6, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
+LONGER = training.TrainSettings(epochs=6, batch_size=60, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
 IMAGES = torch.randint(0, 256, (256, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(256) % 4
 
@@ -83,6 +84,23 @@ def test_a_checkpoint_that_is_damaged_costs_its_steps_and_no_more(tmp_path, capl
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), whole.state_dict().values()))
 
 
+def test_a_disk_that_fills_up_costs_checkpoints_and_not_the_run(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path, "run", every=0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop(patch, 4)
+        train(checkpoints=checkpoints)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        model, _ = train(checkpoints=checkpoints)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    whole, _ = train()
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), whole.state_dict().values()))
+    assert "step 7 cannot be written" in caplog.text
+    assert sorted(tmp_path.glob("run/*")) == [checkpoints.path(2), checkpoints.path(3)]
+
+
 def run_to_the_end(folder):
     """A process of a run; the first one leaves the weights when it is done."""
     model, history = train(LONGER, Checkpoints(folder, "run", every=0))
@@ -94,7 +112,7 @@ def step_of(folder):
     return max((int(path.stem.split("-")[1]) for path in folder.glob("run/step-*.safetensors")), default=0)
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, 3])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, world):
     """SIGKILL while it trains and writes a checkpoint a step; the moments differ from one test run to the next."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
