@@ -67,7 +67,8 @@ def table(runs: list[dict[str, Any]]) -> str:
             rows[f"transfer to {item}, accuracy"] = (name, "accuracy")
         if kind == "ood":
             distance = runs[0][name]["distance"]
-            rows |= {f"OOD {item} ({distance}), {detector}, AUROC": (name, detector, "auroc") for detector in DETECTORS}
+            found = [detector for detector in DETECTORS if detector in runs[0][name]["trained"]]
+            rows |= {f"OOD {item} ({distance}), {detector}, AUROC": (name, detector, "auroc") for detector in found}
     lines = ["| | mean | 95 % interval | seeds | random encoder |", "|---|---|---|---|---|"]
     for title, path in rows.items():
         values = np.array([reach(metrics, "trained", path) for metrics in runs])

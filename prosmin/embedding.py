@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prosmin.objectives import ProSMIN
+from prosmin.objectives.base import Objective
 
 
 @torch.inference_mode()
@@ -16,12 +16,14 @@ def embed(encoder: nn.Module, images: Tensor, batch_size: int = 512) -> np.ndarr
 
 
 @torch.inference_mode()
-def embed_with_sigma(model: ProSMIN, images: Tensor, batch_size: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images [N, C, S, S] -> features [N, F] and, from the same pass, the mean predicted log sigma [N]."""
+def embed_with_sigma(model: Objective, images: Tensor, batch_size: int = 512) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint8 images [N, C, S, S] -> features [N, F] and, from the same pass, the mean predicted log sigma [N], None
+    where the objective predicts no distribution."""
     device = next(model.parameters()).device
     features, log_sigmas = [], []
     for batch in images.split(batch_size):
-        feature, _, log_sigma = model.predict(batch.to(device).float() / 255.0)
+        feature, log_sigma = model.describe(batch.to(device).float() / 255.0)
         features.append(feature.float().cpu())
-        log_sigmas.append(log_sigma.float().mean(1).cpu())
-    return torch.cat(features).numpy(), torch.cat(log_sigmas).numpy()
+        if log_sigma is not None:
+            log_sigmas.append(log_sigma.float().mean(1).cpu())
+    return torch.cat(features).numpy(), torch.cat(log_sigmas).numpy() if log_sigmas else None

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from prosmin import files
 from prosmin.errors import UserError
 from prosmin.networks import Encoder, build_backbone
-from prosmin.objectives import ProSMIN
+from prosmin.objectives import build
+from prosmin.objectives.base import Objective
 
 DESCRIPTION = "model.json"
 FORMAT = 1
@@ -21,7 +22,7 @@ WEIGHTS = {"trained": "model.safetensors", "random": "random.safetensors"}
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """All that the shape of a ProSMIN model depends on; ``objective`` are keyword arguments of ``ProSMIN``."""
+    """All that a model depends on; ``objective`` are the ``name`` (without one, prosmin) and keywords of its class."""
 
     encoder: str
     image_size: int
@@ -35,7 +36,7 @@ class ModelSettings:
     objective: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build_model(settings: ModelSettings, seed: int = 0) -> ProSMIN:
+def build_model(settings: ModelSettings, seed: int = 0) -> Objective:
     """A model at its initial weights, which depend on ``seed`` alone and leave torch's global generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -43,7 +44,7 @@ def build_model(settings: ModelSettings, seed: int = 0) -> ProSMIN:
             settings.encoder, settings.image_size, settings.channels, settings.cifar_stem, settings.kwargs
         )
         encoder = Encoder(backbone, settings.mean, settings.std)
-        return ProSMIN(encoder, settings.hidden_dim, settings.dim, **settings.objective)
+        return build(encoder, settings.hidden_dim, settings.dim, **settings.objective)
 
 
 def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -80,8 +81,8 @@ def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]
         raise UserError(f"{path} does not describe a model: {error}") from None
 
 
-def load_model(folder: str | Path, weights: str = "trained") -> ProSMIN:
-    """The full model (online and target) of a folder, in evaluation mode. ``weights``: ``trained`` or ``random``,
+def load_model(folder: str | Path, weights: str = "trained") -> Objective:
+    """The full model (target network and heads included) of a folder, in evaluation mode. ``weights``: ``trained`` or ``random``,
     the same network before its first step."""
     settings, _ = load_description(folder)
     model = build_model(settings)

@@ -83,13 +83,16 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text())
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
-    """NumPy arrays as one safetensors file, the keys in sorted order; the same arrays give the same bytes."""
+def write_arrays(path: str | Path, arrays: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> None:
+    """NumPy arrays as one safetensors file, the keys in sorted order; the same arrays give the same bytes.
+
+    facts: text by name, kept in the head of the file.
+    """
     import numpy as np
     from safetensors.numpy import save
 
     whole = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
-    write_bytes(path, save(whole))
+    write_bytes(path, save(whole, dict(facts) if facts else None))
 
 
 def read_arrays(path: str | Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prosmin.errors import ConfigError, nearest
 
@@ -18,17 +19,41 @@ class Encoder(nn.Module):
 
     forward: float [B, C, S, S] in [0, 1] -> features [B, F]. ``mean`` and ``std`` are per channel, of the
     training images in [0, 1]; they are settings (kept in ``model.json``), not weights.
+
+    parts: while training, a batch goes through the backbone in so many parts, one after the other, of which activations
+    are held for one alone: they are computed again for the gradient (Chen et al. 2016, arXiv 1604.06174). What comes
+    after the encoder sees the whole batch, so every loss is that of one part, to rounding.
     """
 
     def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.backbone = backbone
         self.num_features: int = backbone.num_features
+        self.parts, self.channels_last = 1, False
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.backbone((images - self.mean) / self.std)
+        images = (images - self.mean) / self.std
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        if self.parts == 1 or not self.training:
+            return self.backbone(images)
+        parts = images.chunk(self.parts)
+        if not torch.is_grad_enabled():
+            return torch.cat([self.backbone(part) for part in parts])
+        return torch.cat([checkpoint(self.backbone, part, use_reentrant=False) for part in parts])
+
+    def in_parts(self, count: int) -> None:
+        """Set ``parts``. Raises ``ConfigError`` for a backbone whose batch normalisation would see a part alone."""
+        if count > 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules()):
+            raise ConfigError(
+                "accumulate",
+                count,
+                "the encoder normalises by the batch, of which it would see a part; it must be 1, or the encoder one "
+                "without batch normalisation (a ViT, a ConvNeXt)",
+            )
+        self.parts = count
 
 
 def build_backbone(

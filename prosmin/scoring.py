@@ -1,5 +1,7 @@
 """Scoring rules for a predicted diagonal Gaussian, in loss orientation (smaller is better).
 
+``RULES`` names them; ``rule`` makes one of them ready for use. First, and by default, the CRPS.
+
 For a prediction P = N(mu, sigma^2) and an observation y, per dimension,
 
     S_lambda(P, y) = 2 E|X - y| - lambda E|X - X'|,        X, X' ~ P independent.
@@ -15,11 +17,12 @@ so ``crps`` is the exact expectation of ``crps_monte_carlo``: no samples, no sam
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from prosmin.errors import ConfigError
+from prosmin.errors import ConfigError, nearest
 
 _SQRT_2 = math.sqrt(2.0)
 _SQRT_2_PI = math.sqrt(2.0 / math.pi)
@@ -76,12 +79,131 @@ def crps_monte_carlo(
     in one dimension their sum is sum_k (2k - K + 1) x_(k) over the sorted samples (k from 0), so memory is
     O(K), not O(K^2). Returns [...].
     """
-    if samples < 2:
-        raise ConfigError("samples", samples, "must be at least 2: the spread is a difference of two samples")
-    noise = torch.randn((samples, *mu.shape), generator=generator, device=mu.device, dtype=mu.dtype)
-    x = mu + sigma * noise  # [K, ...]
+    x = draw(mu, sigma, samples, generator)
     distance = (x - y).abs().mean(0)
     rank = torch.arange(samples, device=mu.device, dtype=mu.dtype) * 2 - (samples - 1)
     ordered = x.sort(0).values
     spread = torch.tensordot(rank, ordered, dims=1) / (samples * (samples - 1) / 2)
     return 2.0 * distance - lambda_ * spread
+
+
+def draw(mu: Tensor, sigma: Tensor, samples: int, generator: torch.Generator | None = None) -> Tensor:
+    """Reparametrised samples [K, ...] of N(mu, sigma^2), of one shape [...]."""
+    if samples < 2:
+        raise ConfigError("samples", samples, "must be at least 2: the spread is a difference of two samples")
+    noise = torch.randn((samples, *mu.shape), generator=generator, device=mu.device, dtype=mu.dtype)
+    return mu + sigma * noise
+
+
+def energy_monte_carlo(
+    mu: Tensor,
+    sigma: Tensor,
+    y: Tensor,
+    lambda_: float = 1.0,
+    samples: int = 4,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Unbiased estimate of the energy score 2 E|X - y| - lambda E|X - X'| with Euclidean norms, over sqrt(D).
+
+    Strictly proper for every distribution with a mean (Gneiting & Raftery 2007, eq. 22), so it sees the correlation
+    between dimensions that the CRPS is blind to. The root keeps it of one size at any D; at D = 1 it is ``crps``.
+    mu, sigma, y: [B, D]. Returns [B].
+    """
+    x = draw(mu, sigma, samples, generator).transpose(0, 1)  # [B, K, D]
+    distance = (x - y.unsqueeze(1)).norm(dim=2).mean(1)
+    spread = _between(x).sum((1, 2)) / (samples * (samples - 1))
+    return (2.0 * distance - lambda_ * spread) / math.sqrt(mu.shape[1])
+
+
+def _between(x: Tensor) -> Tensor:
+    """Distances [B, K, K] between the K samples of each of B predictions."""
+    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def kernel(mu: Tensor, sigma: Tensor, y: Tensor, lambda_: float = 1.0, bandwidth: float = 1.0) -> Tensor:
+    """Closed form of the kernel score lambda E k(X, X') - 2 E k(X, y) + k(y, y), k(a, b) = exp(-|a - b|^2 / 2 D h^2).
+
+    At lambda = 1 the squared maximum mean discrepancy between P and the observation, strictly proper (Gneiting &
+    Raftery 2007, sec. 5.1); in [0, 1 + lambda]. h, the bandwidth, is in the unit of y and taken times sqrt(D), the
+    size of a difference. Each expectation is a product over dimensions of Gaussian integrals, summed as logarithms.
+    mu, sigma, y: [B, D]. Returns [B].
+    """
+    width = bandwidth**2 * mu.shape[1]
+    variance = sigma.square()
+    cross = -0.5 * (torch.log1p(variance / width) + (y - mu).square() / (width + variance)).sum(1)
+    spread = -0.5 * torch.log1p(2.0 * variance / width).sum(1)
+    return lambda_ * spread.exp() - 2.0 * cross.exp() + 1.0
+
+
+def kernel_monte_carlo(
+    mu: Tensor,
+    sigma: Tensor,
+    y: Tensor,
+    lambda_: float = 1.0,
+    bandwidth: float = 1.0,
+    samples: int = 4,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Unbiased Monte Carlo estimate of ``kernel``."""
+    scale = -0.5 / (bandwidth**2 * mu.shape[1])
+    x = draw(mu, sigma, samples, generator).transpose(0, 1)  # [B, K, D]
+    cross = (scale * (x - y.unsqueeze(1)).square().sum(2)).exp().mean(1)
+    pairs = (scale * _between(x).square()).exp().sum((1, 2)) - samples  # less those of a sample with itself
+    return lambda_ * pairs / (samples * (samples - 1)) - 2.0 * cross + 1.0
+
+
+def log_score(mu: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+    """Negative log likelihood of y, elementwise, in nats."""
+    z = (y - mu) / sigma
+    return 0.5 * z * z + sigma.log() + 0.5 * math.log(2.0 * math.pi)
+
+
+def absolute_error(mu: Tensor, y: Tensor) -> Tensor:
+    """2 |mu - y|, elementwise: what ``crps`` becomes as sigma goes to 0."""
+    return 2.0 * (mu - y).abs()
+
+
+# What can be minimised, and which of a closed form and a Monte Carlo estimate there is. The last two are controls:
+# "distance" is the CRPS without its spread term, best at sigma 0; "point" predicts no distribution at all.
+RULES = {
+    "crps": ("closed_form", "monte_carlo"),
+    "energy": ("monte_carlo",),
+    "kernel": ("closed_form", "monte_carlo"),
+    "log": ("closed_form",),
+    "distance": ("closed_form", "monte_carlo"),
+    "point": ("closed_form",),
+}
+WITH_SPREAD = ("crps", "energy", "kernel")  # the rules that lambda is a part of
+
+Score = Callable[[Tensor, Tensor, Tensor, torch.Generator | None], Tensor]
+
+
+def check_rule(name: str, lambda_: float, estimator: str) -> None:
+    """Raise ``ConfigError`` for a combination that means nothing; keys as under ``objective``."""
+    if name not in RULES:
+        raise ConfigError("rule", name, f"it must be one of {', '.join(RULES)}{nearest(name, RULES)}")
+    if estimator not in RULES[name]:
+        raise ConfigError("estimator", estimator, f"the rule {name} has only {' and '.join(RULES[name])}")
+    if name not in WITH_SPREAD and lambda_ != 1.0:
+        raise ConfigError("lambda", lambda_, f"the rule {name} has no spread term to weigh; leave it at 1")
+
+
+def rule(name: str, lambda_: float = 1.0, samples: int | None = None, bandwidth: float = 1.0) -> Score:
+    """(mu, sigma, y: [B, D], generator) -> scores of any shape, by closed form or, with ``samples``, Monte Carlo."""
+    check_lambda(lambda_)
+    check_rule(name, lambda_, "closed_form" if samples is None else "monte_carlo")
+    weight = 0.0 if name == "distance" else lambda_
+    if samples is None:
+        return {
+            "crps": lambda mu, sigma, y, _: crps(mu, sigma, y, weight),
+            "kernel": lambda mu, sigma, y, _: kernel(mu, sigma, y, weight, bandwidth),
+            "log": lambda mu, sigma, y, _: log_score(mu, sigma, y),
+            "distance": lambda mu, sigma, y, _: crps(mu, sigma, y, weight),
+            "point": lambda mu, sigma, y, _: absolute_error(mu, y),
+        }[name]
+    return {
+        "crps": lambda mu, sigma, y, draws: crps_monte_carlo(mu, sigma, y, weight, samples, draws),
+        "energy": lambda mu, sigma, y, draws: energy_monte_carlo(mu, sigma, y, weight, samples, draws),
+        "kernel": lambda mu, sigma, y, draws: kernel_monte_carlo(mu, sigma, y, weight, bandwidth, samples, draws),
+        "distance": lambda mu, sigma, y, draws: crps_monte_carlo(mu, sigma, y, weight, samples, draws),
+    }[name]

@@ -1,7 +1,8 @@
 """The pretraining loop, by Accelerate: one process or many, CPU or GPU, the same code.
 
 The images of all processes live on their device as uint8; order and views are pure functions of (seed, epoch, step,
-rank), the schedules of the global step alone.
+rank), the schedules of the global step alone. So the state of a run is what ``_Run.state`` returns and no more, and a
+run that was killed goes on from its last checkpoint to the same weights.
 """
 
 import logging
@@ -10,47 +11,43 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from prosmin import diagnostics
+from prosmin import checkpoint, processes
+from prosmin.checkpoint import Checkpoints
 from prosmin.errors import ConfigError, UserError
-from prosmin.objectives import ProSMIN
+from prosmin.monitor import Monitor, observe, warn_of_collapse
+from prosmin.networks import Encoder
+from prosmin.objectives.base import Objective
 from prosmin.schedules import cosine, warmup_cosine
-from prosmin.views import ViewSettings, random_view
+from prosmin.streams import epoch_order, make_views, score_stream, seed_networks
+from prosmin.views import ViewSettings
 
 log = logging.getLogger(__name__)
 
-# What a random stream is for: part of its seed, so that no two purposes share one.
-_ORDER, _VIEWS, _SCORE = 0, 1, 2
+PAUSE = 2.0  # seconds, about, between two checks that the loss is finite; each waits for the device
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """views: one entry a view, the two global ones first. momentum: of the target, first and last step."""
+    """views: one entry a view, the two global ones first. weight_decay, and momentum of the target: first and last step.
+    accumulate: parts in which the encoder takes a batch. channels_last: memory layout of its convolutions."""
 
     epochs: int
     batch_size: int
     lr: float
     views: Sequence[ViewSettings]
-    weight_decay: float = 0.05
+    weight_decay: tuple[float, float] = (0.05, 0.05)
     warmup_epochs: float = 5
     momentum: tuple[float, float] = (0.0, 1.0)
     clip_norm: float | None = 3.0
-
-
-@dataclass(frozen=True)
-class Monitor:
-    """Images watched while training: uint8 [N, C, S, S], and, where there are labels, a bank for the online k-NN."""
-
-    images: Tensor
-    labels: Tensor | None = None
-    bank: Tensor | None = None
-    bank_labels: Tensor | None = None
+    accumulate: int = 1
+    channels_last: bool = False
 
 
 @dataclass
@@ -62,176 +59,324 @@ class History:
     images_per_second: float = math.nan
 
 
-def stream(device: torch.device, *key: int) -> torch.Generator:
-    """A generator whose state is a pure function of ``key`` (non-negative integers)."""
-    state = np.random.SeedSequence((len(key), *key)).generate_state(2, np.uint32)  # (0,) and (0, 0) seed alike
-    return torch.Generator(device).manual_seed(int(state[0]) << 31 ^ int(state[1]))
+class NotFinite(Exception):
+    """A loss or a gradient is NaN or infinite; the message says where, and what may help."""
 
 
-def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> Tensor:
-    """Image indices [steps, batch_size] of one epoch over all processes; the last, partial batch is dropped."""
-    order = torch.randperm(count, generator=stream(torch.device("cpu"), seed, _ORDER, epoch))
-    steps = count // batch_size
-    return order[: steps * batch_size].view(steps, batch_size)
-
-
-def make_views(
-    images: Tensor, views: Sequence[ViewSettings], seed: int, epoch: int, step: int, rank: int = 0
-) -> list[Tensor]:
-    """The views of one batch, as the network sees them: uint8 [B, C, H, W] -> float [B, C, size, size] each."""
-    generator = stream(images.device, seed, _VIEWS, epoch, step, rank)
-    return [random_view(images, settings, generator) for settings in views]
-
-
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Parameters that train, in two groups: matrices and kernels decay, biases and normalisation do not."""
+def decay_groups(model: nn.Module) -> list[dict]:
+    """Parameters that train, in two groups: matrices and kernels decay, by a schedule, biases and normalisation do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "decays": True, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim <= 1], "decays": False, "weight_decay": 0.0},
     ]
 
 
+def run_key(
+    settings: TrainSettings, images: Tensor, seed: int, accelerator: Accelerator, monitor: Monitor | None, **facts: Any
+) -> str:
+    """The key of a run's checkpoints: it changes with all that determines the result, the machine's part included.
+
+    facts: what determines the model, as JSON or dataclasses.
+    """
+    cuda = accelerator.device.type == "cuda"
+    watched = (monitor.images, monitor.labels, monitor.bank, monitor.bank_labels) if monitor else ()
+    return checkpoint.key(
+        **facts,
+        settings=settings,
+        seed=seed,
+        images=[list(images.shape), checkpoint.checksum(images, *watched)],
+        processes=accelerator.num_processes,
+        precision=str(accelerator.mixed_precision),
+        device=torch.cuda.get_device_name(accelerator.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
+    )
+
+
 def pretrain(
-    model: ProSMIN,
+    model: Objective,
     images: Tensor,
     settings: TrainSettings,
     seed: int,
     accelerator: Accelerator,
     monitor: Monitor | None = None,
     looks: int = 20,
+    checkpoints: Checkpoints | None = None,
 ) -> History:
     """Train ``model`` in place on uint8 images [N, C, H, W] and return what was seen on the way.
 
-    ``looks``: how often, about, the monitor is read over the run. Raises ``ConfigError`` for a batch that the
-    data or the processes cannot fill, ``UserError`` when the loss stops being finite.
+    ``looks``: how often, about, the monitor is read over the run. ``checkpoints``: where the run is kept, and goes on
+    from if it was killed; None keeps nothing. Raises ``ConfigError`` for a batch that the data or the processes cannot
+    fill, ``UserError`` when the loss stops being finite, again after one return to the last checkpoint.
     """
-    world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
-    count = len(images)
-    if settings.batch_size > count:
+    world = accelerator.num_processes
+    if settings.batch_size > len(images):
         raise ConfigError(
-            "batch_size", settings.batch_size, f"there are only {count} training images; use at most that"
+            "batch_size", settings.batch_size, f"there are only {len(images)} training images; use at most that"
         )
     if settings.batch_size % world:
         raise ConfigError("batch_size", settings.batch_size, f"it must be a multiple of the {world} processes")
     model.check_batch(settings.batch_size)
-    local = settings.batch_size // world
-    steps_per_epoch = count // settings.batch_size
-    steps = steps_per_epoch * settings.epochs
-    warmup = min(round(settings.warmup_epochs * steps_per_epoch), steps // 2)
+    for encoder in (module for module in model.modules() if isinstance(module, Encoder)):  # online and target
+        encoder.in_parts(settings.accumulate)
+        encoder.channels_last = settings.channels_last
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        run = _Run(model, images, settings, seed, accelerator, monitor, looks, checkpoints)
+        run.settle()
+        run.resume()
+        try:
+            run.finish()
+        except NotFinite as fault:
+            if not run.resume():
+                raise UserError(f"{fault}; {run.last_good()}") from None
+            log.warning("%s; once more from the checkpoint of step %d", fault, run.step)
+            try:
+                run.finish()
+            except NotFinite as again:
+                raise UserError(f"{again}; {run.last_good()}") from None
+    return run.history
 
-    images = images.to(device)
-    if world > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = torch.optim.AdamW(decay_groups(model, settings.weight_decay), lr=settings.lr, fused=True)
-    trained, optimizer = accelerator.prepare(model, optimizer)
-    history = History()
-    look_every = max(1, settings.epochs // looks)
-    bar = tqdm(
-        total=steps * settings.batch_size,
-        desc="pretrain",
-        unit="image",
-        unit_scale=True,
-        disable=not accelerator.is_main_process,
-        mininterval=0.5 if sys.stderr.isatty() else 15.0,
-    )
 
-    def look(step: int, epoch: int) -> None:
-        if monitor is not None and accelerator.is_main_process:
-            row = observe(model, monitor)
-            history.diagnostics.append({"step": step, "epoch": epoch, **row})
-            warn_of_collapse(row, step)
+class _Run:
+    """One training on its way. step: of the whole run, done so far."""
 
-    began = time.perf_counter()
-    look(0, 0)
-    with bar:
-        for epoch in range(settings.epochs):
-            trained.train()
-            losses, norms, rate, momentum = [], [], 0.0, 0.0
-            for place, batch in enumerate(epoch_order(count, settings.batch_size, seed, epoch)):
-                step = epoch * steps_per_epoch + place
-                rate = warmup_cosine(settings.lr, step, steps, warmup)
-                momentum = cosine(*settings.momentum, step, steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                mine = batch[rank * local : (rank + 1) * local].to(device)
-                views = make_views(images[mine], settings.views, seed, epoch, place, rank)
-                with accelerator.autocast():
-                    loss = trained(views, stream(device, seed, _SCORE, epoch, place, rank))
-                accelerator.backward(loss)
-                norms.append(_clip(accelerator, trained.parameters(), settings.clip_norm))
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                model.momentum_update(momentum)
-                losses.append(loss.detach())
-                bar.update(settings.batch_size)
-            mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
-            if not math.isfinite(mean):
-                raise UserError(
-                    f"the loss is {mean} in epoch {epoch + 1} (step {step + 1}, lr {rate:.3g}); "
-                    "lower pretrain.lr or set pretrain.clip_norm, or narrow pretrain.objective.log_sigma"
-                )
-            history.loss.append(
-                {
-                    "step": step + 1,
-                    "epoch": epoch + 1,
-                    "loss": mean,
-                    "lr": rate,
-                    "momentum": momentum,
-                    "gradient_norm": float(torch.stack(norms).mean()),
-                }
+    def __init__(
+        self,
+        model: Objective,
+        images: Tensor,
+        settings: TrainSettings,
+        seed: int,
+        accelerator: Accelerator,
+        monitor: Monitor | None,
+        looks: int,
+        checkpoints: Checkpoints | None,
+    ):
+        self.settings, self.seed, self.accelerator, self.monitor = settings, seed, accelerator, monitor
+        self.checkpoints, self.device = checkpoints, accelerator.device
+        self.steps_per_epoch = len(images) // settings.batch_size
+        self.steps = self.steps_per_epoch * settings.epochs
+        self.warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.steps // 2)
+        self.look_every = max(1, settings.epochs // looks)
+        self.images = images.to(self.device)
+        processes.synchronise_batch_norm(model, self.device)
+        optimizer = torch.optim.AdamW(decay_groups(model), lr=settings.lr, fused=True)
+        self.model = model
+        self.trained, self.optimizer = accelerator.prepare(model, optimizer)
+        self.step, self.history = 0, History()
+        self.losses: list[Tensor] = []  # of the running epoch, in this process
+        self.norms: list[Tensor] = []
+        self.checked = 0  # steps of the running epoch known to be finite
+        self.saved: int | None = None  # the step of the last good checkpoint
+        self.turn = _Turn()
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Train from where the run stands to its end."""
+        began, first = time.perf_counter(), self.step
+        if self.step == 0:
+            self.look()
+        with tqdm(
+            initial=self.step * self.settings.batch_size,
+            total=self.steps * self.settings.batch_size,
+            desc="pretrain",
+            unit="image",
+            unit_scale=True,
+            disable=not self.accelerator.is_main_process,
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,
+        ) as bar:
+            while self.step < self.steps:
+                self.epoch(bar)
+        trained = (self.step - first) * self.settings.batch_size
+        self.history.images_per_second = trained / (time.perf_counter() - began)
+
+    def epoch(self, bar: tqdm) -> None:
+        """The rest of the running epoch."""
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        order = epoch_order(len(self.images), self.settings.batch_size, self.seed, epoch)
+        self.trained.train()
+        for place in range(done, self.steps_per_epoch):
+            self.advance(order[place], epoch, place)
+            bar.update(self.settings.batch_size)
+            if self.turn.over() and place + 1 < self.steps_per_epoch and self.pause():
+                self.save()
+        save = self.pause()
+        rate, momentum = self.schedule(self.step - 1)
+        mean = float(processes.mean(torch.stack(self.losses).mean()))
+        self.history.loss.append(
+            {
+                "step": self.step,
+                "epoch": epoch + 1,
+                "loss": mean,
+                "lr": rate,
+                "momentum": momentum,
+                "gradient_norm": float(torch.stack(self.norms).mean()),
+            }
+        )
+        self.losses, self.norms, self.checked = [], [], 0
+        bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+        if (epoch + 1) % self.look_every == 0 or self.step == self.steps:
+            self.look()
+        if save:
+            self.save()
+
+    def schedule(self, step: int) -> tuple[float, float]:
+        """Learning rate and target momentum of a step, counted from 0."""
+        rate = warmup_cosine(self.settings.lr, step, self.steps, self.warmup)
+        return rate, cosine(*self.settings.momentum, step, self.steps)
+
+    def advance(self, batch: Tensor, epoch: int, place: int) -> None:
+        """One step on the images at ``batch``, of which each process takes its share."""
+        rate, momentum = self.schedule(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+            if group["decays"]:
+                group["weight_decay"] = cosine(*self.settings.weight_decay, self.step, self.steps)
+        loss = self.backward(batch, epoch, place)
+        self.norms.append(_clip(self.accelerator, self.trained.parameters(), self.settings.clip_norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.momentum_update(momentum)
+        self.losses.append(loss)
+        self.step += 1
+
+    def backward(self, batch: Tensor, epoch: int, place: int) -> Tensor:
+        """Gradients of one batch, averaged over processes; returns the loss of this one."""
+        rank, local = self.accelerator.process_index, len(batch) // self.accelerator.num_processes
+        mine = batch[rank * local : (rank + 1) * local].to(self.device)
+        where = (self.seed, epoch, place, rank)
+        views = make_views(self.images[mine], self.settings.views, *where)
+        seed_networks(*where)
+        with self.accelerator.autocast():
+            loss = self.trained(views, score_stream(self.device, *where))
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def settle(self) -> None:
+        """A backward pass without effect, after which DistributedDataParallel has put gradients in their final groups.
+
+        The order in which the gradients of three or more processes are added depends on the groups, and so would the last
+        digits of a run that goes on in a new process.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        kept = [buffer.clone() for buffer in self.model.buffers()]
+        self.trained.train()
+        self.backward(epoch_order(len(self.images), self.settings.batch_size, self.seed, 0)[0], 0, 0)
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.model.buffers(), kept, strict=True):
+            buffer.copy_(value)
+
+    def look(self) -> None:
+        if self.monitor is not None and self.accelerator.is_main_process:
+            row = observe(self.model, self.monitor)
+            self.history.diagnostics.append({"step": self.step, "epoch": self.step // self.steps_per_epoch, **row})
+            warn_of_collapse(row, self.step)
+
+    # --- guards and checkpoints -------------------------------------------------------------------
+
+    def pause(self) -> bool:
+        """Check the steps since the last pause; is it time to save? All processes pause at the same step and agree.
+
+        Raises ``NotFinite``.
+        """
+        new = torch.stack([torch.stack(self.losses[self.checked :]), torch.stack(self.norms[self.checked :])])
+        broken = (~new.isfinite()).any(0).nonzero()
+        first = float(broken[0]) if len(broken) else math.inf
+        ends = self.step % self.steps_per_epoch == 0
+        due, length = math.inf, math.inf
+        if self.accelerator.is_main_process:
+            due = float(self.checkpoints is not None and self.step < self.steps and self.checkpoints.due(ends))
+            length = self.turn.next_length(self.checkpoints)
+        first, due, length = processes.least([first, due, length], self.device)
+        if first < math.inf:
+            step = self.step - new.shape[1] + int(first)
+            loss, norm = new[:, int(first)].tolist()
+            what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
+            raise NotFinite(
+                f"the {what} in epoch {step // self.steps_per_epoch + 1} "
+                f"(step {step + 1}, lr {self.schedule(step)[0]:.3g}); "
+                "lower pretrain.lr or set pretrain.clip_norm, or narrow pretrain.objective.log_sigma"
             )
-            bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-            if (epoch + 1) % look_every == 0 or epoch + 1 == settings.epochs:
-                look(step + 1, epoch + 1)
-    history.images_per_second = steps * settings.batch_size / (time.perf_counter() - began)
-    return history
+        self.checked += new.shape[1]
+        self.turn.start(int(length))
+        return bool(due)
+
+    def save(self) -> None:
+        """Write what a later run needs to go on from here: called where all steps so far are finite."""
+        empty = torch.empty(1, 0, device=self.device)
+        losses = processes.gather(torch.stack(self.losses)[None] if self.losses else empty)  # [world, steps]
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"model.{name}": each for name, each in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": each for name, each in state.items()}
+        tensors["epoch.losses"] = losses
+        tensors["epoch.norms"] = torch.stack(self.norms) if self.norms else empty[0]
+        arrays = {name: each.detach().cpu().numpy() for name, each in tensors.items()}
+        history = {"loss": self.history.loss, "diagnostics": self.history.diagnostics}
+        if self.checkpoints.save(self.step, arrays, {"step": self.step, **history}):
+            self.saved = self.step
+
+    def resume(self) -> bool:
+        """Go to the last checkpoint of this run, if there is one."""
+        main = self.accelerator.is_main_process
+        found = self.checkpoints.newest() if main and self.checkpoints is not None else None
+        content = processes.from_main(found[1] if found else None, self.device)
+        if content is None:
+            return False
+        arrays, facts = checkpoint.parse(content)
+        self.restore({name: torch.from_numpy(each) for name, each in arrays.items()}, facts)
+        if found:
+            log.info("goes on from step %d of %d, %s", self.step, self.steps, found[0])
+        return True
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        weights = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "model":
+                weights[rest] = tensor
+            elif kind == "optimizer":
+                index, _, what = rest.partition(".")
+                state.setdefault(int(index), {})[what] = tensor
+        self.model.load_state_dict(weights)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step = self.saved = facts["step"]
+        self.history = History(facts["loss"], facts["diagnostics"])
+        mine = tensors["epoch.losses"][self.accelerator.process_index]
+        self.losses, self.norms = (list(each.to(self.device)) for each in (mine, tensors["epoch.norms"]))
+        self.checked = len(self.losses)
+
+    def last_good(self) -> str:
+        if self.saved is None or self.checkpoints is None:
+            return "there is no checkpoint to go back to"
+        return f"the last good checkpoint is {self.checkpoints.path(self.saved)}"
+
+
+class _Turn:
+    """The steps from one pause to the next: as many as take about ``PAUSE`` seconds, by the pace of the last ones."""
+
+    def __init__(self):
+        self.start(1)
+
+    def start(self, length: int) -> None:
+        self.length, self.done, self.began = length, 0, time.monotonic()
+
+    def over(self) -> bool:
+        self.done += 1
+        return self.done >= self.length
+
+    def next_length(self, checkpoints: Checkpoints | None) -> int:
+        pause = PAUSE if checkpoints is None else min(PAUSE, checkpoints.every)
+        pace = (time.monotonic() - self.began) / max(self.done, 1)
+        return max(1, min(2 * self.length, int(pause / max(pace, 1e-9))))
 
 
 def _clip(accelerator: Accelerator, parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
     norm = accelerator.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
     return torch.as_tensor(norm).detach()
-
-
-@torch.no_grad()
-def observe(model: ProSMIN, monitor: Monitor, batch_size: int = 512) -> dict[str, float]:
-    """Diagnostics of the un-augmented monitor images, by names and definitions of ``prosmin.diagnostics``."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-
-    def outputs(images: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [model.predict(batch.to(device).float() / 255.0) for batch in images.split(batch_size)]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[2] for part in parts])
-
-    features, log_sigma = outputs(monitor.images)
-    row = {"rankme": diagnostics.rankme(features), "feature_std": diagnostics.feature_std(features)}
-    row |= diagnostics.sigma_summary(log_sigma, *model.head.range)
-    if monitor.labels is not None and monitor.bank is not None and monitor.bank_labels is not None:
-        bank = outputs(monitor.bank)[0]
-        row["knn_accuracy"] = diagnostics.knn_accuracy(
-            bank, monitor.bank_labels.to(device), features, monitor.labels.to(device)
-        )
-    model.train(was_training)
-    return row
-
-
-def warn_of_collapse(row: dict[str, float], step: int) -> None:
-    """Say in the log what looks like collapse, with its likely cause. Step 0 is not judged."""
-    if step == 0:
-        return
-    if row["rankme"] < 2 or row["feature_std"] < 0.05:
-        log.warning(
-            "step %d: the features collapse (RankMe %.2f, feature std %.3f); normalise the targets "
-            "(pretrain.target.normalise: whiten) or raise pretrain.batch_size",
-            step,
-            row["rankme"],
-            row["feature_std"],
-        )
-    if row["sigma_clamped"] > 0.5:
-        log.warning(
-            "step %d: %.0f %% of the predicted sigma stand at the clamp; widen pretrain.objective.log_sigma "
-            "or check that pretrain.objective.lambda is near 1",
-            step,
-            100 * row["sigma_clamped"],
-        )

@@ -2,7 +2,7 @@
 
 Reads   data/<name>, results/pretrain
 Writes  results/embed/<name>/{trained,random}.safetensors: for each split ``<split>.features`` float32 [N, F],
-        ``<split>.labels`` int64 [N] (-1 = none), ``<split>.log_sigma`` float32 [N]
+        ``<split>.labels`` int64 [N] (-1 = none), ``<split>.log_sigma`` float32 [N], where the objective predicts a distribution
 """
 
 import logging
@@ -45,8 +45,9 @@ def main(params: Params, name: str = "") -> None:
                 arrays |= {
                     f"{split}.features": features,
                     f"{split}.labels": content.labels.numpy(),
-                    f"{split}.log_sigma": log_sigma,
                 }
+                if log_sigma is not None:
+                    arrays[f"{split}.log_sigma"] = log_sigma
             files.write_arrays(out / f"{weights}.safetensors", arrays)
     log.info("%s: %d images, %d features", name, sum(len(s.images) for s in splits.values()), features.shape[1])
 

@@ -30,12 +30,13 @@ class Features:
         present = {name.split(".")[0] for name in self.arrays}
         return tuple(split for split in ("train", "val", "test") if split in present)
 
-    def split(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """features ``[N, F]`` float32, labels ``[N]`` int64 (-1 = none), log sigma ``[N]`` float32 of one split."""
+    def split(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """features ``[N, F]`` float32, labels ``[N]`` int64 (-1 = none), log sigma ``[N]`` float32 of one split; None
+        where the objective predicts no distribution."""
         if name not in self.splits:
             raise UserError(f"dataset {self.dataset!r} has no {name} split; it has {', '.join(self.splits)}")
-        features, labels, log_sigma = (self.arrays[f"{name}.{what}"] for what in ("features", "labels", "log_sigma"))
-        return features, labels, log_sigma
+        features, labels = (self.arrays[f"{name}.{what}"] for what in ("features", "labels"))
+        return features, labels, self.arrays.get(f"{name}.log_sigma")
 
     def labelled(self, name: str) -> Labelled:
         """features ``[N, F]`` and labels ``[N]`` of one split. Raises ``UserError`` where an image has no label."""

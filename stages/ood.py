@@ -91,10 +91,13 @@ def _scores(
     (id_features, _, id_sigma), (ood_features, _, ood_sigma) = inside.split("test"), outside.split("test")
     features = np.concatenate([id_features, ood_features])
     logits = None if probe is None else probe.logits(features)
-    query = ood.Sample(features, log_sigma=np.concatenate([id_sigma, ood_sigma]), logits=logits)
+    sigma = None if id_sigma is None or ood_sigma is None else np.concatenate([id_sigma, ood_sigma])
+    query = ood.Sample(features, log_sigma=sigma, logits=logits)
     tuning = ood.Settings(settings.k, settings.temperature, settings.shrinkage)
     scores = {}
     for name, detector in ood.DETECTORS.items():
+        if name == "sigma" and sigma is None:  # no distribution is predicted
+            continue
         if not detector.needs_labels or train.labels is not None:
             both = detector.score(train, query, tuning)
             scores[name] = both[: len(id_features)], both[len(id_features) :]

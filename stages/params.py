@@ -171,15 +171,20 @@ class Projector(Section):
 class Target(Section):
     normalise: Literal["none", "centre", "standardise", "whiten"] = "whiten"
     shrinkage: Fraction = 0.1
+    noise: NonNegative = 0.0
     momentum: tuple[Probability, Probability] = (0.0, 1.0)
 
 
 class Objective(Section):
-    rule: Literal["crps"] = "crps"
+    """Beside the name, the keys of ProSMIN; those of the others are under ``Baselines``."""
+
+    name: Literal["prosmin", "published", "byol", "simsiam", "dino", "simclr", "mocov3", "vicreg"] = "prosmin"
+    rule: Literal["crps", "energy", "kernel", "log", "distance", "point"] = "crps"
     estimator: Literal["closed_form", "monte_carlo"] = "closed_form"
     samples: Annotated[Whole, Field(ge=2)] = 4
     lambda_: Real = Field(default=1.0, alias="lambda")
     log_sigma: Annotated[tuple[Real, Real], Rising] = (-4.0, 2.0)
+    bandwidth: Positive = 1.0
 
     @field_validator("lambda_")
     @classmethod
@@ -192,6 +197,56 @@ class Objective(Section):
             except ConfigError as fault:
                 raise ValueError(fault.allowed) from None
         return value
+
+    @model_validator(mode="after")
+    def _exists(self) -> "Objective":
+        if self.rule != "crps":  # which goes with everything
+            from prosmin.scoring import check_rule
+
+            try:
+                check_rule(self.rule, self.lambda_, self.estimator)
+            except ConfigError as fault:
+                raise ValueError(str(fault)) from None
+        return self
+
+
+class Published(Section):
+    lambda_: Annotated[Real, Field(gt=0, lt=1.4142)] = Field(default=1.2, alias="lambda")
+    samples: Annotated[Whole, Field(ge=2)] = 4
+    bottleneck_dim: Count = 256
+    centre_momentum: Probability = 0.85
+
+
+class SimSiam(Section):
+    predictor_dim: Count = 32
+
+
+class Dino(Section):
+    prototypes: Annotated[Whole, Field(ge=2)] = 1024
+    temperature: Positive = 0.1
+    target_temperature: Positive = 0.04
+    centre_momentum: Probability = 0.9
+
+
+class Contrastive(Section):
+    temperature: Positive = 0.2
+
+
+class VicReg(Section):
+    invariance: NonNegative = 25.0
+    variance: NonNegative = 25.0
+    covariance: NonNegative = 1.0
+
+
+class Baselines(Section):
+    """Keys of the objectives that are not ProSMIN, by name; ``byol`` has none."""
+
+    published: Published = Published()
+    simsiam: SimSiam = SimSiam()
+    dino: Dino = Dino()
+    simclr: Contrastive = Contrastive()
+    mocov3: Contrastive = Contrastive()
+    vicreg: VicReg = VicReg()
 
 
 class LocalViews(Section):
@@ -224,14 +279,18 @@ class Pretrain(Section):
     projector: Projector = Projector()
     target: Target = Target()
     objective: Objective = Objective()
+    baselines: Baselines = Baselines()
     views: Views = Views()
     epochs: Count
     batch_size: Annotated[Whole, Field(ge=2)]
     lr: Positive
     weight_decay: NonNegative = 0.05
+    weight_decay_end: NonNegative | None = None
     warmup_epochs: NonNegative = 5
     clip_norm: Positive | None = 3.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: Count = 1
+    channels_last: Flag = False
 
 
 # --- evaluation -----------------------------------------------------------------------------------

@@ -5,8 +5,11 @@ Writes  results/pretrain/    encoder.safetensors (the timm backbone alone), mode
                              same network before its first step), model.json (how to rebuild them), views.safetensors
         metrics/pretrain.json, plots/pretrain/{loss,diagnostics}.csv
 
-On a machine with several GPUs it starts one process for each by ``accelerate launch``; PROSMIN_PROCESSES sets the
-number (on a CPU as well), and a launcher that is already running (torchrun, accelerate) is left in charge.
+Keeps   .prosmin/checkpoints/<key> while it runs, about one a minute (PROSMIN_CHECKPOINT_SECONDS): a run that was killed goes
+        on from there when it is started again with the same settings, images, code and machine, to the same bytes
+
+On a machine with several GPUs it starts one process for each; PROSMIN_PROCESSES sets the number (on a CPU as well), and a
+launcher that is already running (torchrun, accelerate launch) is left in charge.
 """
 
 import json
@@ -15,52 +18,51 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prosmin.errors import ConfigError
+from prosmin.errors import ConfigError, UserError
+from stages import workers
 from stages.command import run
 from stages.params import Params, Pretrain
-from stages.threads import environment as threads_environment
 
 if TYPE_CHECKING:  # torch is imported once the process knows what to start
+    from prosmin.checkpoint import Checkpoints
     from prosmin.data import Split
     from prosmin.export import ModelSettings
-    from prosmin.training import Monitor, TrainSettings
+    from prosmin.monitor import Monitor
+    from prosmin.training import TrainSettings
     from prosmin.views import ViewSettings
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = Path(".prosmin/checkpoints")
 EXAMPLES = 8  # images whose views the report shows
 WATCHED = 1024  # at most so many images behind each look at the diagnostics
 MEASURED = 10_000  # about so many images, at the least, behind the mean and spread of the channels
 
 
-def relaunch(processes: int, cuda: bool) -> None:
-    """Replace this process by ``accelerate launch`` with ``processes`` workers, each running this module."""
-    # accelerate starts a single process for --cpu --num_processes 2, whatever is asked; --multi_gpu with a worker
-    # that asks for the CPU is the way to two processes on one (gloo).
-    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // processes)
-    environment = {**os.environ, **threads_environment(threads)}
-    if not cuda:
-        environment["ACCELERATE_USE_CPU"] = "true"
-    options = f"--multi_gpu --num_machines 1 --num_processes {processes} --main_process_port 0"
-    options += " --mixed_precision no --dynamo_backend no"  # the script decides; silences the launcher's warnings
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options.split()]
-    os.execvpe(sys.executable, [*launcher, "-m", "stages.pretrain"], environment)
+def processes_of(gpus: int) -> int:
+    """How many processes are to train: PROSMIN_PROCESSES, or one for each GPU."""
+    given = os.environ.get("PROSMIN_PROCESSES", str(gpus or 1))
+    if not given.isdecimal() or int(given) < 1:
+        raise UserError(f"PROSMIN_PROCESSES is {given!r}; it must be a number of processes, at least 1")
+    if gpus and int(given) > gpus:
+        raise UserError(f"PROSMIN_PROCESSES is {given}; there are only {gpus} GPUs, and each process needs its own")
+    return int(given)
 
 
 def main(params: Params) -> None:
     import torch
 
     settings = params.pretrain
-    processes = int(os.environ.get("PROSMIN_PROCESSES", torch.cuda.device_count() or 1))
-    if processes > 1 and "WORLD_SIZE" not in os.environ:
-        relaunch(processes, torch.cuda.is_available())
+    if "WORLD_SIZE" not in os.environ and (count := processes_of(torch.cuda.device_count())) > 1:
+        sys.exit(workers.run("stages.pretrain", count))
 
     from accelerate import Accelerator
 
     from prosmin import __version__, data, export, files
-    from prosmin.training import make_views, pretrain
+    from prosmin.streams import make_views
+    from prosmin.training import pretrain, run_key
 
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision="no" if settings.precision == "fp32" else settings.precision
@@ -91,7 +93,11 @@ def main(params: Params) -> None:
             torch.get_num_threads(),
         )
     random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    history = pretrain(model, images, train_settings_of(settings), params.seed, accelerator, monitor_of(splits))
+    training, monitor = train_settings_of(settings), monitor_of(splits)
+    checkpoints = checkpoints_of(run_key(training, images, params.seed, accelerator, monitor, model=model_settings))
+    if accelerator.is_main_process:
+        checkpoints.prune_runs()
+    history = pretrain(model, images, training, params.seed, accelerator, monitor, checkpoints=checkpoints)
     if not accelerator.is_main_process:
         return
     log.info("%.0f images/s", history.images_per_second)
@@ -125,13 +131,13 @@ def main(params: Params) -> None:
     )
     for name, rows in (("loss", history.loss), ("diagnostics", history.diagnostics)):
         files.write_csv(f"plots/pretrain/{name}.csv", list(rows[0]), [list(row.values()) for row in rows])
+    checkpoints.finish()
     accelerator.end_training()
 
 
 def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -> "ModelSettings":
     from prosmin.export import ModelSettings
 
-    objective = settings.objective
     return ModelSettings(
         encoder=settings.encoder.name,
         image_size=settings.image_size,
@@ -142,14 +148,27 @@ def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -
         dim=settings.projector.dim,
         cifar_stem=settings.encoder.cifar_stem,
         kwargs=settings.encoder.kwargs,
-        objective={
-            "log_sigma": objective.log_sigma,
-            "lambda_": objective.lambda_,
-            "samples": objective.samples if objective.estimator == "monte_carlo" else None,
-            "normalise": settings.target.normalise,
-            "shrinkage": settings.target.shrinkage,
-        },
+        objective=objective_of(settings),
     )
+
+
+def objective_of(settings: Pretrain) -> dict[str, Any]:
+    """The name and the keywords of the class that ``prosmin.objectives`` has under it."""
+    objective, target = settings.objective, settings.target
+    if objective.name != "prosmin":
+        keys = getattr(settings.baselines, objective.name, None)
+        return {"name": objective.name} | (keys.model_dump() if keys else {})
+    return {
+        "name": objective.name,
+        "rule": objective.rule,
+        "log_sigma": objective.log_sigma,
+        "lambda_": objective.lambda_,
+        "samples": objective.samples if objective.estimator == "monte_carlo" else None,
+        "bandwidth": objective.bandwidth,
+        "normalise": target.normalise,
+        "shrinkage": target.shrinkage,
+        "noise": target.noise,
+    }
 
 
 def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
@@ -165,21 +184,37 @@ def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
 def train_settings_of(settings: Pretrain) -> "TrainSettings":
     from prosmin.training import TrainSettings
 
+    decay, end = settings.weight_decay, settings.weight_decay_end
     return TrainSettings(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.lr,
         views=view_settings_of(settings),
-        weight_decay=settings.weight_decay,
+        weight_decay=(decay, decay if end is None else end),
         warmup_epochs=settings.warmup_epochs,
         momentum=settings.target.momentum,
         clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
+        channels_last=settings.channels_last,
     )
+
+
+def checkpoints_of(key: str) -> "Checkpoints":
+    from prosmin.checkpoint import Checkpoints
+
+    given = os.environ.get("PROSMIN_CHECKPOINT_SECONDS", "60")
+    try:
+        every = float(given)
+    except ValueError:
+        every = -1.0
+    if not 0 <= every < float("inf"):
+        raise UserError(f"PROSMIN_CHECKPOINT_SECONDS is {given!r}; it must be a number of seconds, 0 or more")
+    return Checkpoints(CHECKPOINTS, key, every)
 
 
 def monitor_of(splits: "Mapping[str, Split]") -> "Monitor":
     """Held-out images where the dataset has them (their labels feed the online k-NN curve), else training images."""
-    from prosmin.training import Monitor
+    from prosmin.monitor import Monitor
 
     watched = splits.get("val", next(iter(splits.values())))
     bank = splits.get("train")

@@ -77,7 +77,7 @@ class Line(NamedTuple):
 
 
 ENCODER_LINES = {
-    "trained": Line("ProSMIN", "trained"),
+    "trained": Line("pretrained", "trained"),
     "random": Line("random initialisation", "random", "--", "s"),
 }
 CALIBRATION_LINES = {
@@ -374,4 +374,4 @@ def lowshot(metrics: dict[str, Any], draws: Rows, full: dict[str, float]) -> Pan
         f"{each['accuracy']:.3f} from {each['labels']}"
         for each in sorted(metrics["trained"].values(), key=lambda each: each["labels"])
     )
-    return panel("lowshot", f"Accuracy against the number of labels; ProSMIN: {said} labels", draw, 350, 240)
+    return panel("lowshot", f"Accuracy against the number of labels; pretrained: {said} labels", draw, 350, 240)

@@ -34,6 +34,7 @@ def _content(inputs: Inputs) -> dict[str, Any]:
     return {
         "params": inputs.params,
         "colours": figures.COLOURS,
+        "method": prose.method(inputs),
         "abstract": prose.abstract(inputs),
         "limits": prose.limits(inputs),
         "cards": prose.cards(inputs),
@@ -87,7 +88,7 @@ def _reliability(inputs: Inputs) -> dict[str, Any]:
             panels.append(figures.reliability(rows, encoder, f"{dataset}, {line.label}", encoder))
     for target in inputs.params.transfer.targets:
         if found := inputs.plot(f"transfer/{target}"):
-            panels.append(figures.reliability(found, "trained", f"transfer to {target}, ProSMIN", f"transfer-{target}"))
+            panels.append(figures.reliability(found, "trained", f"transfer to {target}", f"transfer-{target}"))
     missing = None if rows else inputs.absent("plots/linear/reliability.csv", "linear")
     return {"missing": missing, "panels": panels}
 

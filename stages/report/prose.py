@@ -7,6 +7,17 @@ from stages.report.tables import Row, Value, ood_sets, ranges, row
 MINUS = "\u2212"
 TO = "\u2060\u2013\u2060"  # an en dash at which no line is broken
 
+METHODS = {
+    "prosmin": "ProSMIN",
+    "published": "ProSMIN as published",
+    "byol": "BYOL",
+    "simsiam": "SimSiam",
+    "dino": "DINO",
+    "simclr": "SimCLR",
+    "mocov3": "MoCo-v3",
+    "vicreg": "VICReg",
+}
+
 # The detectors that the abstract names; the table has all of them.
 ABSTRACT_DETECTORS = ("knn", "mahalanobis", "sigma")
 
@@ -57,16 +68,18 @@ def abstract(inputs: Inputs) -> str:
     return " ".join(filter(None, sentences))
 
 
+def method(inputs: Inputs) -> str:
+    return METHODS[inputs.params.pretrain.objective.name]
+
+
 def _pretraining(inputs: Inputs) -> str:
     settings, trained = inputs.params.pretrain, inputs.metrics("pretrain")
     colour = "grey" if settings.channels == 1 else "colour"
     size = f"{settings.image_size} × {settings.image_size} {colour} pixels"
     if not trained:
-        return (
-            f"A {settings.encoder.name} is to be pretrained by ProSMIN on images of {inputs.params.dataset} ({size})."
-        )
+        return f"A {settings.encoder.name} is to be pretrained by {method(inputs)} on images of {inputs.params.dataset} ({size})."
     return (
-        f"A {settings.encoder.name} of {whole(trained['encoder_parameters'])} parameters was pretrained by ProSMIN "
+        f"A {settings.encoder.name} of {whole(trained['encoder_parameters'])} parameters was pretrained by {method(inputs)} "
         f"for {trained['epochs']} epochs on {whole(trained['images'])} images of {inputs.params.dataset} ({size}), "
         "their labels unseen."
     )

@@ -98,3 +98,59 @@ def test_momentum_update_is_the_moving_average():
     update_momentum(target, [online], 0.0)
     for now, new in zip(target.parameters(), online.parameters(), strict=True):
         torch.testing.assert_close(now, new.detach())
+
+
+def vit(**changes):
+    torch.manual_seed(0)
+    kwargs = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, **changes}
+    return Encoder(build_backbone("vit_tiny_patch16_224", 16, 3, kwargs=kwargs), [0.5] * 3, [0.25] * 3)
+
+
+def features_gradients_and_memory(encoder, parts):
+    """And bytes of activations that are held for the backward pass."""
+    held = 0
+
+    def pack(tensor):
+        nonlocal held
+        held += tensor.nbytes
+        return tensor
+
+    encoder.in_parts(parts)
+    images = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = encoder(images)
+    features.square().sum().backward()
+    return features.detach(), torch.cat([each.grad.flatten() for each in encoder.parameters()]), held
+
+
+def test_a_batch_in_parts_gives_the_same_features_and_gradients_and_holds_less():
+    (whole, gradient, much), (parted, again, little) = (features_gradients_and_memory(vit(), parts) for parts in (1, 4))
+    torch.testing.assert_close(parted, whole)
+    torch.testing.assert_close(again, gradient, atol=1e-5, rtol=1e-4)
+    assert little < 0.1 * much
+
+
+def test_parts_are_for_training_and_for_more_images_than_parts():
+    encoder, images = vit(), torch.rand(3, 3, 16, 16)
+    whole = encoder(images)
+    encoder.in_parts(8)
+    torch.testing.assert_close(encoder(images), whole)
+    torch.testing.assert_close(encoder.eval()(images), whole)
+
+
+def test_parts_of_a_batch_are_refused_where_the_encoder_normalises_by_it():
+    encoder = Encoder(build_backbone("resnet18", 8, 1, True, SMALL), [0.5], [0.25])
+    encoder.in_parts(1)
+    with pytest.raises(ConfigError, match="accumulate is 2; the encoder normalises by the batch"):
+        encoder.in_parts(2)
+
+
+def test_channels_last_changes_the_layout_and_not_the_features():
+    encoder = Encoder(build_backbone("resnet18", 8, 3, True, SMALL), [0.5] * 3, [0.25] * 3)
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = encoder(images)
+    encoder.to(memory_format=torch.channels_last).channels_last = True
+    seen = []
+    encoder.backbone.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=1e-4)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)

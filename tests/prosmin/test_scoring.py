@@ -111,3 +111,105 @@ def test_a_single_sample_is_refused():
     one = torch.ones(1)
     with pytest.raises(ConfigError, match="at least 2"):
         scoring.crps_monte_carlo(one, one, one, samples=1)
+
+
+# --- other rules ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predictions():
+    generator = torch.Generator().manual_seed(0)
+    mu, y = (torch.randn(6, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    return mu, torch.rand(6, 3, generator=generator, dtype=torch.float64) + 0.3, y
+
+
+def samples_of(mu, sigma, count=200_000):
+    rng = np.random.default_rng(0)
+    return (mu.numpy() + sigma.numpy() * rng.standard_normal((count, *mu.shape)) for _ in range(2))
+
+
+@pytest.mark.parametrize("lambda_", [0.7, 1.0])
+def test_energy_score_is_what_its_definition_says(predictions, lambda_):
+    mu, sigma, y = predictions
+    x, x2 = samples_of(mu, sigma)
+    draws = 2 * np.linalg.norm(x - y.numpy(), axis=2) - lambda_ * np.linalg.norm(x - x2, axis=2)
+    many = [each.repeat(20_000, 1, 1).flatten(0, 1) for each in predictions]
+    estimate = scoring.energy_monte_carlo(*many, lambda_, 3, torch.Generator().manual_seed(1)).view(-1, 6)
+    error = np.hypot(draws.std(0) / math.sqrt(3) / math.sqrt(len(draws)), estimate.std(0).numpy() / math.sqrt(20_000))
+    assert (np.abs(estimate.mean(0).numpy() - draws.mean(0) / math.sqrt(3)) < 4 * error).all()
+
+
+def test_energy_score_in_one_dimension_is_the_crps(predictions):
+    flat = [each.reshape(-1, 1) for each in predictions]
+    energy, crps = (
+        rule(*flat, 1.1, 5, torch.Generator().manual_seed(4))
+        for rule in (scoring.energy_monte_carlo, scoring.crps_monte_carlo)
+    )
+    torch.testing.assert_close(energy, crps[:, 0])
+
+
+@pytest.mark.parametrize("bandwidth", [0.5, 2.0])
+def test_kernel_score_is_what_its_definition_says(predictions, bandwidth):
+    mu, sigma, y = predictions
+    x, x2 = samples_of(mu, sigma)
+
+    def k(a, b):
+        return np.exp(-np.square(a - b).sum(2) / (2 * 3 * bandwidth**2))
+
+    draws = k(x, x2) - 2 * k(x, y.numpy()) + 1
+    exact = scoring.kernel(mu, sigma, y, bandwidth=bandwidth).numpy()
+    assert (np.abs(exact - draws.mean(0)) < 4 * draws.std(0) / math.sqrt(len(draws))).all()
+    many = [each.repeat(20_000, 1, 1).flatten(0, 1) for each in predictions]
+    draw = torch.Generator().manual_seed(1)
+    estimate = scoring.kernel_monte_carlo(*many, bandwidth=bandwidth, samples=3, generator=draw).view(-1, 6).numpy()
+    assert (np.abs(exact - estimate.mean(0)) < 4 * estimate.std(0) / math.sqrt(20_000)).all()
+
+
+def test_log_score_is_the_negative_log_density(predictions):
+    mu, sigma, y = (each.numpy() for each in predictions)
+    np.testing.assert_allclose(scoring.log_score(*predictions).numpy(), -stats.norm(mu, sigma).logpdf(y))
+
+
+@pytest.mark.parametrize("rule", ["energy", "kernel", "log"])
+def test_a_proper_rule_is_least_on_average_at_the_true_distribution(rule):
+    generator = torch.Generator().manual_seed(0)
+    y = 0.8 * torch.randn(100_000, 3, generator=generator, dtype=torch.float64)
+    score = scoring.rule(rule, samples=4 if rule == "energy" else None)
+
+    def expected(mu, sigma):
+        mu, sigma = (torch.full_like(y, value) for value in (mu, sigma))
+        return float(score(mu, sigma, y, torch.Generator().manual_seed(1)).mean())
+
+    best = expected(0.0, 0.8)
+    assert all(best < expected(*other) for other in [(0.0, 0.6), (0.0, 1.05), (0.3, 0.8), (-0.3, 0.8)])
+
+
+def test_the_controls_are_the_crps_without_its_spread_and_without_its_width(predictions):
+    mu, sigma, y = predictions
+    distance = scoring.rule("distance")(mu, sigma, y, None)
+    torch.testing.assert_close(distance, scoring.crps(mu, sigma, y) + 2 / math.sqrt(math.pi) * sigma)
+    point = scoring.rule("point")(mu, sigma, y, None)
+    torch.testing.assert_close(point, scoring.crps(mu, torch.full_like(sigma, 1e-9), y), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("rule", ["energy", "kernel", "kernel_monte_carlo", "log"])
+def test_gradients_of_the_other_rules_pass_gradcheck(predictions, rule):
+    name, samples = rule.removesuffix("_monte_carlo"), 3 if rule in ("energy", "kernel_monte_carlo") else None
+    score = scoring.rule(name, samples=samples)
+    inputs = tuple(each.clone().requires_grad_() for each in predictions)
+    assert torch.autograd.gradcheck(lambda *given: score(*given, torch.Generator().manual_seed(2)), inputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cprs",), "did you mean 'crps'"),
+        (("energy",), "estimator is 'closed_form'; the rule energy has only monte_carlo"),
+        (("log", 1.0, 4), "estimator is 'monte_carlo'; the rule log has only closed_form"),
+        (("point", 0.5), "lambda is 0.5; the rule point has no spread term"),
+        (("energy", 1.5, 4), "below sqrt"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        scoring.rule(*arguments)

@@ -1,6 +1,5 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -8,7 +7,10 @@ from accelerate.state import AcceleratorState
 from sklearn.datasets import load_digits
 
 from prosmin import export, training
+from prosmin.checkpoint import Checkpoints
 from prosmin.errors import ConfigError, UserError
+from prosmin.monitor import Monitor
+from prosmin.objectives import ProSMIN
 from prosmin.views import ViewSettings
 
 VIEW = ViewSettings(size=8, flip=0.0, grayscale=0.0, solarize=0.0, blur=0.0)
@@ -39,9 +41,11 @@ def tiny_model(seed=0, **objective):
     )
 
 
-def train(digits, settings=SETTINGS, seed=0, monitor=None, model=None):
+def train(digits, settings=SETTINGS, seed=0, monitor=None, model=None, checkpoints=None):
     model = model or tiny_model(seed)
-    history = training.pretrain(model, digits[0], settings, seed, Accelerator(cpu=True), monitor)
+    history = training.pretrain(
+        model, digits[0], settings, seed, Accelerator(cpu=True), monitor, checkpoints=checkpoints
+    )
     return model, history
 
 
@@ -81,7 +85,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(digits):
 
 def test_loss_falls_and_history_starts_before_the_first_step(digits):
     images, labels = digits
-    monitor = training.Monitor(images[:64], labels[:64], images[64:], labels[64:])
+    monitor = Monitor(images[:64], labels[:64], images[64:], labels[64:])
     _, history = train(digits, changed(epochs=8), monitor=monitor)
     assert history.loss[-1]["loss"] < history.loss[0]["loss"]
     assert [row["epoch"] for row in history.loss] == list(range(1, 9))
@@ -89,34 +93,29 @@ def test_loss_falls_and_history_starts_before_the_first_step(digits):
     assert {"rankme", "feature_std", "sigma_mean", "sigma_clamped", "knn_accuracy"} <= set(history.diagnostics[0])
 
 
-def test_epoch_order_visits_every_image_at_most_once_and_differs_by_epoch():
-    first, second = (training.epoch_order(103, 10, 0, epoch) for epoch in (0, 1))
-    assert first.shape == (10, 10) and len(first.unique()) == 100
-    assert not torch.equal(first, second)
-    assert torch.equal(first, training.epoch_order(103, 10, 0, 0))
-
-
-def test_views_are_a_function_of_seed_epoch_step_and_rank(digits):
-    batch = digits[0][:16]
-    key = (0, 3, 5, 0)
-    reference = training.make_views(batch, [VIEW, VIEW], *key)
-    again = training.make_views(batch, [VIEW, VIEW], *key)
-    assert all(torch.equal(left, right) for left, right in zip(reference, again))
-    assert not torch.equal(reference[0], reference[1])
-    for place in range(4):
-        other = list(key)
-        other[place] += 1
-        assert not torch.equal(reference[0], training.make_views(batch, [VIEW, VIEW], *other)[0])
-
-
 def test_biases_and_normalisation_do_not_decay():
-    decayed, plain = training.decay_groups(tiny_model(), 0.1)
-    assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0.0
+    decayed, plain = training.decay_groups(tiny_model())
+    assert decayed["decays"] and not plain["decays"]
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])
     assert sum(map(len, (decayed["params"], plain["params"]))) == sum(
         p.requires_grad for p in tiny_model().parameters()
     )
+
+
+def test_weight_decay_goes_from_its_first_to_its_last_value_and_biases_have_none(digits, monkeypatch):
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *arguments, **named):
+        seen.append([group["weight_decay"] for group in self.param_groups])
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    train(digits, changed(weight_decay=(0.02, 0.2)))
+    decayed, plain = zip(*seen, strict=True)
+    assert (decayed[0], decayed[-1]) == pytest.approx((0.02, 0.2)) and list(decayed) == sorted(decayed)
+    assert set(plain) == {0.0}
 
 
 def test_local_views_of_another_size_train(digits):
@@ -134,31 +133,108 @@ def test_bf16_trains_to_about_the_same_loss(digits):
     assert history.loss[-1]["loss"] == pytest.approx(train(digits)[1].loss[-1]["loss"], rel=0.1)
 
 
+def test_channels_last_trains_to_about_the_same_loss(digits):
+    losses = [train(digits, changed(channels_last=last))[1].loss[-1]["loss"] for last in (False, True)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_the_encoder_takes_a_batch_in_parts(digits):
+    settings = export.ModelSettings(
+        encoder="vit_tiny_patch16_224",
+        image_size=8,
+        channels=1,
+        mean=(0.3,),
+        std=(0.37,),
+        hidden_dim=32,
+        dim=8,
+        kwargs={"patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    )
+    losses = []
+    for parts in (1, 3):
+        model, history = train(digits, changed(accumulate=parts), model=export.build_model(settings))
+        assert model.encoder.parts == model.target[0].parts == parts
+        losses.append(history.loss[-1]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.raises(ConfigError, match="accumulate is 2; the encoder normalises by the batch"):
+        train(digits, changed(accumulate=2))
+
+
 def test_a_batch_larger_than_the_data_is_refused(digits):
     with pytest.raises(ConfigError, match="batch_size is 257; there are only 256 training images"):
         train(digits, changed(batch_size=257))
 
 
+# --- guards ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def every_step(tmp_path):
+    return Checkpoints(tmp_path, "a" * 16, every=0)
+
+
+def poison(monkeypatch, at, times):
+    """Make the loss NaN in the calls of ``forward`` numbered from ``at``, so many of them."""
+    forward, calls = ProSMIN.forward, 0
+
+    def poisoned(self, *arguments):
+        nonlocal calls
+        calls += 1
+        return forward(self, *arguments) * (math.nan if at <= calls < at + times else 1.0)
+
+    monkeypatch.setattr(ProSMIN, "forward", poisoned)
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_and_rate(digits):
-    with pytest.raises(UserError, match=r"the loss is nan in epoch 1 \(step 4, lr"):
-        model = tiny_model()
-        with torch.no_grad():
-            model.head.mu.weight.fill_(math.nan)
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.mu.weight.fill_(math.nan)
+    with pytest.raises(UserError, match=r"^the loss is nan in epoch 1 \(step 1, lr 0.0005\); .* no checkpoint to go"):
         train(digits, model=model)
 
 
-def test_collapse_is_said_in_the_log_with_its_likely_cause(caplog):
-    healthy = {"rankme": 30.0, "feature_std": 0.9, "sigma_clamped": 0.0}
-    training.warn_of_collapse(healthy, 10)
-    assert not caplog.records
-    training.warn_of_collapse({**healthy, "rankme": 1.2}, 10)
-    training.warn_of_collapse({**healthy, "sigma_clamped": 0.9}, 10)
-    assert "normalise the targets" in caplog.text and "widen pretrain.objective.log_sigma" in caplog.text
+def test_an_infinite_gradient_is_found_though_the_loss_is_finite(digits, monkeypatch):
+    clip = training._clip
+    norms = iter([1.0, 1.0, math.inf])
+    monkeypatch.setattr(training, "_clip", lambda *arguments: clip(*arguments) * next(norms, 1.0))
+    with pytest.raises(UserError, match=r"^the norm of the gradient is inf in epoch 1 \(step 3, "):
+        train(digits)
 
 
-def test_streams_of_different_keys_differ():
-    draws = {
-        tuple(np.round(torch.rand(3, generator=training.stream(torch.device("cpu"), *key)).tolist(), 6))
-        for key in [(0,), (1,), (0, 1), (1, 0), (0, 0, 1), (0, 1, 0)]
-    }
-    assert len(draws) == 6
+def test_after_one_accident_the_run_goes_back_and_ends_as_if_nothing_had_been(digits, monkeypatch, every_step, caplog):
+    undisturbed, seen = train(digits)
+    poison(monkeypatch, at=6, times=1)
+    model, history = train(digits, checkpoints=every_step)
+    assert "the loss is nan in epoch 2 (step 6, " in caplog.text and "from the checkpoint of step 5" in caplog.text
+    assert history.loss == seen.loss
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), undisturbed.state_dict().values()))
+
+
+def test_a_second_time_it_stops_and_names_the_last_good_checkpoint(digits, monkeypatch, every_step):
+    poison(monkeypatch, at=6, times=100)
+    with pytest.raises(UserError, match=r"^the loss is nan in epoch 2 \(step 6, lr") as caught:
+        train(digits, checkpoints=every_step)
+    assert f"the last good checkpoint is {every_step.path(5)}" in str(caught.value) and every_step.path(5).exists()
+
+
+def test_training_leaves_the_global_generator_as_it_was(digits):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    train(digits, changed(epochs=1))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_key_of_a_run_changes_with_settings_seed_images_and_watched_images(digits):
+    images, labels = digits
+    accelerator = Accelerator(cpu=True)
+    monitor = Monitor(images[:10], labels[:10])
+    runs = [
+        (SETTINGS, images, 0, accelerator, monitor),
+        (changed(lr=1e-3), images, 0, accelerator, monitor),
+        (SETTINGS, images[1:], 0, accelerator, monitor),
+        (SETTINGS, images, 1, accelerator, monitor),
+        (SETTINGS, images, 0, accelerator, None),
+    ]
+    assert len({training.run_key(*run) for run in runs}) == 5
+    assert training.run_key(*runs[0]) == training.run_key(*runs[0])
+    assert training.run_key(*runs[0], model={"dim": 8}) != training.run_key(*runs[0])

@@ -115,6 +115,22 @@ FAULTS = {
         {"pretrain.objective.lambda": 2.4},
         "pretrain.objective.lambda is 2.4; it must be above 0 and below sqrt(2)",
     ),
+    "published lambda": (
+        {"pretrain.baselines.published.lambda": 2.4},
+        "pretrain.baselines.published.lambda is 2.4; it must be below 1.4142",
+    ),
+    "energy in closed form": (
+        {"pretrain.objective.rule": "energy"},
+        "pretrain.objective: estimator is 'closed_form'; the rule energy has only monte_carlo",
+    ),
+    "sampled log score": (
+        {"pretrain.objective.rule": "log", "pretrain.objective.estimator": "monte_carlo"},
+        "pretrain.objective: estimator is 'monte_carlo'; the rule log has only closed_form",
+    ),
+    "weight of no spread": (
+        {"pretrain.objective.rule": "log", "pretrain.objective.lambda": 1.2},
+        "pretrain.objective: lambda is 1.2; the rule log has no spread term to weigh; leave it at 1",
+    ),
     # lists
     "empty grid": ({"knn.k": []}, "knn.k is []; it must be given at least 1 entry"),
     "no corruption": ({"corrupt.types": []}, "corrupt.types is []; it must be given at least 1 entry"),
@@ -152,7 +168,7 @@ FAULTS = {
     "extra section": ({"liner": {}}, "liner is not a known key (did you mean 'linear'?); allowed: corrupt, dataset, "),
     "key, depth two": (
         {"pretrain.epoch": 3},
-        "pretrain.epoch is not a known key (did you mean 'epochs'?); allowed: batch_size, ",
+        "pretrain.epoch is not a known key (did you mean 'epochs'?); allowed: accumulate, baselines, batch_size, ",
     ),
     "key, depth three": (
         {"pretrain.encoder.cifar_stm": True},
@@ -206,6 +222,24 @@ FAULTS = {
         {"pretrain.target.normalise": "whitten"},
         "pretrain.target.normalise is 'whitten'; ",
         "'whiten'?)",
+    ),
+    "unknown objective": (
+        {"pretrain.objective.name": "simclear"},
+        "pretrain.objective.name is 'simclear'; allowed: prosmin, published, byol, simsiam, dino, simclr, mocov3, vicreg",
+        "(did you mean 'simclr'?)",
+    ),
+    "unknown rule": (
+        {"pretrain.objective.rule": "enrgy"},
+        "pretrain.objective.rule is 'enrgy'; allowed: ",
+        "(did you mean 'energy'?)",
+    ),
+    "key of another objective": (
+        {"pretrain.baselines.simclr.prototypes": 5},
+        "pretrain.baselines.simclr.prototypes is not a known key; allowed: temperature",
+    ),
+    "misspelt key of an objective": (
+        {"pretrain.baselines.dino.target_temprature": 0.1},
+        "pretrain.baselines.dino.target_temprature is not a known key (did you mean 'target_temperature'?)",
     ),
     "branch for a commit": (
         {"fetch.own": {**HUB, "revision": "main"}},
@@ -342,7 +376,10 @@ def test_numbers_are_numbers_however_yaml_reads_them(tmp_path, written, read):
     "edits",
     [
         {"pretrain.clip_norm": None},
+        {"pretrain.weight_decay_end": 0.65},
         {"pretrain.objective.lambda": 1.4},
+        {"pretrain.objective.rule": "energy", "pretrain.objective.estimator": "monte_carlo"},
+        {"pretrain.objective.name": "byol", "pretrain.baselines": ABSENT},
         {"embed": ABSENT, "lowshot": ABSENT, "report": ABSENT, "pretrain.views": ABSENT},
         {"fetch.own": HUB, "dataset": "own"},
         {"fetch.own": {"source": "parquet", "files": {"train": "birds/*.parquet"}, "label": None}},

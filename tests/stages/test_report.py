@@ -128,6 +128,22 @@ class Tags(HTMLParser):
 # --- the whole page -------------------------------------------------------------------------------
 
 
+def test_an_objective_without_a_predicted_distribution_goes_through_to_the_report(folder):
+    content = yaml.safe_load((folder / "params.yaml").read_text())
+    content["pretrain"]["objective"]["name"] = "byol"
+    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    params = load()
+    pretrain.main(params)
+    for name in ("digits", "patches"):
+        embed.main(params, name)
+    linear.main(params)
+    ood.main(params, "patches")
+    assert not any(name.endswith("log_sigma") for name in read_arrays("results/embed/digits/trained.safetensors"))
+    assert "sigma" not in read_json("metrics/ood/patches.json")["trained"]
+    found = Tags(build())
+    assert "BYOL on digits" in found.text and "was pretrained by BYOL" in found.text
+
+
 def test_stage_writes_the_page_and_nothing_else(folder):
     before = {path for path in folder.rglob("*") if path.is_file()}
     report.main(load())

@@ -1,29 +1,17 @@
-"""What a training step minimises.
-
-An objective owns the online and the target network. ``forward(views)`` returns the loss, ready for ``backward``, and
-``momentum_update`` is called after the optimiser's step.
-"""
+"""ProSMIN: predict a distribution over the momentum target's output for the other view."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
-from prosmin import scoring
+from prosmin import processes, scoring
 from prosmin.errors import ConfigError
-from prosmin.networks import Encoder, GaussianHead, Projector, momentum_copy, update_momentum
+from prosmin.networks import Encoder, GaussianHead, Projector
+from prosmin.objectives.base import Distilling, full_precision, pairs
 
 NORMALISATIONS = ("none", "centre", "standardise", "whiten")
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        value /= torch.distributed.get_world_size()
-    return value
 
 
 @torch.no_grad()
@@ -37,12 +25,12 @@ def normalise_targets(y: Tensor, how: str, shrinkage: float = 0.0) -> Tensor:
     if how == "none":
         return y
     y = y.float()
-    y = y - _mean_over_processes(y.mean(0))
+    y = y - processes.mean(y.mean(0))
     if how == "centre":
         return y
     if how == "standardise":
-        return y * _mean_over_processes(y.square().mean(0)).clamp_min(1e-12).rsqrt()
-    covariance = _mean_over_processes(y.T @ y / len(y))
+        return y * processes.mean(y.square().mean(0)).clamp_min(1e-12).rsqrt()
+    covariance = processes.mean(y.T @ y / len(y))
     scale = covariance.diagonal().mean()
     covariance = (1.0 - shrinkage) * covariance + shrinkage * scale * torch.eye(
         y.shape[1], device=y.device, dtype=y.dtype
@@ -55,14 +43,11 @@ def normalise_targets(y: Tensor, how: str, shrinkage: float = 0.0) -> Tensor:
     return y @ root.to(y.dtype)
 
 
-class ProSMIN(nn.Module):
+class ProSMIN(Distilling):
     """Predict a distribution over the momentum target's output for the other view; minimise a proper scoring rule.
 
     Vahidi et al., ICLR 2024, arXiv 2309.02048, with a closed-form score, normalised targets and linear heads
     (docs/method.md says what differs and why).
-
-    encoder: [B, C, S, S] -> [B, F]. The first two views are global: both networks see them. Further (local) views
-    go through the online network alone. Every online view predicts every global view but itself.
     """
 
     def __init__(
@@ -71,62 +56,67 @@ class ProSMIN(nn.Module):
         hidden_dim: int,
         dim: int,
         *,
+        rule: str = "crps",
         log_sigma: tuple[float, float] = (-4.0, 2.0),
         lambda_: float = 1.0,
         samples: int | None = None,
+        bandwidth: float = 1.0,
         normalise: str = "whiten",
         shrinkage: float = 0.1,
+        noise: float = 0.0,
     ):
-        """samples: of the Monte Carlo score; None minimises the closed form."""
-        super().__init__()
+        """rule: one of ``scoring.RULES``. samples: of the Monte Carlo score; None minimises the closed form.
+        noise: standard deviation of what is added to the normalised targets."""
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         scoring.check_lambda(lambda_)
         if normalise not in NORMALISATIONS:
             raise ConfigError("target.normalise", normalise, f"it must be one of {', '.join(NORMALISATIONS)}")
-        self.encoder = encoder
-        self.projector = Projector(encoder.num_features, hidden_dim, dim)
-        self.head = GaussianHead(dim, log_sigma)
-        self.target = momentum_copy(self.encoder, self.projector)
-        self.dim, self.lambda_, self.samples = dim, lambda_, samples
-        self.normalise, self.shrinkage = normalise, shrinkage
+        self.score = scoring.rule(rule, lambda_, samples, bandwidth)
+        self.head = nn.Linear(dim, dim) if rule == "point" else GaussianHead(dim, log_sigma)
+        self.sigma_range = None if rule == "point" else tuple(log_sigma)
+        self.follow(self.encoder, self.projector)
+        self.dim, self.normalise, self.shrinkage, self.noise = dim, normalise, shrinkage, noise
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """images [B, C, S, S] -> features [B, F], mu [B, D], log sigma [B, D] of the online network."""
+        """images [B, C, S, S] -> features [B, F], mu [B, D], log sigma [B, D] of the online network.
+
+        A point prediction is a distribution without width: its log sigma is minus infinity.
+        """
         features = self.encoder(images)
-        return features, *self.head(self.projector(features))
+        projection = self.projector(features)
+        if self.sigma_range is None:
+            mu = self.head(projection)
+            return features, mu, torch.full_like(mu, -math.inf)
+        return features, *self.head(projection)
+
+    def describe(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        features, _, log_sigma = self.predict(images)
+        return features, None if self.sigma_range is None else log_sigma
 
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tensor:
         """images [B, C, S, S] -> normalised target projections [B, D]."""
-        encoder, projector = self.target
-        return normalise_targets(projector(encoder(images)), self.normalise, self.shrinkage)
+        y = super().targets(images).float()
+        with full_precision(y):
+            return normalise_targets(y, self.normalise, self.shrinkage)
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """views: two global [B, C, S, S], then any local [B, C, s, s] of one size -> scalar loss."""
         count = len(views[0])
         seen = torch.cat(list(views[:2]))
         predictions = [self.predict(seen)[1:]]
         if len(views) > 2:
             predictions.append(self.predict(torch.cat(list(views[2:])))[1:])
         mu, log_sigma = (torch.cat(parts).float().split(count) for parts in zip(*predictions, strict=True))
-        y = self.targets(seen).split(count)
-        score = self._score(generator)
-        with torch.autocast(seen.device.type, enabled=False):  # a score is a difference of near-equal terms
+        y = self.targets(seen)
+        if self.noise:
+            y = y + self.noise * torch.randn(y.shape, generator=generator, device=y.device)
+        y = y.split(count)
+        with full_precision(seen):
             losses = [
-                score(mu[online], log_sigma[online].exp(), y[target].float()).mean()
-                for online in range(len(views))
-                for target in range(2)
-                if online != target
+                self.score(mu[online], log_sigma[online].exp(), y[target], generator).mean()
+                for online, target in pairs(len(views))
             ]
             return torch.stack(losses).mean()
-
-    def _score(self, generator: torch.Generator | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        if self.samples is None:
-            return lambda mu, sigma, y: scoring.crps(mu, sigma, y, self.lambda_)
-        samples = self.samples
-        return lambda mu, sigma, y: scoring.crps_monte_carlo(mu, sigma, y, self.lambda_, samples, generator)
-
-    def momentum_update(self, momentum: float) -> None:
-        update_momentum(self.target, (self.encoder, self.projector), momentum)
 
     def check_batch(self, batch_size: int) -> None:
         """Refuse a batch, over all processes, from which no full-rank covariance can be estimated."""

@@ -6,7 +6,7 @@ from scipy import linalg
 from prosmin import scoring
 from prosmin.errors import ConfigError
 from prosmin.networks import Encoder
-from prosmin.objectives import ProSMIN, normalise_targets
+from prosmin.objectives.prosmin import ProSMIN, normalise_targets
 
 
 def tiny_encoder(features=6):
@@ -34,7 +34,8 @@ def correlated():
 
 def test_whitened_targets_have_identity_covariance(correlated):
     white = normalise_targets(correlated, "whiten").double()
-    torch.testing.assert_close(white.T @ white / len(white), torch.eye(6).double(), atol=1e-4, rtol=0)
+    # float32 loses what the condition of the covariance (about 10 000) takes; how much depends on the processor
+    torch.testing.assert_close(white.T @ white / len(white), torch.eye(6).double(), atol=2e-3, rtol=0)
 
 
 def test_whitening_equals_the_inverse_square_root_of_the_shrunk_covariance(correlated):
@@ -54,6 +55,15 @@ def test_standardised_targets_equal_batch_normalisation_without_its_epsilon(corr
 def test_centred_targets_have_mean_zero_and_none_changes_nothing(correlated):
     assert float(normalise_targets(correlated, "centre").mean(0).abs().max()) < 1e-5
     assert normalise_targets(correlated, "none") is correlated
+
+
+def test_statistics_of_the_target_keep_full_precision_under_bf16(batch):
+    model = tiny_model()
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder, projector = model.target
+        raw = projector(encoder(torch.cat(batch))).float()
+        white = model.targets(torch.cat(batch))
+    torch.testing.assert_close(white, normalise_targets(raw, "whiten", 0.1), atol=1e-5, rtol=1e-5)
 
 
 def test_collapsed_targets_stay_finite():
@@ -92,11 +102,45 @@ def test_every_online_parameter_and_no_target_parameter_gets_a_gradient(batch):
         assert has != name.startswith("target."), name
 
 
-def test_monte_carlo_loss_approaches_the_closed_form(batch):
-    exact, sampled = tiny_model(), tiny_model(samples=4000)
+@pytest.mark.parametrize("rule", [rule for rule, estimators in scoring.RULES.items() if len(estimators) == 2])
+def test_monte_carlo_loss_approaches_the_closed_form(batch, rule):
+    exact, sampled = tiny_model(rule=rule), tiny_model(rule=rule, samples=300)
     with torch.no_grad():
         estimate = float(sampled(batch, torch.Generator().manual_seed(0)))
-        assert estimate == pytest.approx(float(exact(batch)), rel=0.01)
+        assert estimate == pytest.approx(float(exact(batch)), rel=0.02)
+
+
+@pytest.mark.parametrize("rule", scoring.RULES)
+def test_every_rule_is_the_mean_of_its_score_and_trains_every_online_parameter(batch, rule):
+    samples = None if "closed_form" in scoring.RULES[rule] else 4
+    model = tiny_model(rule=rule, samples=samples)
+    loss = model(batch, torch.Generator().manual_seed(1))
+    loss.backward()
+    _, mu, log_sigma = model.predict(torch.cat(batch))
+    y, draws = model.targets(torch.cat(batch)), torch.Generator().manual_seed(1)
+    score = scoring.rule(rule, samples=samples)
+    first = score(mu[:32], log_sigma[:32].exp(), y[32:], draws)
+    second = score(mu[32:], log_sigma[32:].exp(), y[:32], draws)
+    torch.testing.assert_close(loss, (first.mean() + second.mean()) / 2)
+    for name, parameter in model.named_parameters():
+        has = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        assert has != name.startswith("target."), name
+
+
+def test_a_point_prediction_has_no_sigma(batch):
+    assert tiny_model(rule="point").describe(batch[0])[1] is None
+    assert tiny_model(rule="point").sigma_range is None
+    features, log_sigma = tiny_model().describe(batch[0])
+    assert features.shape == (32, 6) and log_sigma.shape == (32, 4)
+
+
+def test_noise_is_added_to_the_normalised_target(batch):
+    with torch.no_grad():
+        quiet, noisy = (tiny_model(rule="point", noise=noise) for noise in (0.0, 0.5))
+        drawn = 0.5 * torch.randn(64, 4, generator=torch.Generator().manual_seed(7))
+        mu, y = quiet.predict(torch.cat(batch))[1], quiet.targets(torch.cat(batch)) + drawn
+        expected = (2 * (mu[:32] - y[32:]).abs().mean() + 2 * (mu[32:] - y[:32]).abs().mean()) / 2
+        torch.testing.assert_close(noisy(batch, torch.Generator().manual_seed(7)), expected)
 
 
 def test_whitening_without_shrinkage_needs_enough_images():
@@ -105,7 +149,7 @@ def test_whitening_without_shrinkage_needs_enough_images():
     tiny_model(shrinkage=0.1).check_batch(2)
 
 
-@pytest.mark.parametrize(("key", "value"), [("lambda_", 2.4), ("normalise", "whitten")])
+@pytest.mark.parametrize(("key", "value"), [("lambda_", 2.4), ("normalise", "whitten"), ("rule", "cprs")])
 def test_settings_that_cannot_work_are_refused(key, value):
-    with pytest.raises(ConfigError, match="lambda|whiten"):
+    with pytest.raises(ConfigError, match="lambda|whiten|did you mean 'crps'"):
         tiny_model(**{key: value})

@@ -1,0 +1,60 @@
+"""Baselines that tell the other view of an image from other images: SimCLR, MoCo-v3. Negatives come from all processes."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prosmin import processes
+from prosmin.networks import Encoder, Projector
+from prosmin.objectives.base import Distilling, Projecting, each_view, full_precision, pairs, unordered_pairs
+
+
+class SimCLR(Projecting):
+    """Chen et al., ICML 2020, arXiv 2002.05709, eq. 1 (NT-Xent)."""
+
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, *, temperature: float = 0.2):
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
+        self.temperature = temperature
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        z = [F.normalize(each, dim=1) for each in each_view(self.project, views)]
+        with full_precision(z[0]):
+            losses = [nt_xent(z[first], z[second], self.temperature) for first, second in unordered_pairs(len(z))]
+        return torch.stack(losses).mean()
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Unit vectors [B, D] of two views -> scalar: each of the 2B must find its other view among the 2N - 1 others."""
+    own = torch.cat([first, second])
+    others = torch.cat([processes.gather(first), processes.gather(second)])  # [2N, D]
+    count, total = len(first), len(others) // 2
+    row = torch.arange(count, device=own.device) + processes.rank() * count
+    itself, positive = torch.cat([row, row + total]), torch.cat([row + total, row])
+    similarity = (own @ others.T / temperature).scatter(1, itself[:, None], -torch.inf)
+    return F.cross_entropy(similarity, positive)
+
+
+class MoCoV3(Distilling):
+    """Chen et al., ICCV 2021, arXiv 2104.02057, alg. 1: InfoNCE of predictions against the target's keys, times 2 tau."""
+
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, *, temperature: float = 0.2):
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
+        self.predictor = Projector(dim, hidden_dim, dim)
+        self.follow(self.encoder, self.projector)
+        self.temperature = temperature
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        queries = [
+            F.normalize(each, dim=1) for each in each_view(lambda images: self.predictor(self.project(images)), views)
+        ]
+        keys = [processes.gather(F.normalize(each, dim=1)) for each in each_view(self.targets, views[:2])]
+        count = len(views[0])
+        right = torch.arange(count, device=keys[0].device) + processes.rank() * count
+        with full_precision(right):
+            losses = [
+                F.cross_entropy(queries[online] @ keys[target].T / self.temperature, right)
+                for online, target in pairs(len(views))
+            ]
+        return 2.0 * self.temperature * torch.stack(losses).mean()

@@ -1,0 +1,104 @@
+"""Baselines that predict a target and contrast nothing: BYOL, SimSiam, DINO."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prosmin import processes
+from prosmin.networks import Encoder, Projector
+from prosmin.objectives.base import Distilling, Projecting, each_view, pairs
+
+
+def _mean_cosine(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Over pairs of different views, the mean cosine [] of prediction [B, D] and target [B, D]."""
+    cosines = [
+        F.cosine_similarity(predictions[online], targets[target], dim=1).mean()
+        for online, target in pairs(len(predictions))
+    ]
+    return torch.stack(cosines).mean()
+
+
+class BYOL(Distilling):
+    """Grill et al., NeurIPS 2020, arXiv 2006.07733, eq. 2: squared distance of unit vectors, 2 - 2 cos."""
+
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int):
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
+        self.predictor = Projector(dim, hidden_dim, dim)
+        self.follow(self.encoder, self.projector)
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        predictions = each_view(lambda images: self.predictor(self.project(images)), views)
+        return 2.0 - 2.0 * _mean_cosine(predictions, each_view(self.targets, views[:2]))
+
+
+class SimSiam(Projecting):
+    """Chen & He, CVPR 2021, arXiv 2011.10566, eq. 1-2: minus the cosine; the target is the network itself, without gradient.
+
+    predictor_dim: of the predictor's hidden layer, a bottleneck. The projection is batch-normalised, as it was there.
+    """
+
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, *, predictor_dim: int = 32):
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
+        self.norm = nn.BatchNorm1d(dim, affine=False)
+        self.predictor = Projector(dim, predictor_dim, dim)
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        projections: list[Tensor] = []
+
+        def predict(images: Tensor) -> Tensor:
+            projections.append(self.norm(self.project(images)))
+            return self.predictor(projections[-1])
+
+        predictions = each_view(predict, views)
+        targets = projections[0].detach().float().split(len(views[0]))  # those of the global views
+        return -_mean_cosine(predictions, targets)
+
+
+class Prototypes(nn.Module):
+    """[B, D] -> cosines [B, P] with P learned unit vectors: DINO's last layer, its weights of norm 1."""
+
+    def __init__(self, dim: int, count: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, dim))
+
+    def forward(self, projection: Tensor) -> Tensor:
+        return F.linear(F.normalize(projection, dim=1), F.normalize(self.weight, dim=1))
+
+
+class DINO(Distilling):
+    """Caron et al., ICCV 2021, arXiv 2104.14294, alg. 1: cross-entropy of soft assignments to prototypes.
+
+    temperature, target_temperature: of the two softmaxes. The target's logits are centred by their moving average over
+    the batches of all processes, by which no prototype can win always.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        hidden_dim: int,
+        dim: int,
+        *,
+        prototypes: int = 1024,
+        temperature: float = 0.1,
+        target_temperature: float = 0.04,
+        centre_momentum: float = 0.9,
+    ):
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
+        self.prototypes = Prototypes(dim, prototypes)
+        self.follow(self.encoder, self.projector, self.prototypes)
+        self.register_buffer("centre", torch.zeros(prototypes))
+        self.temperature, self.target_temperature = temperature, target_temperature
+        self.centre_momentum = centre_momentum
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        logits = each_view(lambda images: self.prototypes(self.project(images)), views)
+        targets = each_view(self.targets, views[:2])
+        soft = [F.softmax((each - self.centre) / self.target_temperature, dim=1) for each in targets]
+        sharp = [F.log_softmax(each / self.temperature, dim=1) for each in logits]
+        if self.training:
+            with torch.no_grad():
+                self.centre.lerp_(processes.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum)
+        losses = [-(soft[target] * sharp[online]).sum(1).mean() for online, target in pairs(len(views))]
+        return torch.stack(losses).mean()

@@ -1,0 +1,94 @@
+"""ProSMIN as its published code has it, but for what kept its encoder from training: a reference, not a recommendation."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prosmin import processes, scoring
+from prosmin.networks import Encoder
+from prosmin.objectives.base import Distilling, each_view, full_precision
+
+
+class UnitProjector(nn.Module):
+    """[B, F] -> [B, D]: three dense layers with GELU to a bottleneck, unit length, a linear map with normalised rows.
+
+    The head of DINO (Caron et al. 2021, appendix C), its last layer's gain learned.
+    """
+
+    def __init__(self, features: int, hidden_dim: int, bottleneck_dim: int, dim: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(features, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, bottleneck_dim),
+        )
+        for layer in self.layers[::2]:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.weight = nn.Parameter(nn.Linear(bottleneck_dim, dim, bias=False).weight.detach())
+        self.gain = nn.Parameter(torch.ones(dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(self.layers(features), dim=1), F.normalize(self.weight, dim=1))
+        return self.gain * cosines
+
+
+class Published(Distilling):
+    """Vahidi et al., ICLR 2024, by their code: Monte Carlo score with lambda 1.2, dense predictor, running centre, all pairs.
+
+    What it does that ``ProSMIN`` does not: the predictor is D-D-D with GELU, unit length, ReLU and one D-D layer each for mu
+    and log variance, without a clamp; a view is also held against the target of itself; the centre follows targets from
+    which it has been subtracted already, so that half of their mean stays; the loss is taken times ten. Their target wraps
+    the online encoder itself, which then never trains; here it is a copy. Samples are drawn anew for each pair of views.
+    """
+
+    sigma_range = (-math.inf, math.inf)
+    scale = 10.0
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        hidden_dim: int,
+        dim: int,
+        *,
+        lambda_: float = 1.2,
+        samples: int = 4,
+        bottleneck_dim: int = 256,
+        centre_momentum: float = 0.85,
+    ):
+        super().__init__(encoder, UnitProjector(encoder.num_features, hidden_dim, bottleneck_dim, dim))
+        self.predictor = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.mu, self.log_variance = (nn.Linear(dim, dim, bias=False) for _ in range(2))
+        self.follow(self.encoder, self.projector)
+        self.register_buffer("centre", torch.zeros(dim))
+        scoring.check_lambda(lambda_)
+        self.lambda_, self.samples, self.centre_momentum = lambda_, samples, centre_momentum
+
+    def head(self, projection: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, D] -> mu [B, D], log sigma [B, D]."""
+        hidden = F.relu(F.normalize(self.predictor(projection), dim=1))
+        return self.mu(hidden), 0.5 * self.log_variance(hidden)
+
+    def describe(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        features = self.encoder(images)
+        return features, self.head(self.projector(features))[1]
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        predictions = each_view(lambda images: torch.cat(self.head(self.project(images)), 1), views)
+        targets = [each - self.centre for each in each_view(self.targets, views[:2])]
+        if self.training:
+            with torch.no_grad():
+                self.centre.lerp_(processes.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum)
+        with full_precision(self.centre):
+            losses = []
+            for prediction in predictions:
+                mu, log_sigma = prediction.chunk(2, dim=1)
+                for y in targets:
+                    score = scoring.crps_monte_carlo(mu, log_sigma.exp(), y, self.lambda_, self.samples, generator)
+                    losses.append(score.mean())
+            return self.scale * torch.stack(losses).mean()

@@ -1,0 +1,50 @@
+"""A baseline without target and negatives: VICReg."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prosmin import processes
+from prosmin.networks import Encoder, Projector
+from prosmin.objectives.base import Projecting, each_view, full_precision, unordered_pairs
+
+
+class VICReg(Projecting):
+    """Bardes et al., ICLR 2022, arXiv 2105.04906, eq. 1-6: views alike, each dimension spread, dimensions uncorrelated.
+
+    invariance, variance, covariance: weights of the three terms. Variance and covariance are over the batch of all
+    processes; both terms count each view, the variance by half, as in the published code.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        hidden_dim: int,
+        dim: int,
+        *,
+        invariance: float = 25.0,
+        variance: float = 25.0,
+        covariance: float = 1.0,
+    ):
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
+        self.weights = invariance, variance, covariance
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        z = each_view(self.project, views)
+        alike = torch.stack([F.mse_loss(z[first], z[second]) for first, second in unordered_pairs(len(z))]).mean()
+        with full_precision(alike):
+            terms = [spread_terms(processes.gather(each)) for each in z]
+        narrow, correlated = (torch.stack(each).mean() for each in zip(*terms, strict=True))
+        invariance, variance, covariance = self.weights
+        return invariance * alike + variance * narrow + 2.0 * covariance * correlated
+
+
+def spread_terms(z: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, D] -> mean over dimensions of how far the deviation is below 1; summed squared covariances, over D."""
+    centred = z - z.mean(0)
+    covariance = centred.T @ centred / (len(z) - 1)
+    deviation = (covariance.diagonal() + 1e-4).sqrt()
+    off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
+    return F.relu(1.0 - deviation).mean(), off_diagonal / z.shape[1]

@@ -1,0 +1,109 @@
+"""One stage as several processes of this machine that look like one: one output, one error, one exit code.
+
+Process 0 speaks; what the others say is shown only if they alone fail. When one ends with an error the rest are stopped, and
+on Linux none outlives the process that started them. Across machines torchrun or ``accelerate launch`` do this.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages import threads
+
+GRACE = 5.0  # seconds for the first process to word the error that another has met too, and for each to end when told
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def run(module: str, count: int) -> int:
+    """Run ``python -m module`` in ``count`` processes joined by torch.distributed's variables; the exit code."""
+    with tempfile.TemporaryDirectory() as folder, _terminated_as_interrupted():
+        port = _free_port()
+        workers = [_start(module, rank, count, port, Path(folder)) for rank in range(count)]
+        try:
+            return _wait(workers, Path(folder))
+        except KeyboardInterrupt:
+            _stop(workers, signal.SIGINT)
+            return 130
+        finally:
+            _stop(workers, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _start(module: str, rank: int, count: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
+    share = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // count)  # of the threads that the stage has
+    environment = os.environ | threads.environment(share)
+    environment |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+    }
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", module]
+    if rank == 0:
+        return subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)
+    with open(folder / str(rank), "wb") as said:
+        return subprocess.Popen(command, env=environment, stderr=said, preexec_fn=_die_with_parent)
+
+
+def _die_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:
+    while any(worker.poll() is None for worker in workers):
+        if any(worker.poll() for worker in workers):
+            break
+        time.sleep(0.1)
+    failed = next((rank for rank, worker in enumerate(workers) if worker.poll()), None)
+    if failed is None:
+        return 0
+    if failed:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            workers[0].wait(GRACE)
+    first, code = workers[0].poll(), workers[failed].returncode
+    if first:
+        return first if first > 0 else 128 - first
+    if code < 0:
+        print(f"error: process {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+        return 128 - code
+    sys.stderr.write((folder / str(failed)).read_text(errors="replace"))
+    return code
+
+
+def _stop(workers: list[subprocess.Popen[bytes]], number: int) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(number)
+    for worker in workers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(GRACE)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM as KeyboardInterrupt, so that it ends the workers too."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

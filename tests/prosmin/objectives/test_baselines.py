@@ -1,0 +1,132 @@
+"""The baselines against image-by-image re-derivations, and what holds for every objective."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from prosmin import objectives
+from prosmin.errors import ConfigError
+from prosmin.networks import Encoder
+from tests.reference import objectives as reference
+
+BASELINES = [name for name in objectives.OBJECTIVES if name != "prosmin"]
+KEYS = {"published": {"bottleneck_dim": 5}, "dino": {"prototypes": 10}, "simsiam": {"predictor_dim": 5}}
+
+
+def tiny_model(name, **changes):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 6))
+        backbone.num_features = 6
+        return objectives.build(Encoder(backbone, [0.5], [0.25]), 12, 4, name, **{**KEYS.get(name, {}), **changes})
+
+
+def views(local=0, count=8):
+    generator = torch.Generator().manual_seed(1)
+    sizes = [8, 8] + [6] * local
+    return [torch.rand(count, 1, size, size, generator=generator) for size in sizes]
+
+
+def moved(model):
+    """The model with a target that is not its online network, as after some steps."""
+    if hasattr(model, "target"):
+        generator = torch.Generator().manual_seed(2)
+        for parameter in model.target.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def outputs(model, batch, network):
+    """float64 [N, D] of each view, the global ones in one batch and the local ones in another."""
+    parts = [network(torch.cat(group)) for group in (batch[:2], batch[2:]) if group]
+    return [each.double().numpy() for part in parts for each in part.split(len(batch[0]))]
+
+
+def slowly(name, model, batch):
+    online = lambda network: outputs(model, batch, network)  # noqa: E731
+    target = outputs(model, batch[:2], model.targets) if hasattr(model, "target") else None
+    if name == "published":
+        predicted = online(lambda x: torch.cat(model.head(model.project(x)), 1))
+        mu, log_sigma = zip(*(np.split(each, 2, axis=1) for each in predicted))
+        draws = torch.Generator().manual_seed(3)
+        noise = [torch.randn(4, 8, 4, generator=draws).double().numpy() for _ in range(2 * len(batch))]
+        centred = [each - model.centre.numpy() for each in target]
+        return reference.published(mu, [np.exp(each) for each in log_sigma], centred, noise, 1.2)
+    if name == "byol":
+        return reference.byol(online(lambda x: model.predictor(model.project(x))), target)
+    if name == "simsiam":
+        normed = lambda x: model.norm(model.project(x))  # noqa: E731
+        return reference.simsiam(online(lambda x: model.predictor(normed(x))), online(normed))
+    if name == "dino":
+        logits = online(lambda x: model.prototypes(model.project(x)))
+        return reference.dino(logits, target, model.centre.tolist(), 0.1, 0.04)
+    if name == "simclr":
+        return reference.simclr(online(model.project), 0.2)
+    if name == "mocov3":
+        return reference.mocov3(online(lambda x: model.predictor(model.project(x))), target, 0.2)
+    return reference.vicreg(online(model.project), 25.0, 25.0, 1.0)
+
+
+@pytest.mark.parametrize("local", [0, 2])
+@pytest.mark.parametrize("name", BASELINES)
+@torch.no_grad()
+def test_loss_equals_a_slow_re_derivation(name, local):
+    model, batch = moved(tiny_model(name)), views(local)
+    if name in ("dino", "published"):
+        model.centre.copy_(torch.linspace(-0.1, 0.1, len(model.centre)))
+    slow = slowly(name, model, batch)
+    assert float(model(batch, torch.Generator().manual_seed(3))) == pytest.approx(slow, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_online_parameter_and_no_target_parameter_gets_a_gradient(name):
+    with torch.no_grad():
+        model = moved(tiny_model(name))
+    model(views()).backward()
+    for key, parameter in model.named_parameters():
+        has = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        assert has != key.startswith("target."), key
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_it_learns_to_tell_its_batch_apart_or_to_predict_it(name):
+    model, batch = tiny_model(name), views(count=32)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = model(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.momentum_update(0.9)
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0] if losses[0] > 0 else losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "published"])
+def test_a_baseline_predicts_no_distribution(name):
+    features, log_sigma = tiny_model(name).describe(views()[0])
+    assert features.shape == (8, 6) and log_sigma is None
+
+
+def test_the_published_code_leaves_half_of_the_mean_of_its_targets():
+    model, batch = tiny_model("published"), views()
+    for _ in range(200):
+        model(batch)
+    torch.testing.assert_close(model.centre, model.targets(torch.cat(batch)).mean(0) / 2)
+    assert model.describe(batch[0])[1].shape == (8, 4)
+
+
+def test_the_centre_of_dino_follows_the_target_while_training_alone():
+    model, batch = tiny_model("dino", centre_momentum=0.75), views()
+    expected = 0.25 * model.targets(torch.cat(batch)).mean(0)
+    model.eval()(batch)
+    assert float(model.centre.abs().max()) == 0
+    model.train()(batch)
+    torch.testing.assert_close(model.centre, expected)
+
+
+def test_an_unknown_objective_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match="objective.name is 'simclear'; .*did you mean 'simclr'"):
+        tiny_model("simclear")
