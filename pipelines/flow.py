@@ -6,10 +6,12 @@ their logs, what ran, metrics against the last commit, the result table, plots, 
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
+
+from httpx import TransportError
 
 from pipelines import artifacts, durations, graph, lockfile, machine
 from pipelines.execute import Executor, Result
@@ -148,7 +150,8 @@ def _run_here(stages: Sequence[str], downstream: bool, force: bool, workers: int
                     lockfile.restore_order(before, chosen)
             progress.close()
     durations.save(took | {name: each.seconds for name, each in results.items() if each.outcome == "ran"})
-    artifacts.publish(results)
+    with suppress(TransportError):  # the server has gone for good; what ran, ran
+        artifacts.publish(results)
     return results
 
 

@@ -1,11 +1,12 @@
-"""Out-of-distribution detection on saved features: detectors and their metrics, in NumPy.
+"""Out-of-distribution detectors on saved features, in NumPy.
 
 A detector is one function ``(train, query, settings) -> scores``, registered by ``@detector``; a score is high
-where a query looks out of distribution (OOD). OOD is the positive class of every metric except ``aupr_id``.
+where a query looks out of distribution (OOD). ``score_all`` applies all that the samples allow. How well scores tell
+OOD from ID is for ``prosmin.detection``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,13 +14,15 @@ from prosmin.errors import ConfigError, UserError
 
 Array = np.ndarray
 BLOCK = 2**24  # distances held at once by the k-NN search: 64 MB in float32
+HELD_OUT = 2000  # training images, a fifth of them at most, that scores are standardised on
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known of N images: ``features`` [N,F] and, where there are any, predicted mean ``log_sigma`` [N],
-    the linear probe's ``logits`` [N,C] and ``labels`` [N] (-1 = none).
+    """What is known of N images: ``features`` [N,F] and, where there are any, predicted mean ``log_sigma`` [N], the
+    linear probe's ``logits`` [N,C] and ``labels`` [N] (-1 = none).
 
+    head: of training images, the probe as weight [C,F] and bias [C] of the map from features to logits.
     Raises ``UserError`` for features that are not finite.
     """
 
@@ -27,20 +30,30 @@ class Sample:
     log_sigma: Array | None = None
     logits: Array | None = None
     labels: Array | None = None
+    head: tuple[Array, Array] | None = None
 
     def __post_init__(self) -> None:
         if broken := int((~np.isfinite(self.features)).any(axis=1).sum()):
             count = f"{broken} of {len(self.features)} images"
             raise UserError(f"the features of {count} are NaN or infinite; the encoder may have diverged")
 
+    def rows(self, chosen: Array) -> "Sample":
+        """The sample of these images alone."""
+        names = ("features", "log_sigma", "logits", "labels")
+        return replace(
+            self, **{name: None if getattr(self, name) is None else getattr(self, name)[chosen] for name in names}
+        )
+
 
 @dataclass(frozen=True)
 class Settings:
-    """k: which neighbour's distance; temperature: of the energy; shrinkage: of the tied covariance, [0, 1)."""
+    """k: which neighbour's distance; temperature: of the energy; shrinkage: of the covariances, [0, 1); vim_dim: of
+    ViM's principal space, None for half of the features."""
 
     k: int = 10
     temperature: float = 1.0
     shrinkage: float = 0.1
+    vim_dim: int | None = None
 
 
 Score = Callable[[Sample, Sample, Settings], Array]
@@ -48,24 +61,71 @@ Score = Callable[[Sample, Sample, Settings], Array]
 
 @dataclass(frozen=True)
 class Detector:
+    """of_train, of_query: fields of the two samples that it reads beside the features."""
+
     score: Score
-    needs_labels: bool  # of the training images, directly or through the probe
+    of_train: tuple[str, ...]
+    of_query: tuple[str, ...]
+
+    def allowed(self, train: Sample, query: Sample) -> bool:
+        pairs = [(train, name) for name in self.of_train] + [(query, name) for name in self.of_query]
+        return all(getattr(sample, name) is not None for sample, name in pairs)
 
 
 DETECTORS: dict[str, Detector] = {}
 
+# The largest of several standardised scores; their logarithms are standardised, which log sigma is already.
+COMBINED = {"combined": ("knn", "mahalanobis"), "combined_sigma": ("knn", "mahalanobis", "sigma")}
 
-def detector(*, needs_labels: bool) -> Callable[[Score], Score]:
+
+def detector(*, of_train: tuple[str, ...] = (), of_query: tuple[str, ...] = ()) -> Callable[[Score], Score]:
     """Register a detector under its function's name."""
 
     def register(score: Score) -> Score:
-        DETECTORS[score.__name__] = Detector(score, needs_labels)
+        DETECTORS[score.__name__] = Detector(score, of_train, of_query)
         return score
 
     return register
 
 
-# --- detectors ------------------------------------------------------------------------------------
+def score_all(train: Sample, query: Sample, settings: Settings) -> dict[str, Array]:
+    """Scores [N] of the query by every detector whose fields the samples have, the combined ones last."""
+    scores = {
+        name: each.score(train, query, settings) for name, each in DETECTORS.items() if each.allowed(train, query)
+    }
+    return scores | combined(scores, train, settings)
+
+
+def combined(scores: dict[str, Array], train: Sample, settings: Settings) -> dict[str, Array]:
+    """The scores of ``COMBINED`` whose parts are among ``scores``: the largest z-score of the parts' logarithms.
+
+    Mean and spread of each part are those of held-out training images, every fifth or fewer (``HELD_OUT``), scored
+    by the detector that is fitted to the others: of its own training images a detector thinks too well. No OOD image
+    has a say, and none of the test images.
+    """
+    parts = {part for names in COMBINED.values() for part in names if part in scores}
+    every = max(5, -(-len(train.features) // HELD_OUT))
+    held = np.arange(len(train.features)) % every == 0
+    rest, reference = train.rows(~held), train.rows(held)
+    settings = replace(settings, k=min(settings.k, len(rest.features)))
+    standard = {}
+    for part in parts:
+        if DETECTORS[part].allowed(rest, reference):
+            known = _logarithm(part, DETECTORS[part].score(rest, reference, settings))
+            spread = known.std() or 1.0
+            standard[part] = (_logarithm(part, scores[part]) - known.mean()) / spread
+    return {
+        name: np.maximum.reduce([standard[part] for part in names])
+        for name, names in COMBINED.items()
+        if all(part in standard for part in names)
+    }
+
+
+def _logarithm(part: str, scores: Array) -> Array:
+    return scores if part == "sigma" else np.log(np.maximum(scores, 1e-12))
+
+
+# --- from the probe's logits ----------------------------------------------------------------------
 
 
 def _logsumexp(logits: Array) -> Array:
@@ -73,20 +133,37 @@ def _logsumexp(logits: Array) -> Array:
     return (top + np.log(np.exp(logits - top).sum(axis=1, keepdims=True)))[:, 0]
 
 
-@detector(needs_labels=True)
+@detector(of_query=("logits",))
 def msp(train: Sample, query: Sample, settings: Settings) -> Array:
     """Negative maximum softmax probability (Hendrycks and Gimpel 2017)."""
     logits = query.logits.astype(np.float64)
     return -np.exp(logits.max(axis=1) - _logsumexp(logits))
 
 
-@detector(needs_labels=True)
+@detector(of_query=("logits",))
+def max_logit(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Negative largest logit (Hendrycks et al., ICML 2022, sec. 3)."""
+    return -query.logits.max(axis=1).astype(np.float64)
+
+
+@detector(of_query=("logits",))
+def entropy(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Shannon entropy of the softmax probabilities, nats, in [0, log C]."""
+    logits = query.logits.astype(np.float64)
+    logp = logits - _logsumexp(logits)[:, None]
+    return -(np.exp(logp) * logp).sum(axis=1)
+
+
+@detector(of_query=("logits",))
 def energy(train: Sample, query: Sample, settings: Settings) -> Array:
     """Free energy ``-T logsumexp(logits / T)`` (Liu et al. 2020, eq. 3)."""
     return -settings.temperature * _logsumexp(query.logits.astype(np.float64) / settings.temperature)
 
 
-@detector(needs_labels=False)
+# --- from the features ----------------------------------------------------------------------------
+
+
+@detector()
 def knn(train: Sample, query: Sample, settings: Settings) -> Array:
     """Euclidean distance to the k-th nearest L2-normalised training feature (Sun et al. 2022), in [0, 2].
 
@@ -115,144 +192,86 @@ def _unit(features: Array) -> Array:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-@detector(needs_labels=True)
+@detector(of_train=("labels",))
 def mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
     """Least squared Mahalanobis distance to a class mean, one covariance for all classes (Lee et al. 2018, eq. 1-2).
 
     The covariance (maximum likelihood, around the class means) is shrunk towards its mean variance v:
     ``(1 - shrinkage) S + shrinkage v I``. Raises ``ConfigError`` where it cannot be inverted all the same.
     """
+    return _to_classes(train, query, settings.shrinkage)
+
+
+@detector(of_train=("labels",))
+def relative_mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
+    """``mahalanobis`` less the squared distance to the mean of all classes under their whole covariance.
+
+    Ren et al. 2021 (arXiv 2106.09022), eq. 2. Both covariances are shrunk as for ``mahalanobis``.
+    """
+    known = train.features[train.labels >= 0].astype(np.float64)
+    centre = known.mean(axis=0)
+    asked = (query.features - centre) @ _whitening(known - centre, settings.shrinkage)
+    return _to_classes(train, query, settings.shrinkage) - np.square(asked).sum(axis=1)
+
+
+def _to_classes(train: Sample, query: Sample, shrinkage: float) -> Array:
+    """Squared Mahalanobis distance [N] to the nearest class mean."""
     labelled = train.labels >= 0
     labels, features = train.labels[labelled], train.features[labelled].astype(np.float64)
     classes, position = np.unique(labels, return_inverse=True)
     means = np.stack([features[labels == each].mean(axis=0) for each in classes])
-    residual = features - means[position]
-    covariance = residual.T @ residual / len(residual)
-    size = len(covariance)
-    covariance *= 1 - settings.shrinkage
-    covariance[np.diag_indices(size)] += settings.shrinkage * np.mean(np.square(residual))
-    values, vectors = np.linalg.eigh(covariance)
-    if values[0] <= values[-1] * size * np.finfo(np.float64).eps:
-        raise ConfigError(
-            "shrinkage",
-            settings.shrinkage,
-            f"the covariance of the {size} features over {len(features)} training images cannot be inverted; "
-            "raise it, or see whether the encoder has collapsed",
-        )
-    whiten = vectors / np.sqrt(values)
+    whiten = _whitening(features - means[position], shrinkage)
     centre = means.mean(axis=0)  # takes a common offset out before squares are subtracted from each other
     asked, known = (query.features - centre) @ whiten, (means - centre) @ whiten
     squares = np.square(asked).sum(1)[:, None] - 2 * asked @ known.T + np.square(known).sum(1)
     return np.maximum(squares.min(axis=1), 0)
 
 
-@detector(needs_labels=False)
+def _whitening(residual: Array, shrinkage: float) -> Array:
+    """[F,F]: what takes the shrunk covariance of centred ``residual`` [N,F] to the identity, from the right."""
+    covariance = residual.T @ residual / len(residual)
+    size = len(covariance)
+    covariance *= 1 - shrinkage
+    covariance[np.diag_indices(size)] += shrinkage * np.mean(np.square(residual))
+    values, vectors = np.linalg.eigh(covariance)
+    if values[0] <= values[-1] * size * np.finfo(np.float64).eps:
+        raise ConfigError(
+            "shrinkage",
+            shrinkage,
+            f"the covariance of the {size} features over {len(residual)} training images cannot be inverted; "
+            "raise it, or see whether the encoder has collapsed",
+        )
+    return vectors / np.sqrt(values)
+
+
+@detector(of_train=("head",), of_query=("logits",))
+def vim(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Virtual-logit matching (Wang et al., CVPR 2022, eq. 5-7): a residual against the logits.
+
+    Features are centred where all logits would be 0, ``-pinv(weight) bias``. The residual is what lies outside the
+    principal space, the ``vim_dim`` leading directions of the training features there; it is scaled so that its mean
+    over the training images is that of their largest logit, and the log-sum-exp of the logits is subtracted.
+    """
+    size = train.features.shape[1]
+    dim = size // 2 if settings.vim_dim is None else settings.vim_dim
+    if not dim < size:
+        raise ConfigError("vim_dim", dim, f"there are {size} features; allowed: fewer than that, or null for half")
+    weight, bias = (each.astype(np.float64) for each in train.head)
+    known = train.features.astype(np.float64)
+    origin = -np.linalg.pinv(weight) @ bias
+    logits, known = known @ weight.T + bias, known - origin
+    _, vectors = np.linalg.eigh(known.T @ known / len(known))
+    outside = vectors[:, : size - dim]  # eigenvalues ascend
+    residual = np.linalg.norm(known @ outside, axis=1).mean()
+    scale = logits.max(axis=1).mean() / residual if residual > 0 else 0.0
+    virtual = scale * np.linalg.norm((query.features - origin) @ outside, axis=1)
+    return virtual - _logsumexp(query.logits.astype(np.float64))
+
+
+# --- from the prediction --------------------------------------------------------------------------
+
+
+@detector(of_query=("log_sigma",))
 def sigma(train: Sample, query: Sample, settings: Settings) -> Array:
     """Mean over dimensions of the log standard deviation that ProSMIN's predictor gives the un-augmented image."""
     return query.log_sigma.astype(np.float64)
-
-
-# --- metrics --------------------------------------------------------------------------------------
-
-
-def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> dict[str, float]:
-    """All metrics of one detector: ``auroc`` (with its 95 % interval), ``aupr_ood``, ``aupr_id`` and ``fpr95``.
-
-    id_scores [N] and ood_scores [M]: high = OOD. Raises ``UserError`` for scores that are not finite or absent.
-    """
-    for name, scores in (("in-distribution", id_scores), ("OOD", ood_scores)):
-        if not len(scores):
-            raise UserError(f"there are no {name} scores; a test split with at least one image is needed")
-        if bad := int((~np.isfinite(scores)).sum()):
-            raise UserError(f"{bad} of {len(scores)} {name} scores are NaN or infinite; the encoder may have diverged")
-    low, high = auroc_interval(id_scores, ood_scores, resamples=resamples, seed=seed)
-    return {
-        "auroc": auroc(id_scores, ood_scores),
-        "auroc_low": low,
-        "auroc_high": high,
-        "aupr_ood": average_precision(ood_scores, id_scores),
-        "aupr_id": average_precision(-id_scores, -ood_scores),
-        "fpr95": fpr95(id_scores, ood_scores),
-    }
-
-
-def auroc(id_scores: Array, ood_scores: Array) -> float:
-    """Probability that an OOD score exceeds an ID score, ties counting half (Mann-Whitney U): exact."""
-    ordered = np.sort(id_scores)
-    below = np.searchsorted(ordered, ood_scores, "left").sum(dtype=np.int64)
-    up_to = np.searchsorted(ordered, ood_scores, "right").sum(dtype=np.int64)
-    return float((below + up_to) / (2 * len(id_scores) * len(ood_scores)))
-
-
-def auroc_interval(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap of ``auroc``, ID and OOD images resampled apart.
-
-    A resample is a multinomial weight on each image, so that the scores are sorted once and a resample costs two
-    cumulative sums. The same seed and counts give the same resamples: intervals of several detectors are paired.
-    """
-    rng = np.random.default_rng([seed, len(id_scores), len(ood_scores)])
-    order = np.argsort(id_scores)
-    ordered = id_scores[order]
-    below = np.searchsorted(ordered, ood_scores, "left")
-    up_to = np.searchsorted(ordered, ood_scores, "right")
-    tied = bool((below != up_to).any())
-    pairs = len(id_scores) * len(ood_scores)
-    found = []
-    for start in range(0, resamples, 64):
-        count = min(64, resamples - start)
-        id_weight = _resample(rng, len(id_scores), count)[order]
-        ood_weight = _resample(rng, len(ood_scores), count)
-        mass = np.concatenate([np.zeros((1, count)), np.cumsum(id_weight, axis=0)])  # weight of the i lowest ID scores
-        beaten = (mass[below] + mass[up_to]) / 2 if tied else mass[below]
-        found.append(np.einsum("mr,mr->r", ood_weight, beaten) / pairs)
-    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _resample(rng: np.random.Generator, images: int, count: int) -> Array:
-    """How often each image is drawn in each of ``count`` resamples with replacement [images,count]."""
-    drawn = rng.integers(images, size=(images, count)) * count + np.arange(count)
-    return np.bincount(drawn.ravel(), minlength=images * count).reshape(images, count).astype(np.float64)
-
-
-def _rates(positive: Array, negative: Array) -> tuple[Array, Array, Array]:
-    """Counts of positives and negatives at or above each distinct score, and the scores, highest first."""
-    scores = np.concatenate([positive, negative])
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # the last of each run of ties
-    hits = np.cumsum(order < len(positive))[last]
-    return hits, last + 1 - hits, scores[order][last]
-
-
-def average_precision(positive: Array, negative: Array) -> float:
-    """Area under the precision-recall curve as the step sum ``sum_n (R_n - R_(n-1)) P_n`` over distinct scores."""
-    hits, alarms, _ = _rates(positive, negative)
-    return float(np.sum(np.diff(hits, prepend=0) / len(positive) * hits / (hits + alarms)))
-
-
-def fpr95(id_scores: Array, ood_scores: Array) -> float:
-    """Share of OOD accepted as ID at the lowest threshold that accepts at least 95 % of ID (accepted: score <= it)."""
-    rank = -(-95 * len(id_scores) // 100)  # ceil(0.95 n) without rounding error
-    threshold = np.partition(id_scores, rank - 1)[rank - 1]
-    return float(np.mean(ood_scores <= threshold))
-
-
-def roc_curve(id_scores: Array, ood_scores: Array, points: int = 100) -> tuple[Array, Array]:
-    """``fpr`` and ``tpr`` from (0, 0) to (1, 1): vertices of the exact curve, thinned to at most ``points``.
-
-    The vertices kept are spread evenly along the curve's length (in fpr + tpr), so both steep ends stay sharp.
-    """
-    hits, alarms, _ = _rates(ood_scores, id_scores)
-    fpr = np.append(0, alarms) / len(id_scores)
-    tpr = np.append(0, hits) / len(ood_scores)
-    if len(fpr) > points:
-        keep = np.unique(np.searchsorted(fpr + tpr, np.linspace(0, 2, points)).clip(max=len(fpr) - 1))
-        keep[-1] = len(fpr) - 1
-        fpr, tpr = fpr[keep], tpr[keep]
-    return fpr, tpr
-
-
-def spread(scores: Array, count: int) -> Array:
-    """Positions of at most ``count`` images at evenly spaced ranks of their scores, lowest score first."""
-    order = np.argsort(scores, kind="stable")
-    return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(np.int64)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prosmin import calibration, metrics
+from prosmin import calibration, metrics, selective
 from prosmin.errors import UserError
 from prosmin.files import read_arrays, write_arrays
 from prosmin.sampling import Labelled, count_classes
@@ -44,6 +44,12 @@ class Probe:
             raise UserError(f"features have shape {features.shape}; the probe was fitted to [N, {len(self.mean)}]")
         standard = (features.astype(np.float64) - self.mean) / self.std
         return standard @ self.weight.astype(np.float64).T + self.bias
+
+    @property
+    def linear(self) -> tuple[np.ndarray, np.ndarray]:
+        """weight ``[C, F]`` and bias ``[C]``, float64, of the same logits as one linear map of the features."""
+        weight = self.weight.astype(np.float64) / self.std
+        return weight, self.bias - weight @ self.mean
 
     def save(self, path: str | Path) -> None:
         arrays = {name: getattr(self, name) for name in ("weight", "bias", "mean", "std")}
@@ -126,6 +132,7 @@ def classification_metrics(
         probabilities = metrics.softmax(scaled)
         wanted[f"nll{suffix}"] = partial(metrics.nll, scaled, labels)
         wanted[f"brier{suffix}"] = partial(metrics.brier, probabilities, labels)
+        wanted[f"aurc{suffix}"] = partial(selective.aurc, probabilities, labels)
         for name in errors:
             wanted[f"{name}{suffix}"] = partial(getattr(calibration, name), probabilities, labels)
     centred = [f"{name}{suffix}" for name in errors for suffix in ("", "_calibrated")]

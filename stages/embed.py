@@ -2,7 +2,8 @@
 
 Reads   data/<name>, results/pretrain
 Writes  results/embed/<name>/{trained,random}.safetensors: for each split ``<split>.features`` float32 [N, F],
-        ``<split>.labels`` int64 [N] (-1 = none), ``<split>.log_sigma`` float32 [N], where the objective predicts a distribution
+        ``<split>.labels`` int64 [N] (-1 = none), ``<split>.digest`` uint64 [N], a checksum of the pixels that the network
+        sees, and ``<split>.log_sigma`` float32 [N], where the objective predicts a distribution
 """
 
 import logging
@@ -36,6 +37,7 @@ def main(params: Params, name: str = "") -> None:
         split: data.load_split(folder, split, settings.image_size, settings.channels)
         for split in data.read_manifest(folder)["splits"]
     }
+    digests = {split: data.digests(content.images) for split, content in splits.items()}
     with files.whole_folder(Path("results/embed") / name) as out:
         for weights in export.WEIGHTS:
             model = export.load_model(source, weights).to(device)
@@ -45,6 +47,7 @@ def main(params: Params, name: str = "") -> None:
                 arrays |= {
                     f"{split}.features": features,
                     f"{split}.labels": content.labels.numpy(),
+                    f"{split}.digest": digests[split],
                 }
                 if log_sigma is not None:
                     arrays[f"{split}.log_sigma"] = log_sigma

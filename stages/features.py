@@ -31,12 +31,17 @@ class Features:
         return tuple(split for split in ("train", "val", "test") if split in present)
 
     def split(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """features ``[N, F]`` float32, labels ``[N]`` int64 (-1 = none), log sigma ``[N]`` float32 of one split; None
-        where the objective predicts no distribution."""
+        """features ``[N, F]`` float32, labels ``[N]`` int64 (-1 = none) and log sigma ``[N]`` float32 of one split; the
+        last is None where the network predicts none."""
         if name not in self.splits:
             raise UserError(f"dataset {self.dataset!r} has no {name} split; it has {', '.join(self.splits)}")
         features, labels = (self.arrays[f"{name}.{what}"] for what in ("features", "labels"))
         return features, labels, self.arrays.get(f"{name}.log_sigma")
+
+    def digests(self, name: str) -> np.ndarray:
+        """Checksums uint64 ``[N]`` of the pixels of one split, as the network sees them."""
+        self.split(name)
+        return self.arrays[f"{name}.digest"]
 
     def labelled(self, name: str) -> Labelled:
         """features ``[N, F]`` and labels ``[N]`` of one split. Raises ``UserError`` where an image has no label."""

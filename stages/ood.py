@@ -1,9 +1,11 @@
 """ood: how well the test images of another dataset are told from those of the dataset trained on.
 
-Reads   results/embed/<dataset>, results/embed/<set>, results/linear, data/<dataset>, data/<set>
-Writes  metrics/ood/<set>.json: for each encoder what ``prosmin.ood.evaluate`` says of each detector; the probe's
+Reads   results/embed/<dataset>, results/embed/<set>, results/linear, data/<dataset>, data/<set>, and for the detectors
+            that need the network itself results/prediction/<dataset>, results/prediction/<set>
+Writes  metrics/ood/<set>.json: for each encoder what ``prosmin.detection.evaluate`` says of each detector; the probe's
             accuracy_id beside it; labelled: false when the dataset has no labels, so that detectors which need them
-            are left out
+            are left out; n_seen_in_training: how many of the OOD images are, pixel by pixel as the network sees them,
+            training images
         plots/ood/<set>.csv: ROC curves
         results/ood/<set>/scores.safetensors: ``<encoder>.<detector>.id`` and ``.ood``, float32 [N] of each test image
         results/ood/<set>/examples.safetensors: OOD test images ``images`` uint8 [n,C,H,W] at evenly spaced ranks of the
@@ -11,13 +13,15 @@ Writes  metrics/ood/<set>.json: for each encoder what ``prosmin.ood.evaluate`` s
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from prosmin import files, images, metrics, ood
+from prosmin import detection, files, images, metrics, ood
 from prosmin.arrow import SplitReader
 from prosmin.errors import UserError, nearest
 from prosmin.probes import Probe
@@ -26,6 +30,8 @@ from stages.features import ENCODERS, Features, load_features
 from stages.params import Ood, Params
 from stages.probing import load_probe
 
+FITTED = ("train", "val")  # splits of the dataset trained on
+PREDICTED = ("view_score", "view_score_constant", "disagreement", "disagreement_constant")
 EXAMPLES = 32  # as many as a report may show; it chooses among them
 LARGEST = 224  # pixels a side of an example
 
@@ -38,6 +44,7 @@ def main(params: Params, name: str = "") -> None:
         raise UserError(
             f"ood needs one of ood.sets, not {name!r}; params.yaml has {', '.join(sets)}{nearest(name, sets)}"
         )
+    seen = _seen_in_training(load_features(params.dataset, ENCODERS[0]), load_features(name, ENCODERS[0]))
     found: dict[str, dict[str, dict[str, float]]] = {}
     scores: dict[str, np.ndarray] = {}
     curves: list[tuple[str, str, float, float]] = []
@@ -46,13 +53,16 @@ def main(params: Params, name: str = "") -> None:
         inside, outside = load_features(params.dataset, encoder), load_features(name, encoder)
         train = _training(inside)
         probe = None if train.labels is None else load_probe(encoder)
+        measured = [_predicted(each, encoder) for each in (params.dataset, name)]
         found[encoder] = {}
-        for detector, pair in _scores(params.ood, train, inside, outside, probe).items():
+        pairs = _scores(params.ood, train, inside, outside, probe)
+        pairs |= {score: (values, measured[1][score]) for score, values in measured[0].items()}
+        for detector, pair in pairs.items():
             try:
-                found[encoder][detector] = ood.evaluate(*pair, resamples=params.ood.bootstrap, seed=params.seed)
+                found[encoder][detector] = detection.evaluate(*pair, resamples=params.ood.bootstrap, seed=params.seed)
             except UserError as error:
                 raise UserError(f"OOD set {name!r}, {encoder} encoder, detector {detector}: {error}") from None
-            fpr, tpr = ood.roc_curve(*pair)
+            fpr, tpr = detection.roc_curve(*pair)
             curves += [(encoder, detector, *point) for point in zip(fpr.tolist(), tpr.tolist(), strict=True)]
             scores |= {f"{encoder}.{detector}.{kind}": each for kind, each in zip(("id", "ood"), pair, strict=True)}
         if probe is not None:
@@ -69,46 +79,65 @@ def main(params: Params, name: str = "") -> None:
         files.write_arrays(folder / "examples.safetensors", examples)
     files.write_csv(f"plots/ood/{name}.csv", ("encoder", "detector", "fpr", "tpr"), curves)
     facts: dict[str, Any] = {"distance": sets[name], "labelled": bool(accuracy_id)}
-    facts |= {f"n_{kind}": len(each) for kind, each in by_knn.items()}
+    facts |= {f"n_{kind}": len(each) for kind, each in by_knn.items()} | {"n_seen_in_training": seen}
     if accuracy_id:
         facts["accuracy_id"] = accuracy_id
     files.write_metrics(f"metrics/ood/{name}.json", found | facts)
 
 
+def _seen_in_training(inside: Features, outside: Features) -> int:
+    """How many OOD test images have the pixels of a training image: what is familiar cannot be found to be novel."""
+    training = np.concatenate([inside.digests(split) for split in FITTED if split in inside.splits])
+    seen = int(np.isin(outside.digests("test"), training).sum())
+    if seen:
+        log.warning(
+            "%d of %d images of OOD set %s are, to the pixel, training images of %s: its numbers are not to be trusted",
+            seen, len(outside.digests("test")), outside.dataset, inside.dataset,
+        )  # fmt: skip
+    return seen
+
+
 def _training(inside: Features) -> ood.Sample:
     """All that may be fitted to: train and val. Without labels where any image lacks its own."""
-    parts = [inside.split(split)[:2] for split in ("train", "val") if split in inside.splits]
+    parts = [inside.split(split) for split in FITTED if split in inside.splits]
     if not parts:
         raise UserError(f"dataset {inside.dataset!r} has no train split for the detectors to be fitted to")
-    features, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return ood.Sample(features, labels=labels if (labels >= 0).all() else None)
+    features, labels, log_sigma = map(_joined, zip(*parts, strict=True))
+    return ood.Sample(features, log_sigma=log_sigma, labels=labels if (labels >= 0).all() else None)
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    return None if any(part is None for part in parts) else np.concatenate(parts)
+
+
+def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
+    """The scores by detector, of each test image, that ``stages.prediction`` has taken from the network."""
+    path = Path("results/prediction") / name / "scores.safetensors"
+    try:
+        arrays = files.read_arrays(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.prediction {name}`") from None
+    return {detector: arrays[f"{encoder}.{detector}"] for detector in PREDICTED if f"{encoder}.{detector}" in arrays}
 
 
 def _scores(
     settings: Ood, train: ood.Sample, inside: Features, outside: Features, probe: Probe | None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """ID and OOD scores of the test splits by every detector that the labels allow."""
-    (id_features, _, id_sigma), (ood_features, _, ood_sigma) = inside.split("test"), outside.split("test")
-    features = np.concatenate([id_features, ood_features])
-    logits = None if probe is None else probe.logits(features)
-    sigma = None if id_sigma is None or ood_sigma is None else np.concatenate([id_sigma, ood_sigma])
-    query = ood.Sample(features, log_sigma=sigma, logits=logits)
-    tuning = ood.Settings(settings.k, settings.temperature, settings.shrinkage)
-    scores = {}
-    for name, detector in ood.DETECTORS.items():
-        if name == "sigma" and sigma is None:  # no distribution is predicted
-            continue
-        if not detector.needs_labels or train.labels is not None:
-            both = detector.score(train, query, tuning)
-            scores[name] = both[: len(id_features)], both[len(id_features) :]
-    return scores
+    parts = inside.split("test"), outside.split("test")
+    features, _, log_sigma = map(_joined, zip(*parts, strict=True))
+    query = ood.Sample(features, log_sigma=log_sigma, logits=None if probe is None else probe.logits(features))
+    train = replace(train, head=None if probe is None else probe.linear)
+    tuning = ood.Settings(settings.k, settings.temperature, settings.shrinkage, settings.vim_dim)
+    count = len(parts[0][0])
+    return {name: (both[:count], both[count:]) for name, both in ood.score_all(train, query, tuning).items()}
 
 
 # --- examples -------------------------------------------------------------------------------------
 
 
 def _examples(dataset: str, scores: np.ndarray, prefix: str) -> dict[str, np.ndarray]:
-    rows = ood.spread(scores, EXAMPLES)
+    rows = detection.spread(scores, EXAMPLES)
     return {f"{prefix}images": _one_size(_read(dataset, rows)), f"{prefix}index": rows}
 
 

@@ -329,6 +329,14 @@ class Ood(Section):
     k: Count = 10
     temperature: Positive = 1.0
     shrinkage: Fraction = 0.1
+    vim_dim: Count | None = None
+    bootstrap: Bootstrap = 1000
+
+
+class Prediction(Section):
+    views: Annotated[Whole, Field(ge=2)] = 4
+    corruptions: Annotated[tuple[CorruptionType, ...], Once] = ()
+    severity: Annotated[Whole, Field(ge=1, le=5)] = 3
     bootstrap: Bootstrap = 1000
 
 
@@ -361,6 +369,7 @@ class Params(Section):
     knn: Knn
     lowshot: Lowshot = Lowshot()
     ood: Ood
+    prediction: Prediction = Prediction()
     corrupt: Corrupt
     transfer: Transfer
     report: Report = Report()

@@ -74,9 +74,14 @@ class Published(Distilling):
         hidden = F.relu(F.normalize(self.predictor(projection), dim=1))
         return self.mu(hidden), 0.5 * self.log_variance(hidden)
 
-    def describe(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """images [B, C, S, S] -> features [B, F], mu [B, D], log sigma [B, D] of the online network."""
         features = self.encoder(images)
-        return features, self.head(self.projector(features))[1]
+        return features, *self.head(self.projector(features))
+
+    def describe(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        features, _, log_sigma = self.predict(images)
+        return features, log_sigma
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         predictions = each_view(lambda images: torch.cat(self.head(self.project(images)), 1), views)

@@ -86,11 +86,22 @@ CALIBRATION_LINES = {
 }
 DETECTOR_LINES = {
     "msp": Line("MSP", "orange", ":"),
+    "max_logit": Line("max-logit", "orange", "--"),
+    "entropy": Line("entropy", "orange"),
     "energy": Line("energy", "red", "--"),
     "knn": Line("k-NN distance", "trained"),
     "mahalanobis": Line("Mahalanobis", "green", "-."),
+    "relative_mahalanobis": Line("Mahalanobis, relative", "green", "--"),
+    "vim": Line("ViM", "green"),
+    "combined": Line("k-NN + Mahalanobis", "ink"),
+    "combined_sigma": Line("k-NN + Mahalanobis + σ", "ink", "--"),
     "sigma": Line("predicted sigma", "purple", (0, (3, 1.2))),
+    "view_score": Line("score of views", "red"),
+    "view_score_constant": Line("score of views, σ fixed", "red", ":"),
+    "disagreement": Line("disagreement", "purple"),
+    "disagreement_constant": Line("disagreement, σ fixed", "purple", ":"),
 }
+DRAWN = ("msp", "knn", "mahalanobis", "combined", "sigma", "view_score")  # as curves and beside images; tables have all
 
 
 def detector_line(name: str) -> Line:
@@ -245,14 +256,14 @@ def roc(rows: Rows, name: str, distance: str, aurocs: dict[str, float]) -> Panel
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=COLOURS["muted"][0], linewidth=0.9)
-        for detector in detectors_of(rows):
+        for detector in detectors_drawn(rows):
             fpr, tpr = _columns(_where(rows, detector=detector), "fpr", "tpr")
             _plot(axes, fpr, tpr, detector_line(detector), drawstyle="default", clip_on=False)
         axes.set(title=f"{name} ({distance})", xlabel="ID taken for OOD", ylabel="OOD found", xlim=(-0.03, 1.03))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
         _pad(axes)
 
-    areas = ", ".join(f"{detector_line(detector).label} {area:.3f}" for detector, area in aurocs.items())
+    areas = ", ".join(f"{detector_line(detector).label} {aurocs[detector]:.3f}" for detector in detectors_drawn(aurocs))
     return panel(f"roc-{name}", f"ROC curves on {name} ({distance}), area under the curve: {areas}", draw, 260, 245)
 
 
@@ -261,6 +272,11 @@ def detectors_of(names: Iterable[Any]) -> list[str]:
     found = {each["detector"] if isinstance(each, dict) else each for each in names}
     known = [name for name in DETECTOR_LINES if name in found]
     return known + sorted(found - set(known))
+
+
+def detectors_drawn(names: Iterable[Any]) -> list[str]:
+    """Of ``detectors_of``, those that are drawn: a figure of all of them would show none."""
+    return [name for name in detectors_of(names) if name in DRAWN or name not in DETECTOR_LINES]
 
 
 # --- corruption -----------------------------------------------------------------------------------

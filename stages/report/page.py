@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stages.report import figures, pictures, prose, tables
+from stages.report import figures, pictures, prediction, prose, tables
 from stages.report.inputs import Inputs, made_by
 
 
@@ -49,6 +49,7 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "training": _training(inputs),
         "reliability": _reliability(inputs),
         "roc": _roc(inputs, sets),
+        "prediction": prediction.section(inputs),
         "corruption": _corruption(inputs),
         "lowshot": _lowshot(inputs),
         "views": _views(inputs),
@@ -64,7 +65,7 @@ def _content(inputs: Inputs) -> dict[str, Any]:
 
 def _detector_lines(sets: list[tables.OodSet]) -> list[figures.Line]:
     names = {each.detector for found in sets for each in found.detections}
-    return [figures.detector_line(name) for name in figures.detectors_of(names)]
+    return [figures.detector_line(name) for name in figures.detectors_drawn(names)]
 
 
 def _training(inputs: Inputs) -> dict[str, Any]:

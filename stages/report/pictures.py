@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from stages.report.figures import detector_line, detectors_of
+from stages.report.figures import detector_line, detectors_drawn
 
 PIXELATED = 64  # up to so many pixels a side an image is embedded as it is and scaled up pixel by pixel
 SHRUNK = 128  # larger ones are shrunk to this many, as JPEG, so that the page stays light
@@ -57,14 +57,14 @@ def views(arrays: dict[str, np.ndarray], limit: int) -> dict[str, list[Picture]]
 
 
 def examples(arrays: dict[str, np.ndarray], scores: dict[str, np.ndarray], kind: str, limit: int) -> list[Example]:
-    """Test images in rising order of the k-NN detector's score, with all their scores by the trained encoder.
+    """Test images in rising order of the k-NN detector's score, with their scores by the trained encoder.
 
     arrays: ``images`` uint8 [n,C,H,W] and ``index`` [n], those of kind "id" as ``id_images`` and ``id_index``;
     scores: ``trained.<detector>.<kind>`` float32 [N]; kind: ``id`` | ``ood``.
     """
     prefix = "id_" if kind == "id" else ""
     images, index = arrays[f"{prefix}images"], arrays[f"{prefix}index"]
-    detectors = detectors_of(name.split(".")[1] for name in scores if name.startswith("trained."))
+    detectors = detectors_drawn(name.split(".")[1] for name in scores if name.startswith("trained."))
     found = []
     for place in evenly(len(images), limit):
         rows = {}

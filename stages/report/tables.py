@@ -14,6 +14,7 @@ PROBE = {
     "accuracy_top5": "accuracy, top 5",
     "nll": "NLL",
     "brier": "Brier",
+    "aurc": "AURC",
     "ece": "ECE",
     "ece_adaptive": "ECE, adaptive",
     "ece_classwise": "ECE, class-wise",
@@ -199,6 +200,7 @@ class OodSet(NamedTuple):
     left_out: str
     detections: list[Detection]
     missing: Missing | None = None
+    seen: int = 0  # OOD images that are training images
 
 
 def ood_sets(inputs: Inputs) -> list[OodSet]:
@@ -222,9 +224,8 @@ def _ood_set(inputs: Inputs, name: str, distance: str) -> OodSet:
         if content.get("labelled", True)
         else f"Detectors that need labels are left out: {inputs.params.dataset} has none."
     )
-    return OodSet(
-        name, distance, content.get("n_id"), content.get("n_ood"), content.get("accuracy_id", {}), left_out, detections
-    )
+    counts = (content.get("n_id"), content.get("n_ood"), content.get("accuracy_id", {}))
+    return OodSet(name, distance, *counts, left_out, detections, seen=content.get("n_seen_in_training", 0))
 
 
 def as_groups(sets: list[OodSet]) -> list[Group]:

@@ -1,21 +1,17 @@
-"""Detectors and metrics against pytorch-ood, scikit-learn, SciPy and hand-worked cases."""
+"""Detectors against pytorch-ood, SciPy and their definitions written out."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pytorch_ood.detector import KNN, EnergyBased, Mahalanobis, MaxSoftmax
-from pytorch_ood.metrics import OODMetrics
-from pytorch_ood.metrics.functional import fpr_at_tpr
+from pytorch_ood.detector import KNN, RMD, EnergyBased, Entropy, Mahalanobis, MaxLogit, MaxSoftmax, ViM
 from scipy.spatial.distance import cdist
-from scipy.stats import bootstrap
+from scipy.stats import entropy
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score
-from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from prosmin import ood
+from prosmin import detection, ood
 from prosmin.errors import ConfigError, UserError
 
 DEFAULTS = ood.Settings()
@@ -32,28 +28,26 @@ def digits():
 
     def sample(part):
         logits = probe.decision_function(features[part]).astype(np.float32)
-        return ood.Sample(features[part], log_sigma=features[part].mean(1), logits=logits, labels=labels[part])
+        sigma, head = features[part].mean(1), (probe.coef_, probe.intercept_)
+        return ood.Sample(features[part], log_sigma=sigma, logits=logits, labels=labels[part], head=head)
 
     inside = np.flatnonzero(known)
     return sample(inside[:900]), sample(inside[900:]), sample(np.flatnonzero(~known))
-
-
-@pytest.fixture(scope="module")
-def scores(digits):
-    train, inside, outside = digits
-    return {
-        name: (each.score(train, inside, DEFAULTS), each.score(train, outside, DEFAULTS))
-        for name, each in ood.DETECTORS.items()
-    }
-
-
-# --- detectors ------------------------------------------------------------------------------------
 
 
 def test_msp_is_the_librarys(digits):
     _, inside, _ = digits
     expected = MaxSoftmax.score(torch.from_numpy(inside.logits.astype(np.float64)))
     np.testing.assert_allclose(ood.msp(*digits[:2], DEFAULTS), expected, rtol=1e-12)
+
+
+def test_max_logit_and_entropy_are_the_librarys(digits):
+    _, inside, _ = digits
+    logits = torch.from_numpy(inside.logits.astype(np.float64))
+    np.testing.assert_allclose(ood.max_logit(*digits[:2], DEFAULTS), MaxLogit.score(logits), rtol=1e-12)
+    # The library clips probabilities at 1e-7.
+    np.testing.assert_allclose(ood.entropy(*digits[:2], DEFAULTS), Entropy.score(logits), atol=2e-5)
+    np.testing.assert_allclose(ood.entropy(*digits[:2], DEFAULTS), entropy(logits.softmax(1), axis=1), atol=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0])
@@ -67,6 +61,7 @@ def test_energy_of_large_logits_does_not_overflow():
     query = ood.Sample(np.zeros((1, 1)), logits=np.array([[2000.0, 0.0]], np.float32))
     assert ood.energy(query, query, DEFAULTS) == -2000.0
     assert ood.msp(query, query, DEFAULTS) == -1.0
+    assert ood.entropy(query, query, DEFAULTS) == 0.0
 
 
 @pytest.mark.parametrize("k", [1, 10, 900])
@@ -143,151 +138,121 @@ def test_mahalanobis_of_a_collapsed_encoder_is_refused():
         ood.mahalanobis(constant, constant, DEFAULTS)
 
 
-@pytest.mark.parametrize("name", ood.DETECTORS)
+def test_relative_mahalanobis_without_shrinkage_orders_as_the_librarys(digits):
+    train, inside, _ = digits
+    library = RMD(None).fit_features(torch.from_numpy(train.features).double(), torch.from_numpy(train.labels))
+    for name in ("mu", "precision"):
+        setattr(library, name, getattr(library, name).double())
+    expected = library.predict_features(torch.from_numpy(inside.features).double()) * len(train.features)
+    found = ood.relative_mahalanobis(train, inside, ood.Settings(shrinkage=0))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("dim", [None, 1, 48])
+def test_vim_is_the_librarys(digits, dim):
+    train, inside, _ = digits
+    weight, bias = map(torch.from_numpy, train.head)
+    library = ViM(None, d=dim or 32, w=weight, b=bias)
+    library.fit_features(torch.from_numpy(train.features), torch.from_numpy(train.labels))
+    expected = library.predict_features(torch.from_numpy(inside.features))
+    np.testing.assert_allclose(ood.vim(train, inside, ood.Settings(vim_dim=dim)), expected, rtol=1e-3, atol=1e-2)
+
+
+def test_vim_refuses_a_principal_space_that_leaves_nothing_out(digits):
+    with pytest.raises(ConfigError, match="^vim_dim is 64; there are 64 features; allowed: fewer"):
+        ood.vim(*digits[:2], ood.Settings(vim_dim=64))
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+ALL = [*ood.DETECTORS, *ood.COMBINED]
+
+
+@pytest.fixture(scope="module")
+def scores(digits):
+    train, *queries = digits
+    return [ood.score_all(train, query, DEFAULTS) for query in queries]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_scores_are_high_where_the_answer_is_obvious(name):
     """ID: two tight classes, a sure probe, a small sigma. OOD: far from both, an undecided probe, a large sigma."""
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 2
-    centres = np.array([[5.0, 0.0], [0.0, 5.0]])
+    centres = np.array([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
+    head = (np.array([[1.0, -1, 0], [-1, 1, 0]]), np.array([1.0, 0]))
 
-    def sample(features, logits, log_sigma):
-        return ood.Sample(features, log_sigma=np.full(60, log_sigma), logits=logits, labels=labels)
+    def sample(centres, log_sigma):
+        features = centres + rng.normal(size=(60, 3)) / 10
+        logits = features @ head[0].T + head[1]
+        sigmas = log_sigma + rng.normal(size=60) / 10
+        return ood.Sample(features, log_sigma=sigmas, logits=logits, labels=labels, head=head)
 
-    train, inside = (
-        sample(centres[labels] + rng.normal(size=(60, 2)) / 10, 9.0 * np.eye(2)[labels], -2.0) for _ in range(2)
-    )
-    outside = sample(-5.0 + rng.normal(size=(60, 2)) / 10, rng.normal(size=(60, 2)) / 10, 1.0)
-    low, high = (ood.DETECTORS[name].score(train, each, DEFAULTS) for each in (inside, outside))
-    found = ood.evaluate(low, high, resamples=100, seed=0)
+    train, inside = (sample(centres[labels], -2.0) for _ in range(2))
+    outside = sample(np.array([-5.0, -5.0, -5.0]), 1.0)
+    low, high = (ood.score_all(train, each, DEFAULTS)[name] for each in (inside, outside))
+    found = detection.evaluate(low, high, resamples=100, seed=0)
     assert found["auroc"] == found["aupr_ood"] == found["aupr_id"] == 1.0
     assert found["fpr95"] == 0.0
 
 
-def test_label_free_detectors_score_a_sample_without_labels_or_logits(digits):
+def test_a_score_belongs_to_its_image_whatever_the_order_and_the_company(digits, scores):
     train, inside, _ = digits
-    bare = [ood.Sample(each.features, log_sigma=each.log_sigma) for each in (train, inside)]
-    free = [name for name, each in ood.DETECTORS.items() if not each.needs_labels]
-    assert sorted(free) == ["knn", "sigma"]
-    for name in free:
-        assert ood.DETECTORS[name].score(*bare, DEFAULTS).shape == (len(inside.features),)
+    shuffled = np.random.default_rng(0).permutation(len(inside.features))[:50]
+    found = ood.score_all(train, inside.rows(shuffled), DEFAULTS)
+    assert list(found) == ALL
+    for name, values in found.items():
+        np.testing.assert_allclose(values, scores[0][name][shuffled], rtol=1e-5, atol=1e-9, err_msg=name)
 
 
-# --- metrics --------------------------------------------------------------------------------------
+def test_an_image_twice_has_one_score(digits):
+    """Ties stay ties, so that an image in both sets counts half."""
+    train, inside, _ = digits
+    found = ood.score_all(train, inside.rows(np.repeat(np.arange(20), 2)), DEFAULTS)
+    for name, values in found.items():
+        np.testing.assert_allclose(values[::2], values[1::2], rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ood.DETECTORS)
-def test_metrics_on_real_scores_are_the_libraries(scores, name):
-    inside, outside = scores[name]
-    both, target = np.concatenate([inside, outside]), np.repeat([0, 1], [len(inside), len(outside)])
-    found = ood.evaluate(inside, outside, resamples=100, seed=0)
-    assert found["auroc"] == pytest.approx(roc_auc_score(target, both), abs=1e-12)
-    assert found["aupr_ood"] == pytest.approx(average_precision_score(target, both), abs=1e-12)
-    assert found["aupr_id"] == pytest.approx(average_precision_score(1 - target, -both), abs=1e-12)
-    library = OODMetrics().update(torch.from_numpy(both), torch.from_numpy(-target)).compute()
-    assert found["auroc"] == pytest.approx(library["AUROC"], abs=1e-9)
-    # The library integrates precision by trapezes, which differs from the step sum by less than a step.
-    assert found["aupr_ood"] == pytest.approx(library["AUPR-OUT"], abs=0.01)
-    assert found["aupr_id"] == pytest.approx(library["AUPR-IN"], abs=0.01)
-    # The library's FPR95 detects 95 % of OOD; with both classes and signs swapped it accepts 95 % of ID.
-    assert found["fpr95"] == pytest.approx(fpr_at_tpr(torch.from_numpy(-both), torch.from_numpy(target - 1)).item())
+def test_a_combined_score_is_the_largest_z_score_by_held_out_training_images(digits, scores):
+    """Every fifth of the 900 training images is scored by the detector that is fitted to the others."""
+    train, inside, _ = digits
+    fifth = np.arange(900) % 5 == 0
+    rest, held = train.rows(~fifth), train.rows(fifth)
+    parts = []
+    for function in (ood.knn, ood.mahalanobis):
+        known, asked = np.log(function(rest, held, DEFAULTS)), np.log(function(train, inside, DEFAULTS))
+        parts.append((asked - known.mean()) / known.std())
+    np.testing.assert_allclose(scores[0]["combined"], np.max(parts, axis=0))
+    parts.append((inside.log_sigma - held.log_sigma.mean()) / held.log_sigma.std())
+    np.testing.assert_allclose(scores[0]["combined_sigma"], np.max(parts, axis=0), atol=1e-5)
 
 
-few = st.lists(st.integers(-3, 3), min_size=1, max_size=12).map(np.array)
+def test_a_combined_score_survives_an_image_of_the_training_set_and_a_constant_sigma(digits):
+    train, _, _ = digits
+    flat = ood.Sample(train.features, np.zeros(900), train.logits, train.labels, train.head)
+    found = ood.score_all(flat, flat, ood.Settings(k=1))
+    assert all(np.isfinite(found[name]).all() for name in ood.COMBINED)
+    assert (found["combined_sigma"] >= 0).all()
 
 
-@given(few, few)
-@settings(max_examples=150, deadline=None)
-def test_metrics_with_ties_are_scikit_learns(inside, outside):
-    both, target = np.concatenate([inside, outside]), np.repeat([0, 1], [len(inside), len(outside)])
-    assert ood.auroc(inside, outside) == pytest.approx(roc_auc_score(target, both))
-    assert ood.average_precision(outside, inside) == pytest.approx(average_precision_score(target, both))
-    assert ood.average_precision(-inside, -outside) == pytest.approx(average_precision_score(1 - target, -both))
-    expected = min(np.mean(outside <= t) for t in inside if np.mean(inside <= t) >= 0.95)
-    assert ood.fpr95(inside, outside) == expected
-    fpr, tpr, _ = sklearn_roc_curve(target, both, drop_intermediate=False)
-    np.testing.assert_allclose(ood.roc_curve(inside, outside), (fpr, tpr))
+def test_a_k_that_the_training_images_allow_is_allowed_without_the_held_out_ones(digits):
+    train, inside, _ = digits
+    assert "combined" in ood.score_all(train, inside, ood.Settings(k=900))
 
 
-@given(few, few)
-@settings(max_examples=50, deadline=None)
-def test_swapping_the_classes_mirrors_auroc(inside, outside):
-    assert ood.auroc(inside, outside) == pytest.approx(1 - ood.auroc(outside, inside))
-
-
-def test_metrics_by_hand():
-    """ID 1 2 3, OOD 2 4: of six pairs four are won (2>1, 4>1, 4>2, 4>3), one is tied (2=2), one is lost (2<3)."""
-    inside, outside = np.array([1.0, 2, 3]), np.array([2.0, 4])
-    assert ood.auroc(inside, outside) == 4.5 / 6
-    assert ood.average_precision(outside, inside) == 0.5 * 1 + 0.5 * 2 / 4  # at 4: 1 of 1; at 2: 2 of 4
-    assert ood.fpr95(inside, outside) == 0.5  # all three ID are needed: the threshold is 3
-
-
-def test_constant_scores_know_nothing():
-    found = ood.evaluate(np.zeros(30), np.zeros(10), resamples=100, seed=0)
-    assert found == {
-        **dict.fromkeys(("auroc", "auroc_low", "auroc_high"), 0.5), "aupr_ood": 0.25, "aupr_id": 0.75, "fpr95": 1.0,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_scores_that_are_not_finite_are_refused(bad):
-    with pytest.raises(UserError, match="1 of 3 OOD scores are NaN or infinite"):
-        ood.evaluate(np.zeros(3), np.array([0, bad, 1]), resamples=100, seed=0)
+@pytest.mark.parametrize(
+    ("lacking", "left"),
+    [
+        ({"labels", "logits", "head"}, ["knn", "sigma"]),
+        ({"log_sigma"}, [name for name in ALL if "sigma" not in name]),
+        ({"head"}, [name for name in ALL if name != "vim"]),
+    ],
+)
+def test_what_the_samples_lack_leaves_the_detectors_that_need_it_out(digits, lacking, left):
+    bare = [replace(each, **dict.fromkeys(lacking)) for each in digits[:2]]
+    assert list(ood.score_all(*bare, DEFAULTS)) == left
 
 
 def test_features_that_are_not_finite_are_refused():
     with pytest.raises(UserError, match="features of 1 of 2 images are NaN or infinite"):
         ood.Sample(np.array([[0.0, np.nan], [1.0, 1.0]]))
-
-
-def test_an_empty_side_is_refused():
-    with pytest.raises(UserError, match="no in-distribution scores"):
-        ood.evaluate(np.zeros(0), np.zeros(3), resamples=100, seed=0)
-
-
-@pytest.mark.parametrize("decimals", [None, 1])
-def test_the_auroc_interval_is_the_bootstraps(decimals):
-    """Against SciPy's generic bootstrap of the AUROC counted pair by pair, with and without ties."""
-    rng = np.random.default_rng(0)
-    inside, outside = rng.normal(size=90), rng.normal(size=60) + 1
-    if decimals is not None:
-        inside, outside = inside.round(decimals), outside.round(decimals)
-    reference = bootstrap(
-        (inside, outside), lambda a, b: np.mean((b[:, None] > a) + (b[:, None] == a) / 2),
-        n_resamples=6000, method="percentile", vectorized=False, rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
-    low, high = ood.auroc_interval(inside, outside, resamples=6000, seed=0)
-    assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.007)
-
-
-def test_a_resample_by_weights_is_the_auroc_of_the_repeated_images():
-    rng = np.random.default_rng(3)
-    inside, outside = rng.integers(0, 9, 20), rng.integers(3, 12, 15)
-    state = np.random.default_rng([5, 20, 15])
-    id_weight, ood_weight = (ood._resample(state, n, 1)[:, 0].astype(int) for n in (20, 15))
-    assert id_weight.sum() == 20 and ood_weight.sum() == 15
-    expected = ood.auroc(np.repeat(inside, id_weight), np.repeat(outside, ood_weight))
-    assert ood.auroc_interval(inside, outside, resamples=1, seed=5) == pytest.approx((expected, expected))
-
-
-def test_the_interval_depends_on_the_seed_alone():
-    inside, outside = np.random.default_rng(0).normal(size=(2, 50))
-    first = ood.auroc_interval(inside, outside, resamples=200, seed=0)
-    assert first == ood.auroc_interval(inside, outside, resamples=200, seed=0)
-    assert first != ood.auroc_interval(inside, outside, resamples=200, seed=1)
-
-
-def test_a_thinned_roc_curve_keeps_its_ends_and_its_area():
-    rng = np.random.default_rng(0)
-    inside, outside = rng.normal(size=3000), rng.normal(size=2000) + 1.5
-    fpr, tpr = ood.roc_curve(inside, outside)
-    assert len(fpr) <= 100
-    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
-    assert (np.diff(fpr) >= 0).all() and (np.diff(tpr) >= 0).all()
-    assert np.trapezoid(tpr, fpr) == pytest.approx(ood.auroc(inside, outside), abs=2e-3)
-
-
-def test_examples_are_spread_over_the_scores():
-    scores = np.array([5.0, 1, 4, 2, 3])
-    assert ood.spread(scores, 3).tolist() == [1, 4, 0]
-    assert ood.spread(scores, 9).tolist() == [1, 3, 4, 2, 0]

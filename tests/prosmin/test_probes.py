@@ -120,7 +120,7 @@ def test_the_report_holds_each_metric_of_the_probe_with_its_interval(digits):
     assert reported["n"] == 300
     scored = set(reported) - {"n", "l2", "temperature"}
     names = {name for name in scored if not name.endswith(("_low", "_high"))}
-    assert len(names) == 12 and scored == {name + end for name in names for end in ("", "_low", "_high")}
+    assert len(names) == 14 and scored == {name + end for name in names for end in ("", "_low", "_high")}
     assert all(reported[f"{name}_low"] <= reported[name] <= reported[f"{name}_high"] for name in names)
     for kind, probabilities in (("raw", metrics.softmax(logits)), ("calibrated", calibrated)):
         rows = [row[1:] for row in found.reliability if row[0] == kind]

@@ -34,9 +34,10 @@ class Workplace:
                     "features": pixels if encoder == "trained" else pixels[:, 18:24],
                     "labels": classes.astype(np.int64),
                     "log_sigma": np.zeros(len(labels), np.float32),
+                    "digest": np.arange(len(labels), dtype=np.uint64) + offset,
                 }.items()
             }
-            for dataset, classes in (("digits", labels), ("patches", labels % 2))
+            for dataset, classes, offset in (("digits", labels, 0), ("patches", labels % 2, 10_000))
             for encoder in ("trained", "random")
         }
 

@@ -1,5 +1,8 @@
 """The ood stage on real features and images: what it writes, repeatably, and how it fails."""
 
+import copy
+import shutil
+
 import numpy as np
 import pytest
 import yaml
@@ -10,9 +13,14 @@ from sklearn.metrics import auc, roc_auc_score
 from prosmin import data, files
 from prosmin.errors import ConfigError, UserError
 from stages import fetch, linear, ood
-from stages.params import Params
+from stages.params import Params, load
+from tests.stages.conftest import ROOT, Workplace
 
-DETECTORS = ["msp", "energy", "knn", "mahalanobis", "sigma"]
+PROBE = ["msp", "max_logit", "entropy", "energy"]
+PREDICTED = ["view_score", "view_score_constant", "disagreement", "disagreement_constant"]
+DETECTORS = [
+    *PROBE, "knn", "mahalanobis", "relative_mahalanobis", "vim", "sigma", "combined", "combined_sigma", *PREDICTED
+]  # fmt: skip
 WRITTEN = [
     "metrics/ood/patches.json",
     "plots/ood/patches.csv",
@@ -21,20 +29,43 @@ WRITTEN = [
 ]
 
 
-@pytest.fixture
-def ready(workplace, params):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Digits against their own pixels shuffled, with a higher log sigma; the images fetched and the probe fitted."""
-    rng = np.random.default_rng(0)
+    place, rng = Workplace(tmp_path_factory.mktemp("ood")), np.random.default_rng(0)
     for encoder in ("trained", "random"):
-        arrays = workplace.features["patches", encoder]
+        arrays = place.features["patches", encoder]
         arrays["test.features"] = rng.permuted(arrays["test.features"], axis=1)
         arrays["test.log_sigma"] = rng.normal(1, 1, 250).astype(np.float32)
-        workplace.features["digits", encoder]["test.log_sigma"] = rng.normal(0, 1, 250).astype(np.float32)
-    workplace.write()
-    for name in ("digits", "patches"):
-        fetch.main(params, name)
-    linear.main(params)
-    return workplace
+        place.features["digits", encoder]["test.log_sigma"] = rng.normal(0, 1, 250).astype(np.float32)
+    place.write()
+    shutil.copy(ROOT / "params.yaml", place.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.folder)
+        given = load()
+        for shift, name in enumerate(("digits", "patches")):
+            fetch.main(given, name)
+            predicted(name, rng.normal(shift, 1, 250))
+        linear.main(given)
+    return place
+
+
+def predicted(name, scores):
+    """What stands in results/prediction."""
+    arrays = {
+        f"{encoder}.{score}": scores.astype(np.float32) for encoder in ("trained", "random") for score in PREDICTED
+    }
+    files.write_arrays(f"results/prediction/{name}/scores.safetensors", arrays)
+
+
+@pytest.fixture
+def ready(made, tmp_path, monkeypatch):
+    """A copy of it to change, as current directory."""
+    shutil.copytree(made.folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    place = Workplace(tmp_path)
+    place.features = copy.deepcopy(made.features)
+    return place
 
 
 def outputs(workplace):
@@ -45,7 +76,8 @@ def test_it_writes_scores_metrics_curves_and_examples(ready, params):
     ood.main(params, "patches")
     assert sorted(outputs(ready)) == WRITTEN
     found = files.read_json("metrics/ood/patches.json")
-    assert list(found) == ["trained", "random", "distance", "labelled", "n_id", "n_ood", "accuracy_id"]
+    facts = ["distance", "labelled", "n_id", "n_ood", "n_seen_in_training", "accuracy_id"]
+    assert list(found) == ["trained", "random", *facts] and found["n_seen_in_training"] == 0
     assert (found["distance"], found["labelled"], found["n_id"], found["n_ood"]) == ("far", True, 250, 250)
     probes = files.read_json("metrics/linear.json")
     scores = files.read_arrays("results/ood/patches/scores.safetensors")
@@ -110,6 +142,7 @@ def test_examples_of_differing_sizes_become_squares_of_the_smallest(ready, param
             name: values[:15] for name, values in ready.features["patches", encoder].items() if name.startswith("test.")
         }
     ready.write()
+    predicted("photographs", np.arange(15))
     ood.main(changed, "photographs")
     images = files.read_arrays("results/ood/photographs/examples.safetensors")["images"]
     assert images.shape == (15, 3, 30, 30)
@@ -132,7 +165,32 @@ def test_without_labels_the_label_free_detectors_are_left_and_marked(ready, para
     ood.main(params, "patches")
     found = files.read_json("metrics/ood/patches.json")
     assert found["labelled"] is False and "accuracy_id" not in found
-    assert list(found["trained"]) == list(found["random"]) == ["knn", "sigma"]
+    assert list(found["trained"]) == list(found["random"]) == ["knn", "sigma", *PREDICTED]
+
+
+def test_images_of_the_training_set_are_counted_and_warned_of(ready, params, caplog):
+    """Two of train, one of val; one of the test images too, which the encoder has not seen."""
+    for encoder in ("trained", "random"):
+        arrays = ready.features["digits", encoder]
+        copies = [arrays["train.digest"][[3, 7]], arrays["val.digest"][:1], arrays["test.digest"][:1]]
+        ready.features["patches", encoder]["test.digest"][:4] = np.concatenate(copies)
+    ready.write()
+    ood.main(params, "patches")
+    assert files.read_json("metrics/ood/patches.json")["n_seen_in_training"] == 3
+    assert "3 of 250 images of OOD set patches are, to the pixel, training images of digits" in caplog.text
+
+
+def test_a_network_that_predicts_no_sigma_leaves_its_detectors_out(ready, params):
+    for encoder in ("trained", "random"):
+        for dataset in ("digits", "patches"):
+            arrays = ready.features[dataset, encoder]
+            ready.features[dataset, encoder] = {name: each for name, each in arrays.items() if "log_sigma" not in name}
+    ready.write()
+    for name in ("digits", "patches"):
+        files.write_arrays(f"results/prediction/{name}/scores.safetensors", {})
+    ood.main(params, "patches")
+    found = files.read_json("metrics/ood/patches.json")
+    assert list(found["trained"]) == [name for name in DETECTORS if "sigma" not in name and name not in PREDICTED]
 
 
 def test_an_ood_set_needs_no_labels_and_no_other_split_than_test(ready, params):
@@ -165,6 +223,13 @@ def test_a_missing_or_unknown_set_is_refused(params, name, nearest):
 def test_missing_inputs_name_the_stage_that_makes_them(ready, params):
     (ready.folder / "results/linear/trained.safetensors").unlink()
     with pytest.raises(UserError, match="python -m stages.linear"):
+        ood.main(params, "patches")
+
+
+@pytest.mark.parametrize("name", ["digits", "patches"])
+def test_missing_predictions_name_the_stage_that_makes_them(ready, params, name):
+    (ready.folder / f"results/prediction/{name}/scores.safetensors").unlink()
+    with pytest.raises(UserError, match=f"python -m stages.prediction {name}"):
         ood.main(params, "patches")
 
 

@@ -16,7 +16,7 @@ from scipy.stats import binomtest, percentileofscore
 
 from prosmin.errors import UserError
 from prosmin.files import read_arrays, read_json, write_json
-from stages import corrupt, embed, fetch, knn, linear, lowshot, ood, pretrain, transfer
+from stages import corrupt, embed, fetch, knn, linear, lowshot, ood, prediction, pretrain, transfer
 from stages.params import load
 from stages.report import __main__ as report
 from stages.report.figures import COLOURS, wilson
@@ -31,6 +31,7 @@ SECTIONS = {
     "training",
     "calibration",
     "ood",
+    "prediction",
     "corruption",
     "lowshot",
     "views",
@@ -51,6 +52,7 @@ def tiny(content):
     content["pretrain"]["encoder"]["kwargs"]["channels"] = [8, 8, 8, 8]
     content["ood"]["sets"] = {"patches": "far", "digits_halves": "near"}
     content["lowshot"] = {"per_class": [1, 3], "percent": [10], "draws": 3, "l2": 1.0}
+    content["prediction"] |= {"views": 2, "corruptions": ["contrast"], "bootstrap": 100}
     content["corrupt"] |= {"types": ["gaussian_noise", "contrast"], "severities": [1, 5]}
     for stage in ("linear", "knn", "ood", "corrupt", "transfer"):
         content[stage]["bootstrap"] = 100
@@ -73,6 +75,7 @@ def finished(tmp_path_factory):
         pretrain.main(params)
         for name in params.fetch:
             embed.main(params, name)
+            prediction.main(params, name)
         for stage in (linear, knn, lowshot, corrupt):
             stage.main(params)
         for name in params.ood.sets:
@@ -217,7 +220,7 @@ def test_numbers_of_both_encoders_are_those_of_the_metrics(finished, html):
         metrics = read_json(finished / "metrics/linear.json")[encoder]
         assert f"{metrics['accuracy']:.3f} {metrics['accuracy_low']:.3f}–{metrics['accuracy_high']:.3f}" in text
         for name in ("patches", "digits_halves"):
-            for detector in ("msp", "energy", "knn", "mahalanobis", "sigma"):
+            for detector in ("msp", "energy", "knn", "vim", "sigma", "combined_sigma", "view_score", "disagreement"):
                 found = read_json(finished / f"metrics/ood/{name}.json")[encoder][detector]
                 assert (
                     f"{found['auroc']:.3f} {found['auroc_low']:.3f}–{found['auroc_high']:.3f} {found['fpr95']:.3f}"
@@ -230,6 +233,25 @@ def test_numbers_of_both_encoders_are_those_of_the_metrics(finished, html):
     for split in read_json(finished / "metrics/fetch/digits.json").values():
         if isinstance(split, dict):
             assert split["sha256"] in html
+
+
+def test_the_prediction_is_shown_for_each_condition_with_its_intervals(finished, html):
+    text = Tags(html).text.replace("\u2060", "").replace("\u2212", "-")
+    for name, label in (("digits", "digits (in distribution)"), ("patches", "patches (far)")):
+        found = read_json(finished / f"metrics/prediction/{name}.json")["trained"]["clean"]
+        covered = " ".join(f"{found[f'coverage_{level}']:.3f}" for level in (50, 80, 90))
+        assert f"{label} {covered} {found['coverage_90_low']:.3f}–{found['coverage_90_high']:.3f}" in text
+        assert f"{found['crps_skill']:.3f} {found['crps_skill_low']:.3f}–{found['crps_skill_high']:.3f}" in text
+    assert "digits, contrast 0." in text and html.count("PIT histogram on") == 4  # two of digits, two OOD sets
+
+
+def test_an_ood_set_that_overlaps_the_training_images_is_marked(folder, html):
+    facts = read_json("metrics/ood/patches.json")
+    assert "training images of digits: these" not in Tags(html).text
+    write_json("metrics/ood/patches.json", facts | {"n_seen_in_training": 7})
+    assert (
+        "7 of its 60 images are, to the pixel, training images of digits: these numbers are not" in Tags(build()).text
+    )
 
 
 def test_params_are_shown_as_they_stand(folder):
@@ -284,6 +306,7 @@ MAKERS = {
     "metrics/transfer/patches.json": "transfer patches",
     "metrics/ood/patches.json": "ood patches",
     "metrics/fetch/patches.json": "fetch patches",
+    "metrics/prediction/patches.json": "prediction patches",
     "plots/linear/reliability.csv": "linear",
     "plots/corrupt/accuracy.csv": "corrupt",
     "plots/ood/digits_halves.csv": "ood digits_halves",

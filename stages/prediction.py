@@ -1,0 +1,106 @@
+"""prediction: how good the predicted distribution of the target network's output is, on the test images of one dataset.
+
+Reads   data/<dataset>, data/<name>, results/pretrain
+Writes  metrics/prediction/<name>.json: for each encoder and condition what ``prosmin.prediction.summarise`` says; the
+            conditions are clean and, of the dataset trained on, each corruption type of params
+        plots/prediction/<name>.csv: for each encoder and condition the histogram of the PIT, share times bins
+        results/prediction/<name>/scores.safetensors: float32 [N] of each clean test image, high where it looks out of
+            distribution: ``<encoder>.view_score`` (S of ``prosmin.scoring``, lambda 1) and ``<encoder>.disagreement``, and
+            as ``…_constant`` the same with a constant sigma
+
+Where the objective predicts no distribution all of them are there, and empty.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prosmin import corruptions, data, export, files, prediction
+from prosmin.errors import UserError, nearest
+from prosmin.prediction import BINS, Measured
+from prosmin.views import ViewSettings
+from stages.command import run
+from stages.features import ENCODERS
+from stages.params import Params
+
+CLEAN = "clean"
+SEEN = 1024  # at most so many training images behind the statistics of the targets
+
+log = logging.getLogger(__name__)
+
+
+def main(params: Params, name: str = "") -> None:
+    if name not in params.fetch:
+        raise UserError(
+            f"prediction needs the name of a dataset, not {name!r}; params.yaml has {', '.join(params.fetch)}"
+            + nearest(name, params.fetch)
+        )
+    settings, trained = export.load_description("results/pretrain")
+    views = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
+    seeing = prediction.Seeing(params.prediction.views, ViewSettings(size=settings.image_size, **views), params.seed)
+    known = _training_images(params.dataset, trained["params"]["splits"], settings)
+    images = data.load_split(f"data/{name}", "test", settings.image_size, settings.channels).images
+    conditions = {CLEAN: images}
+    if name == params.dataset:
+        severity = params.prediction.severity
+        conditions |= {
+            kind: corruptions.corrupt(images, kind, severity, params.seed) for kind in params.prediction.corruptions
+        }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found: dict[str, dict[str, Any]] = {}
+    rows: list[tuple[str, str, float, float, float]] = []
+    scores: dict[str, np.ndarray] = {}
+    for encoder in ENCODERS:
+        model = export.load_model("results/pretrain", encoder).to(device)
+        if model.sigma_range is None:
+            log.info("%s, %s encoder: the objective predicts no distribution, so nothing is measured", name, encoder)
+            found[encoder] = {}
+            continue
+        reference = prediction.fit_reference(model, known, seeing)
+        found[encoder] = {}
+        for condition, content in conditions.items():
+            measured = prediction.measure(model, content, reference, seeing)
+            values = prediction.summarise(measured, params.prediction.bootstrap, params.seed)
+            found[encoder][condition] = values | {"n": len(content)}
+            rows += [
+                (encoder, condition, place / BINS, (place + 1) / BINS, share * BINS)
+                for place, share in enumerate(measured.pit.tolist())
+            ]
+            if condition == CLEAN:
+                scores |= {f"{encoder}.{score}": each for score, each in _scores(measured).items()}
+            log.info(
+                "%s, %s, %s encoder: 90 %% intervals cover %.3f, CRPS %.4f, with constant sigma %.4f",
+                name, condition, encoder, *(values[key] for key in ("coverage_90", "crps", "crps_constant")),
+            )  # fmt: skip
+    with files.whole_folder(Path("results/prediction") / name) as folder:
+        files.write_arrays(folder / "scores.safetensors", scores)
+    files.write_csv(f"plots/prediction/{name}.csv", ("encoder", "condition", "low", "high", "density"), rows)
+    files.write_metrics(f"metrics/prediction/{name}.json", found)
+
+
+def _training_images(dataset: str, splits: list[str], settings: export.ModelSettings) -> torch.Tensor:
+    """At most ``SEEN`` of the images that the network was trained on, evenly spaced."""
+    folder = f"data/{dataset}"
+    present = [split for split in data.split_names(folder) if split in splits]
+    if not present:
+        raise UserError(f"{folder} has none of the splits that results/pretrain was trained on: {', '.join(splits)}")
+    parts = [data.load_split(folder, split, settings.image_size, settings.channels).images for split in present]
+    images = torch.cat(parts)
+    return images[:: -(-len(images) // SEEN)]
+
+
+def _scores(measured: Measured) -> dict[str, np.ndarray]:
+    scores = {
+        "view_score": 2 * measured.crps,  # S is twice the CRPS
+        "view_score_constant": 2 * measured.crps_constant,
+        "disagreement": measured.disagreement,
+        "disagreement_constant": measured.disagreement_constant,
+    }
+    return {name: values.astype(np.float32) for name, values in scores.items()}
+
+
+if __name__ == "__main__":
+    run("prediction", main)
