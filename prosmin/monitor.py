@@ -56,8 +56,9 @@ def warn_of_collapse(row: dict[str, float], step: int) -> None:
         return
     if row["rankme"] < 2 or row["feature_std"] < 0.05:
         log.warning(
-            "step %d: the features collapse (RankMe %.2f, feature std %.3f); normalise the targets "
-            "(pretrain.target.normalise: whiten) or raise pretrain.batch_size",
+            "step %d: the features collapse (RankMe %.2f, feature std %.3f); raise pretrain.batch_size or, with prosmin, "
+            "normalise the targets (pretrain.target.normalise: whiten), with another target network slow it down "
+            "(pretrain.target.momentum)",
             step,
             row["rankme"],
             row["feature_std"],

@@ -117,15 +117,15 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
         values = input.float()
-        average = mean(values.mean(axes))
-        centred = values - average.view(shape)
-        variance = mean(centred.square().mean(axes))
+        own = torch.stack(torch.var_mean(values, axes, correction=0))
+        variances, averages = gather(own[None]).unbind(1)  # [world, C] each, in one exchange
+        average, variance = averages.mean(0), variances.mean(0) + averages.var(0, correction=0)
         if self.track_running_stats:
             self._follow(average, variance, input.numel() // input.shape[1] * world())
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = scale * self.weight
-        output = centred * scale.view(shape)
+        output = (values - average.view(shape)) * scale.view(shape)
         return (output + self.bias.view(shape) if self.affine else output).to(input.dtype)
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
 """``params.yaml`` as typed, validated objects.
 
 Every section is named after the stage that reads it. ``load`` reports all that is wrong in one go, a line
-each: dotted key, value, what is allowed, and the nearest valid name for a misspelt one.
+each: dotted key, value, what is allowed, and the nearest valid name for a misspelt one. A long module, because it mirrors
+one file: a key stands here as it stands there.
 """
 
 import re
