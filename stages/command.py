@@ -1,5 +1,6 @@
 """How every stage starts and how it fails: one sentence on standard error, no traceback."""
 
+import errno
 import inspect
 import logging
 import os
@@ -33,6 +34,10 @@ def run(stage: str, main: Callable[..., None]) -> None:
         _fail(f"{PARAMS}: {stage}.{error}")
     except UserError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _fail(f"{stage} cannot write its results: {error.strerror}; nothing half-written was kept")
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)

@@ -1,3 +1,4 @@
+import errno
 import sys
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def test_an_argument_too_many_or_too_few_says_how_to_start_the_stage(outcome):
 def test_an_interruption_is_told_by_its_exit_code(outcome):
     code, said = outcome(raising(KeyboardInterrupt()))
     assert code == 130 and "interrupted" in said
+
+
+def test_a_full_disk_is_one_line_and_another_fault_of_a_file_is_a_defect(outcome):
+    code, said = outcome(raising(OSError(errno.ENOSPC, "No space left on device")))
+    assert code == 2
+    assert said == "error: linear cannot write its results: No space left on device; nothing half-written was kept\n"
+    with pytest.raises(PermissionError):
+        outcome(raising(PermissionError(errno.EACCES, "Permission denied")))
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
