@@ -5,9 +5,9 @@
     grid:                              # every combination is a point
       pretrain.objective.lambda: [0.8, 1.0, 1.2]
       seed: range(0, 3)                # 0, 1, 2; a third number is the step
-    rank: metrics/linear.json:trained.accuracy
+    rank: metrics/linear.json:trained.accuracy_val
     lowest: false                      # the highest is best
-    show: [metrics/linear.json:trained.ece]     # more columns
+    show: [metrics/linear.json:trained.accuracy]     # more columns
     stages: [linear]                   # with what they need; left out: all
 
 Each point runs in a process and a folder of its own (``pipelines/experiment.py``), with its share of cores and GPUs. A point that

@@ -164,7 +164,8 @@ def evaluate_probe(
     classes = count_classes({"train": train[1], "val": val[1], "test": test[1]})
     selected = fit(*train, classes, l2)
     strength = choose(selected, *val)
-    temperature = calibration.fit_temperature(selected[strength].logits(val[0]), val[1])
+    seen = selected[strength].logits(val[0])
+    temperature = calibration.fit_temperature(seen, val[1])
     # The precision of the file, so that a probe that is read back gives these very numbers.
     temperature = float(np.float32(temperature))
     features, labels = (np.concatenate(parts) for parts in zip(train, val, strict=True))
@@ -177,4 +178,6 @@ def evaluate_probe(
         for name, scaled in (("raw", logits), ("calibrated", logits / temperature))
         for row in calibration.reliability(metrics.softmax(scaled), test[1])
     ]
-    return Evaluation(probe, scored | {"l2": strength, "n": len(test[1])}, rows)
+    # What a choice between encoders may go by: of the first probe, which has not seen val.
+    held_out = {"accuracy_val": metrics.accuracy(seen, val[1]), "n_val": len(val[1])}
+    return Evaluation(probe, scored | {"l2": strength, "n": len(test[1])} | held_out, rows)

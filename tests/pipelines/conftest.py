@@ -108,6 +108,7 @@ class Project:
 
     def __init__(self, folder: Path, variables: dict[str, str]):
         self.folder, self.record = folder, folder.parent / "record"
+        self.go_file = folder.parent / "record.go"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "RECORD": str(self.record), **variables}
         shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
@@ -163,7 +164,7 @@ class Project:
 
     def go(self) -> None:
         """Let the stage go on that was told to WAIT."""
-        self.record.with_name(f"{self.record.name}.go").touch()
+        self.go_file.touch()
 
     def wait_for(self, stage: str) -> int:
         """The process id of ``stage``, once it runs."""

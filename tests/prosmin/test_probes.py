@@ -94,6 +94,8 @@ def test_the_protocol_selects_on_val_and_refits_on_train_and_val(digits):
     assert l2 == choose(selected, *val)
     temperature = calibration.fit_temperature(selected[l2].logits(val[0]), val[1])
     assert found.probe.temperature == found.metrics["temperature"] == pytest.approx(temperature, rel=1e-6)
+    assert found.metrics["accuracy_val"] == metrics.accuracy(selected[l2].logits(val[0]), val[1])
+    assert found.metrics["n_val"] == len(val[1])
     both = [np.concatenate(parts) for parts in zip(train, val, strict=True)]
     np.testing.assert_array_equal(found.probe.weight, fit(*both, 10, [l2])[l2].weight)
 
@@ -118,7 +120,7 @@ def test_the_report_holds_each_metric_of_the_probe_with_its_interval(digits):
     assert reported["brier_calibrated"] == metrics.brier(calibrated, test[1])
     assert reported["ece_adaptive_calibrated"] == calibration.ece_adaptive(calibrated, test[1])
     assert reported["n"] == 300
-    scored = set(reported) - {"n", "l2", "temperature"}
+    scored = set(reported) - {"n", "l2", "temperature", "n_val", "accuracy_val"}
     names = {name for name in scored if not name.endswith(("_low", "_high"))}
     assert len(names) == 14 and scored == {name + end for name in names for end in ("", "_low", "_high")}
     assert all(reported[f"{name}_low"] <= reported[name] <= reported[f"{name}_high"] for name in names)
