@@ -78,21 +78,19 @@ Rising = AfterValidator(_rising)
 NotFalling = AfterValidator(_not_falling)
 SplitName = Literal["train", "val", "test"]
 Transform = Literal["none", "invert", "rotate90", "permute", "noise", "halves"]
-CorruptionType = Literal[
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "speckle_noise",
-    "gaussian_blur",
-    "defocus_blur",
-    "zoom_blur",
-    "fog",
-    "brightness",
-    "contrast",
-    "saturate",
-    "pixelate",
-    "jpeg_compression",
-]
+# As prosmin.corruptions has them, which this module does not import since it takes torch with it.
+BENCHMARK = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+GROUPS = {"benchmark": BENCHMARK, "extra": EXTRA}
+CorruptionType = Literal[*BENCHMARK, *EXTRA, *GROUPS]
+
+
+def _spread(types: tuple[str, ...]) -> tuple[str, ...]:
+    """The types of the groups in place of their names."""
+    return tuple(name for each in types for name in GROUPS.get(each, (each,)))
 
 
 class Section(BaseModel):
@@ -342,7 +340,7 @@ class Prediction(Section):
 
 
 class Corrupt(Section):
-    types: Annotated[tuple[CorruptionType, ...], Once] = Field(min_length=1)
+    types: Annotated[tuple[CorruptionType, ...], AfterValidator(_spread), Once] = Field(min_length=1)
     severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Once] = Field(
         default=(1, 2, 3, 4, 5), min_length=1
     )

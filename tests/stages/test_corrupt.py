@@ -13,7 +13,7 @@ from prosmin.errors import UserError
 from prosmin.probes import Probe
 from stages import corrupt, fetch, linear
 from stages.embed import main as embed_dataset
-from stages.params import CorruptionType, Folder, load
+from stages.params import BENCHMARK, EXTRA, GROUPS, CorruptionType, Folder, load
 from tests.stages.conftest import ROOT
 
 TYPES = ("impulse_noise", "contrast")
@@ -57,7 +57,8 @@ def written():
 
 
 def test_every_name_allowed_in_params_is_a_type_and_the_other_way_round():
-    assert set(get_args(CorruptionType)) == set(corruptions.TYPES)
+    assert (BENCHMARK, EXTRA) == (corruptions.BENCHMARK, corruptions.EXTRA)
+    assert set(get_args(CorruptionType)) == {*corruptions.TYPES, *GROUPS}
 
 
 def test_it_writes_what_a_walk_over_the_cells_gives(place, params):

@@ -1,0 +1,108 @@
+"""Speed of the 15 corruptions of the benchmark against imagecorruptions-imaug, in one run.
+
+    python -m benchmarks.corruptions [results.json]
+
+Both corrupt crops of scikit-learn's two photographs, at 32 and at 224 pixels, at all five severities: the library an image
+at a time, as it does, ours in batches, by as many threads as PyTorch is given. Each type is timed in turns, the
+faster of the turns counts, and the figure is milliseconds an image, averaged over the severities. Needs the extra
+``test``.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import imagecorruptions
+import numpy as np
+import torch
+from sklearn.datasets import load_sample_images
+
+from prosmin import corruptions, files
+
+TURNS = 3
+COUNTS = {32: (24, 512), 224: (3, 10)}  # size: (images for the library, images for us)
+TARGETS = {32: (12.0, 5.0), 224: (4.0, None)}  # with and without frost
+
+
+def crops(size: int, count: int) -> np.ndarray:
+    """uint8 [count,H,W,3]; small ones from every thirteenth pixel, to hold a scene."""
+    step = 1 if size > corruptions.SMALL else 420 // size
+    photographs = load_sample_images().images
+    parts = [
+        photograph[top::step, left::step][:size, :size]
+        for photograph in photographs
+        for top in range(0, 8)
+        for left in range(0, 200, 40)
+    ]
+    return np.stack([parts[place % len(parts)] for place in range(count)])
+
+
+def seconds(work: Callable[[str, int], None], name: str, severity: int) -> float:
+    start = time.perf_counter()
+    work(name, severity)
+    return time.perf_counter() - start
+
+
+def measure(size: int) -> dict[str, dict[str, float]]:
+    """Milliseconds an image, {type: {"library", "ours"}}."""
+    theirs, ours = COUNTS[size]
+    images = crops(size, theirs)
+    batch = torch.from_numpy(crops(size, ours).transpose(0, 3, 1, 2).copy())
+
+    def library(name: str, severity: int) -> None:
+        for image in images:
+            imagecorruptions.corrupt(image, severity, name)
+
+    def own(name: str, severity: int) -> None:
+        corruptions.corrupt(batch, name, severity, 0)
+
+    found = {}
+    for name in corruptions.BENCHMARK:
+        library(name, 1)  # compiles, reads files
+        own(name, 1)
+        turns = [
+            [(seconds(library, name, severity), seconds(own, name, severity)) for severity in corruptions.SEVERITIES]
+            for _ in range(TURNS)
+        ]
+        library_time, own_time = np.min(turns, axis=0).mean(axis=0) * 1000 / [theirs, ours]
+        found[name] = {"library": library_time, "ours": own_time}
+        print(f"{size:4} {name:18} {library_time:8.3f} {own_time:8.3f} {library_time / own_time:7.1f} x", flush=True)
+    return found
+
+
+def ratio(found: dict[str, dict[str, float]], without: str = "") -> float:
+    library, ours = (sum(times[who] for name, times in found.items() if name != without) for who in ("library", "ours"))
+    return library / ours
+
+
+def main(path: str = "") -> None:
+    about = {
+        "images": {str(size): dict(zip(("library", "ours"), counts)) for size, counts in COUNTS.items()},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("imagecorruptions-imaug", "numpy", "torch", "torchvision")},
+    }
+    print(json.dumps(about))
+    print("size type                library     ours   (milliseconds an image)")
+    content: dict[str, Any] = {**about, "milliseconds": {}, "ratios": {}}
+    for size, (target, target_without) in TARGETS.items():
+        found = measure(size)
+        content["milliseconds"][str(size)] = found
+        for name, value, least in (
+            (f"{size}", ratio(found), target),
+            (f"{size} without frost", ratio(found, "frost"), target_without),
+        ):
+            content["ratios"][name] = value
+            print(f"{name}: {value:.1f} x" + (f" (aim: at least {least:g})" if least else ""))
+    if path:
+        files.write_metrics(Path(path), content)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

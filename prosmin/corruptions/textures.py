@@ -1,0 +1,127 @@
+"""Random textures: fractal maps for fog, and panes of frost, procedural or read from image files."""
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from prosmin.corruptions.filters import gaussian, motion
+from prosmin.corruptions.registry import SMALL, normal
+from prosmin.errors import UserError
+from prosmin.images import Unreadable, decode
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png"}
+
+
+def plasma(count: int, size: int, decay: float, generator: Generator | None, device: torch.device) -> Tensor:
+    """Fractal maps [count,size,size] in [0, 1] by diamond-square on a torus; size: a power of two.
+
+    Each round halves the step, fills the centres of the squares with the mean of their corners and then the
+    mid-points of the edges with the mean of their four neighbours, and adds uniform noise of amplitude ``wibble**2``,
+    wibble being divided by ``decay`` from round to round.
+    """
+    maps = torch.zeros(count, size, size, device=device)
+    step, wibble = size, 100.0
+
+    def noisy(total: Tensor) -> Tensor:
+        draw = torch.rand(total.shape, generator=generator, device=device)
+        return total / 4 + wibble**2 * (2 * draw - 1)
+
+    while step >= 2:
+        half = step // 2
+        corners = maps[:, ::step, ::step]
+        pairs = corners + corners.roll(-1, 1)
+        maps[:, half::step, half::step] = noisy(pairs + pairs.roll(-1, 2))
+        centres = maps[:, half::step, half::step]
+        maps[:, ::step, half::step] = noisy(centres + centres.roll(1, 1) + corners + corners.roll(-1, 2))
+        maps[:, half::step, ::step] = noisy(centres + centres.roll(1, 2) + corners + corners.roll(-1, 1))
+        step, wibble = half, wibble / decay
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low)
+
+
+# --- frost ----------------------------------------------------------------------------------------
+
+# Mean and standard deviation of the red, green and blue of the benchmark's six photographs of frost; one is there twice.
+PANES = (
+    ((78, 149, 166), (27, 17, 15)),
+    ((201, 205, 214), (21, 22, 23)),
+    ((201, 205, 214), (21, 22, 23)),
+    ((138, 153, 165), (28, 28, 30)),
+    ((112, 123, 135), (44, 43, 42)),
+    ((71, 95, 105), (35, 43, 47)),
+)
+PANE = (352, 512)  # height and width of a procedural one: a middling size among the six
+
+
+class Frost:
+    """Panes of frost, uint8 [3,h,w] each, and the same fitted to images of a size."""
+
+    def __init__(self, panes: Sequence[Tensor]):
+        self.panes = tuple(panes)
+        self._fitted: dict[tuple[int, int, torch.device], list[Tensor]] = {}
+
+    def fitted(self, height: int, width: int, device: torch.device) -> list[Tensor]:
+        """float32 [3,h,w] in [0, 1], larger than height x width.
+
+        For ImageNet-C the photographs stay as they are, for CIFAR-10-C they shrink to a fifth, by picking pixels; images
+        between 32 and 64 pixels, and below 32, see as much of a pane as those of 32 do.
+        """
+        key = height, width, device
+        if key not in self._fitted:
+            self._fitted[key] = [self._fit(pane, height, width).to(device) for pane in self.panes]
+        return self._fitted[key]
+
+    @staticmethod
+    def _fit(pane: Tensor, height: int, width: int) -> Tensor:
+        side = max(height, width)
+        least = max((height + 1) / pane.shape[1], (width + 1) / pane.shape[2])
+        small = side <= SMALL
+        scale = max(side / 160, least) if small else 1.1 * max(1.0, least)
+        size = [math.ceil(length * scale) for length in pane.shape[1:]]
+        mode = "bilinear" if small else "bicubic"
+        fitted = functional.interpolate(pane[None].float(), size=size, mode=mode, align_corners=False)[0]
+        return fitted.clamp_(0, 255).round_().div_(255)
+
+
+def read_frost(folder: str | Path) -> Frost:
+    """The images in a folder, such as the benchmark's ``frost1.png`` to ``frost6.jpg``, in the order of their names."""
+    files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(f"{folder} holds no images of frost; known endings: {', '.join(sorted(IMAGE_SUFFIXES))}")
+    try:
+        panes = [torch.from_numpy(decode(file)).permute(2, 0, 1) for file in files]
+    except Unreadable as error:
+        raise UserError(f"an image of frost in {folder} cannot be read: {error}") from None
+    return Frost([pane.expand(3, -1, -1) for pane in panes])
+
+
+@functools.cache
+def procedural_frost() -> Frost:
+    """Six panes that never change: needles over a fractal map, with the colours and contrasts of the photographs."""
+    generator = Generator().manual_seed(0)
+    height, width = PANE
+    size = 1 << (max(PANE) - 1).bit_length()
+    cloud = plasma(len(PANES), size, 1.6, generator, torch.device("cpu"))[:, :height, :width]
+    panes = []
+    for (mean, deviation), rough in zip(PANES, cloud):
+        needles = _needles(generator)
+        pattern = _standard(gaussian((_standard(rough) + _standard(needles))[None, None], 0.6)[0, 0])
+        colour, contrast = (torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (mean, deviation))
+        panes.append((colour + contrast * pattern).clamp(0, 255).round().to(torch.uint8))
+    return Frost(panes)
+
+
+def _needles(generator: Generator, directions: int = 24) -> Tensor:
+    """Bright and dark needles in all directions, [height,width]."""
+    sparks = normal((directions, 1, *PANE), generator, torch.empty(0))
+    sparks *= torch.rand(sparks.shape, generator=generator) < 0.01
+    return motion(sparks, 20, 14, torch.arange(directions) * (2 * math.pi / directions)).sum(0)[0]
+
+
+def _standard(field: Tensor) -> Tensor:
+    return (field - field.mean()) / field.std()
