@@ -1,13 +1,48 @@
 """Accuracy under corruption in single numbers (Hendrycks & Dietterich, ICLR 2019, sec. 4), in NumPy.
 
-Cells are types x severities. ``hits`` [T,S,N] says which of N test images a model has right in each cell and ``clean``
-[N] which without corruption. ``counts`` [R,N] are resamples as in ``prosmin.metrics``: one value a resample. Every cell
-and the reference see the same resampled images, so an interval is that of the paired comparison.
+Cells are types x severities. ``counts`` [R,N] are resamples as in ``prosmin.metrics``: one value a resample. Every cell
+and a measured reference see the same resampled images, so an interval is that of the paired comparison.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from prosmin.errors import ConfigError
+from prosmin.files import read_json
 from prosmin.metrics import Counts
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model has right: hits bool [T,S,N] in each cell, clean bool [N] without corruption."""
+
+    hits: np.ndarray
+    clean: np.ndarray
+
+    def by_type(self, counts: Counts | None = None) -> np.ndarray:
+        """Error of each type, mean over severities, [T]; [R,T] with counts."""
+        return error(self.hits, counts).mean(axis=-1)
+
+    def without(self, counts: Counts | None = None) -> np.ndarray:
+        """Error without corruption, []; [R] with counts."""
+        return error(self.clean, counts)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model of which only the errors are known: errors [T], means over severities; clean: None where it is not known."""
+
+    errors: np.ndarray
+    clean: float | None = None
+
+    def by_type(self, counts: Counts | None = None) -> np.ndarray:
+        return self.errors
+
+    def without(self, counts: Counts | None = None) -> np.ndarray:
+        return np.float64(np.nan if self.clean is None else self.clean)
 
 
 def error(hits: np.ndarray, counts: Counts | None = None) -> np.ndarray:
@@ -19,39 +54,83 @@ def error(hits: np.ndarray, counts: Counts | None = None) -> np.ndarray:
     return errors.reshape(len(counts), *hits.shape[:-1])
 
 
-def mce_unnormalised(hits: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+def mce_unnormalised(model: Measured, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean error over all types and severities, in [0, 1]."""
-    return error(hits, counts).mean(axis=(-2, -1))
+    return model.by_type(counts).mean(axis=-1)
 
 
-def mce(hits: np.ndarray, reference: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+def mce(model: Measured, reference: Measured | Known, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean corruption error as a ratio: the mean over types of sum_s error / sum_s error of the reference.
 
-    reference: hits [T,S,N] of the model compared with, on the same images, which therefore has 1 itself (the paper
-    gives per cent, 100). NaN where the reference makes no error in a type.
+    The reference therefore has 1 itself (the paper gives per cent, 100). NaN where it makes no error in a type.
     """
-    return _ratios(error(hits, counts).sum(axis=-1), error(reference, counts).sum(axis=-1))
+    return _ratios(model.by_type(counts), reference.by_type(counts))
 
 
-def relative_mce(
-    hits: np.ndarray,
-    clean: np.ndarray,
-    reference: np.ndarray,
-    reference_clean: np.ndarray,
-    counts: Counts | None = None,
-) -> "float | np.ndarray":
+def relative_mce(model: Measured, reference: Measured | Known, counts: Counts | None = None) -> "float | np.ndarray":
     """The same for the error that corruption adds: mean over types of sum_s (error - clean) / the reference's.
 
     NaN where a type does not add to the error of the reference: the ratio then compares nothing.
     """
-    added = [
-        (error(cells, counts) - error(whole, counts)[..., None, None]).sum(axis=-1)
-        for cells, whole in ((hits, clean), (reference, reference_clean))
-    ]
-    return _ratios(*added)
+    own, other = (each.by_type(counts) - each.without(counts)[..., None] for each in (model, reference))
+    return _ratios(own, other)
 
 
 def _ratios(own: np.ndarray, reference: np.ndarray) -> "float | np.ndarray":
-    """Mean over the last axis of own / reference. Sums of a few error rates: below 1e-9 is none but for rounding."""
+    """Mean over the last axis of own / reference. Means of a few error rates: below 1e-9 is none but for rounding."""
     defined = reference > 1e-9
     return np.where(defined, own / np.where(defined, reference, 1), np.nan).mean(axis=-1)
+
+
+# --- references -----------------------------------------------------------------------------------
+
+# Errors of AlexNet on ImageNet-C, means over the five severities, as published with the benchmark. Its clean error is not
+# given there to this precision, so there is no relative mCE against it.
+ALEXNET = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+
+
+def known(reference: str, types: Sequence[str]) -> Known:
+    """A reference by name (``alexnet``) or from a JSON file of its errors by type under ``error``, means over severities,
+    and, if known, its ``accuracy_clean``: a part of ``metrics/corrupt.json`` is such a file.
+
+    Raise ``ConfigError`` where there is none, or where it lacks one of the types.
+    """
+    if reference == "alexnet":
+        errors, clean = ALEXNET, None
+    else:
+        errors, clean = _read(reference)
+    if missing := [name for name in types if name not in errors]:
+        raise ConfigError("reference", reference, f"it has no error for {', '.join(missing)}")
+    return Known(np.array([errors[name] for name in types]), clean)
+
+
+def _read(file: str) -> tuple[dict[str, float], float | None]:
+    try:
+        content = read_json(Path(file).expanduser())
+        accuracy = content.get("accuracy_clean")
+        errors = {name: float(value) for name, value in content["error"].items()}
+        if not all(0 <= each <= 1 for each in (*errors.values(), accuracy or 0)):
+            raise ValueError
+        return errors, None if accuracy is None else 1 - accuracy
+    except FileNotFoundError:
+        raise ConfigError(
+            "reference", file, "allowed: random, alexnet, or a JSON file, and there is no such file"
+        ) from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ConfigError("reference", file, 'needed: JSON {"error": {type: a share in [0, 1]}}') from None

@@ -340,12 +340,30 @@ class Prediction(Section):
 
 
 class Corrupt(Section):
+    source: Literal["generated", "folders", "arrays"] = "generated"
+    path: Text | None = None
+    frost: Text | None = None
     types: Annotated[tuple[CorruptionType, ...], AfterValidator(_spread), Once] = Field(min_length=1)
     severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Once] = Field(
         default=(1, 2, 3, 4, 5), min_length=1
     )
+    reference: Text = "random"
     batch_size: Count = 512
     bootstrap: Bootstrap = 1000
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Corrupt":
+        if self.source != "generated" and self.path is None:
+            raise ValueError(f"path is missing; source {self.source} reads the corrupted images from there")
+        if self.source == "generated" and self.path is not None:
+            raise ValueError(f"path is {self.path!r}; it is read by source folders or arrays only")
+        if self.source != "generated" and self.frost is not None:
+            raise ValueError(f"frost is {self.frost!r}; it is read by source generated only")
+        if self.reference == "alexnet" and len(self.severities) < 5:
+            raise ValueError(
+                "reference is 'alexnet', whose published errors are means over five severities; ask for all"
+            )
+        return self
 
 
 class Transfer(Section):

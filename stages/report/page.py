@@ -5,6 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from stages.params import BENCHMARK
 from stages.report import figures, pictures, prediction, prose, tables
 from stages.report.inputs import Inputs, made_by
 
@@ -117,11 +118,13 @@ def _corruption(inputs: Inputs) -> dict[str, Any]:
     if not rows:
         return {"missing": inputs.absent("plots/corrupt/accuracy.csv", "corrupt")}
     clean, clean_ece = _of_encoders(metrics, "accuracy_clean"), _of_encoders(inputs.metrics("linear"), "ece")
+    benchmark = [row for row in rows if row["type"] in BENCHMARK] or rows  # the extra types are kept apart
     return {
         "missing": None,
-        "mean": figures.severity(rows, clean, "accuracy", "Accuracy, mean over types"),
-        "ece": figures.severity(rows, clean_ece, "ece", "ECE, mean over types"),
+        "mean": figures.severity(benchmark, clean, "accuracy", "Accuracy, mean over types"),
+        "ece": figures.severity(benchmark, clean_ece, "ece", "ECE, mean over types"),
         "types": figures.corruption_types(rows, clean),
+        "generated": inputs.params.corrupt.source == "generated",
         "note": tables.tested(metrics),
     }
 

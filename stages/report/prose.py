@@ -1,5 +1,6 @@
 """Numbers as the report writes them, and its sentences that are made of numbers."""
 
+from stages.params import BENCHMARK
 from stages.report.figures import detector_line
 from stages.report.inputs import Inputs
 from stages.report.tables import Row, Value, ood_sets, ranges, row
@@ -123,7 +124,8 @@ def _ood(inputs: Inputs) -> str:
 
 
 def _corruption(inputs: Inputs) -> str:
-    found, types = _row(inputs, "corrupt", "mce_unnormalised"), len(inputs.params.corrupt.types)
+    found = _row(inputs, "corrupt", "mce_unnormalised")
+    types = sum(name in BENCHMARK for name in inputs.params.corrupt.types)
     return f"Over {types} types of corruption the mean error is {percent(found.trained.value)}." if found else ""
 
 

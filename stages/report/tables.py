@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from stages.params import BENCHMARK, EXTRA
 from stages.report.figures import detector_line, detectors_of
 from stages.report.inputs import Inputs, Missing, made_by
 
@@ -22,10 +23,12 @@ PROBE = {
 CORRUPTION = {
     "accuracy_clean": "accuracy, uncorrupted",
     "mce_unnormalised": "mean error",
-    "mce": "mCE, random = 1",
-    "relative_mce": "relative mCE, random = 1",
+    "mce": "mCE, {reference} = 1",
+    "relative_mce": "relative mCE, {reference} = 1",
+    "mce_unnormalised_extra": "mean error, extra types",
 }
-RELATIVE = ("mce", "relative_mce")  # to the random encoder, whose own value is 1 by definition
+SOURCES = {"generated": "made here", "folders": "from published files", "arrays": "from published files"}
+RELATIVE = ("mce", "relative_mce")  # to a reference, as a rule the random encoder, whose own value is 1 by definition
 
 
 class Value(NamedTuple):
@@ -153,8 +156,12 @@ def _corruption(inputs: Inputs) -> Group:
     if not content:
         return Group(title, "", [], inputs.absent("metrics/corrupt.json", "corrupt"))
     corrupt = inputs.params.corrupt
-    note = f"{len(corrupt.types)} types × {len(corrupt.severities)} severities"
-    return Group(title, ", ".join(filter(None, (tested(content), note))), _rows(content, CORRUPTION))
+    extra = sum(name in EXTRA for name in corrupt.types)
+    note = f"{len(corrupt.types) - extra} of the benchmark's {len(BENCHMARK)} types"
+    note += f" and {extra} extra" if extra else ""
+    note += f" × {len(corrupt.severities)} severities, {SOURCES[corrupt.source]}"
+    labels = {metric: label.format(reference=corrupt.reference) for metric, label in CORRUPTION.items()}
+    return Group(title, ", ".join(filter(None, (tested(content), note))), _rows(content, labels))
 
 
 class Tally(NamedTuple):

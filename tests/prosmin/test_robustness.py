@@ -1,48 +1,53 @@
 """Corruption errors against hand-worked cases and repetition of the images."""
 
+import json
+
 import numpy as np
 import pytest
 
-from prosmin import metrics, robustness
+from prosmin import corruptions, metrics, robustness
+from prosmin.errors import ConfigError
+from prosmin.robustness import Known, Measured
 
 # Two types, two severities, four images.
 OWN = np.array([[[1, 1, 1, 0], [1, 1, 0, 0]], [[1, 1, 1, 1], [0, 1, 0, 0]]], bool)  # errors .25 .5 | 0 .75
 OTHER = np.array([[[1, 0, 0, 0], [1, 0, 0, 0]], [[1, 1, 0, 0], [0, 0, 0, 0]]], bool)  # errors .75 .75 | .5 1
 CLEAN = np.array([1, 1, 1, 1], bool)  # error 0
 OTHER_CLEAN = np.array([1, 1, 1, 0], bool)  # error .25
+A, B = Measured(OWN, CLEAN), Measured(OTHER, OTHER_CLEAN)
 
 
 def test_errors_by_hand():
     assert robustness.error(OWN).tolist() == [[0.25, 0.5], [0, 0.75]]
-    assert robustness.mce_unnormalised(OWN) == (0.25 + 0.5 + 0.75) / 4
+    assert robustness.mce_unnormalised(A) == (0.25 + 0.5 + 0.75) / 4
 
 
 def test_mce_by_hand():
     """Types by sums: .75 / 1.5 and .75 / 1.5."""
-    assert robustness.mce(OWN, OTHER) == 0.5
-    assert robustness.mce(OTHER, OWN) == 2.0
-    assert robustness.mce(OWN, OWN) == 1.0
+    assert robustness.mce(A, B) == 0.5
+    assert robustness.mce(B, A) == 2.0
+    assert robustness.mce(A, A) == 1.0
 
 
 def test_relative_mce_by_hand():
     """Added errors .75 and .75 against 1.5 - 2 * .25 = 1 and 1."""
-    assert robustness.relative_mce(OWN, CLEAN, OTHER, OTHER_CLEAN) == 0.75
-    assert robustness.relative_mce(OTHER, OTHER_CLEAN, OTHER, OTHER_CLEAN) == 1.0
+    assert robustness.relative_mce(A, B) == 0.75
+    assert robustness.relative_mce(B, B) == 1.0
 
 
 def test_mce_is_a_mean_of_ratios_and_no_ratio_of_means():
     perfect = np.ones_like(OWN)
     perfect[0] = OTHER[0]
-    assert robustness.mce(perfect, OTHER) == 0.5  # 1 and 0; the ratio of the sums would be 1.5 / 3
+    assert robustness.mce(Measured(perfect, CLEAN), B) == 0.5  # 1 and 0; the ratio of the sums would be 1.5 / 3
     uneven = OTHER.copy()
     uneven[0] = [[1, 1, 1, 1], [1, 1, 1, 0]]  # errors 0 .25
-    assert robustness.mce(perfect, uneven) == pytest.approx((1.5 / 0.25 + 0) / 2)
+    found = robustness.mce(Measured(perfect, CLEAN), Measured(uneven, CLEAN))
+    assert found == pytest.approx((1.5 / 0.25 + 0) / 2)
 
 
 def test_a_reference_without_errors_leaves_the_ratio_undefined():
-    faultless = np.ones_like(OWN)
-    assert np.isnan(robustness.mce(OWN, faultless))
-    assert np.isnan(robustness.relative_mce(OWN, CLEAN, OTHER, np.zeros(4, bool)))  # corruption helps it
+    assert np.isnan(robustness.mce(A, Measured(np.ones_like(OWN), CLEAN)))
+    assert np.isnan(robustness.relative_mce(A, Measured(OTHER, np.zeros(4, bool))))  # corruption helps it
 
 
 @pytest.mark.filterwarnings("error")
@@ -50,16 +55,62 @@ def test_resamples_are_the_same_numbers_on_repeated_images():
     rng = np.random.default_rng(0)
     own, other = rng.random((2, 3, 5, 40)) < [[[[0.8]]], [[[0.5]]]]
     clean, other_clean = rng.random((2, 40)) < [[0.95], [0.9]]
+    model, reference = Measured(own, clean), Measured(other, other_clean)
     counts = next(metrics.resamples(40, 7, seed=0))
     for row, repeats in enumerate(counts.astype(int)):
         again = [np.repeat(each, repeats, axis=-1) for each in (own, clean, other, other_clean)]
-        values = robustness.relative_mce(own, clean, other, other_clean, counts)
-        assert values[row] == pytest.approx(robustness.relative_mce(*again))
-        assert robustness.mce(own, other, counts)[row] == pytest.approx(robustness.mce(again[0], again[2]))
-        assert robustness.mce_unnormalised(own, counts)[row] == pytest.approx(1 - again[0].mean())
+        repeated, repeated_reference = Measured(*again[:2]), Measured(*again[2:])
+        values = robustness.relative_mce(model, reference, counts)
+        assert values[row] == pytest.approx(robustness.relative_mce(repeated, repeated_reference))
+        expected = robustness.mce(repeated, repeated_reference)
+        assert robustness.mce(model, reference, counts)[row] == pytest.approx(expected)
+        assert robustness.mce_unnormalised(model, counts)[row] == pytest.approx(1 - again[0].mean())
+        expected = robustness.mce(repeated, Known(np.array([0.5, 0.4, 0.3])))
+        assert robustness.mce(model, Known(np.array([0.5, 0.4, 0.3])), counts)[row] == pytest.approx(expected)
 
 
 def test_a_model_has_1_against_itself_in_every_resample():
     counts = next(metrics.resamples(4, 50, seed=0))
-    values = robustness.mce(OTHER, OTHER, counts)
+    values = robustness.mce(B, B, counts)
     assert np.isclose(values, 1).sum() + np.isnan(values).sum() == 50
+
+
+def test_a_known_reference_by_hand():
+    """Errors .375 and .375 of the types; .375 / .75 and .375 / .5. Added: the same, against .75 - .25 and .5 - .25."""
+    assert robustness.mce(A, Known(np.array([0.75, 0.5]))) == pytest.approx((0.5 + 0.75) / 2)
+    assert robustness.relative_mce(A, Known(np.array([0.75, 0.5]), 0.25)) == pytest.approx((0.75 + 1.5) / 2)
+    assert np.isnan(robustness.relative_mce(A, Known(np.array([0.75, 0.5]))))
+
+
+def test_alexnet_is_known_for_the_benchmark():
+    alexnet = robustness.known("alexnet", corruptions.BENCHMARK)
+    assert len(alexnet.errors) == 15 and alexnet.clean is None
+    assert robustness.known("alexnet", ["fog", "snow"]).errors.tolist() == [0.819324, 0.866816]
+    with pytest.raises(ConfigError, match="reference is 'alexnet'; it has no error for spatter"):
+        robustness.known("alexnet", ["fog", "spatter"])
+
+
+def test_a_file_of_errors_is_a_reference(tmp_path):
+    file = tmp_path / "supervised.json"
+    file.write_text(json.dumps({"accuracy_clean": 0.75, "mce": 1, "error": {"fog": 0.5, "snow": 0.25}}))
+    found = robustness.known(str(file), ["snow", "fog"])
+    assert found.errors.tolist() == [0.25, 0.5] and found.clean == 0.25
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "allowed: random, alexnet, or a JSON file, and there is no such file"),
+        ("[1]", "needed: JSON"),
+        ('{"error": {"fog": "high"}}', "needed: JSON"),
+        ('{"error": {"fog": 43.5}}', "needed: JSON"),
+        ("{", "needed: JSON"),
+        ('{"error": {"snow": 0.2}}', "it has no error for fog"),
+    ],
+)
+def test_a_file_that_is_no_reference_is_refused(tmp_path, content, says):
+    file = tmp_path / "errors.json"
+    if content:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=says):
+        robustness.known(str(file), ["fog"])

@@ -11,12 +11,13 @@ from prosmin import calibration, corruptions, data, export, files, metrics, robu
 from prosmin.embedding import embed
 from prosmin.errors import UserError
 from prosmin.probes import Probe
+from prosmin.robustness import Measured
 from stages import corrupt, fetch, linear
 from stages.embed import main as embed_dataset
 from stages.params import BENCHMARK, EXTRA, GROUPS, CorruptionType, Folder, load
 from tests.stages.conftest import ROOT
 
-TYPES = ("impulse_noise", "contrast")
+TYPES = ("impulse_noise", "contrast", "speckle_noise")  # the last is an extra one
 SEVERITIES = (1, 5)
 
 
@@ -52,6 +53,10 @@ def place(made, monkeypatch):
     return made
 
 
+def changed(params, **settings):
+    return params.model_copy(update={"corrupt": params.corrupt.model_copy(update=settings)})
+
+
 def written():
     return [open(name, "rb").read() for name in ("metrics/corrupt.json", "plots/corrupt/accuracy.csv")]
 
@@ -75,7 +80,7 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
         clean[encoder] = probe.logits(embed(network, split.images)).argmax(1) == labels
         assert values["accuracy_clean"] == files.rounded(clean[encoder].mean()) and values["n"] == 360
         assert values["accuracy_clean"] == files.read_json("metrics/linear.json")[encoder]["accuracy"]
-        hits[encoder], eces = np.empty((2, 2, 360), bool), np.empty((2, 2))
+        hits[encoder], eces = np.empty((3, 2, 360), bool), np.empty((3, 2))
         for i, name in enumerate(TYPES):
             for j, severity in enumerate(SEVERITIES):
                 logits = probe.logits(embed(network, corruptions.corrupt(split.images, name, severity, 3)))
@@ -86,16 +91,17 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
                 assert float(row["accuracy"]) == pytest.approx(hits[encoder][i, j].mean(), abs=1e-5)
                 assert float(row["ece"]) == pytest.approx(eces[i, j], rel=1e-4)
             assert values["error"][name] == pytest.approx(1 - hits[encoder][i].mean(), abs=1e-6)
-        assert values["ece_severity_1"] == pytest.approx(eces[:, 0].mean(), rel=1e-5)
-        assert values["ece_severity_5"] == pytest.approx(eces[:, 1].mean(), rel=1e-5)
-        assert "ece_severity_3" not in values
-        assert values["mce_unnormalised"] == pytest.approx(1 - hits[encoder].mean(), abs=1e-6)
+        assert values["ece_severity_1"] == pytest.approx(eces[:2, 0].mean(), rel=1e-5)
+        assert values["ece_severity_5"] == pytest.approx(eces[:2, 1].mean(), rel=1e-5)
+        assert "ece_severity_3" not in values and values["benchmark_types"] == 2
+        assert values["mce_unnormalised"] == pytest.approx(1 - hits[encoder][:2].mean(), abs=1e-6)
+        assert values["mce_unnormalised_extra"] == pytest.approx(1 - hits[encoder][2].mean(), abs=1e-6)
         assert values["mce_unnormalised_low"] < values["mce_unnormalised"] < values["mce_unnormalised_high"]
     own, reference = found["trained"], found["random"]
-    assert own["mce"] == pytest.approx(robustness.mce(hits["trained"], hits["random"]), abs=1e-5)
+    model, floor = (Measured(hits[each][:2], clean[each]) for each in ("trained", "random"))
+    assert own["mce"] == pytest.approx(robustness.mce(model, floor), abs=1e-5)
     assert own["mce_low"] < own["mce"] < own["mce_high"]
-    expected = robustness.relative_mce(hits["trained"], clean["trained"], hits["random"], clean["random"])
-    assert own["relative_mce"] == pytest.approx(expected, rel=1e-5)
+    assert own["relative_mce"] == pytest.approx(robustness.relative_mce(model, floor), rel=1e-5)
     assert reference["mce"] == reference["mce_low"] == reference["mce_high"] == 1.0
     with pytest.raises(StopIteration):
         next(rows)
@@ -119,13 +125,86 @@ def test_another_seed_draws_other_noise(place, params):
     assert written() != first
 
 
-def test_a_ratio_without_a_reference_is_null(place, params):
-    """Saturation is nothing to grey images: it adds no error that a relative error could be measured by."""
-    grey = params.corrupt.model_copy(update={"types": ("saturate",)})
-    corrupt.main(params.model_copy(update={"corrupt": grey}))
+def test_extra_types_alone_have_no_number_of_the_benchmark(place, params):
+    """Saturation is nothing to grey images."""
+    corrupt.main(changed(params, types=("saturate",)))
     found = files.read_json("metrics/corrupt.json")["trained"]
-    assert found["relative_mce"] is None
-    assert found["mce_unnormalised"] == pytest.approx(1 - found["accuracy_clean"], abs=1e-6)
+    assert not {"mce", "mce_unnormalised", "relative_mce"} & set(found) and found["benchmark_types"] == 0
+    assert found["mce_unnormalised_extra"] == pytest.approx(1 - found["accuracy_clean"], abs=1e-6)
+    assert found["ece_severity_1"] == pytest.approx(files.read_json("metrics/linear.json")["trained"]["ece"], rel=1e-4)
+
+
+def test_a_reference_from_a_file(place, params):
+    corrupt.main(params)
+    before = files.read_json("metrics/corrupt.json")
+    files.write_json("reference.json", before["random"])
+    corrupt.main(changed(params, reference="reference.json"))
+    found = files.read_json("metrics/corrupt.json")
+    for name in ("mce", "relative_mce"):
+        assert found["trained"][name] == pytest.approx(before["trained"][name], rel=1e-4)
+    assert found["random"]["mce_low"] < 1 < found["random"]["mce_high"]  # a fixed reference is not resampled
+
+
+def test_a_ratio_that_its_reference_leaves_undefined_is_null(place, params):
+    corrupt.main(changed(params, types=("contrast",), severities=(1, 2, 3, 4, 5), reference="alexnet"))
+    found = files.read_json("metrics/corrupt.json")["trained"]
+    measured = found["error"]["contrast"]
+    assert found["mce"] == pytest.approx(measured / robustness.ALEXNET["contrast"], rel=1e-4)
+    assert found["relative_mce"] is None  # its clean error is not published
+
+
+def generated(split, name, severity):
+    return corruptions.corrupt(split.images, name, severity, 3)
+
+
+def test_published_arrays_give_the_numbers_of_the_same_images(place, params):
+    """Generated images, written as CIFAR-10-C is and read again."""
+    corrupt.main(params)
+    expected, split = written(), data.load_split("data/digits", "test", 8, 1)
+    folder = place / "digits-c"
+    folder.mkdir()
+    np.save(folder / "labels.npy", np.tile(split.labels.numpy().astype(np.uint8), 5))
+    for name in TYPES:
+        cells = [generated(split, name, severity) for severity in corruptions.SEVERITIES]
+        np.save(folder / f"{name}.npy", torch.cat(cells).permute(0, 2, 3, 1).numpy())
+    corrupt.main(changed(params, source="arrays", path="digits-c"))
+    assert written() == expected
+
+
+def test_published_folders_give_the_numbers_of_the_same_images(place, params):
+    """By class, and so in another order than the test split; as PNG, to lose nothing."""
+    corrupt.main(params)
+    expected, split = files.read_json("metrics/corrupt.json"), data.load_split("data/digits", "test", 8, 1)
+    for name in TYPES:
+        for severity in SEVERITIES:
+            for row, (image, label) in enumerate(zip(generated(split, name, severity), split.labels.tolist())):
+                path = place / "digits-folders" / name / str(severity) / split.classes[label] / f"{row:03}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image[0].numpy()).save(path)
+    asked = changed(params, source="folders", path="digits-folders")
+    corrupt.main(asked)
+    found = files.read_json("metrics/corrupt.json")
+    for encoder, values in expected.items():
+        for name, value in values.items():
+            if not name.endswith(("_low", "_high")):  # resamples meet the images in another order
+                assert found[encoder][name] == pytest.approx(value, rel=1e-4)
+    next(iter((place / "digits-folders/contrast/5/3").iterdir())).unlink()
+    before = written()
+    with pytest.raises(UserError, match="digits-folders/contrast/5 holds 359 images and .*impulse_noise/1 360"):
+        corrupt.main(asked)
+    assert written() == before
+
+
+def test_frost_of_a_folder(place, params):
+    black = place / "frost" / "black.png"
+    black.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(black)
+    corrupt.main(changed(params, types=("frost",), frost="frost"))
+    files_of_frost = written()
+    corrupt.main(changed(params, types=("frost",)))
+    assert written() != files_of_frost
+    with pytest.raises(UserError, match="nowhere holds no images of frost"):
+        corrupt.main(changed(params, types=("frost",), frost="nowhere"))
 
 
 def test_images_without_labels_are_refused(place, params):

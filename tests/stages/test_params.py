@@ -100,6 +100,20 @@ FAULTS = {
     ),
     "one draw": ({"lowshot.draws": 1}, "lowshot.draws is 1; it must be at least 3"),
     "percent above hundred": ({"lowshot.percent": [1, 101]}, "lowshot.percent.1 is 101; it must be at most 100"),
+    "files without path": (
+        {"corrupt.source": "folders"},
+        "corrupt: path is missing; source folders reads the corrupted",
+    ),
+    "path for nothing": ({"corrupt.path": "c"}, "corrupt: path is 'c'; it is read by source folders or arrays only"),
+    "frost for nothing": (
+        {"corrupt.source": "arrays", "corrupt.path": "c", "corrupt.frost": "f"},
+        "corrupt: frost is 'f'; it is read by source generated only",
+    ),
+    "alexnet in part": (
+        {"corrupt.reference": "alexnet", "corrupt.severities": [1, 5]},
+        "corrupt: reference is 'alexnet', whose published errors are means over five severities; ask for all",
+    ),
+    "type in its group": ({"corrupt.types": ["extra", "spatter"]}, "corrupt.types is ["),
     "severity six": ({"corrupt.severities": [1, 6]}, "corrupt.severities.1 is 6; it must be at most 5"),
     "negative grid": ({"linear.l2": [-1]}, "linear.l2.0 is -1; it must be at least 0"),
     "no limit": ({"fetch.digits.limit": {"train": 0}}, "fetch.digits.limit.train is 0; it must be at least 1"),
