@@ -59,7 +59,7 @@ def _section(content: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def table(found: list[Row]) -> str:
     """Aligned text, blank where a number is missing."""
-    lines = [("", "ProSMIN", "95 % interval", "random init")]
+    lines = [("", "trained", "95 % interval", "random init")]
     for row in found:
         interval = "" if row.low is None or row.high is None else f"{row.low:.3f} - {row.high:.3f}"
         lines.append((row.label, f"{row.value:.3f}", interval, "" if row.random is None else f"{row.random:.3f}"))
