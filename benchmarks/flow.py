@@ -74,9 +74,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flow", description="The flow against dvc repro.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--whole", action="store_true", help="also the whole graph, pretraining included")
+    parser.add_argument("--clone", type=Path, help="where to make the clone, which then stays")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "clone"
+        folder = given.clone or Path(scratch) / "clone"
         subprocess.run(["git", "clone", "--quiet", ".", str(folder)], check=True)
         os.environ["PREFECT_HOME"] = str(Path(scratch) / "prefect")
         server.settle()

@@ -107,8 +107,14 @@ def watch(start: Callable[[], int]) -> int:
 
 
 def main(command: list[str]) -> int:
+    started = []  # kept: one that is thrown away may take the code of a command that has ended already with it
+
+    def start() -> int:
+        started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0))
+        return started[0].pid
+
     try:
-        return watch(lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0).pid)
+        return watch(start)
     except OSError as error:
         print(f"error: {command[0]} cannot be started: {error.strerror}", file=sys.stderr)
         return 127
