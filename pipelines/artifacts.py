@@ -34,13 +34,13 @@ def publish(results: Mapping[str, Result]) -> None:
         create_table_artifact(
             [_cells(row) for row in found], key="results", description="docs/evaluation.md defines each number."
         )
-    with graph.opened() as repo:
-        changed = metrics_against_commit(repo)
-        news = any(each.outcome in ("ran", "cached") for each in results.values())
-        drawn = plots(repo) if news else []  # drawing takes longer than all the rest of a run with nothing to do
-    create_table_artifact(changed or [{"metric": "none has changed"}], key="metrics-against-last-commit")
-    if drawn:
-        create_markdown_artifact("\n\n".join(drawn), key="plots", description="The plots that dvc.yaml declares.")
+    # Comparing and drawing take longer than all the rest of a run with nothing to do.
+    if any(each.outcome in ("ran", "cached") for each in results.values()):
+        with graph.opened() as repo:
+            changed, drawn = metrics_against_commit(repo), plots(repo)
+        create_table_artifact(changed or [{"metric": "none has changed"}], key="metrics-against-last-commit")
+        if drawn:
+            create_markdown_artifact("\n\n".join(drawn), key="plots", description="The plots that dvc.yaml declares.")
     if REPORT.is_file():
         base = os.environ.get("PROSMIN_REPORT_URL")
         link = f"{base}/{REPORT.name}" if base else REPORT.resolve().as_uri()

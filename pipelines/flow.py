@@ -42,6 +42,8 @@ class View(Protocol):
 
 
 VIEW: ContextVar[View | None] = ContextVar("view", default=None)
+# What whoever starts a run here has found when it looked at the graph a moment ago, so as not to look twice.
+LOOK: ContextVar[graph.Look | None] = ContextVar("look", default=None)
 
 
 def _run_name() -> str:
@@ -93,7 +95,7 @@ def run_graph(
 
 def _run_here(stages: Sequence[str], downstream: bool, force: bool, workers: int | None) -> dict[str, Result]:
     """Run ``stages`` in the current folder and put the results on the page of this run."""
-    chosen, unchanged = graph.look(stages, downstream)
+    chosen, unchanged = LOOK.get() or graph.look(stages, downstream)
     if force:
         unchanged = set()
     before = lockfile.snapshot(chosen)

@@ -30,6 +30,9 @@ class Stage:
     threads: Amount = 1
 
 
+Look = tuple[dict[str, Stage], set[str]]  # the stages of a run, and those of them for which there is nothing to do
+
+
 @contextmanager
 def opened() -> Iterator["Repo"]:
     """DVC's view of the current folder; its many kinds of complaint as one sentence each."""
@@ -137,7 +140,7 @@ def locked() -> Iterator["Repo"]:
         yield repo
 
 
-def look(targets: Iterable[str] = (), downstream: bool = False) -> tuple[dict[str, Stage], set[str]]:
+def look(targets: Iterable[str] = (), downstream: bool = False) -> Look:
     """What ``read`` returns, and those of its stages that DVC would find nothing to do for, nor for any before them.
 
     One look in one process, where asking DVC stage by stage costs half a second each.

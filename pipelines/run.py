@@ -58,11 +58,13 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 def main(given: argparse.Namespace) -> int:
     params = load()
-    graph.read(given.stages, given.downstream)
     check(given.changes, given.name)
-    if not (given.changes or given.name):
+    if given.changes or given.name:
+        graph.read(given.stages, given.downstream)  # what is wrong is said at once; the run is in another folder
+        found = None
+    else:
         with alone():  # say at once that another run is at work
-            pass
+            found = graph.look(given.stages, given.downstream)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the view tells all there is
     settle()
     from pipelines.view import Terminal
@@ -70,9 +72,10 @@ def main(given: argparse.Namespace) -> int:
     with reached(), Terminal() as view:
         from httpx import TransportError
 
-        from pipelines.flow import VIEW, run_graph
+        from pipelines.flow import LOOK, VIEW, run_graph
 
         VIEW.set(view)
+        LOOK.set(found)
         try:
             state = run_graph(
                 stages=given.stages,
