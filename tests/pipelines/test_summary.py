@@ -58,7 +58,7 @@ def test_metrics_of_datasets_no_longer_named_are_left_out(tmp_path):
 def test_the_table_is_aligned_and_leaves_blank_what_is_unmeasured():
     text = table([Row("a", 0.9712, 0.95, 0.98, 0.5), Row("a longer name", 12.0, None, None, None)])
     assert [line.rstrip() for line in text.splitlines()] == [
-        "               ProSMIN  95 % interval  random init",
+        "               trained  95 % interval  random init",
         "a                0.971  0.950 - 0.980        0.500",
         "a longer name   12.000",
     ]
