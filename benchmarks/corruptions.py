@@ -9,8 +9,6 @@ faster of the turns counts, and the figure is milliseconds an image, averaged ov
 """
 
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_images
 
+from benchmarks.record import machine
 from prosmin import corruptions, files
 
 TURNS = 3
@@ -84,7 +83,7 @@ def ratio(found: dict[str, dict[str, float]], without: str = "") -> float:
 def main(path: str = "") -> None:
     about = {
         "images": {str(size): dict(zip(("library", "ours"), counts)) for size, counts in COUNTS.items()},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("imagecorruptions-imaug", "numpy", "torch", "torchvision")},
     }
