@@ -9,8 +9,8 @@ from typing import Any
 
 from pipelines import graph
 from pipelines.execute import Result
-from pipelines.summary import Row, rows
 from prosmin.files import read_csv
+from stages.headlines import Row, rows
 from stages.params import load
 
 REPORT = Path("results/report/index.html")

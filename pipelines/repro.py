@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from pipelines.summary import rows, table
+from pipelines.summary import table
 from stages.command import run
+from stages.headlines import rows
 from stages.params import Params
 
 REPORT = Path("results/report/index.html")

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pipelines import graph
 from pipelines.experiment import check
 from pipelines.server import reached, settle
-from pipelines.summary import rows, table
+from pipelines.summary import table
 from pipelines.workspace import alone
 from prosmin.errors import UserError
+from stages.headlines import rows
 from stages.params import Params, load
 
 if TYPE_CHECKING:

@@ -1,60 +1,6 @@
-"""The headline numbers of ``metrics/`` as a table for the terminal; the report has them all."""
+"""The headline numbers of ``metrics/`` as a table for the terminal."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
-
-from prosmin.files import read_json
-from stages.params import Params
-
-DETECTORS = ("mahalanobis", "knn", "sigma")
-
-
-class Row(NamedTuple):
-    """One metric, named as in docs/evaluation.md: of the encoder with its 95 % interval, and of the untrained floor."""
-
-    label: str
-    value: float
-    low: float | None
-    high: float | None
-    random: float | None
-
-
-def rows(params: Params, folder: str | Path = "metrics") -> list[Row]:
-    """The rows whose metrics exist, for the datasets that ``params`` names (older files may lie beside them)."""
-    found = []
-    for label, file, *sections, name in _wanted(params):
-        path = Path(folder) / file
-        content = read_json(path) if path.is_file() else {}
-        trained, random = (_section(content, encoder, *sections) for encoder in ("trained", "random"))
-        if name in trained:
-            found.append(
-                Row(label, trained[name], trained.get(f"{name}_low"), trained.get(f"{name}_high"), random.get(name))
-            )
-    return found
-
-
-def _wanted(params: Params) -> Iterator[tuple[str, ...]]:
-    """(label, file, key inside the encoder's metrics ...)."""
-    yield "linear probe: accuracy", "linear.json", "accuracy"
-    yield "linear probe: ece (lower is better)", "linear.json", "ece"
-    yield "linear probe: ece after temperature scaling", "linear.json", "ece_calibrated"
-    yield "k-NN: accuracy", "knn.json", "accuracy"
-    if params.lowshot.per_class:
-        most = max(params.lowshot.per_class)
-        yield f"{most} labels a class: accuracy", "lowshot.json", f"per_class_{most}", "accuracy"
-    for name, distance in params.ood.sets.items():
-        for detector in DETECTORS:
-            yield f"OOD, {name} ({distance}), {detector}: auroc", f"ood/{name}.json", detector, "auroc"
-    yield "corruption: mean error (lower is better)", "corrupt.json", "mce_unnormalised"
-    for name in params.transfer.targets:
-        yield f"transfer to {name}: accuracy", f"transfer/{name}.json", "accuracy"
-
-
-def _section(content: dict[str, Any], *keys: str) -> dict[str, Any]:
-    for key in keys:
-        content = content.get(key, {})
-    return content
+from stages.headlines import Row
 
 
 def table(found: list[Row]) -> str:

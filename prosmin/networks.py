@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from prosmin import imports
 from prosmin.errors import ConfigError, nearest
 
 
@@ -65,7 +66,7 @@ def build_backbone(
     stride 1 and no pooling. Models of a fixed input size get ``img_size`` and, where they can, accept other
     resolutions as well (multi-crop). Raises ``ConfigError`` for a name, option or size that timm cannot build.
     """
-    import timm
+    timm = imports.timm()
 
     if not timm.is_model(name):
         raise ConfigError(

@@ -376,6 +376,16 @@ class Report(Section):
     examples: Annotated[Whole, Field(ge=1, le=32)] = 8
 
 
+class Export(Section):
+    name: Annotated[
+        str,
+        _matching(
+            r"[A-Za-z0-9][A-Za-z0-9._-]*", "of letters, digits, '.', '_' and '-', such as vit-small-prosmin"
+        ),
+    ] = "prosmin-encoder"
+    license: str | None = None
+
+
 class Params(Section):
     dataset: str
     seed: Seed = 0
@@ -389,6 +399,7 @@ class Params(Section):
     prediction: Prediction = Prediction()
     corrupt: Corrupt
     transfer: Transfer
+    export: Export = Export()
     report: Report = Report()
 
 

@@ -27,7 +27,7 @@ from stages.features import ENCODERS
 from stages.params import Params
 
 CLEAN = "clean"
-SEEN = 1024  # at most so many training images behind the statistics of the targets
+SEEN = 512  # at most so many training images behind the statistics of the targets
 
 log = logging.getLogger(__name__)
 

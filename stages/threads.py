@@ -50,8 +50,8 @@ def share(wanted: int | str, available: int) -> int:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What makes a process that is yet to start compute with so many threads."""
-    return dict.fromkeys(NAMES, str(threads))
+    """What makes a process that is yet to start compute with so many threads, unless the environment says how many."""
+    return {} if NAMES[0] in os.environ else dict.fromkeys(NAMES, str(threads))
 
 
 def keep_to_share(stage: str) -> None:
@@ -62,7 +62,7 @@ def keep_to_share(stage: str) -> None:
     # A thread that waits for the others sleeps instead of spinning; else one busy process beside it makes training several
     # times slower, because what spins takes the core that the others wait for. Read when the first library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if "OMP_NUM_THREADS" in os.environ:
+    if NAMES[0] in os.environ:
         return
     from threadpoolctl import threadpool_limits
 

@@ -2,14 +2,26 @@
 
 import os
 import shutil
+import signal
 
 # Before anything imports torch or NumPy: on two busy cores small operations are 2-40 times slower with two threads.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+# What is started in the background of a script ignores Ctrl-C and hands that on to what it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Three to two cores, at most eight: part of what the longest tests do is waiting for a server or for a process to end."""
+    from stages.threads import cores
+
+    return min(cores() + (cores() + 1) // 2, 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,7 @@ class Project:
         self.go_file = folder.parent / "record.go"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "RECORD": str(self.record), **variables}
+        self.variables.pop("OMP_NUM_THREADS", None)  # it would override the share of each stage
         shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
         shutil.copy(ROOT / "params.yaml", folder)
         (folder / ".gitignore").write_text("/results/\n/.prosmin/\n")
@@ -208,9 +211,24 @@ def api(prefect_home) -> Iterator[str]:
     os.environ["PREFECT_HOME"] = str(prefect_home)
     server.settle()
     with server.started(server.free_port()) as url:
+        with closing(sqlite3.connect(prefect_home / "prefect.db")) as new:
+            with closing(sqlite3.connect(prefect_home / "empty.db")) as copy:
+                new.backup(copy)
         os.environ.clear()  # what starts from here on sets itself up
         os.environ.update(before)
         yield url
+
+
+@pytest.fixture
+def new_home(api, prefect_home) -> Callable[[Path], str]:
+    """Makes a folder the home of another server, with an empty database: to make a new one takes Prefect seven seconds."""
+
+    def make(folder: Path) -> str:
+        folder.mkdir(parents=True)
+        shutil.copy(prefect_home / "empty.db", folder / "prefect.db")
+        return str(folder)
+
+    return make
 
 
 @pytest.fixture

@@ -20,13 +20,14 @@ deployments:
 
 
 @pytest.fixture
-def dashboard(project):
+def dashboard(project, new_home):
     """A project with a copy of the pipelines, and its dashboard: (project, process, API)."""
     for name in ("pipelines", "prosmin", "stages"):
         shutil.copytree(ROOT / name, project.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (project.folder / ".gitignore").write_text("/results/\n/.prosmin/\n__pycache__/\n")
     (project.folder / "prefect.yaml").write_text(DEPLOYMENTS)
     project.commit()
+    new_home(project.folder / ".prosmin/prefect")
     for name in ("PREFECT_API_URL", "PREFECT_HOME", "PYTHONPATH"):
         project.variables.pop(name)
     port = free_port()

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pipelines.summary import Row, rows, table
+from pipelines.summary import table
 from prosmin.files import write_json
+from stages.headlines import Row, rows
 from stages.params import load
 
 PARAMS = load(Path(__file__).parents[2] / "params.yaml")

@@ -3,15 +3,21 @@
 import inspect
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
 from torch import nn
 
-from prosmin import objectives, scoring
+from prosmin import files, objectives, scoring
 from prosmin.errors import UserError
 from prosmin.networks import Encoder
+from stages import embed, fetch, linear, pretrain
 from stages import params as sections
-from stages import pretrain
+from stages.params import load
+from tests.stages.conftest import ROOT
 
 NAMES = get_args(sections.Objective.model_fields["name"].annotation)
 
@@ -61,3 +67,23 @@ def test_a_pause_between_checkpoints_that_is_none_is_refused(monkeypatch, given)
     monkeypatch.setenv("PROSMIN_CHECKPOINT_SECONDS", given)
     with pytest.raises(UserError, match=f"^PROSMIN_CHECKPOINT_SECONDS is '{given}'; it must be a number of seconds"):
         pretrain.checkpoints_of("key")
+
+
+def test_unlabelled_images_are_enough_to_pretrain_and_the_probe_says_what_it_lacks(tmp_path, monkeypatch):
+    for place, picture in enumerate(load_digits().images[:60]):
+        (tmp_path / "unlabelled").mkdir(exist_ok=True)
+        Image.fromarray((picture * 15).astype(np.uint8)).save(tmp_path / f"unlabelled/{place:02d}.png")
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["fetch"]["digits"] = {"source": "folder", "path": str(tmp_path / "unlabelled"), "val_fraction": 0.0}
+    content["pretrain"] |= {"epochs": 2, "batch_size": 16, "warmup_epochs": 1}
+    content["pretrain"]["encoder"]["kwargs"]["channels"] = [8, 8, 8, 8]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    params = load()
+    fetch.main(params, "digits")
+    pretrain.main(params)
+    found = files.read_json("metrics/pretrain.json")
+    assert found["images"] == 48 and "knn_accuracy" not in found
+    embed.main(params, "digits")
+    with pytest.raises(UserError, match="48 of 48 images in the train split of dataset 'digits' have no label"):
+        linear.main(params)

@@ -1,0 +1,117 @@
+"""Clones of this checkout with the real graph at tiny size, and what a run of DVC in them said."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "fetch.digits.limit": {"train": 200, "val": 60, "test": 80},
+    "fetch.patches": None,
+    "fetch.digits_halves": None,
+    "fetch.digits_rotated": None,
+    "fetch.digits_inverted": None,
+    "dataset": "photos",  # images of one's own, which ``clone`` is told where to find
+    "ood.sets": {"digits": "far"},
+    "transfer.targets": ["digits"],
+    "pretrain.channels": 3,
+    "pretrain.epochs": 2,
+    "pretrain.batch_size": 32,
+    "pretrain.encoder.kwargs": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False},
+    "lowshot.per_class": [1, 2],
+    "lowshot.percent": [10],
+    "corrupt.types": ["gaussian_noise", "contrast"],
+    "corrupt.severities": [1, 5],
+    "linear.bootstrap": 100,
+    "knn.bootstrap": 100,
+    "corrupt.bootstrap": 100,
+    "ood.bootstrap": 100,
+    "transfer.bootstrap": 100,
+    "prediction.bootstrap": 100,
+    "prediction.views": 2,
+}
+
+
+def command(folder: Path, *arguments: str, environment: dict[str, str] | None = None, expect: int | None = 0) -> str:
+    """Run Python in ``folder`` with this interpreter's tools on the path and return what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PATH": path, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    assert expect is None or done.returncode == expect, done.stdout
+    return done.stdout
+
+
+def edit(folder: Path, changes: dict[str, Any]) -> None:
+    """Set dotted keys of the clone's params.yaml; None removes one."""
+    content = yaml.safe_load((folder / "params.yaml").read_text())
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        section = content
+        for step in sections:
+            section = section[step]
+        if value is None:
+            section.pop(name)
+        else:
+            section[name] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def clone(folder: Path, photos: Path) -> Path:
+    """What git would check out of this working tree, with a small graph on ``photos``, in a repository of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/", "metrics/", "plots/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    edit(folder, TINY | {"fetch.photos": {"source": "folder", "path": str(photos)}})
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], [*identity, "commit", "-q", "-m", "tiny"]):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+    return folder
+
+
+def ran(output: str) -> set[str]:
+    """The stages that DVC says it ran (not those it skipped or took from the run cache)."""
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
+
+
+def commit(folder: Path) -> None:
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", *identity, "commit", "-q", "-m", "results"], cwd=folder, check=True)
+
+
+def photographs(folder: Path, count: int) -> dict[str, list[Path]]:
+    """JPEG and PNG files of assorted sizes cut from two real photographs, a folder a class."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, picture in zip(("china", "flower"), load_sample_images().images):
+        found[name] = []
+        (folder / name).mkdir(parents=True)
+        for place in range(count):
+            side = int(rng.integers(40, 72))
+            top, left = int(rng.integers(0, 427 - side)), int(rng.integers(0, 640 - side))
+            path = folder / name / f"{place:03d}.{'jpg' if place % 3 else 'png'}"
+            Image.fromarray(picture[top : top + side, left : left + side]).save(path)
+            found[name].append(path)
+    return found

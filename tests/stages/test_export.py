@@ -1,0 +1,93 @@
+"""The exported encoder, loaded as its model card says, is the encoder that was trained."""
+
+import re
+import shutil
+
+import pytest
+import timm
+import torch
+import yaml
+
+from prosmin import export as models
+from prosmin import files
+from prosmin.errors import UserError
+from stages import export
+from stages.params import load
+from tests.stages.conftest import ROOT
+
+NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
+TINY_VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 16}
+ENCODERS = {
+    "the stem for small images": ("resnet18", 8, 1, True, NARROW),
+    "a ResNet as timm has it": ("resnet18", 32, 3, False, NARROW),
+    "a ViT on grey images": ("vit_tiny_patch16_224", 16, 1, False, TINY_VIT),
+}
+
+
+@pytest.fixture(params=ENCODERS)
+def pretrained(request, tmp_path, monkeypatch):
+    """The settings of an encoder, whose weights stand in results/pretrain, and metrics of the run on main."""
+    name, size, channels, stem, kwargs = ENCODERS[request.param]
+    settings = models.ModelSettings(name, size, channels, (0.3,) * channels, (0.2,) * channels, 16, 8, stem, kwargs)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    model, folder = models.build_model(settings, seed=1), tmp_path / "results/pretrain"
+    folder.mkdir(parents=True)
+    models.save_state(folder / "encoder.safetensors", model.encoder.backbone.state_dict())
+    models.save_state(folder / models.WEIGHTS["trained"], model.state_dict())
+    params = load().pretrain.model_dump(mode="json", by_alias=True)
+    models.save_description(
+        folder, settings, {"prosmin": "0", "dataset": "digits", "images": 7, "seed": 0, "params": params}
+    )
+    files.write_metrics("metrics/fetch/digits.json", {"train": {"count": 7, "sha256": "ab"}, "classes": 10})
+    files.write_metrics(
+        "metrics/linear.json",
+        {"trained": {"accuracy": 0.97, "accuracy_low": 0.95, "accuracy_high": 0.98}, "random": {"accuracy": 0.5}},
+    )
+    return settings
+
+
+def test_the_code_on_the_card_gives_the_encoder(pretrained, tmp_path, monkeypatch):
+    export.main(load())
+    card = (tmp_path / "results/export/README.md").read_text()
+    monkeypatch.chdir(tmp_path / "results")
+    given: dict = {}
+    exec(re.search("```python\n(.*?)```", card, re.DOTALL)[1], given)
+    images = torch.rand(3, pretrained.channels, pretrained.image_size, pretrained.image_size)
+    mean, std = (torch.tensor(each)[:, None, None] for each in (pretrained.mean, pretrained.std))
+    with torch.inference_mode():
+        ours = models.load_encoder(tmp_path / "results/pretrain")(images)
+        assert torch.equal(given["encoder"]((images - mean) / std), ours)
+
+
+def test_timm_itself_loads_what_it_has_a_name_for(pretrained, tmp_path):
+    export.main(load())
+    assert (tmp_path / "results/export/config.json").is_file() != pretrained.cifar_stem
+    if not pretrained.cifar_stem:
+        encoder = timm.create_model(f"local-dir:{tmp_path}/results/export", pretrained=True)
+        assert encoder.pretrained_cfg["mean"] == list(pretrained.mean)
+        assert tuple(encoder.pretrained_cfg["input_size"]) == (pretrained.channels, *2 * [pretrained.image_size])
+
+
+def test_the_card_has_data_metrics_and_settings_and_is_the_same_each_time(pretrained, tmp_path):
+    export.main(load())
+    card = (tmp_path / "results/export/README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["library_name"] == "timm" and front["datasets"] == ["digits"]
+    assert "| linear probe: accuracy | 0.970 | 0.950 – 0.980 | 0.500 |" in card
+    assert '"sha256": "ab"' in card and "on 7 images of `digits`, seed 0, 80 epochs" in card
+    settings = yaml.safe_load(re.search("```yaml\n(.*?)```", card, re.DOTALL)[1])
+    assert settings["pretrain"]["epochs"] == 80
+    assert str(tmp_path) not in card
+    export.main(load())
+    assert (tmp_path / "results/export/README.md").read_text() == card
+
+
+def test_without_a_model_it_says_which_stage_makes_it(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match="results/pretrain/model.json does not exist; make it with `dvc repro pretrain`"
+    ):
+        export.main(load())
+    assert not (tmp_path / "results").exists()
