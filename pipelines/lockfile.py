@@ -29,6 +29,16 @@ def restore_order(before: dict[Path, list[str]], stages: Iterable[str]) -> None:
             write_text(path, head + "".join(blocks[name] for name in order) + tail)
 
 
+def update(path: Path, entries: dict[str, str]) -> bool:
+    """Put the text of each of ``entries`` in the place of the old one, or behind the last; whether any has changed."""
+    head, old, tail = _split(path)
+    blocks = dict(old)
+    if blocks | entries == blocks:
+        return False
+    write_text(path, head + "".join((blocks | entries).values()) + tail)
+    return True
+
+
 def _path(stage: str) -> Path:
     """The lock file beside the dvc.yaml of a stage, which is named as in ``pipelines.graph``."""
     return Path(stage.rpartition(":")[0] or "dvc.yaml").with_suffix(".lock")

@@ -1,4 +1,4 @@
-"""``make repro``: check ``params.yaml``, run ``dvc repro``, name the report and print the headline numbers.
+"""``make repro``: check ``params.yaml``, run ``dvc repro`` (``pipelines.quick``), name the report and print the headline numbers.
 
 ``python -m pipelines.repro [arguments]`` hands its arguments to ``dvc repro``: a target (``linear``), ``--force``,
 ``--dry``. It exits with DVC's code, with 2 when ``params.yaml`` is wrong, and with 130 when interrupted.
@@ -50,7 +50,7 @@ def reproduce(arguments: tuple[str, ...]) -> int:
         signal.signal(number, stop)
     # The stages are started as plain `python`, which must be this one though nothing has been activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    command = [sys.executable, "-m", "dvc", "repro", *arguments]
+    command = [sys.executable, "-m", "pipelines.quick", "repro", *arguments]
     process = subprocess.Popen(command, env={**os.environ, "PATH": path}, process_group=0)
     code = process.wait()
     return 128 + stopped[0] if stopped else code

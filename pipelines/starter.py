@@ -26,7 +26,7 @@ HEADER = 8  # bytes that say how long a request is
 if __name__ == "__main__":  # started by its path, in a Python that knows of no other folder
     sys.path.insert(0, str(ROOT))
 
-from pipelines import guard  # noqa: E402
+from pipelines import guard, quick  # noqa: E402
 
 
 class Process:
@@ -128,6 +128,7 @@ def preload() -> None:
     import dvc.repo.reproduce
     from dvc.repo import Repo
 
+    quick.apply()
     dvc.cli.parser.get_main_parser()
     with contextlib.suppress(Exception), Repo() as repo:
         assert repo.index.graph

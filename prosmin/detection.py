@@ -40,7 +40,13 @@ def auroc(id_scores: Array, ood_scores: Array) -> float:
 
 
 def auroc_interval(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap of ``auroc``, ID and OOD images resampled apart.
+    """95 % percentile bootstrap of ``auroc``, ID and OOD images resampled apart."""
+    low, high = np.quantile(auroc_resamples(id_scores, ood_scores, resamples=resamples, seed=seed), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> Array:
+    """``auroc`` of each resample [R].
 
     A resample is a multinomial weight on each image, so that the scores are sorted once and a resample costs two
     cumulative sums. The same seed and counts give the same resamples: intervals of several detectors are paired.
@@ -60,8 +66,7 @@ def auroc_interval(id_scores: Array, ood_scores: Array, *, resamples: int, seed:
         mass = np.concatenate([np.zeros((1, count)), np.cumsum(id_weight, axis=0)])  # weight of the i lowest ID scores
         beaten = (mass[below] + mass[up_to]) / 2 if tied else mass[below]
         found.append(np.einsum("mr,mr->r", ood_weight, beaten) / pairs)
-    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
-    return float(low), float(high)
+    return np.concatenate(found)
 
 
 def _resample(rng: np.random.Generator, images: int, count: int) -> Array:

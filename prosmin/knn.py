@@ -1,5 +1,6 @@
 """Weighted k-nearest-neighbour classification by cosine similarity (Wu et al. 2018, sec. 3.4; as DINO evaluates)."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -33,10 +34,10 @@ def neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
     found = []
     for start in range(0, len(queries), rows):
         similarity = _unit(queries[start : start + rows]) @ keys
-        index = np.argpartition(similarity, len(bank) - k, axis=1)[:, len(bank) - k :]
+        index = _largest(similarity, k)
         last = np.take_along_axis(similarity, index, axis=1).min(axis=1)
         # Where rows tie at the k-th place the partition picks at random; sort those few queries in full.
-        for tied in np.flatnonzero((similarity >= last[:, None]).sum(axis=1) > k):
+        for tied in np.flatnonzero(np.count_nonzero(similarity >= last[:, None], axis=1) > k):
             index[tied] = np.argsort(-similarity[tied], kind="stable")[:k]
         index.sort(axis=1)
         order = np.argsort(-np.take_along_axis(similarity, index, axis=1), axis=1, kind="stable")
@@ -44,6 +45,29 @@ def neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
         found.append((np.take_along_axis(similarity, index, axis=1), index))
     similarity, index = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return similarity, index
+
+
+def _largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Columns ``[Q, k]``, in no order, of the k largest of values ``[Q, N]`` in each row.
+
+    The columns are dealt into groups; the k largest lie in the k groups of the largest maxima, and to find the maxima is
+    one pass that the processor does many columns at a time. Only what those groups hold is then partitioned.
+    """
+    rows, n = values.shape
+    size = math.isqrt(n // k)  # of a group: about as many groups as columns in k of them
+    groups = n // max(size, 1)
+    if size < 4:
+        return _partition(values, k)
+    dealt = values[:, : size * groups].reshape(rows, size, groups)  # column c is in group c % groups
+    best = _partition(dealt.max(axis=1), k)
+    columns = (best[:, None, :] + groups * np.arange(size)[:, None]).reshape(rows, -1)
+    rest = np.broadcast_to(np.arange(size * groups, n), (rows, n - size * groups))
+    columns = np.concatenate([columns, rest], axis=1)
+    return np.take_along_axis(columns, _partition(np.take_along_axis(values, columns, axis=1), k), axis=1)
+
+
+def _partition(values: np.ndarray, k: int) -> np.ndarray:
+    return np.argpartition(values, values.shape[1] - k, axis=1)[:, values.shape[1] - k :]
 
 
 def vote(similarity: np.ndarray, labels: np.ndarray, temperature: float, classes: int) -> np.ndarray:

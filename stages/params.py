@@ -379,9 +379,7 @@ class Report(Section):
 class Export(Section):
     name: Annotated[
         str,
-        _matching(
-            r"[A-Za-z0-9][A-Za-z0-9._-]*", "of letters, digits, '.', '_' and '-', such as vit-small-prosmin"
-        ),
+        _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "of letters, digits, '.', '_' and '-', such as vit-small-prosmin"),
     ] = "prosmin-encoder"
     license: str | None = None
 

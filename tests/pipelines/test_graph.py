@@ -75,10 +75,30 @@ def test_an_ood_setting_touches_ood_and_report_and_its_old_value_runs_nothing(fi
         edit(finished, {"ood.k": 3})
         assert ran(command(finished, "-m", "dvc", "repro")) == {"ood@digits", "export", "report"}
         assert "auroc" in command(finished, "-m", "dvc", "metrics", "diff")
+        compared(command(finished, "-m", "pipelines.compare", "main", "workspace", "--bootstrap", "100"), finished)
     finally:
         (finished / "params.yaml").write_text(before)
     assert not ran(command(finished, "-m", "dvc", "repro"))
     assert "up to date" in command(finished, "-m", "dvc", "status")
+
+
+def compared(said: str, folder: Path) -> None:
+    """What differs between the last commit and the folder, in which ood.k is another, is the AUROC of the k-NN distance."""
+    blocks = {}
+    for line in said.splitlines():
+        if not line.startswith(" "):
+            label = line.partition(" (higher")[0].partition(" (lower")[0]
+        elif line.strip().startswith("workspace"):
+            blocks[label] = line.split()
+    changed = blocks.pop("OOD, digits (far), knn: auroc")
+    assert float(changed[5]) != 0
+    assert {tuple(words[5:9]) for words in blocks.values()} == {("+0.0000", "+0.0000", "-", "+0.0000")}
+    assert {"linear probe: accuracy", "k-NN: accuracy", "OOD, digits (far), msp: auroc"} <= set(blocks)
+    for name, value in (("main", "metrics/linear.json"), ("workspace", "metrics/knn.json")):
+        accuracy = json.loads((folder / value).read_text())["trained"]["accuracy"]
+        assert f"{name.ljust(9)}  {accuracy:.4f}" in said
+    html = (folder / "results/compare/index.html").read_text()
+    assert "main, workspace" in html and html.count("<svg") >= 4 and "http" not in html.replace("http-equiv", "")
 
 
 def test_two_processes_train_one_model(finished, tmp_path):

@@ -63,6 +63,18 @@ def test_of_equally_similar_rows_the_first_of_the_bank_is_the_neighbour():
         np.testing.assert_array_equal(similarity, np.take_along_axis(exact, index, axis=1))
 
 
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 1), (17, 1), (100, 1), (500, 3), (2001, 5), (2001, 120), (900, 900)])
+@pytest.mark.parametrize("distinct", [True, False])
+def test_the_largest_of_each_row_are_found_whatever_the_size(n, k, distinct):
+    rng = np.random.default_rng(n + k)
+    values = rng.normal(size=(9, n)) if distinct else rng.integers(0, 4, (9, n)).astype(float)
+    index = knn._largest(values, k)
+    assert all(len(set(row)) == k for row in index.tolist())
+    np.testing.assert_array_equal(
+        np.sort(np.take_along_axis(values, index, axis=1)), np.sort(values, axis=1)[:, n - k :]
+    )
+
+
 def test_a_feature_vector_of_zeros_is_similar_to_nothing():
     similarity, _ = knn.neighbours(np.eye(2, dtype=np.float32), np.zeros((1, 2), np.float32), 2)
     assert similarity.tolist() == [[0, 0]]

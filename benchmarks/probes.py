@@ -1,0 +1,94 @@
+"""Speed of the k-NN search and of the grid of linear probes: ``python -m benchmarks.probes [--rounds 3]``.
+
+On random features, which cost what real ones cost, one thread each:
+
+- knn: the 20 nearest of 50 000 x 384 for 10 000 queries, by ``prosmin.knn.neighbours`` and by scikit-learn's brute force on
+  the same unit vectors (``--small``: a tenth of both); the similarities of both agree to 1e-5, or nothing is reported
+- grid: ``prosmin.probes.fit`` with eight values of l2 over the same with the one that held-out data choose, on the digits
+  (scikit-learn, 64 pixels to 2000 random ReLU features of which 256 are kept)
+"""
+
+import argparse
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import statistics  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+from sklearn.datasets import load_digits  # noqa: E402
+from sklearn.neighbors import NearestNeighbors  # noqa: E402
+
+from benchmarks.record import record  # noqa: E402
+from prosmin import knn, probes  # noqa: E402
+
+L2 = tuple(10.0**power for power in range(-6, 2))
+
+
+def in_turns(rounds: int, **work: Callable[[], Any]) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for place in range(rounds):
+        for name in list(work) if place % 2 == 0 else reversed(list(work)):
+            begun = time.perf_counter()
+            work[name]()
+            seconds[name].append(time.perf_counter() - begun)
+            print(f"{name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def figures(seconds: dict[str, list[float]], above: str, below: str) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
+    kept = {name: [round(each, 2) for each in values] for name, values in seconds.items()}
+    return {"seconds": kept, "ratio": round(statistics.median(ratios), 2)}
+
+
+def search(rounds: int, scale: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    bank, queries = (rng.normal(size=(n // scale, 384)).astype(np.float32) for n in (50_000, 10_000))
+    bank, queries = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (bank, queries))
+    found: dict[str, np.ndarray] = {}
+
+    def ours() -> None:
+        found["ours"] = knn.neighbours(bank, queries, 20)[0]
+
+    def theirs() -> None:
+        brute = NearestNeighbors(n_neighbors=20, algorithm="brute", metric="euclidean").fit(bank)
+        found["scikit_learn"] = 1 - brute.kneighbors(queries)[0] ** 2 / 2
+
+    seconds = in_turns(rounds, ours=ours, scikit_learn=theirs)
+    if not np.allclose(found["ours"], found["scikit_learn"], atol=1e-5):
+        sys.exit("error: the two searches do not agree")
+    return figures(seconds, "scikit_learn", "ours") | {"bank": list(bank.shape), "queries": len(queries)}
+
+
+def grid(rounds: int) -> dict[str, Any]:
+    pixels, labels = load_digits(return_X_y=True)
+    rng = np.random.default_rng(0)
+    features = np.maximum(pixels @ rng.normal(size=(64, 256)) / 32, 0).astype(np.float32)
+    order = rng.permutation(len(labels))
+    train, val = order[:1200], order[1200:]
+    chosen = probes.choose(probes.fit(features[train], labels[train], 10, L2), features[val], labels[val])
+    seconds = in_turns(
+        rounds,
+        grid=lambda: probes.fit(features[train], labels[train], 10, L2),
+        one=lambda: probes.fit(features[train], labels[train], 10, [chosen]),
+    )
+    return figures(seconds, "grid", "one") | {"l2": list(L2), "chosen": chosen}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.probes", description="k-NN search and probe grid.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="a tenth of the bank and of the queries")
+    given = parser.parse_args()
+    found = {"knn": search(given.rounds, 10 if given.small else 1), "grid": grid(given.rounds)}
+    record("probes", ["numpy", "scipy", "scikit-learn"], found)
+
+
+if __name__ == "__main__":
+    main()
