@@ -5,7 +5,7 @@ On random features, which cost what real ones cost, one thread each:
 - knn: the 20 nearest of 50 000 x 384 for 10 000 queries, by ``prosmin.knn.neighbours`` and by scikit-learn's brute force on
   the same unit vectors (``--small``: a tenth of both); the similarities of both agree to 1e-5, or nothing is reported
 - grid: ``prosmin.probes.fit`` with eight values of l2 over the same with the one that held-out data choose, on the digits
-  (scikit-learn, 64 pixels to 2000 random ReLU features of which 256 are kept)
+  (scikit-learn, 64 pixels to 256 random ReLU features)
 """
 
 import argparse

@@ -48,9 +48,8 @@ def publish(results: Mapping[str, Result]) -> None:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    interval = "" if row.low is None or row.high is None else f"{row.low:.3f} - {row.high:.3f}"
-    floor = "" if row.random is None else f"{row.random:.3f}"
-    return {"": row.label, "trained": f"{row.value:.3f}", "95 % interval": interval, "random init": floor}
+    value, interval, floor = row.cells()
+    return {"": row.label, "trained": value, "95 % interval": interval, "random init": floor}
 
 
 def metrics_against_commit(repo: Any) -> list[dict[str, Any]]:

@@ -6,9 +6,7 @@ from stages.headlines import Row
 def table(found: list[Row]) -> str:
     """Aligned text, blank where a number is missing."""
     lines = [("", "trained", "95 % interval", "random init")]
-    for row in found:
-        interval = "" if row.low is None or row.high is None else f"{row.low:.3f} - {row.high:.3f}"
-        lines.append((row.label, f"{row.value:.3f}", interval, "" if row.random is None else f"{row.random:.3f}"))
+    lines += [(row.label, *row.cells()) for row in found]
     label, *numbers = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
         "  ".join([line[0].ljust(label), *(cell.rjust(width) for cell, width in zip(line[1:], numbers, strict=True))])

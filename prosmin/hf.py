@@ -162,13 +162,13 @@ class CRPS(Module):
     citation = "Gneiting & Raftery 2007, Strictly proper scoring rules, prediction, and estimation, eq. 21"
 
     def measure(self, predictions: np.ndarray, references: np.ndarray, counts: metrics.Counts | None) -> Any:
-        from scipy.special import ndtr
+        import torch
+
+        from prosmin import scoring
 
         mu, sigma = _gaussians(predictions, references)
-        z = (references - mu) / sigma
-        density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-        score = sigma * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))
-        return metrics.mean(score.mean(axis=1), counts)
+        score = scoring.crps(*map(torch.from_numpy, (mu, sigma, references))) / 2  # which is twice the CRPS
+        return metrics.mean(score.numpy().mean(axis=1), counts)
 
 
 def _gaussians(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

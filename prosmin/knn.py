@@ -55,9 +55,9 @@ def _largest(values: np.ndarray, k: int) -> np.ndarray:
     """
     rows, n = values.shape
     size = math.isqrt(n // k)  # of a group: about as many groups as columns in k of them
-    groups = n // max(size, 1)
     if size < 4:
         return _partition(values, k)
+    groups = n // size
     dealt = values[:, : size * groups].reshape(rows, size, groups)  # column c is in group c % groups
     best = _partition(dealt.max(axis=1), k)
     columns = (best[:, None, :] + groups * np.arange(size)[:, None]).reshape(rows, -1)

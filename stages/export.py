@@ -49,18 +49,17 @@ def main(params: Params) -> None:
 
 
 def arguments(model: dict[str, Any]) -> dict[str, Any]:
-    """What ``timm.create_model`` needs beside the name to build the encoder of ``model.json``."""
-    return {"num_classes": 0, "in_chans": model["channels"], **model["kwargs"]}
+    """What ``timm.create_model`` needs beside the name to build the encoder of ``model.json``, whose classes are none."""
+    return {"in_chans": model["channels"], **model["kwargs"]}
 
 
 def timm_config(model: dict[str, Any]) -> dict[str, Any]:
     """``config.json`` as timm writes it for its own models: the saved arguments rebuild the encoder."""
     size = model["image_size"]
-    given = {name: value for name, value in arguments(model).items() if name != "num_classes"}
     return {
         "architecture": model["encoder"],
         "num_classes": 0,
-        "model_args": given,
+        "model_args": arguments(model),
         "pretrained_cfg": {
             "input_size": [model["channels"], size, size],
             "mean": list(model["mean"]),
@@ -124,7 +123,7 @@ def _loading(model: dict[str, Any]) -> Iterator[str]:
     yield "from safetensors.torch import load_file"
     yield "from torch import nn"
     yield ""
-    yield f"encoder = timm.create_model({model['encoder']!r}{given})"
+    yield f"encoder = timm.create_model({model['encoder']!r}, num_classes=0{given})"
     yield "width = encoder.conv1.out_channels  # the stem for small images, which timm has no name for"
     yield f"encoder.conv1 = nn.Conv2d({model['channels']}, width, 3, stride=1, padding=1, bias=False)"
     yield "encoder.maxpool = nn.Identity()"
@@ -145,9 +144,7 @@ def _table(found: list[Row]) -> Iterator[str]:
     yield "| metric | value | 95 % interval | before training |"
     yield "|---|---|---|---|"
     for row in found:
-        interval = "" if row.low is None or row.high is None else f"{row.low:.3f} – {row.high:.3f}"
-        floor = "" if row.random is None else f"{row.random:.3f}"
-        yield f"| {row.label} | {row.value:.3f} | {interval} | {floor} |"
+        yield f"| {' | '.join((row.label, *row.cells(' – ')))} |"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ class Row(NamedTuple):
     high: float | None
     random: float | None
 
+    def cells(self, between: str = " - ") -> tuple[str, str, str]:
+        """Value, interval and floor as text, empty where there is none. between: the ends of the interval."""
+        interval = "" if self.low is None or self.high is None else f"{self.low:.3f}{between}{self.high:.3f}"
+        return f"{self.value:.3f}", interval, "" if self.random is None else f"{self.random:.3f}"
+
 
 def rows(params: Params, folder: str | Path = "metrics") -> list[Row]:
     """The rows whose metrics exist, for the datasets that ``params`` names (older files may lie beside them)."""
