@@ -135,7 +135,8 @@ def test_an_interrupted_pretraining_leaves_the_old_model_whole(finished, tmp_pat
     time.sleep(1)
     os.killpg(process.pid, number)
     rest = process.communicate(timeout=60)[1]
-    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    # Python ends by the signal itself, which a shell also calls 130, where it met it in code that was compiled from a string.
+    assert process.returncode in ({130, -number} if number == signal.SIGINT else {-number})
     assert "Traceback" not in rest
     left = filecmp.dircmp(finished / "results/pretrain", tmp_path / "results/pretrain")
     assert not (left.left_only or left.right_only or left.diff_files)
