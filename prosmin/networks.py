@@ -74,9 +74,7 @@ def build_backbone(
             name,
             f"it must be a model that timm {timm.__version__} knows" + nearest(name, timm.list_models()),
         )
-    options = dict(kwargs or {})
-    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
-        options = {"img_size": image_size, "dynamic_img_size": True, **options}
+    options = timm_options(name, image_size, kwargs)
     try:
         backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
@@ -92,6 +90,14 @@ def build_backbone(
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
     return backbone
+
+
+def timm_options(name: str, image_size: int, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``kwargs`` for ``timm.create_model``, with those that a model of a fixed input size needs."""
+    options = dict(kwargs or {})
+    if getattr(imports.timm().get_pretrained_cfg(name), "fixed_input_size", False):
+        options = {"img_size": image_size, "dynamic_img_size": True, **options}
+    return options
 
 
 class Projector(nn.Sequential):

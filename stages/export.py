@@ -83,19 +83,17 @@ def card(
     front = {"license": params.export.license} if params.export.license else {}
     front |= {
         "library_name": "timm",
-        "tags": ["image-feature-extraction", "self-supervised-learning", "prosmin"],
+        "tags": [
+            "image-feature-extraction",
+            *([] if "external" in trained else ["self-supervised-learning", "prosmin"]),
+        ],
         "datasets": [trained["dataset"]],
     }
-    objective = trained["params"]["objective"]
-    rule = f", {objective['rule']} score" if objective["name"] == "prosmin" else ""
     size, channels = model["image_size"], "grey" if model["channels"] == 1 else f"{model['channels']}-channel"
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "",
         f"# {params.export.name}", "",
-        f"A {model['encoder']} of {parameters / 1e6:.2f} M parameters, trained without labels by "
-        f"`{objective['name']}`{rule} on {trained['images']} images of `{trained['dataset']}`, seed {trained['seed']}, "
-        f"{trained['params']['epochs']} epochs of {trained['params']['batch_size']} images a step "
-        f"(prosmin {trained['prosmin']}).", "",
+        f"A {model['encoder']} of {parameters / 1e6:.2f} M parameters, {_origin(trained)}.", "",
         "## Use", "",
         f"Input: {channels} images of {size} x {size} pixels as `(pixel / 255 - mean) / std`, mean {list(model['mean'])}, "
         f"std {list(model['std'])}. Output: one feature vector an image.", "",
@@ -110,6 +108,22 @@ def card(
         "```yaml", yaml.safe_dump({"pretrain": trained["params"]}, sort_keys=False).rstrip(), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _origin(trained: dict[str, Any]) -> str:
+    """By whom and how it was trained."""
+    if given := trained.get("external"):
+        return (
+            f"its weights those of `{given['weights']}` (SHA-256 `{given['sha256']}`), not changed; "
+            f"evaluated on `{trained['dataset']}` (prosmin {trained['prosmin']})"
+        )
+    objective = trained["params"]["objective"]
+    rule = f", {objective['rule']} score" if objective["name"] == "prosmin" else ""
+    return (
+        f"trained without labels by `{objective['name']}`{rule} on {trained['images']} images of `{trained['dataset']}`, "
+        f"seed {trained['seed']}, {trained['params']['epochs']} epochs of {trained['params']['batch_size']} images a step "
+        f"(prosmin {trained['prosmin']})"
+    )
 
 
 def _loading(model: dict[str, Any]) -> Iterator[str]:

@@ -76,6 +76,7 @@ Text = Annotated[str, Field(min_length=1)]
 Once = AfterValidator(_distinct)  # for lists in which a repetition is a slip
 Rising = AfterValidator(_rising)
 NotFalling = AfterValidator(_not_falling)
+Revision = Annotated[str, _matching("[0-9a-f]{40}", "a full commit id: 40 digits of 0-9 and a-f")]
 SplitName = Literal["train", "val", "test"]
 Transform = Literal["none", "invert", "rotate90", "permute", "noise", "halves"]
 # As prosmin.corruptions has them, which this module does not import since it takes torch with it.
@@ -141,7 +142,7 @@ class Parquet(Dataset):
 class Hub(Dataset):
     source: Literal["hub"]
     repo: Text
-    revision: Annotated[str, _matching("[0-9a-f]{40}", "a full commit id: 40 digits of 0-9 and a-f")]
+    revision: Revision
     config: Text | None = None
     splits: dict[SplitName, Text] = Field(default={"train": "train", "test": "test"}, min_length=1)
     image: Text = "image"
@@ -160,6 +161,31 @@ class Encoder(Section):
     name: Text
     cifar_stem: Flag = False
     kwargs: dict[str, Any] = {}
+
+
+class External(Section):
+    """What the two sources share. mean, std: of the input, per channel, where no ``config.json`` tells them."""
+
+    mean: Annotated[tuple[Real, ...], Field(min_length=1)] | None = None
+    std: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> "External":
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std must be given together, a number for each channel")
+        return self
+
+
+class FileWeights(External):
+    source: Literal["file"]
+    path: Text
+    sha256: Annotated[str, _matching("[0-9a-f]{64}", "64 digits of 0-9 and a-f")] | None = None
+
+
+class HubWeights(External):
+    source: Literal["hub"]
+    repo: Text
+    revision: Revision
 
 
 class Projector(Section):
@@ -275,6 +301,7 @@ class Pretrain(Section):
     image_size: Annotated[Whole, Field(ge=4)]
     channels: Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)] = 3
     encoder: Encoder
+    external: Annotated[FileWeights | HubWeights, Discriminator("source")] | None = None
     projector: Projector = Projector()
     target: Target = Target()
     objective: Objective = Objective()

@@ -8,6 +8,9 @@ Writes  results/pretrain/    encoder.safetensors (the timm backbone alone), mode
 Keeps   .prosmin/checkpoints/<key> while it runs, about one a minute (PROSMIN_CHECKPOINT_SECONDS): a run that was killed goes
         on from there when it is started again with the same settings, images, code and machine, to the same bytes
 
+With ``pretrain.external`` nothing is trained: the weights of others take the place of the trained ones, without views, and the
+only look at the diagnostics is the one at epoch 0.
+
 On a machine with several GPUs it starts one process for each; PROSMIN_PROCESSES sets the number (on a CPU as well), and a
 launcher that is already running (torchrun, accelerate launch) is left in charge.
 """
@@ -26,10 +29,14 @@ from stages.command import run
 from stages.params import Params, Pretrain
 
 if TYPE_CHECKING:  # torch is imported once the process knows what to start
+    from torch import Tensor
+
     from prosmin.checkpoint import Checkpoints
     from prosmin.data import Split
     from prosmin.export import ModelSettings
+    from prosmin.external import Weights
     from prosmin.monitor import Monitor
+    from prosmin.objectives.base import Objective
     from prosmin.training import TrainSettings
     from prosmin.views import ViewSettings
 
@@ -55,27 +62,23 @@ def main(params: Params) -> None:
     import torch
 
     settings = params.pretrain
+    if settings.external:
+        if os.environ.get("RANK", "0") == "0":
+            adopt(params)
+        return
     if "WORLD_SIZE" not in os.environ and (count := processes_of(torch.cuda.device_count())) > 1:
         sys.exit(workers.run("stages.pretrain", count))
 
     from accelerate import Accelerator
 
-    from prosmin import __version__, data, export, files
+    from prosmin import export, files
     from prosmin.streams import make_views
     from prosmin.training import pretrain, run_key
 
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision="no" if settings.precision == "fp32" else settings.precision
     )
-    folder = Path("data") / params.dataset
-    splits = {
-        name: data.load_split(folder, name, settings.image_size, settings.channels)
-        for name in data.split_names(folder)
-        if name != "test" or name in settings.splits
-    }
-    seen = [name for name in settings.splits if name in splits]
-    if not seen:
-        raise ConfigError("splits", list(settings.splits), f"{folder} has only {', '.join(data.split_names(folder))}")
+    splits, seen = splits_of(params)
     images = torch.cat([splits[name].images for name in seen])
     pixels = images[:: max(1, len(images) // MEASURED)].float() / 255.0
     model_settings = model_settings_of(settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
@@ -104,13 +107,7 @@ def main(params: Params) -> None:
 
     model = model.to("cpu").eval()
     with files.whole_folder("results/pretrain") as out:
-        export.save_state(out / "encoder.safetensors", model.encoder.backbone.state_dict())
-        export.save_state(out / export.WEIGHTS["trained"], model.state_dict())
-        export.save_state(out / export.WEIGHTS["random"], random_state)
-        trained = {"prosmin": __version__, "dataset": params.dataset, "images": len(images), "seed": params.seed}
-        export.save_description(
-            out, model_settings, trained | {"params": json.loads(settings.model_dump_json(by_alias=True))}
-        )
+        save(out, model, random_state, model_settings, params, {"images": len(images)})
         shown = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES]
         views = make_views(shown, view_settings_of(settings)[:2], params.seed, 0, 0)
         files.write_arrays(
@@ -135,6 +132,86 @@ def main(params: Params) -> None:
     accelerator.end_training()
 
 
+def adopt(params: Params) -> None:
+    """Put the weights of ``pretrain.external`` where trained ones would be."""
+    from prosmin import export, external, files
+    from prosmin.monitor import observe
+
+    settings, given = params.pretrain, params.pretrain.external
+    weights = (
+        external.from_file(given.path) if given.source == "file" else external.from_hub(given.repo, given.revision)
+    )
+    digest = weights.digest()
+    if given.source == "file" and given.sha256 not in (None, digest):
+        raise ConfigError("external.sha256", given.sha256, f"the file {weights.path} has {digest}")
+    model_settings = model_settings_of(settings, *normalisation_of(settings, weights))
+    model = export.build_model(model_settings, params.seed)
+    random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.encoder.backbone.load_state_dict(external.load_backbone(weights, model_settings).state_dict())
+    encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
+    log.info("%s of %.2f M parameters, as %s has it", settings.encoder.name, encoder_size / 1e6, weights.name)
+    row = observe(model.eval(), monitor_of(splits_of(params)[0]))
+    with files.whole_folder("results/pretrain") as out:
+        facts = {"external": {"weights": weights.name, "sha256": digest}}
+        save(out, model, random_state, model_settings, params, facts)
+    rounded = {name: files.rounded(value) for name, value in row.items()}
+    files.write_json("metrics/pretrain.json", rounded | {"encoder_parameters": encoder_size})
+    files.write_csv("plots/pretrain/loss.csv", ("step", "epoch", "loss"), [])
+    files.write_csv("plots/pretrain/diagnostics.csv", ("step", "epoch", *row), [[0, 0, *row.values()]])
+
+
+def normalisation_of(settings: Pretrain, weights: "Weights") -> tuple[list[float], list[float]]:
+    """Mean and std of the input of an external encoder: as given, or as its weights say."""
+    given = settings.external
+    found = (given.mean, given.std) if given.mean else weights.normalisation(settings.encoder.name)
+    if found is None:
+        raise ConfigError(
+            "external.mean",
+            None,
+            f"no config.json beside the weights of {weights.name} says how their input was normalised; give mean and std",
+        )
+    if len(found[0]) != settings.channels:
+        raise ConfigError(
+            "channels", settings.channels, f"the input of {weights.name} is normalised as {len(found[0])} channels"
+        )
+    return list(found[0]), list(found[1])
+
+
+def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
+    """The splits of the dataset, test only where it is to be seen; and which of them are to be seen."""
+    from prosmin import data
+
+    settings, folder = params.pretrain, Path("data") / params.dataset
+    names = data.split_names(folder)
+    seen = [name for name in settings.splits if name in names]
+    if not seen:
+        raise ConfigError("splits", list(settings.splits), f"{folder} has only {', '.join(names)}")
+    return {
+        name: data.load_split(folder, name, settings.image_size, settings.channels)
+        for name in names
+        if name != "test" or name in settings.splits
+    }, seen
+
+
+def save(
+    folder: Path,
+    model: "Objective",
+    random_state: "Mapping[str, Tensor]",
+    model_settings: "ModelSettings",
+    params: Params,
+    facts: Mapping[str, Any],
+) -> None:
+    """A model, the same before its first step, and how to rebuild them. facts: about its training."""
+    from prosmin import __version__, export
+
+    export.save_state(folder / "encoder.safetensors", model.encoder.backbone.state_dict())
+    export.save_state(folder / export.WEIGHTS["trained"], model.state_dict())
+    export.save_state(folder / export.WEIGHTS["random"], random_state)
+    trained = {"prosmin": __version__, "dataset": params.dataset, **facts, "seed": params.seed}
+    settings = json.loads(params.pretrain.model_dump_json(by_alias=True))
+    export.save_description(folder, model_settings, trained | {"params": settings})
+
+
 def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -> "ModelSettings":
     from prosmin.export import ModelSettings
 
@@ -155,6 +232,8 @@ def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -
 def objective_of(settings: Pretrain) -> dict[str, Any]:
     """The name and the keywords of the class that ``prosmin.objectives`` has under it."""
     objective, target = settings.objective, settings.target
+    if settings.external:
+        return {"name": "external"}
     if objective.name != "prosmin":
         keys = getattr(settings.baselines, objective.name, None)
         return {"name": objective.name} | (keys.model_dump() if keys else {})

@@ -1,5 +1,6 @@
 """What holds for every test: one thread an operation, and a reason for each test that this machine cannot run."""
 
+import gc
 import os
 import shutil
 import signal
@@ -22,6 +23,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     from stages.threads import cores
 
     return min(cores() + (cores() + 1) // 2, 8)
+
+
+def pytest_sessionstart() -> None:
+    """Collect the tests without looking for garbage: what the imported packages make is kept, and looked through again and again."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""What a training step minimises: ProSMIN and baselines, on the same encoder, views, optimiser and schedule.
+"""What a training step minimises: ProSMIN and baselines, on the same encoder, views, optimiser and schedule; or nothing.
 
 A new one is a class of ``base.Objective`` whose keywords are its settings, and a line in ``OBJECTIVES``.
 """
@@ -10,6 +10,7 @@ from prosmin.networks import Encoder
 from prosmin.objectives.base import Objective
 from prosmin.objectives.contrastive import MoCoV3, SimCLR
 from prosmin.objectives.distillation import BYOL, DINO, SimSiam
+from prosmin.objectives.external import External
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.objectives.published import Published
 from prosmin.objectives.vicreg import VICReg
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "simclr": SimCLR,
     "mocov3": MoCoV3,
     "vicreg": VICReg,
+    "external": External,
 }
 
 

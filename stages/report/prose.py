@@ -70,13 +70,23 @@ def abstract(inputs: Inputs) -> str:
 
 
 def method(inputs: Inputs) -> str:
-    return METHODS[inputs.params.pretrain.objective.name]
+    """What the numbers are of, in a word or two."""
+    settings = inputs.params.pretrain
+    return settings.encoder.name if settings.external else METHODS[settings.objective.name]
 
 
 def _pretraining(inputs: Inputs) -> str:
     settings, trained = inputs.params.pretrain, inputs.metrics("pretrain")
     colour = "grey" if settings.channels == 1 else "colour"
     size = f"{settings.image_size} × {settings.image_size} {colour} pixels"
+    if settings.external:
+        given = settings.external
+        source = given.path if given.source == "file" else f"{given.repo} at {given.revision[:12]}"
+        count = f" of {whole(trained['encoder_parameters'])} parameters" if trained else ""
+        return (
+            f"A {settings.encoder.name}{count} was taken as others have trained it ({source}) and evaluated on images of "
+            f"{inputs.params.dataset} ({size})."
+        )
     if not trained:
         return f"A {settings.encoder.name} is to be pretrained by {method(inputs)} on images of {inputs.params.dataset} ({size})."
     return (

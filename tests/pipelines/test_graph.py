@@ -57,18 +57,6 @@ def test_git_sees_only_metrics_plots_and_the_lock(finished):
     assert not [name for name in tracked if name.startswith(("results/", "data/photos"))]
 
 
-def test_a_flow_in_a_second_clone_gives_the_same_bytes(finished, tmp_path, photos, api, prefect_home):
-    other = clone(tmp_path, photos)
-    server = {"PREFECT_API_URL": api, "PREFECT_HOME": str(prefect_home)}
-    command(other, "-m", "pipelines.run", environment=server)
-    names = sorted(
-        str(path.relative_to(other)) for part in ("metrics", "plots") for path in (other / part).rglob("*.*")
-    ) + ["dvc.lock", "results/report/index.html"]
-    assert len(names) > 15
-    _, differing, missing = filecmp.cmpfiles(finished, other, names, shallow=False)
-    assert (differing, missing) == ([], [])
-
-
 def test_an_ood_setting_touches_ood_and_report_and_its_old_value_runs_nothing(finished):
     before = (finished / "params.yaml").read_text()
     try:

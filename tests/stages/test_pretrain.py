@@ -5,14 +5,16 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from prosmin import files, objectives, scoring
-from prosmin.errors import UserError
+from prosmin import export, files, objectives, scoring
+from prosmin.errors import ConfigError, UserError
 from prosmin.networks import Encoder
 from stages import embed, fetch, linear, pretrain
 from stages import params as sections
@@ -23,7 +25,7 @@ NAMES = get_args(sections.Objective.model_fields["name"].annotation)
 
 
 def test_params_name_the_objectives_and_rules_that_there_are():
-    assert set(NAMES) == set(objectives.OBJECTIVES)
+    assert {*NAMES, "external"} == set(objectives.OBJECTIVES)
     assert set(get_args(sections.Objective.model_fields["rule"].annotation)) == set(scoring.RULES)
 
 
@@ -87,3 +89,55 @@ def test_unlabelled_images_are_enough_to_pretrain_and_the_probe_says_what_it_lac
     embed.main(params, "digits")
     with pytest.raises(UserError, match="48 of 48 images in the train split of dataset 'digits' have no label"):
         linear.main(params)
+
+
+def outside(folder, **settings) -> dict:
+    """Params of an evaluation of a ResNet that lies in ``folder``, made by timm alone."""
+    kwargs = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+    torch.manual_seed(5)
+    model = timm.create_model("resnet18", in_chans=1, **kwargs)
+    save_file(model.state_dict(), folder / "theirs.safetensors")
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["pretrain"] |= {
+        "image_size": 16,
+        "encoder": {"name": "resnet18", "kwargs": kwargs},
+        "external": {"source": "file", "path": str(folder / "theirs.safetensors"), "mean": [0.3], "std": [0.2]}
+        | settings,
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return model
+
+
+def test_an_external_encoder_takes_the_place_of_a_trained_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = outside(tmp_path)
+    params = load()
+    fetch.main(params, "digits")
+    pretrain.main(params)
+    images = torch.rand(3, 1, 16, 16)
+    model.reset_classifier(0)
+    with torch.inference_mode():
+        found = export.load_encoder("results/pretrain")(images)
+        assert torch.equal(found, model.eval()((images - 0.3) / 0.2))
+        assert not torch.equal(found, export.load_encoder("results/pretrain", "random")(images))
+    metrics = files.read_json("metrics/pretrain.json")
+    assert metrics["encoder_parameters"] == sum(each.numel() for each in model.parameters()) and "loss" not in metrics
+    assert [row["epoch"] for row in files.read_csv("plots/pretrain/diagnostics.csv")] == ["0"]
+    assert files.read_csv("plots/pretrain/loss.csv") == []
+    embed.main(params, "digits")
+    assert not any("log_sigma" in name for name in files.read_arrays("results/embed/digits/trained.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"sha256": "0" * 64}, "external.sha256 is '0{64}'; the file .*theirs.safetensors has [0-9a-f]{64}$"),
+        ({"mean": None, "std": None}, "external.mean is None; no config.json .* how their input was normalised; give"),
+        ({"mean": [0.1] * 3, "std": [0.1] * 3}, "channels is 1; the input of .* is normalised as 3 channels"),
+    ],
+)
+def test_what_an_external_encoder_lacks_is_one_sentence(tmp_path, monkeypatch, settings, sentence):
+    monkeypatch.chdir(tmp_path)
+    outside(tmp_path, **settings)
+    with pytest.raises(ConfigError, match=sentence):
+        pretrain.main(load())
