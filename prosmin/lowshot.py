@@ -25,7 +25,7 @@ def evaluate_lowshot(pool: Labelled, test: Labelled, per_class: int, draws: int,
     accuracies = []
     for draw in range(draws):
         chosen = few_labels(labels, per_class, seed, draw)
-        probe = fit(features[chosen], labels[chosen], classes, [l2], standard)[l2]
+        probe = fit(features[chosen], labels[chosen], classes, l2, standard)
         accuracies.append(metrics.accuracy(probe.logits(test[0]), test[1]))
     return accuracies
 

@@ -20,6 +20,10 @@ from prosmin.sampling import Labelled, count_classes
 ReliabilityRow = tuple[str, float, float, float, float, int]
 
 ITERATIONS = 1000  # of L-BFGS, at most
+# Where L-BFGS stops: the fall of the objective in a step, relative to the larger of it and 1, and the largest slope.
+FINE = {"ftol": 1e-13, "gtol": 1e-6}
+COARSE = {"ftol": 1e-5, "gtol": 1e-4}
+RISE = 1.01
 
 log = logging.getLogger(__name__)
 
@@ -67,54 +71,85 @@ def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.where(std <= 1e-6 * np.abs(mean), 1.0, std).astype(np.float32)
 
 
+class _Regression:
+    """The objective over ``features`` [N, F], which are standardised, and ``labels`` [N]; what is solved for is a matrix [C, F + 1]
+    whose last column is the bias, kept flat."""
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        classes: int,
+        standard: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
+        if not np.isfinite(features).all():
+            raise UserError("the features hold values that are not finite; no probe can be fitted to them")
+        self.mean, self.std = standard or standardisation(features)
+        self.inputs = (features.astype(np.float64) - self.mean) / self.std
+        self.truth = np.eye(classes)[labels]
+        self.shape = (classes, self.inputs.shape[1] + 1)
+
+    def __call__(self, flat: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
+        """The objective and its gradient."""
+        weight, bias = flat.reshape(self.shape)[:, :-1], flat.reshape(self.shape)[:, -1]
+        logp = metrics.log_softmax(self.inputs @ weight.T + bias)  # [N, C]
+        slope = (np.exp(logp) - self.truth) / len(self.inputs)  # [N, C], of the mean NLL in the logits
+        gradient = np.column_stack([slope.T @ self.inputs + l2 * weight, slope.sum(axis=0)])
+        return -(logp * self.truth).sum() / len(self.inputs) + l2 / 2 * (weight**2).sum(), gradient.ravel()
+
+    def minimise(self, l2: float, start: np.ndarray | None, precision: dict[str, float]) -> np.ndarray:
+        """The solution, by L-BFGS from ``start`` (None: zero)."""
+        from scipy.optimize import minimize
+
+        options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "maxcor": 20, **precision}
+        start = np.zeros(self.shape).ravel() if start is None else start
+        result = minimize(self, start, args=(l2,), jac=True, method="L-BFGS-B", options=options)
+        if result.status == 1:
+            log.warning("the probe with l2 %g has not converged after %d iterations", l2, result.nit)
+        return result.x
+
+    def probe(self, flat: np.ndarray) -> Probe:
+        whole = flat.reshape(self.shape).astype(np.float32)
+        return Probe(whole[:, :-1].copy(), whole[:, -1].copy(), self.mean, self.std)
+
+
 def fit(
     features: np.ndarray,
     labels: np.ndarray,
     classes: int,
-    l2: Sequence[float],
+    l2: float,
     standard: tuple[np.ndarray, np.ndarray] | None = None,
-) -> dict[float, Probe]:
-    """One probe for each value of ``l2``, by L-BFGS from the strongest to the weakest, each from the one before.
+) -> Probe:
+    """The probe of features ``[N, F]`` and labels ``[N]`` in 0..classes-1.
 
-    features ``[N, F]``, labels ``[N]`` in 0..classes-1; standard: mean and std ``[F]`` to standardise by, those of
-    ``features`` unless given. A probe that has not converged after ``ITERATIONS`` is used and a warning logged.
-    Raises ``UserError`` for features that are not finite.
+    standard: mean and std ``[F]`` to standardise by, those of ``features`` unless given. A probe that has not converged
+    after ``ITERATIONS`` is used and a warning logged. Raises ``UserError`` for features that are not finite.
     """
-    from scipy.optimize import minimize
+    regression = _Regression(features, labels, classes, standard)
+    return regression.probe(regression.minimise(l2, None, FINE))
 
-    if not np.isfinite(features).all():
-        raise UserError("the features hold values that are not finite; no probe can be fitted to them")
-    mean, std = standard or standardisation(features)
-    inputs = (features.astype(np.float64) - mean) / std
-    truth = np.eye(classes)[labels]
-    shape = (classes, inputs.shape[1] + 1)  # the bias is the last column
 
-    def objective(flat: np.ndarray, strength: float) -> tuple[float, np.ndarray]:
-        weight, bias = flat.reshape(shape)[:, :-1], flat.reshape(shape)[:, -1]
-        logp = metrics.log_softmax(inputs @ weight.T + bias)  # [N, C]
-        slope = (np.exp(logp) - truth) / len(inputs)  # [N, C], of the mean NLL in the logits
-        gradient = np.column_stack([slope.T @ inputs + strength * weight, slope.sum(axis=0)])
-        return -(logp * truth).sum() / len(inputs) + strength / 2 * (weight**2).sum(), gradient.ravel()
+def select(train: Labelled, val: Labelled, classes: int, l2: Sequence[float]) -> tuple[float, Probe]:
+    """The l2 with the lowest NLL on ``val`` (a tie: the stronger), and its probe of ``train``.
 
-    probes, flat = {}, np.zeros(shape).ravel()
-    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-6}
+    In one pass from the strongest l2 to the weakest, each solution from the one before, to a precision that is enough to compare
+    them; the pass ends where the NLL is ``RISE`` times the lowest, as it only rises from there, and at weak l2 most of the time would
+    go. The chosen one is then fitted to the end. (Friedman et al. 2010, Regularization paths for generalized linear models,
+    sec. 2.5, has the warm starts.) Warns of a choice at the edge of the grid.
+    """
+    regression = _Regression(*train, classes)
+    solution, lowest, chosen = None, np.inf, (np.nan, np.zeros(0))
     for strength in sorted(l2, reverse=True):
-        result = minimize(objective, flat, args=(strength,), jac=True, method="L-BFGS-B", options=options)
-        if result.status == 1:
-            log.warning("the probe with l2 %g has not converged after %d iterations", strength, result.nit)
-        flat = result.x
-        whole = flat.reshape(shape).astype(np.float32)
-        probes[strength] = Probe(whole[:, :-1].copy(), whole[:, -1].copy(), mean, std)
-    return probes
-
-
-def choose(probes: dict[float, Probe], features: np.ndarray, labels: np.ndarray) -> float:
-    """The l2 with the lowest NLL on held-out samples (a tie: the stronger); warns at the edge of the grid."""
-    errors = {l2: metrics.nll(probe.logits(features), labels) for l2, probe in probes.items()}
-    best = min(sorted(errors, reverse=True), key=errors.__getitem__)
-    if len(errors) > 1 and best in (min(errors), max(errors)):
+        solution = regression.minimise(strength, solution, COARSE)
+        error = metrics.nll(regression.probe(solution).logits(val[0]), val[1])
+        if error < lowest:
+            lowest, chosen = error, (strength, solution)
+        elif error > RISE * lowest:
+            break
+    best, solution = chosen
+    if len(l2) > 1 and best in (min(l2), max(l2)):
         log.warning("l2 %g, at the edge of its grid, has the lowest held-out NLL; widen the grid", best)
-    return best
+    return best, regression.probe(regression.minimise(best, solution, FINE))
 
 
 def classification_metrics(
@@ -153,7 +188,7 @@ def evaluate_probe(
 ) -> Evaluation:
     """Select on ``val``, refit on train and val together, read ``test`` once.
 
-    1. A probe for each l2 is fitted to train; the lowest NLL on val chooses.
+    1. Of probes fitted to train the lowest NLL on val chooses the l2 (``select``).
     2. The temperature is fitted on val to the chosen probe, which has not seen val.
     3. The probe is refitted to train and val with that l2 and keeps that temperature: one fitted to
        samples that the probe has learned from would come out too low.
@@ -162,14 +197,13 @@ def evaluate_probe(
     splits do not agree (``count_classes``).
     """
     classes = count_classes({"train": train[1], "val": val[1], "test": test[1]})
-    selected = fit(*train, classes, l2)
-    strength = choose(selected, *val)
-    seen = selected[strength].logits(val[0])
+    strength, selected = select(train, val, classes, l2)
+    seen = selected.logits(val[0])
     temperature = calibration.fit_temperature(seen, val[1])
     # The precision of the file, so that a probe that is read back gives these very numbers.
     temperature = float(np.float32(temperature))
     features, labels = (np.concatenate(parts) for parts in zip(train, val, strict=True))
-    probe = replace(fit(features, labels, classes, [strength])[strength], temperature=temperature)
+    probe = replace(fit(features, labels, classes, strength), temperature=temperature)
 
     logits = probe.logits(test[0])
     scored = classification_metrics(logits, test[1], temperature, bootstrap, seed)

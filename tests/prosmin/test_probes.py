@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from prosmin import calibration, metrics, probes
 from prosmin.errors import UserError
-from prosmin.probes import Probe, choose, evaluate_probe, fit, standardisation
+from prosmin.probes import Probe, evaluate_probe, fit, select, standardisation
 
 GRID = [1e-4, 1e-3, 1e-2, 0.1, 1.0]
 
@@ -28,32 +28,25 @@ def standardise(features):
 @pytest.mark.parametrize("l2", [1e-3, 0.1, 10.0])
 def test_the_fit_is_scikit_learns_optimum(digits, l2):
     features, labels = digits[0]
-    probe = fit(features, labels, 10, [l2])[l2]
+    probe = fit(features, labels, 10, l2)
     inputs = standardise(features.astype(np.float64))
     oracle = LogisticRegression(C=1 / (len(labels) * l2), tol=1e-10, max_iter=10_000).fit(inputs, labels)
     np.testing.assert_allclose(probe.weight, oracle.coef_, atol=2e-3 * np.abs(oracle.coef_).max())
     np.testing.assert_allclose(metrics.softmax(probe.logits(features)), oracle.predict_proba(inputs), atol=1e-3)
 
 
-def test_a_probe_of_the_grid_is_the_probe_fitted_alone(digits):
-    path = fit(*digits[0], 10, GRID)
-    for l2 in GRID:
-        alone = metrics.softmax(fit(*digits[0], 10, [l2])[l2].logits(digits[1][0]))
-        np.testing.assert_allclose(metrics.softmax(path[l2].logits(digits[1][0])), alone, atol=2e-3)
-
-
 def test_duplicating_the_samples_does_not_change_what_l2_means(digits):
     features, labels = digits[0]
-    once = fit(features, labels, 10, [0.01])[0.01]
-    thrice = fit(np.tile(features, (3, 1)), np.tile(labels, 3), 10, [0.01])[0.01]
+    once = fit(features, labels, 10, 0.01)
+    thrice = fit(np.tile(features, (3, 1)), np.tile(labels, 3), 10, 0.01)
     np.testing.assert_allclose(once.weight, thrice.weight, atol=1e-4)
 
 
 def test_scale_and_offset_of_a_feature_do_not_matter(digits):
     features, labels = digits[0]
     scale, offset = np.random.default_rng(0).uniform([[0.1], [-5]], [[10], [5]], size=(2, features.shape[1]))
-    one = fit(features, labels, 10, [0.01])[0.01].logits(digits[1][0])
-    other = fit(features * scale + offset, labels, 10, [0.01])[0.01].logits(digits[1][0] * scale + offset)
+    one = fit(features, labels, 10, 0.01).logits(digits[1][0])
+    other = fit(features * scale + offset, labels, 10, 0.01).logits(digits[1][0] * scale + offset)
     np.testing.assert_allclose(one, other, atol=1e-2)
 
 
@@ -62,12 +55,12 @@ def test_a_feature_that_is_constant_up_to_rounding_gets_no_weight_on_other_sampl
     nearly = 1000 + rng.integers(-1, 2, 100) * 1e-4
     features = np.stack([np.full(100, 0.1), nearly, np.zeros(100), rng.normal(size=100)], 1).astype(np.float32)
     assert standardisation(features)[1].tolist()[:3] == [1, 1, 1]
-    probe = fit(features, (features[:, 3] > 0).astype(int), 2, [0.01])[0.01]
+    probe = fit(features, (features[:, 3] > 0).astype(int), 2, 0.01)
     np.testing.assert_allclose(probe.weight[:, :3], 0, atol=1e-3)
 
 
 def test_a_saved_probe_gives_the_same_logits_and_the_same_bytes(digits, tmp_path):
-    probe = fit(*digits[0], 10, [0.01])[0.01]
+    probe = fit(*digits[0], 10, 0.01)
     for name in ("one", "other"):
         probe.save(tmp_path / f"{name}.safetensors")
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()
@@ -75,29 +68,52 @@ def test_a_saved_probe_gives_the_same_logits_and_the_same_bytes(digits, tmp_path
     assert np.array_equal(loaded.logits(digits[2][0]), probe.logits(digits[2][0])) and loaded.temperature == 1
 
 
-def test_the_chosen_l2_has_the_lowest_held_out_nll_and_an_edge_of_the_grid_is_told(digits, caplog):
-    fitted = fit(*digits[0], 10, GRID)
-    best = choose(fitted, *digits[1])
-    assert best == min(GRID, key=lambda l2: metrics.nll(fitted[l2].logits(digits[1][0]), digits[1][1]))
-    assert best not in (GRID[0], GRID[-1]) and not caplog.text
-    assert choose({l2: fitted[l2] for l2 in (0.1, 1.0)}, *digits[1]) == 0.1
+def held_out(digits, l2):
+    """The NLL on val of the probe of train, fitted alone."""
+    train, val, _ = digits
+    return metrics.nll(fit(*train, 10, l2).logits(val[0]), val[1])
+
+
+@pytest.mark.parametrize("grid", [GRID, GRID[::-1], [1e-7, 1e-6, 1e-5, *GRID, 10.0, 100.0]])
+def test_the_chosen_l2_has_the_lowest_held_out_nll_of_probes_fitted_alone(digits, caplog, grid):
+    train, val, _ = digits
+    best, probe = select(train, val, 10, grid)
+    assert best == min(grid, key=lambda l2: held_out(digits, l2))
+    alone = metrics.softmax(fit(*train, 10, best).logits(val[0]))
+    np.testing.assert_allclose(metrics.softmax(probe.logits(val[0])), alone, atol=2e-3)
+    assert not caplog.text
+
+
+def test_an_edge_of_the_grid_is_told(digits, caplog):
+    train, val, _ = digits
+    assert select(train, val, 10, [1.0, 0.1])[0] == 0.1
     assert "l2 0.1, at the edge of its grid" in caplog.text
     caplog.clear()
-    assert choose({1.0: fitted[1.0]}, *digits[1]) == 1.0 and not caplog.text
+    assert select(train, val, 10, [1.0])[0] == 1.0 and not caplog.text
+
+
+def test_a_small_rise_on_the_way_does_not_end_the_search(digits, monkeypatch):
+    """The lowest NLL is the last one here, behind a rise of less than a hundredth; behind a larger one nobody looks."""
+    train, val, _ = digits
+    for rise, expected in ((1.005, 0.01), (1.02, 1.0)):
+        errors = iter((0.5, 0.5 * rise, 0.4))
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, "nll", lambda logits, labels, errors=errors: next(errors))
+            assert select(train, val, 10, [1.0, 0.1, 0.01])[0] == expected
 
 
 def test_the_protocol_selects_on_val_and_refits_on_train_and_val(digits):
     train, val, test = digits
     found = evaluate_probe(train, val, test, GRID, 100, 0)
-    l2 = found.metrics["l2"]
-    selected = fit(*train, 10, GRID)
-    assert l2 == choose(selected, *val)
-    temperature = calibration.fit_temperature(selected[l2].logits(val[0]), val[1])
+    l2, selected = select(train, val, 10, GRID)
+    assert found.metrics["l2"] == l2
+    seen = selected.logits(val[0])
+    temperature = calibration.fit_temperature(seen, val[1])
     assert found.probe.temperature == found.metrics["temperature"] == pytest.approx(temperature, rel=1e-6)
-    assert found.metrics["accuracy_val"] == metrics.accuracy(selected[l2].logits(val[0]), val[1])
+    assert found.metrics["accuracy_val"] == metrics.accuracy(seen, val[1])
     assert found.metrics["n_val"] == len(val[1])
     both = [np.concatenate(parts) for parts in zip(train, val, strict=True)]
-    np.testing.assert_array_equal(found.probe.weight, fit(*both, 10, [l2])[l2].weight)
+    np.testing.assert_array_equal(found.probe.weight, fit(*both, 10, l2).weight)
 
 
 def test_nothing_is_fitted_to_the_test_split(digits):
@@ -140,15 +156,15 @@ def test_features_that_are_not_finite_are_refused(digits):
     features = digits[0][0].copy()
     features[3, 7] = np.nan
     with pytest.raises(UserError, match="not finite"):
-        fit(features, digits[0][1], 10, [0.01])
+        fit(features, digits[0][1], 10, 0.01)
 
 
 def test_a_probe_refuses_features_of_another_width(digits):
     with pytest.raises(UserError, match=r"shape \(200, 63\); the probe was fitted to \[N, 64\]"):
-        fit(*digits[0], 10, [0.1])[0.1].logits(digits[1][0][:, 1:])
+        fit(*digits[0], 10, 0.1).logits(digits[1][0][:, 1:])
 
 
 def test_a_fit_that_does_not_converge_is_told(digits, caplog, monkeypatch):
     monkeypatch.setattr(probes, "ITERATIONS", 5)
-    fit(*digits[0], 10, [0.01])
+    fit(*digits[0], 10, 0.01)
     assert "the probe with l2 0.01 has not converged after 5 iterations" in caplog.text
