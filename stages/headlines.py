@@ -48,6 +48,8 @@ def _wanted(params: Params) -> Iterator[tuple[str, ...]]:
     if params.lowshot.per_class:
         most = max(params.lowshot.per_class)
         yield f"{most} labels a class: accuracy", "lowshot.json", f"per_class_{most}", "accuracy"
+    for name in params.finetune.datasets:
+        yield f"fine-tuned on {name}: accuracy", f"finetune/{name}.json", "accuracy"
     for name, distance in params.ood.sets.items():
         for detector in DETECTORS:
             yield f"OOD, {name} ({distance}), {detector}: auroc", f"ood/{name}.json", detector, "auroc"

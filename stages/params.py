@@ -350,6 +350,18 @@ class Lowshot(Section):
         return self
 
 
+class Finetune(Section):
+    datasets: Annotated[tuple[str, ...], Once] = ()
+    lr: Annotated[tuple[Positive, ...], Once] = Field(default=(0.001,), min_length=1)
+    epochs: Count = 20
+    batch_size: Annotated[Whole, Field(ge=2)] = 64
+    steps: Annotated[Whole, Field(ge=0)] = 100
+    weight_decay: NonNegative = 0.05
+    per_class: Annotated[tuple[Count, ...], Once] = ()
+    draws: Annotated[Whole, Field(ge=3)] = 3
+    bootstrap: Bootstrap = 1000
+
+
 class Ood(Section):
     sets: dict[str, Literal["near", "far"]] = Field(min_length=1)
     k: Count = 10
@@ -420,6 +432,7 @@ class Params(Section):
     linear: Linear
     knn: Knn
     lowshot: Lowshot = Lowshot()
+    finetune: Finetune = Finetune()
     ood: Ood
     prediction: Prediction = Prediction()
     corrupt: Corrupt
@@ -448,12 +461,13 @@ def _misnamed(content: dict[Any, Any]) -> list[str]:
     named = [("dataset", trained)]
     named += [(f"ood.sets.{name}", name) for name in inside("ood", "sets", dict)]
     named += [(f"transfer.targets.{place}", name) for place, name in enumerate(inside("transfer", "targets", list))]
+    named += [(f"finetune.datasets.{place}", name) for place, name in enumerate(inside("finetune", "datasets", list))]
     allowed = ", ".join(map(str, known))
     lines = []
     for key, name in named:
         if isinstance(name, str) and name not in known:
             lines.append(f"{key} is {shown(name)}; allowed, as they stand under fetch: {allowed}{nearest(name, known)}")
-        elif name == trained and key != "dataset":
+        elif name == trained and key != "dataset" and not key.startswith("finetune"):
             lines.append(f"{key} is {shown(name)}, the dataset that is trained on; name another")
     return lines
 

@@ -233,7 +233,7 @@ def objective_of(settings: Pretrain) -> dict[str, Any]:
     """The name and the keywords of the class that ``prosmin.objectives`` has under it."""
     objective, target = settings.objective, settings.target
     if settings.external:
-        return {"name": "external"}
+        return {"name": "external"}  # prosmin.objectives.EXTERNAL
     if objective.name != "prosmin":
         keys = getattr(settings.baselines, objective.name, None)
         return {"name": objective.name} | (keys.model_dump() if keys else {})

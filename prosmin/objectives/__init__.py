@@ -1,4 +1,4 @@
-"""What a training step minimises: ProSMIN and baselines, on the same encoder, views, optimiser and schedule; or nothing.
+"""What a training step minimises: ProSMIN and baselines, on the same encoder, views, optimiser and schedule.
 
 A new one is a class of ``base.Objective`` whose keywords are its settings, and a line in ``OBJECTIVES``.
 """
@@ -24,12 +24,16 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "simclr": SimCLR,
     "mocov3": MoCoV3,
     "vicreg": VICReg,
-    "external": External,
 }
+
+EXTERNAL = "external"
 
 
 def build(encoder: Encoder, hidden_dim: int, dim: int, name: str = "prosmin", **settings: Any) -> Objective:
-    """An objective by its name, its heads at initial weights; ``settings`` are the keywords of its class."""
+    """An objective by its name, its heads at initial weights; ``settings`` are the keywords of its class. By the name
+    ``external``, an encoder that nothing is trained of."""
+    if name == EXTERNAL:
+        return External(encoder)
     if name not in OBJECTIVES:
         raise ConfigError(
             "objective.name", name, f"it must be one of {', '.join(OBJECTIVES)}{nearest(name, OBJECTIVES)}"

@@ -12,7 +12,7 @@ from prosmin.objectives.base import Objective
 class External(Objective):
     """The encoder alone, so that whatever reads a pretrained model reads this one too."""
 
-    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int):
+    def __init__(self, encoder: Encoder):
         super().__init__()
         self.encoder = encoder
 

@@ -91,6 +91,9 @@ def _reliability(inputs: Inputs) -> dict[str, Any]:
     for target in inputs.params.transfer.targets:
         if found := inputs.plot(f"transfer/{target}"):
             panels.append(figures.reliability(found, "trained", f"transfer to {target}", f"transfer-{target}"))
+    for name in inputs.params.finetune.datasets:
+        if found := inputs.plot(f"finetune/{name}"):
+            panels.append(figures.reliability(found, "trained", f"fine-tuned on {name}", f"finetune-{name}"))
     missing = None if rows else inputs.absent("plots/linear/reliability.csv", "linear")
     return {"missing": missing, "panels": panels}
 

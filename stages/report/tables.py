@@ -100,7 +100,24 @@ def results(inputs: Inputs) -> list[Group]:
     for target in params.transfer.targets:
         missing = inputs.absent(f"metrics/transfer/{target}.json", "transfer", target)
         groups.append(_probe(inputs, f"transfer/{target}", f"Transfer: linear probe on {target}", missing))
+    for name in params.finetune.datasets:
+        groups.append(_finetuned(inputs, name))
     return groups
+
+
+def _finetuned(inputs: Inputs, name: str) -> Group:
+    missing = inputs.absent(f"metrics/finetune/{name}.json", "finetune", name)
+    group = _probe(inputs, f"finetune/{name}", f"Fine-tuned on {name}", missing)
+    if not group.rows:
+        return group
+    content = inputs.metrics(f"finetune/{name}")
+    few = {key: found for key, found in content["trained"].items() if isinstance(found, dict)}
+    rows = [
+        each
+        for key, found in few.items()
+        if (each := row(content, "accuracy", f"accuracy, {lowshot_label(key, found['labels'])}", key))
+    ]
+    return group._replace(note=f"{group.note}, beside the same network from scratch", rows=[*group.rows, *rows])
 
 
 def _probe(inputs: Inputs, name: str, title: str, missing: Missing) -> Group:
@@ -289,6 +306,9 @@ def selections(inputs: Inputs) -> list[tuple[str, str, str, str]]:
             ("temperature", "lowest NLL on val, by a probe that has not seen val"),
         ):
             found.append((f"{title}: {key}", *_chosen(inputs, name, key), how))
+    for name in inputs.params.finetune.datasets:
+        how = "lowest NLL on val; then trained again on train and val"
+        found.append((f"fine-tuned on {name}: lr", *_chosen(inputs, f"finetune/{name}", "lr"), how))
     for key in ("k", "temperature"):
         found.append(
             (f"k-NN: {key}", *_chosen(inputs, "knn", key), "highest accuracy on val; the bank is then train and val")

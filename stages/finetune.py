@@ -1,0 +1,97 @@
+"""finetune: encoder and classifier trained together on the labels of one dataset, all of them and a few of each class.
+
+Reads   data/<name>, results/pretrain
+Writes  metrics/finetune/<name>.json: for each encoder what ``prosmin.finetuning.evaluate_finetuned`` reports, and under
+            per_class_<n> the mean accuracy and its 95 % interval over draws; the floor is the same network trained from scratch
+        plots/finetune/<name>.csv: the reliability diagram on test, before and after temperature
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from prosmin import data, export, files
+from prosmin.errors import UserError, nearest
+from prosmin.finetuning import FinetuneSettings, evaluate_finetuned, finetune_lowshot, geometry
+from prosmin.lowshot import t_interval
+from prosmin.sampling import stratified_holdout
+from prosmin.views import ViewSettings
+from stages.command import run
+from stages.features import ENCODERS, HELD_OUT
+from stages.linear import RELIABILITY
+from stages.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def main(params: Params, name: str = "") -> None:
+    asked = params.finetune
+    if name not in asked.datasets:
+        raise UserError(
+            f"finetune needs one of finetune.datasets, not {name!r}; "
+            f"params.yaml has {', '.join(asked.datasets) or 'none'}{nearest(name, asked.datasets)}"
+        )
+    model, trained = export.load_description("results/pretrain")
+    views = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
+    settings = FinetuneSettings(
+        views=geometry(ViewSettings(size=model.image_size, **views)),
+        epochs=asked.epochs,
+        batch_size=asked.batch_size,
+        weight_decay=asked.weight_decay,
+        steps=asked.steps,
+    )
+    train, val, test = labelled_images(name, model, params.seed)
+    pool = data.Split(torch.cat([train.images, val.images]), torch.cat([train.labels, val.labels]), train.classes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found, rows = {}, []
+    for weights in ENCODERS:
+        encoder = export.load_encoder("results/pretrain", weights).to(device)
+        whole = evaluate_finetuned(encoder, train, val, test, settings, asked.lr, asked.bootstrap, params.seed)
+        found[weights] = dict(whole.metrics)
+        rows += [(weights, *row) for row in whole.reliability]
+        log.info(
+            "%s, %s encoder: accuracy %.4f [%.4f, %.4f]",
+            name, weights, *(whole.metrics[key] for key in ("accuracy", "accuracy_low", "accuracy_high")),
+        )  # fmt: skip
+        for size in asked.per_class:
+            try:
+                accuracies = finetune_lowshot(
+                    encoder, pool, test, size, asked.draws, settings, asked.lr[0], params.seed
+                )
+            except UserError as error:
+                raise UserError(f"finetune, {name}, per_class_{size}: {error}") from None
+            mean, low, high = t_interval(accuracies)
+            labels = size * len(pool.labels.unique())
+            found[weights][f"per_class_{size}"] = {
+                "accuracy": mean, "accuracy_low": low, "accuracy_high": high, "labels": labels, "draws": asked.draws,
+            }  # fmt: skip
+            log.info("%s, %s encoder, %d labels: accuracy %.4f [%.4f, %.4f]", name, weights, labels, mean, low, high)
+    files.write_csv(f"plots/finetune/{name}.csv", RELIABILITY, rows)
+    files.write_metrics(f"metrics/finetune/{name}.json", found)
+
+
+def labelled_images(name: str, model: export.ModelSettings, seed: int) -> tuple[data.Split, data.Split, data.Split]:
+    """(train, val, test) of images at the size of the encoder. Without a val split a stratified fifth of train takes its place."""
+    folder = Path("data") / name
+    splits = {
+        split: data.load_split(folder, split, model.image_size, model.channels) for split in data.split_names(folder)
+    }
+    for split in ("train", "test"):
+        if split not in splits:
+            raise UserError(f"dataset {name!r} has no {split} split; it has {', '.join(splits)}")
+    for split, content in splits.items():
+        if missing := int((content.labels < 0).sum()):
+            raise UserError(
+                f"{missing} of {len(content)} images in the {split} split of dataset {name!r} have no label; "
+                "its evaluation needs one for each"
+            )
+    train = splits["train"]
+    if "val" in splits:
+        return train, splits["val"], splits["test"]
+    kept, held = stratified_holdout(train.labels.numpy(), HELD_OUT, seed)
+    return *(data.Split(train.images[part], train.labels[part], train.classes) for part in (kept, held)), splits["test"]
+
+
+if __name__ == "__main__":
+    run("finetune", main)
