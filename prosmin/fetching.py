@@ -41,7 +41,8 @@ def write_dataset(
 ) -> dict[str, Any]:
     """Write ``<split>.arrow`` for every split into ``folder`` and return the manifest of what they hold.
 
-    val_fraction, test_fraction: of the images of train, held out by class when the source lacks that split;
+    val_fraction, test_fraction: of the images of train, held out by class when the source lacks that split; with a
+        test_fraction of 1 the images of a source without splits are all test images;
     limit: the most images of a split, as evenly from the classes as can be;
     max_unreadable: share of the images that may be left out because they cannot be decoded;
     transform: see ``prosmin.transforms``.
@@ -79,6 +80,8 @@ def divide(
     for split, images in splits.items():
         if not len(images):
             raise UserError(f"split {split!r} has no images")
+    if test_fraction == 1 and list(splits) == ["train"]:
+        splits = {"test": splits["train"]}
     for split, fraction in (("test", test_fraction), ("val", val_fraction)):
         if split not in splits and "train" in splits and fraction > 0:
             train = splits["train"]

@@ -54,6 +54,8 @@ def _wanted(params: Params) -> Iterator[tuple[str, ...]]:
         for detector in DETECTORS:
             yield f"OOD, {name} ({distance}), {detector}: auroc", f"ood/{name}.json", detector, "auroc"
     yield "corruption: mean error (lower is better)", "corrupt.json", "mce_unnormalised"
+    for name in params.shift.sets:
+        yield f"shift to {name}: accuracy", f"shift/{name}.json", "accuracy"
     for name in params.transfer.targets:
         yield f"transfer to {name}: accuracy", f"transfer/{name}.json", "accuracy"
 

@@ -107,14 +107,14 @@ class Dataset(Section):
     """What every source shares."""
 
     val_fraction: Fraction = 0.2
-    test_fraction: Fraction = 0.2
+    test_fraction: Probability = 0.2  # 1: all images, for a set that is evaluated on alone
     limit: dict[SplitName, Count] = {}
     max_unreadable: Probability = 0.01
     transform: Transform = "none"
 
     @model_validator(mode="after")
     def _leaves_train(self) -> "Dataset":
-        if self.val_fraction + self.test_fraction >= 1:
+        if self.test_fraction < 1 <= self.val_fraction + self.test_fraction:
             raise ValueError(
                 "val_fraction and test_fraction must add up to less than 1, or nothing is left to train on"
             )
@@ -405,6 +405,11 @@ class Corrupt(Section):
         return self
 
 
+class Shift(Section):
+    sets: Annotated[tuple[str, ...], Once] = ()
+    bootstrap: Bootstrap = 1000
+
+
 class Transfer(Section):
     targets: Annotated[tuple[str, ...], Once]
     l2: Annotated[tuple[NonNegative, ...], Once] = Field(min_length=1)
@@ -436,6 +441,7 @@ class Params(Section):
     ood: Ood
     prediction: Prediction = Prediction()
     corrupt: Corrupt
+    shift: Shift = Shift()
     transfer: Transfer
     export: Export = Export()
     report: Report = Report()
@@ -461,6 +467,7 @@ def _misnamed(content: dict[Any, Any]) -> list[str]:
     named = [("dataset", trained)]
     named += [(f"ood.sets.{name}", name) for name in inside("ood", "sets", dict)]
     named += [(f"transfer.targets.{place}", name) for place, name in enumerate(inside("transfer", "targets", list))]
+    named += [(f"shift.sets.{place}", name) for place, name in enumerate(inside("shift", "sets", list))]
     named += [(f"finetune.datasets.{place}", name) for place, name in enumerate(inside("finetune", "datasets", list))]
     allowed = ", ".join(map(str, known))
     lines = []

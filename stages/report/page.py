@@ -91,6 +91,9 @@ def _reliability(inputs: Inputs) -> dict[str, Any]:
     for target in inputs.params.transfer.targets:
         if found := inputs.plot(f"transfer/{target}"):
             panels.append(figures.reliability(found, "trained", f"transfer to {target}", f"transfer-{target}"))
+    for name in inputs.params.shift.sets:
+        if found := inputs.plot(f"shift/{name}"):
+            panels.append(figures.reliability(found, "trained", f"probe on {name}", f"shift-{name}"))
     for name in inputs.params.finetune.datasets:
         if found := inputs.plot(f"finetune/{name}"):
             panels.append(figures.reliability(found, "trained", f"fine-tuned on {name}", f"finetune-{name}"))

@@ -100,9 +100,20 @@ def results(inputs: Inputs) -> list[Group]:
     for target in params.transfer.targets:
         missing = inputs.absent(f"metrics/transfer/{target}.json", "transfer", target)
         groups.append(_probe(inputs, f"transfer/{target}", f"Transfer: linear probe on {target}", missing))
-    for name in params.finetune.datasets:
-        groups.append(_finetuned(inputs, name))
+    groups += [_shifted(inputs, name) for name in params.shift.sets]
+    groups += [_finetuned(inputs, name) for name in params.finetune.datasets]
     return groups
+
+
+def _shifted(inputs: Inputs, name: str) -> Group:
+    missing = inputs.absent(f"metrics/shift/{name}.json", "shift", name)
+    group = _probe(inputs, f"shift/{name}", f"Linear probe of {inputs.params.dataset} on {name}", missing)
+    if not group.rows:
+        return group
+    content = inputs.metrics(f"shift/{name}")
+    clean = row(content, "accuracy_clean", f"accuracy on {inputs.params.dataset}, same classes")
+    note = f"{group.note}, {content['trained']['classes']} classes to choose from"
+    return group._replace(note=note, rows=[*group.rows, *([clean] if clean else [])])
 
 
 def _finetuned(inputs: Inputs, name: str) -> Group:

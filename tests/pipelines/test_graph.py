@@ -29,7 +29,7 @@ def finished(tmp_path_factory, photos) -> Path:
     """A clone, at a path with a space, whose graph has run on images of one's own, by params alone."""
     folder = clone(tmp_path_factory.mktemp("a clone"), photos)
     output = command(folder, "-m", "dvc", "repro")
-    assert {"fetch@photos", "pretrain", "embed@digits", "linear", "ood@digits", "report"} <= ran(output)
+    assert {"fetch@photos", "pretrain", "embed@digits", "linear", "finetune@digits", "ood@digits", "report"} <= ran(output)
     commit(folder)
     return folder
 

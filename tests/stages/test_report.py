@@ -16,7 +16,7 @@ from scipy.stats import binomtest, percentileofscore
 
 from prosmin.errors import UserError
 from prosmin.files import read_arrays, read_json, write_json
-from stages import corrupt, embed, fetch, knn, linear, lowshot, ood, prediction, pretrain, transfer
+from stages import corrupt, embed, fetch, finetune, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
 from stages.params import load
 from stages.report import __main__ as report
 from stages.report.figures import COLOURS, wilson
@@ -24,6 +24,7 @@ from stages.report.inputs import Inputs
 from stages.report.page import page
 from stages.report.pictures import evenly, examples, picture
 from stages.report.tables import Row, Value
+from tests.stages.test_shift import faint
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
@@ -54,7 +55,10 @@ def tiny(content):
     content["lowshot"] = {"per_class": [1, 3], "percent": [10], "draws": 3, "l2": 1.0}
     content["prediction"] |= {"views": 2, "corruptions": ["contrast"], "bootstrap": 100}
     content["corrupt"] |= {"types": ["gaussian_noise", "contrast"], "severities": [1, 5]}
-    for stage in ("linear", "knn", "ood", "corrupt", "transfer"):
+    content["finetune"] |= {"epochs": 1, "steps": 2, "per_class": [2]}
+    content["fetch"]["elsewhere"] = {"source": "folder", "path": "elsewhere", "test_fraction": 1}
+    content["shift"]["sets"] = ["elsewhere"]
+    for stage in ("linear", "knn", "ood", "corrupt", "transfer", "finetune", "shift"):
         content[stage]["bootstrap"] = 100
     return content
 
@@ -66,6 +70,7 @@ def finished(tmp_path_factory):
     (folder / "params.yaml").write_text(
         yaml.safe_dump(tiny(yaml.safe_load((ROOT / "params.yaml").read_text())), sort_keys=False)
     )
+    faint(folder / "elsewhere", {3: "3", 7: "7"})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PROSMIN_PROCESSES", "1")
@@ -82,6 +87,8 @@ def finished(tmp_path_factory):
             ood.main(params, name)
         for name in params.transfer.targets:
             transfer.main(params, name)
+        finetune.main(params, "digits")
+        shift.main(params, "elsewhere")
     return folder
 
 
@@ -145,6 +152,31 @@ def test_an_objective_without_a_predicted_distribution_goes_through_to_the_repor
     assert "sigma" not in read_json("metrics/ood/patches.json")["trained"]
     found = Tags(build())
     assert "BYOL on digits" in found.text and "was pretrained by BYOL" in found.text
+
+
+def test_an_external_encoder_is_named_and_has_no_sections_on_its_training(folder):
+    content = yaml.safe_load((folder / "params.yaml").read_text())
+    content["pretrain"]["external"] = {"source": "file", "path": "theirs.safetensors", "mean": [0.3], "std": [0.4]}
+    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    found = Tags(build())
+    assert "resnet18 on digits" in found.text and "as others have trained it (theirs.safetensors)" in found.text
+    sections = {attributes["id"] for tag, attributes in found.tags if tag == "section"}
+    assert sections == SECTIONS - {"training", "views"}
+    references = {attributes.get("href", "")[1:] for tag, attributes in found.tags if tag == "a"}
+    assert not references & {"training", "views"}
+
+
+def test_fine_tuning_and_shifted_images_have_their_rows(finished, html):
+    text = Tags(html).text.replace("\u2060", "")
+    for name, few in (
+        ("finetune/digits", "accuracy, 2 a class (20)"),
+        ("shift/elsewhere", "accuracy on digits, same classes"),
+    ):
+        found = read_json(finished / f"metrics/{name}.json")["trained"]
+        assert f"{found['accuracy']:.3f} {found['accuracy_low']:.3f}–{found['accuracy_high']:.3f}" in text
+        assert few in text
+    assert "Fine-tuned on digits · n = 60 test images, beside the same network from scratch" in text
+    assert "Linear probe of digits on elsewhere · n = 40 test images, 2 classes to choose from" in text
 
 
 def test_stage_writes_the_page_and_nothing_else(folder):
@@ -305,6 +337,8 @@ MAKERS = {
     "metrics/corrupt.json": "corrupt",
     "metrics/transfer/patches.json": "transfer patches",
     "metrics/ood/patches.json": "ood patches",
+    "metrics/finetune/digits.json": "finetune digits",
+    "metrics/shift/elsewhere.json": "shift elsewhere",
     "metrics/fetch/patches.json": "fetch patches",
     "metrics/prediction/patches.json": "prediction patches",
     "plots/linear/reliability.csv": "linear",

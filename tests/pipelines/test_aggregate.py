@@ -1,0 +1,83 @@
+"""Headline numbers over seeds: the mean and its interval against scipy, and what may not be put together."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from tests.pipelines.conftest import Project
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
+ACCURACIES = {"a": [0.90, 0.93, 0.91], "b": [0.85, 0.90, 0.86]}
+ERRORS = {"a": [0.20, 0.21, 0.19], "b": [0.10, 0.12, 0.09]}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Branches a-0, a-1, a-2 and b-0, b-1, b-2 with metrics of their own; b has another batch size."""
+    project = Project(tmp_path_factory.mktemp("aggregate") / "a project", {})
+    given = (project.folder / "params.yaml").read_text()
+    (project.folder / "metrics").mkdir()
+    for group, batch in (("a", 256), ("b", 128)):
+        for seed in range(3):
+            project.git("checkout", "-q", "-b", f"{group}-{seed}")
+            text = re.sub("(?m)^seed: 0", f"seed: {seed}", given).replace("batch_size: 256", f"batch_size: {batch}")
+            (project.folder / "params.yaml").write_text(text)
+            for name, key, values in (("linear", "accuracy", ACCURACIES), ("corrupt", "mce_unnormalised", ERRORS)):
+                content = {"trained": {key: values[group][seed]}, "random": {key: 0.5}}
+                (project.folder / f"metrics/{name}.json").write_text(json.dumps(content))
+            project.commit()
+    return project
+
+
+def cells(said: str, label: str) -> list[str]:
+    line = next(each for each in said.splitlines() if each.startswith(f"| {label}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_mean_over_seeds_and_the_paired_difference(project):
+    said = project.run("pipelines.aggregate", "a-2", "a-0", "a-1", "--against", "b-0", "b-1", "b-2")
+    assert said.splitlines()[0] == "| | mean | 95 % interval | seeds 0, 1, 2 | untrained | difference | |"
+    for label, values, verdict in (
+        ("linear probe: accuracy", ACCURACIES, "better"),
+        ("corruption: mean error (lower is better)", ERRORS, "worse"),
+    ):
+        found = cells(said, label)
+        low, high = ttest_1samp(values["a"], 0).confidence_interval(0.95)
+        each = " ".join(f"{value:.3f}" for value in values["a"])
+        assert found[1:5] == [f"{np.mean(values['a']):.3f}", f"[{low:.3f}, {high:.3f}]", each, "0.500"]
+        gain = np.subtract(values["a"], values["b"])
+        low, high = ttest_1samp(gain, 0).confidence_interval(0.95)
+        apart = verdict if low > 0 or high < 0 else ""
+        assert found[5:7] == [f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]", apart]
+    assert "better" in said and "worse" in said
+
+
+def test_experiments_are_named_by_a_pattern(project):
+    project.git("checkout", "-q", "a-0")
+    for seed in (0, 1):
+        project.git("update-ref", f"refs/exps/{project.git('rev-parse', f'a-{seed}~1').strip()[:2]}/"
+                    f"{project.git('rev-parse', f'a-{seed}~1').strip()[2:]}/tried-{seed}", f"a-{seed}")  # fmt: skip
+    said = project.run("pipelines.aggregate", "tried-*")
+    assert cells(said, "linear probe: accuracy")[3] == "0.900 0.930"
+    assert "no experiment matches 'trued-*' (did you mean 'tried-" in project.run(
+        "pipelines.aggregate", "trued-*", expect=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["a-0", "a-1", "b-2"], "a-0 and b-2 differ in pretrain.batch_size; only seed may differ"),
+        (["a-0", "a-1", "workspace"], "a-0 and workspace have the same seed, 0"),
+        (["a-0"], "a-0 is one run; an interval over seeds needs at least two"),
+        (["a-0", "a-1", "--against", "b-1", "b-2"], "the seeds are 0, 1 and, of --against, 1, 2; a paired difference needs the same"),
+        (["a-0", "nowhere"], "nowhere cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_does_not_belong_together_is_one_sentence(project, arguments, sentence):
+    project.git("checkout", "-q", "a-0")
+    said = project.run("pipelines.aggregate", *arguments, expect=2)
+    assert said.startswith(f"error: {sentence}") and len(said.splitlines()) == 1

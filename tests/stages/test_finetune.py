@@ -1,0 +1,87 @@
+"""The fine-tuning stage on real images: what it writes, repeatably, and how it fails."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prosmin import files
+from prosmin.errors import UserError
+from stages import fetch, finetune
+from stages.params import load
+from tests.stages.conftest import ROOT
+from tests.stages.test_prediction import keep_networks
+
+WRITTEN = ("metrics/finetune/digits.json", "plots/finetune/digits.csv")
+
+
+@pytest.fixture(scope="module")
+def params():
+    given = load(ROOT / "params.yaml")
+    asked = given.finetune.model_copy(
+        update={"datasets": ("digits", "patches", "digits_rotated"), "epochs": 1, "steps": 4, "per_class": (2,), "bootstrap": 100}
+    )  # fmt: skip
+    few = {
+        name: dataset.model_copy(update={"limit": {"train": 120, "val": 40, "test": 60}})
+        for name, dataset in given.fetch.items()
+        if name in ("digits", "patches", "digits_rotated")
+    }
+    few["patches"] = few["patches"].model_copy(update={"val_fraction": 0.0, "limit": {"train": 80}})
+    return given.model_copy(update={"finetune": asked, "fetch": few})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, params):
+    folder = tmp_path_factory.mktemp("finetune")
+    shutil.copy(ROOT / "params.yaml", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in params.fetch:
+            fetch.main(params, name)
+    keep_networks(folder, params)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(made, monkeypatch):
+    monkeypatch.chdir(made)
+
+
+def test_both_encoders_with_all_labels_and_with_a_few(params):
+    finetune.main(params, "digits")
+    found = files.read_json("metrics/finetune/digits.json")
+    for encoder in ("trained", "random"):
+        assert found[encoder]["n"] == 60 and found[encoder]["lr"] == params.finetune.lr[0]
+        assert 0 <= found[encoder]["accuracy_low"] <= found[encoder]["accuracy"] <= found[encoder]["accuracy_high"]
+        few = found[encoder]["per_class_2"]
+        assert (few["labels"], few["draws"]) == (20, 3) and few["accuracy_low"] <= few["accuracy"]
+    rows = files.read_csv("plots/finetune/digits.csv")
+    counts = [int(row["count"]) for row in rows if (row["encoder"], row["calibrated"]) == ("trained", "raw")]
+    assert sum(counts) == 60
+    before = [Path(path).read_bytes() for path in WRITTEN]
+    finetune.main(params, "digits")
+    assert [Path(path).read_bytes() for path in WRITTEN] == before
+
+
+def test_without_a_val_split_a_part_of_train_takes_its_place(params):
+    finetune.main(params, "patches")
+    found = files.read_json("metrics/finetune/patches.json")["trained"]
+    assert found["n_val"] == 16 and "accuracy_top5" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digit", "finetune needs one of finetune.datasets, not 'digit'.*did you mean 'digits'"),
+        ("digits_rotated", "120 of 120 images in the train split of dataset 'digits_rotated' have no label"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(params, name, message):
+    with pytest.raises(UserError, match=message):
+        finetune.main(params, name)
+
+
+def test_a_class_that_a_draw_lacks_is_named(params):
+    many = params.model_copy(update={"finetune": params.finetune.model_copy(update={"per_class": (90,)})})
+    with pytest.raises(UserError, match="^finetune, digits, per_class_90: class 0 has .* fewer than the 90"):
+        finetune.main(many, "digits")
