@@ -2,7 +2,7 @@
 
 In a fresh clone of the last commit, after one ``dvc repro``:
 
-- fan_out: seconds of ``pipelines.run --force --downstream embed prediction`` over those of ``dvc repro`` with the same words (all
+- fan_out: seconds of ``pipelines.run --force --downstream embed prediction finetune`` over those of ``dvc repro`` with the same words (all
   evaluations and the report; the encoder stays), in pairs that alternate in order. The flow reports to a server that is up.
 - same_bytes: whether dvc.lock, metrics/, plots/ and results/ are equal to the byte after each of them
 - whole (with --whole): the same for the whole graph, pretraining included
@@ -84,7 +84,9 @@ def main() -> None:
         figures: dict[str, Any] = {"first_dvc_repro_seconds": round(run(folder, *DVC), 1)}
         with server.started(server.free_port()) as api:
             run(folder, *FLOW, api=api)  # the first run on a new database is slower
-            figures["fan_out"] = compare(folder, ["--force", "--downstream", "embed", "prediction"], given.rounds, api)
+            figures["fan_out"] = compare(
+                folder, ["--force", "--downstream", "embed", "prediction", "finetune"], given.rounds, api
+            )
             if given.whole:
                 figures["whole"] = compare(folder, ["--force"], given.rounds, api)
             idle = [run(folder, *FLOW, api=api) for _ in range(given.rounds)]

@@ -178,11 +178,16 @@ def table(sweep: Sweep, names: Mapping[str, dict[str, Value]], failed: Mapping[s
         row: dict[str, Any] = {"experiment": name} | {key: written(value) for key, value in point.items()}
         data = found.get(name, {}).get("data", {})
         for metric in [sweep.rank, *sweep.show]:
-            row[metric.rpartition(":")[2]] = interval(data, metric)
+            row[title(metric)] = interval(data, metric)
         rows.append((_value(data, sweep.rank), row | {"failed": failed.get(name, "")}))
     worst = float("inf") if sweep.lowest else float("-inf")
     rows.sort(key=lambda each: worst if each[0] is None else each[0], reverse=not sweep.lowest)
     return [row for _, row in rows]
+
+
+def title(metric: str) -> str:
+    """``linear: trained.accuracy`` for ``metrics/linear.json:trained.accuracy``."""
+    return metric.removeprefix("metrics/").replace(".json:", ": ")
 
 
 def _value(data: Mapping[str, Any], metric: str, suffix: str = "") -> float | None:

@@ -17,7 +17,8 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow and torchvision
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """What is drawn for each image; names and meaning as in ``params.yaml``, section ``pretrain.views``."""
+    """What is drawn for each image; names and meaning as in ``params.yaml``, section ``pretrain.views``. interpolation:
+    ``bilinear``, or ``bicubic`` with antialiasing, which does not go with ``rotate``."""
 
     size: int
     scale: tuple[float, float] = (0.2, 1.0)
@@ -32,6 +33,7 @@ class ViewSettings:
     grayscale: float = 0.2
     blur: float = 0.5
     solarize: float = 0.1
+    interpolation: str = "bilinear"
 
 
 class _Draw:
@@ -58,8 +60,11 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
     height, width = images.shape[-2:]
     boxes = draw_boxes(draw, height, width, settings.scale, settings.ratio)
     flip = draw.coin(settings.flip)
-    angle = draw.uniform(-settings.rotate, settings.rotate)
-    view = crop(images.float() / 255.0, boxes, settings.size, flip, angle)
+    if settings.interpolation == "bicubic":
+        view = bicubic_crop(images.float() / 255.0, boxes, settings.size, flip)
+    else:
+        angle = draw.uniform(-settings.rotate, settings.rotate)
+        view = crop(images.float() / 255.0, boxes, settings.size, flip, angle)
     if settings.jitter > 0:
         on = draw.coin(settings.jitter)
 
@@ -129,6 +134,35 @@ def crop(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor, ang
     shape = (len(images), size, size)
     grid = torch.stack((((2 * x + 1) / width - 1).expand(shape), ((2 * y + 1) / height - 1).expand(shape)), -1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def bicubic_crop(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor) -> Tensor:
+    """Bicubic resample of a box of each image to size x size, antialiased; then flipped. Values are cut to [0, 1].
+
+    boxes: top, left, height, width [B] in pixels. Keys' cubic with a = -0.5, widened where the box is larger than the view,
+    over the pixels of the box alone: as Pillow, and torchvision with ``antialias``, resize the box cut out.
+    """
+    height, width = images.shape[-2:]
+    top, left, box_height, box_width = boxes
+    down = _cubic_weights(top, box_height, height, size)
+    across = _cubic_weights(left, box_width, width, size)
+    across = torch.where(flip.view(-1, 1, 1), across.flip(1), across)
+    # [B, 1, S, H] [B, C, H, W] [B, 1, W, S]: a crop is smaller than the image as a rule, so the larger side goes first
+    return (down[:, None] @ images @ across[:, None].transpose(2, 3)).clamp(0.0, 1.0)
+
+
+def _cubic_weights(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
+    """[B, size, pixels]: how much each pixel of a line adds to each of ``size`` that a stretch of it [B] becomes."""
+    place = torch.arange(pixels, device=start.device, dtype=start.dtype) + 0.5  # of the centres
+    start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
+    step = length / size
+    centre = start + (torch.arange(size, device=start.device, dtype=start.dtype).view(1, -1, 1) + 0.5) * step
+    x = ((place - centre) / step.clamp_min(1.0)).abs()
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    weight = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    weight = weight * ((place >= start) & (place <= start + length))
+    return weight / weight.sum(2, keepdim=True)
 
 
 def grey(images: Tensor) -> Tensor:

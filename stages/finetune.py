@@ -2,7 +2,7 @@
 
 Reads   data/<name>, results/pretrain
 Writes  metrics/finetune/<name>.json: for each encoder what ``prosmin.finetuning.evaluate_finetuned`` reports, and under
-            per_class_<n> the mean accuracy and its 95 % interval over draws; the floor is the same network trained from scratch
+            per_class_<n> and percent_<n> the mean accuracy and its 95 % interval over draws; the floor is the same network trained from scratch
         plots/finetune/<name>.csv: the reliability diagram on test, before and after temperature
 """
 
@@ -14,7 +14,7 @@ import torch
 from prosmin import data, export, files
 from prosmin.errors import UserError, nearest
 from prosmin.finetuning import FinetuneSettings, evaluate_finetuned, finetune_lowshot, geometry
-from prosmin.lowshot import t_interval
+from prosmin.lowshot import per_class_of, t_interval
 from prosmin.sampling import stratified_holdout
 from prosmin.views import ViewSettings
 from stages.command import run
@@ -54,16 +54,18 @@ def main(params: Params, name: str = "") -> None:
             "%s, %s encoder: accuracy %.4f [%.4f, %.4f]",
             name, weights, *(whole.metrics[key] for key in ("accuracy", "accuracy_low", "accuracy_high")),
         )  # fmt: skip
-        for size in asked.per_class:
+        sizes = {f"per_class_{count}": count for count in asked.per_class}
+        sizes |= {f"percent_{share:g}": per_class_of(share, pool.labels.numpy()) for share in asked.percent}
+        for setting, size in sizes.items():
             try:
                 accuracies = finetune_lowshot(
                     encoder, pool, test, size, asked.draws, settings, asked.lr[0], params.seed
                 )
             except UserError as error:
-                raise UserError(f"finetune, {name}, per_class_{size}: {error}") from None
+                raise UserError(f"finetune, {name}, {setting}: {error}") from None
             mean, low, high = t_interval(accuracies)
             labels = size * len(pool.labels.unique())
-            found[weights][f"per_class_{size}"] = {
+            found[weights][setting] = {
                 "accuracy": mean, "accuracy_low": low, "accuracy_high": high, "labels": labels, "draws": asked.draws,
             }  # fmt: skip
             log.info("%s, %s encoder, %d labels: accuracy %.4f [%.4f, %.4f]", name, weights, labels, mean, low, high)

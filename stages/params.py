@@ -34,6 +34,11 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
+def _listed(value: Any) -> Any:
+    """One value for a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
 def _matching(pattern: str, says: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -66,6 +71,7 @@ Real = Annotated[float, BeforeValidator(_refuse_bool)]
 Fraction = Annotated[Real, Field(ge=0, lt=1)]
 Share = Annotated[Real, Field(gt=0, le=1)]
 Probability = Annotated[Real, Field(ge=0, le=1)]
+Percent = Annotated[Real, Field(gt=0, le=100)]
 Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
 Count = Annotated[Whole, Field(ge=1)]
@@ -275,8 +281,10 @@ class Baselines(Section):
 
 
 class LocalViews(Section):
+    """count: of each size."""
+
     count: Annotated[Whole, Field(ge=0)] = 0
-    size: Count = 96
+    size: Annotated[tuple[Count, ...], BeforeValidator(_listed), Once] = Field(default=(96,), min_length=1)
     scale: Annotated[tuple[Share, Share], NotFalling] = (0.05, 0.4)
 
 
@@ -293,7 +301,14 @@ class Views(Section):
     grayscale: Probability = 0.2
     blur: Probability = 0.5
     solarize: Probability = 0.1
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     local: LocalViews = LocalViews()
+
+    @model_validator(mode="after")
+    def _turns(self) -> "Views":
+        if self.interpolation == "bicubic" and self.rotate > 0:
+            raise ValueError(f"interpolation is 'bicubic', which goes with rotate 0 only; rotate is {self.rotate:g}")
+        return self
 
 
 class Pretrain(Section):
@@ -339,7 +354,7 @@ class Knn(Section):
 
 class Lowshot(Section):
     per_class: Annotated[tuple[Count, ...], Once] = (10,)
-    percent: Annotated[tuple[Annotated[Real, Field(gt=0, le=100)], ...], Once] = (1, 10)
+    percent: Annotated[tuple[Percent, ...], Once] = (1, 10)
     draws: Annotated[Whole, Field(ge=3)] = 5
     l2: Positive = 0.1
 
@@ -358,6 +373,7 @@ class Finetune(Section):
     steps: Annotated[Whole, Field(ge=0)] = 100
     weight_decay: NonNegative = 0.05
     per_class: Annotated[tuple[Count, ...], Once] = ()
+    percent: Annotated[tuple[Percent, ...], Once] = ()
     draws: Annotated[Whole, Field(ge=3)] = 3
     bootstrap: Bootstrap = 1000
 

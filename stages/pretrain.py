@@ -255,9 +255,8 @@ def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
 
     drawn = settings.views.model_dump(exclude={"local"})
     local = settings.views.local
-    return [ViewSettings(size=settings.image_size, **drawn)] * 2 + [
-        ViewSettings(size=local.size, **{**drawn, "scale": local.scale})
-    ] * local.count
+    small = [ViewSettings(size=size, **{**drawn, "scale": local.scale}) for size in local.size]
+    return [ViewSettings(size=settings.image_size, **drawn)] * 2 + [each for each in small for _ in range(local.count)]
 
 
 def train_settings_of(settings: Pretrain) -> "TrainSettings":

@@ -3,10 +3,11 @@
 An objective owns the encoder and whatever else its loss needs. Letters in shapes: B images, C channels, S pixels a side,
 F features, D dimensions of the projection, N images over all processes.
 
-Views: the first two are global, [B, C, S, S]; further, local ones are [B, C, s, s] of one size. A target network sees
+Views: the first two are global, [B, C, S, S]; further, local ones are [B, C, s, s], of one size or several. A target network sees
 the global ones alone; every online view is held against every global view but itself.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -67,12 +68,15 @@ class Distilling(Projecting):
         update_momentum(self.target, self._online, momentum)
 
 
+def together(views: Sequence[Tensor]) -> list[Tensor]:
+    """What goes through a network in one pass each: the two global views, and the local ones of a size."""
+    local = [list(same) for _, same in itertools.groupby(views[2:], key=lambda view: view.shape[-1])]
+    return [torch.cat(each) for each in (list(views[:2]), *local)]
+
+
 def each_view(network: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
-    """float32 [B, D] of each view, in one pass of the network for the two global views and one for the local ones."""
-    outputs = [network(torch.cat(list(views[:2])))]
-    if len(views) > 2:
-        outputs.append(network(torch.cat(list(views[2:]))))
-    return [part for output in outputs for part in output.float().split(len(views[0]))]
+    """float32 [B, D] of each view, in as few passes of the network as there are sizes of them."""
+    return [part for batch in together(views) for part in network(batch).float().split(len(views[0]))]
 
 
 def full_precision(like: Tensor) -> torch.autocast:

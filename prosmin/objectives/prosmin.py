@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from prosmin import processes, scoring
 from prosmin.errors import ConfigError
 from prosmin.networks import Encoder, GaussianHead, Projector
-from prosmin.objectives.base import Distilling, full_precision, pairs
+from prosmin.objectives.base import Distilling, full_precision, pairs, together
 
 NORMALISATIONS = ("none", "centre", "standardise", "whiten")
 
@@ -102,10 +102,8 @@ class ProSMIN(Distilling):
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         count = len(views[0])
-        seen = torch.cat(list(views[:2]))
-        predictions = [self.predict(seen)[1:]]
-        if len(views) > 2:
-            predictions.append(self.predict(torch.cat(list(views[2:])))[1:])
+        seen, *local = together(views)
+        predictions = [self.predict(batch)[1:] for batch in (seen, *local)]
         mu, log_sigma = (torch.cat(parts).float().split(count) for parts in zip(*predictions, strict=True))
         y = self.targets(seen)
         if self.noise:

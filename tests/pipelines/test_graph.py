@@ -29,7 +29,9 @@ def finished(tmp_path_factory, photos) -> Path:
     """A clone, at a path with a space, whose graph has run on images of one's own, by params alone."""
     folder = clone(tmp_path_factory.mktemp("a clone"), photos)
     output = command(folder, "-m", "dvc", "repro")
-    assert {"fetch@photos", "pretrain", "embed@digits", "linear", "finetune@digits", "ood@digits", "report"} <= ran(output)
+    assert {"fetch@photos", "pretrain", "embed@digits", "linear", "finetune@digits", "ood@digits", "report"} <= ran(
+        output
+    )
     commit(folder)
     return folder
 
@@ -68,6 +70,24 @@ def test_an_ood_setting_touches_ood_and_report_and_its_old_value_runs_nothing(fi
         (finished / "params.yaml").write_text(before)
     assert not ran(command(finished, "-m", "dvc", "repro"))
     assert "up to date" in command(finished, "-m", "dvc", "status")
+
+
+def test_another_ood_set_and_transfer_target_touch_their_own_leaves_and_what_gathers(finished):
+    before = (finished / "params.yaml").read_text()
+    try:
+        edit(
+            finished,
+            {
+                "fetch.more": {"source": "builtin", "name": "digits"},
+                "ood.sets.more": "near",
+                "transfer.targets": ["digits", "more"],
+            },
+        )
+        touched = json.loads(command(finished, "-m", "dvc", "status", "--json"))
+    finally:
+        (finished / "params.yaml").write_text(before)
+    own = {f"{stage}@more" for stage in ("fetch", "embed", "prediction", "ood", "transfer")}
+    assert set(touched) == own | {"export", "report"}
 
 
 def compared(said: str, folder: Path) -> None:

@@ -12,7 +12,8 @@ RANK = "metrics/leaf/one.json:trained.accuracy"
 SWEEP = f"""
 grid: {{pretrain.batch_size: [64, 32, 16, -1, 8, 4, 2, 128]}}
 rank: {RANK}
-stages: [leaf@one]
+show: [metrics/leaf/two.json:trained.accuracy]
+stages: [leaf@one, leaf@two]
 """
 
 
@@ -27,6 +28,9 @@ def test_points_that_fail_fail_alone_and_the_rest_is_ranked(project):
     values = [float(row[2]) for row in ranked[:7]]
     assert len(ranked) == 8 and values == sorted(values, reverse=True)
     assert " ".join(ranked[7]) == "sizes-3 -1 params.yaml: pretrain.batch_size is -1; it must be at least 2"
+    header = next(line for line in said.splitlines() if line.startswith("experiment"))
+    assert "leaf/one: trained.accuracy" in header and "leaf/two: trained.accuracy" in header
+    assert all(row[2] != row[3] for row in ranked[:7])  # each file under its own name
     assert said.splitlines()[-1] == "7 of 8 points done; failed: sizes-3"
     listed = project.run("dvc", "exp", "list", "--name-only").split()
     assert sorted(listed) == [f"sizes-{place}" for place in (0, 1, 2, 4, 5, 6, 7)]

@@ -66,6 +66,38 @@ def test_crop_of_a_whole_pixel_box_equals_torchvision_resized_crop(images, flipp
         close(found, theirs.flip(-1) if flipped else theirs)
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("size", [5, 16, 32])
+def test_bicubic_crop_equals_torchvision_with_antialiasing(images, flipped, size):
+    boxes = [(0, 0, 48, 64), (3, 5, 20, 30), (10, 0, 8, 8), (40, 56, 8, 8), (1, 1, 47, 1), (7, 9, 33, 17)]
+    columns = tuple(torch.tensor(column, dtype=torch.float32) for column in zip(*boxes))
+    ours = views.bicubic_crop(images, columns, size, torch.full((6,), flipped))
+    for image, found, (top, left, height, width) in zip(images, ours, boxes):
+        theirs = reference.resized_crop(
+            image, top, left, height, width, [size, size], reference.InterpolationMode.BICUBIC, antialias=True
+        ).clamp(0, 1)
+        close(found, theirs.flip(-1) if flipped else theirs)
+
+
+def test_a_bicubic_box_between_pixels_moves_with_it(images):
+    """A line that rises evenly is reproduced by the cubic, away from the ends of the box."""
+    ramp = (torch.arange(64.0) / 100).expand(1, 3, 48, 64)
+    box = tuple(torch.tensor([value]) for value in (3.3, 5.7, 30.0, 40.0))
+    found = views.bicubic_crop(ramp, box, 40, torch.zeros(1, dtype=torch.bool))[0, 0, 20]
+    expected = (5.7 + torch.arange(40.0)) / 100
+    torch.testing.assert_close(found[3:-3], expected[3:-3], atol=1e-4, rtol=0)
+
+
+def test_interpolation_is_a_setting_of_the_view(images):
+    batch = (images * 255).byte()
+    drawn = {"scale": (0.2, 0.5), "flip": 0.5}
+    bilinear, bicubic = (
+        views.random_view(batch, settings(**drawn, interpolation=name), torch.Generator().manual_seed(3))
+        for name in ("bilinear", "bicubic")
+    )
+    assert not torch.equal(bilinear, bicubic) and (bilinear - bicubic).abs().mean() < 0.05  # the same boxes and flips
+
+
 def test_rotation_by_a_quarter_turn_is_exact(images):
     square = images[..., :48]
     whole = tuple(torch.full((6,), value) for value in (0.0, 0.0, 48.0, 48.0))

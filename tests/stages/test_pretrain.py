@@ -48,6 +48,14 @@ def test_weight_decay_stays_unless_it_is_given_an_end(params):
     assert pretrain.train_settings_of(rising).weight_decay == (0.05, 0.5)
 
 
+def test_local_views_of_several_sizes_are_as_many_of_each(params):
+    local = sections.LocalViews(count=2, size=(6, 4), scale=(0.1, 0.3))
+    views = params.pretrain.views.model_copy(update={"local": local})
+    found = pretrain.view_settings_of(params.pretrain.model_copy(update={"views": views}))
+    assert [each.size for each in found] == [8, 8, 6, 6, 4, 4]
+    assert {each.scale for each in found[2:]} == {(0.1, 0.3)} and found[0].scale == (0.5, 1.0)
+
+
 @pytest.mark.parametrize("given", ["two", "0", "-1", "1.5", ""])
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, given):
     monkeypatch.setenv("PROSMIN_PROCESSES", given)

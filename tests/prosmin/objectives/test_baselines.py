@@ -24,7 +24,7 @@ def tiny_model(name, **changes):
 
 def views(local=0, count=8):
     generator = torch.Generator().manual_seed(1)
-    sizes = [8, 8] + [6] * local
+    sizes = [8, 8, 6, 6, 5, 5][: 2 + local]
     return [torch.rand(count, 1, size, size, generator=generator) for size in sizes]
 
 
@@ -38,8 +38,8 @@ def moved(model):
 
 
 def outputs(model, batch, network):
-    """float64 [N, D] of each view, the global ones in one batch and the local ones in another."""
-    parts = [network(torch.cat(group)) for group in (batch[:2], batch[2:]) if group]
+    """float64 [N, D] of each view, the global ones in one batch and the local ones of each size in another."""
+    parts = [network(torch.cat(group)) for group in (batch[:2], batch[2:4], batch[4:]) if group]
     return [each.double().numpy() for part in parts for each in part.split(len(batch[0]))]
 
 
@@ -68,7 +68,7 @@ def slowly(name, model, batch):
     return reference.vicreg(online(model.project), 25.0, 25.0, 1.0)
 
 
-@pytest.mark.parametrize("local", [0, 2])
+@pytest.mark.parametrize("local", [0, 2, 4])
 @pytest.mark.parametrize("name", BASELINES)
 @torch.no_grad()
 def test_loss_equals_a_slow_re_derivation(name, local):

@@ -10,7 +10,7 @@ from prosmin.objectives.prosmin import ProSMIN, normalise_targets
 
 
 def tiny_encoder(features=6):
-    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, features))
+    backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(16, features))
     backbone.num_features = features
     return Encoder(backbone, [0.5], [0.25])
 
@@ -83,13 +83,17 @@ def test_loss_is_the_mean_score_over_pairs_of_different_views(batch):
 
 def test_local_views_predict_both_global_views(batch):
     model = tiny_model()
-    local = [torch.rand(32, 1, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (7, 8)]
+    local = [
+        torch.rand(32, 1, side, side, generator=torch.Generator().manual_seed(i))
+        for i, side in ((7, 4), (8, 4), (9, 6))
+    ]
     loss = model([*batch, *local])
     mu_g, sigma_g = (t.split(32) for t in model.predict(torch.cat(batch))[1:])
-    mu_l, sigma_l = (t.split(32) for t in model.predict(torch.cat(local))[1:])
+    mu_l, sigma_l = (t.split(32) for t in model.predict(torch.cat(local[:2]))[1:])
+    mu_s, sigma_s = model.predict(local[2])[1:]
     y = model.targets(torch.cat(batch)).split(32)
-    mu, sigma = [*mu_g, *mu_l], [*sigma_g, *sigma_l]
-    pairs = [(0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1)]
+    mu, sigma = [*mu_g, *mu_l, mu_s], [*sigma_g, *sigma_l, sigma_s]
+    pairs = [(0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0), (4, 1)]
     slow = torch.stack([scoring.crps(mu[o], sigma[o].exp(), y[t]).mean() for o, t in pairs]).mean()
     torch.testing.assert_close(loss, slow)
 
