@@ -8,6 +8,7 @@
 ``python -m pipelines.quick repro ...`` is ``dvc repro ...`` with both.
 """
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from pipelines import lockfile
 
 POLL = 0.02  # seconds between two looks at a lock
+# By which YAML writes what stands in params.yaml under an anchor and an alias of it.
+ANCHOR = re.compile(r"[:-] &id\d+")
 
 
 def apply() -> None:
@@ -38,7 +41,9 @@ def apply() -> None:
             data = serialize.to_lockfile(stage, **kwargs)
             if stage.name in data:  # nothing is noted of a stage that has neither inputs nor outputs
                 text[stage.name] = dumps_yaml({"stages": data}).removeprefix("stages:\n")
-        if lockfile.update(path, text):
+        if any(ANCHOR.search(each) for each in text.values()):  # whose names must be different over the whole file
+            whole(self, stages, **kwargs)
+        elif lockfile.update(path, text):
             dvc.dvcfile.logger.info("Updating lock file '%s'", self.relpath)
             self.repo.scm_context.track_file(self.relpath)
 

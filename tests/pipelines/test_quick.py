@@ -19,6 +19,12 @@ ODD = """
     params: [seed, knn, "pretrain.encoder"]
     outs: ["results/odd é"]
   nothing: {cmd: python -c pass, always_changed: true}
+  alias:
+    foreach: [one, other]
+    do:
+      cmd: python -c "open('results/alias-${item}', 'w').write('${item}')"
+      params: [same, again]
+      outs: ["results/alias-${item}"]
 """
 
 
@@ -30,6 +36,8 @@ def test_it_leaves_what_dvc_leaves(tmp_path):
         project = Project(tmp_path / module / "a project", {})
         with open(project.folder / "dvc.yaml", "a") as graph:
             graph.write(ODD)
+        with open(project.folder / "params.yaml", "a") as params:
+            params.write("same: &same {a: [1, 2]}\nagain: *same\n")
         left.append([])
         for change, force in zip(CHANGES, FORCED, strict=True):
             set_param(project.folder, *change)
