@@ -5,7 +5,6 @@ that the image came from). The schema's metadata says under the key ``prosmin`` 
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,12 +91,6 @@ class SplitReader:
 
     def __len__(self) -> int:
         return self.table.num_rows
-
-    def images(self, start: int, stop: int) -> Iterator[pyarrow.Buffer]:
-        """The stored bytes of these rows."""
-        for chunk in self.table["image"].slice(start, stop - start).chunks:
-            for value in chunk:
-                yield value.as_buffer()
 
     def image(self, row: int) -> pyarrow.Buffer:
         return self.table["image"][row].as_buffer()

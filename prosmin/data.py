@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,14 @@ def split_names(folder: str | Path) -> list[str]:
     return [split for split in SPLITS if split in read_manifest(folder)["splits"]]
 
 
-def load_split(folder: str | Path, split: str, image_size: int | None = None, channels: int | None = None) -> Split:
-    """All images of one split.
+def load_split(
+    folder: str | Path,
+    split: str,
+    image_size: int | None = None,
+    channels: int | None = None,
+    rows: range | None = None,
+) -> Split:
+    """The images of one split: all, or those of ``rows``, a range that rises and lies inside it.
 
     image_size: pixels a side; the short side is resized to it (bilinear, antialiased) and the centre cropped.
         None keeps the size, which must then be the same for all images.
@@ -65,9 +72,19 @@ def load_split(folder: str | Path, split: str, image_size: int | None = None, ch
         raise UserError(f"{folder} has no split {split!r}; there are: {there}{nearest(split, manifest['splits'])}")
     reader = SplitReader(Path(folder, f"{split}.arrow"))
     load = _raw if reader.layout.encoding == "raw" else _encoded
-    images = load(reader, image_size, channels)
-    labels = torch.from_numpy(reader.table["label"].fill_null(NO_LABEL).to_numpy().copy())
+    rows = range(len(reader)) if rows is None else rows
+    images = load(reader, image_size, channels, rows)
+    labels = torch.from_numpy(reader.table["label"].fill_null(NO_LABEL).to_numpy()[rows.start : rows.stop : rows.step].copy())
     return Split(images, labels, tuple(manifest["classes"]) if manifest["classes"] else None)
+
+
+def chunks(
+    folder: str | Path, split: str, image_size: int | None = None, channels: int | None = None, size: int = 4096
+) -> Iterator[Split]:
+    """``load_split`` in parts of ``size`` images, so that a split need not fit into memory."""
+    count = read_manifest(folder)["splits"].get(split, {}).get("count", size)
+    for start in range(0, count, size):
+        yield load_split(folder, split, image_size, channels, range(start, min(start + size, count)))
 
 
 def digests(images: Tensor) -> np.ndarray:
@@ -79,12 +96,13 @@ def digests(images: Tensor) -> np.ndarray:
 # --- decoding -------------------------------------------------------------------------------------
 
 
-def _raw(reader: SplitReader, image_size: int | None, channels: int | None) -> Tensor:
+def _raw(reader: SplitReader, image_size: int | None, channels: int | None, rows: range) -> Tensor:
     layout = reader.layout
     shape = (-1, layout.height, layout.width, layout.channels)
     # One binary array is one buffer with the images end to end, so that the whole batch is a view of the file.
-    parts = [_buffer(chunk).reshape(shape) for chunk in reader.table["image"].chunks]
-    images = torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2)
+    wanted = reader.table["image"].slice(rows.start, rows.stop - rows.start)
+    parts = [_buffer(chunk).reshape(shape) for chunk in wanted.chunks]
+    images = torch.from_numpy(np.concatenate(parts)[:: rows.step]).permute(0, 3, 1, 2)
     return torch.cat([convert(part, image_size, channels) for part in images.split(_CHUNK)])
 
 
@@ -95,20 +113,21 @@ def _buffer(chunk: Any) -> np.ndarray:
     return np.frombuffer(values, np.uint8)[first:last]
 
 
-def _encoded(reader: SplitReader, image_size: int | None, channels: int | None) -> Tensor:
+def _encoded(reader: SplitReader, image_size: int | None, channels: int | None, rows: range) -> Tensor:
     def load(image: Any) -> Tensor:
         pixels = torch.from_numpy(decode(image.to_pybytes()))
         return convert(pixels.permute(2, 0, 1)[None], image_size, channels)[0]
 
-    first = load(reader.image(0))
-    images = torch.empty((len(reader), *first.shape), dtype=torch.uint8)
+    first = load(reader.image(rows.start))
+    images = torch.empty((len(rows), *first.shape), dtype=torch.uint8)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
-        for start in range(0, len(reader), _CHUNK):  # not all at once: a million tasks are memory too
-            for row, image in enumerate(pool.map(load, reader.images(start, start + _CHUNK)), start):
+        for start in range(0, len(rows), _CHUNK):  # not all at once: a million tasks are memory too
+            chunk = rows[start : start + _CHUNK]
+            for place, image in enumerate(pool.map(load, map(reader.image, chunk)), start):
                 if image.shape != first.shape:
-                    pair = f"{reader.source(0)} and {reader.source(row)}"
+                    pair = f"{reader.source(rows.start)} and {reader.source(rows[place])}"
                     raise UserError(f"{pair} differ in size; an image_size is needed")
-                images[row] = image
+                images[place] = image
     return images
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prosmin.views import ViewSettings, random_view
+from prosmin.views import ViewSettings, draw_boxes, finish_view, random_view
+from prosmin.views import _Draw as Draw
 
 # What a random stream is for: part of its seed, so that no two purposes share one.
-_ORDER, _VIEWS, _SCORE, _NETWORK = 0, 1, 2, 3
+_ORDER, _VIEWS, _SCORE, _NETWORK, _BOXES = 0, 1, 2, 3, 4
 
 
 def _state(*key: int) -> int:
@@ -35,6 +36,25 @@ def make_views(
     """The views of one batch, as the network sees them: uint8 [B, C, H, W] -> float [B, C, size, size] each."""
     generator = stream(images.device, seed, _VIEWS, epoch, step, rank)
     return [random_view(images, settings, generator) for settings in views]
+
+
+def crop_boxes(
+    heights: Tensor, widths: Tensor, views: Sequence[ViewSettings], seed: int, epoch: int, step: int, rank: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Where to cut the views of one batch out of images of these heights and widths [B], in pixels: [views, B, 4], each top, left,
+    height, width; and which to flip, bool [views, B]. On the CPU, where images are decoded."""
+    generator = stream(torch.device("cpu"), seed, _BOXES, epoch, step, rank)
+    draw = Draw(len(heights), generator)
+    drawn = [(draw_boxes(draw, heights, widths, each.scale, each.ratio), draw.coin(each.flip)) for each in views]
+    return torch.stack([torch.stack(box, 1) for box, _ in drawn]), torch.stack([flip for _, flip in drawn])
+
+
+def finish_views(
+    crops: Sequence[Tensor], views: Sequence[ViewSettings], seed: int, epoch: int, step: int, rank: int = 0
+) -> list[Tensor]:
+    """The views of one batch from crops uint8 [B, C, size, size] each, as the network sees them: float [B, C, size, size] each."""
+    generator = stream(crops[0].device, seed, _VIEWS, epoch, step, rank)
+    return [finish_view(crop, settings, generator) for crop, settings in zip(crops, views, strict=True)]
 
 
 def score_stream(device: torch.device, seed: int, epoch: int, step: int, rank: int) -> torch.Generator:

@@ -1,6 +1,6 @@
 """The pretraining loop, by Accelerate: one process or many, CPU or GPU, the same code.
 
-The images of all processes live on their device as uint8; order and views are pure functions of (seed, epoch, step,
+Images come from ``prosmin.feeding``; order and views are pure functions of (seed, epoch, step,
 rank), the schedules of the global step alone. So the state of a run is what ``_Run.state`` returns and no more, and a
 run that was killed goes on from its last checkpoint to the same weights.
 """
@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +21,12 @@ from tqdm import tqdm
 from prosmin import checkpoint, processes
 from prosmin.checkpoint import Checkpoints
 from prosmin.errors import ConfigError, UserError
+from prosmin.feeding import Feed, Resident
 from prosmin.monitor import Monitor, observe, warn_of_collapse
 from prosmin.networks import Encoder
 from prosmin.objectives.base import Objective
 from prosmin.schedules import cosine, warmup_cosine
-from prosmin.streams import epoch_order, make_views, score_stream, seed_networks
+from prosmin.streams import epoch_order, score_stream, seed_networks
 from prosmin.views import ViewSettings
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ PAUSE = 2.0  # seconds, about, between two checks that the loss is finite; each 
 @dataclass(frozen=True)
 class TrainSettings:
     """views: one entry a view, the two global ones first. weight_decay, and momentum of the target: first and last step.
-    accumulate: parts in which the encoder takes a batch. channels_last: memory layout of its convolutions."""
+    accumulate: parts in which the encoder takes a batch. channels_last: memory layout of its convolutions. compile: its
+    backbone, by torch.compile."""
 
     epochs: int
     batch_size: int
@@ -48,6 +50,7 @@ class TrainSettings:
     clip_norm: float | None = 3.0
     accumulate: int = 1
     channels_last: bool = False
+    compile: bool = False
 
 
 @dataclass
@@ -73,7 +76,12 @@ def decay_groups(model: nn.Module) -> list[dict]:
 
 
 def run_key(
-    settings: TrainSettings, images: Tensor, seed: int, accelerator: Accelerator, monitor: Monitor | None, **facts: Any
+    settings: TrainSettings,
+    images: Tensor | Feed,
+    seed: int,
+    accelerator: Accelerator,
+    monitor: Monitor | None,
+    **facts: Any,
 ) -> str:
     """The key of a run's checkpoints: it changes with all that determines the result, the machine's part included.
 
@@ -85,16 +93,20 @@ def run_key(
         **facts,
         settings=settings,
         seed=seed,
-        images=[list(images.shape), checkpoint.checksum(images, *watched)],
+        images=[_feed(images).facts(), checkpoint.checksum(*watched)],
         processes=accelerator.num_processes,
         precision=str(accelerator.mixed_precision),
         device=torch.cuda.get_device_name(accelerator.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
     )
 
 
+def _feed(images: Tensor | Feed) -> Feed:
+    return Resident(images) if isinstance(images, Tensor) else images
+
+
 def pretrain(
     model: Objective,
-    images: Tensor,
+    images: Tensor | Feed,
     settings: TrainSettings,
     seed: int,
     accelerator: Accelerator,
@@ -102,7 +114,7 @@ def pretrain(
     looks: int = 20,
     checkpoints: Checkpoints | None = None,
 ) -> History:
-    """Train ``model`` in place on uint8 images [N, C, H, W] and return what was seen on the way.
+    """Train ``model`` in place and return what was seen on the way. images: uint8 [N, C, H, W], or where they come from.
 
     ``looks``: how often, about, the monitor is read over the run. ``checkpoints``: where the run is kept, and goes on
     from if it was killed; None keeps nothing. Raises ``ConfigError`` for a batch that the data or the processes cannot
@@ -119,11 +131,13 @@ def pretrain(
     for encoder in (module for module in model.modules() if isinstance(module, Encoder)):  # online and target
         encoder.in_parts(settings.accumulate)
         encoder.channels_last = settings.channels_last
+        if settings.compile:
+            encoder.backbone.compile()
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        run = _Run(model, images, settings, seed, accelerator, monitor, looks, checkpoints)
+        run = _Run(model, _feed(images), settings, seed, accelerator, monitor, looks, checkpoints)
         run.settle()
         run.resume()
         try:
@@ -145,7 +159,7 @@ class _Run:
     def __init__(
         self,
         model: Objective,
-        images: Tensor,
+        images: Feed,
         settings: TrainSettings,
         seed: int,
         accelerator: Accelerator,
@@ -159,7 +173,8 @@ class _Run:
         self.steps = self.steps_per_epoch * settings.epochs
         self.warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.steps // 2)
         self.look_every = max(1, settings.epochs // looks)
-        self.images = images.to(self.device)
+        self.images = images
+        images.to(self.device)
         processes.synchronise_batch_norm(model, self.device)
         optimizer = torch.optim.AdamW(decay_groups(model), lr=settings.lr, fused=True)
         self.model = model
@@ -195,10 +210,9 @@ class _Run:
     def epoch(self, bar: tqdm) -> None:
         """The rest of the running epoch."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        order = epoch_order(len(self.images), self.settings.batch_size, self.seed, epoch)
         self.trained.train()
-        for place in range(done, self.steps_per_epoch):
-            self.advance(order[place], epoch, place)
+        for place, views in enumerate(self.views(epoch, done), done):
+            self.advance(views, epoch, place)
             bar.update(self.settings.batch_size)
             if self.turn.over() and place + 1 < self.steps_per_epoch and self.pause():
                 self.save()
@@ -222,19 +236,26 @@ class _Run:
         if save:
             self.save()
 
+    def views(self, epoch: int, first: int, last: int | None = None) -> Iterator[list[Tensor]]:
+        """The views that this process gets of the steps from ``first`` to ``last`` (None: the end) of an epoch."""
+        order = epoch_order(len(self.images), self.settings.batch_size, self.seed, epoch)[first:last]
+        rank, local = self.accelerator.process_index, order.shape[1] // self.accelerator.num_processes
+        mine = order[:, rank * local : (rank + 1) * local]
+        return self.images.views(mine, self.settings.views, self.seed, epoch, first, rank)
+
     def schedule(self, step: int) -> tuple[float, float]:
         """Learning rate and target momentum of a step, counted from 0."""
         rate = warmup_cosine(self.settings.lr, step, self.steps, self.warmup)
         return rate, cosine(*self.settings.momentum, step, self.steps)
 
-    def advance(self, batch: Tensor, epoch: int, place: int) -> None:
-        """One step on the images at ``batch``, of which each process takes its share."""
+    def advance(self, views: list[Tensor], epoch: int, place: int) -> None:
+        """One step."""
         rate, momentum = self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
             if group["decays"]:
                 group["weight_decay"] = cosine(*self.settings.weight_decay, self.step, self.steps)
-        loss = self.backward(batch, epoch, place)
+        loss = self.backward(views, epoch, place)
         self.norms.append(_clip(self.accelerator, self.trained.parameters(), self.settings.clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -242,12 +263,9 @@ class _Run:
         self.losses.append(loss)
         self.step += 1
 
-    def backward(self, batch: Tensor, epoch: int, place: int) -> Tensor:
+    def backward(self, views: list[Tensor], epoch: int, place: int) -> Tensor:
         """Gradients of one batch, averaged over processes; returns the loss of this one."""
-        rank, local = self.accelerator.process_index, len(batch) // self.accelerator.num_processes
-        mine = batch[rank * local : (rank + 1) * local].to(self.device)
-        where = (self.seed, epoch, place, rank)
-        views = make_views(self.images[mine], self.settings.views, *where)
+        where = (self.seed, epoch, place, self.accelerator.process_index)
         seed_networks(*where)
         with self.accelerator.autocast():
             loss = self.trained(views, score_stream(self.device, *where))
@@ -264,7 +282,7 @@ class _Run:
             return
         kept = [buffer.clone() for buffer in self.model.buffers()]
         self.trained.train()
-        self.backward(epoch_order(len(self.images), self.settings.batch_size, self.seed, 0)[0], 0, 0)
+        self.backward(next(self.views(0, 0, 1)), 0, 0)
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.model.buffers(), kept, strict=True):
             buffer.copy_(value)

@@ -65,6 +65,23 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
     else:
         angle = draw.uniform(-settings.rotate, settings.rotate)
         view = crop(images.float() / 255.0, boxes, settings.size, flip, angle)
+    return recolour(view, settings, draw)
+
+
+def finish_view(crops: Tensor, settings: ViewSettings, generator: torch.Generator) -> Tensor:
+    """The rest of ``random_view`` for crops uint8 [B, C, size, size] that were cut, resized and flipped before: rotation (about the
+    centre of the crop, whose edge repeats) and colours."""
+    draw = _Draw(len(crops), generator)
+    view = crops.float().div_(255.0)
+    if settings.rotate > 0:
+        angle = draw.uniform(-settings.rotate, settings.rotate)
+        whole = tuple(torch.full_like(angle, value) for value in (0.0, 0.0, settings.size, settings.size))
+        view = crop(view, whole, settings.size, torch.zeros_like(angle, dtype=torch.bool), angle)
+    return recolour(view, settings, draw)
+
+
+def recolour(view: Tensor, settings: ViewSettings, draw: _Draw) -> Tensor:
+    """Colour jitter, grey, blur and solarisation of float views [B, C, size, size] in [0, 1]."""
     if settings.jitter > 0:
         on = draw.coin(settings.jitter)
 
@@ -94,17 +111,17 @@ def _each(value: Tensor) -> Tensor:
 
 
 def draw_boxes(
-    draw: _Draw, height: int, width: int, scale: Sequence[float], ratio: Sequence[float]
+    draw: _Draw, height: Tensor | int, width: Tensor | int, scale: Sequence[float], ratio: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height, width [B] in pixels (real numbers) of crops that lie inside the image.
+    """Top, left, height, width [B] in pixels (real numbers) of crops that lie inside the images, all of a size or each of its own [B].
 
     Area share uniform in ``scale``, aspect ratio log-uniform in ``ratio``. A box that would stick out is narrowed
     to the image's side, where torchvision draws again: no loop, and every crop stays inside.
     """
     area = draw.uniform(*scale) * (height * width)
     aspect = torch.exp(draw.uniform(math.log(ratio[0]), math.log(ratio[1])))
-    box_width = torch.sqrt(area * aspect).clamp(1.0, width)
-    box_height = torch.sqrt(area / aspect).clamp(1.0, height)
+    box_width = torch.sqrt(area * aspect).clamp_min(1.0).clamp(max=width)
+    box_height = torch.sqrt(area / aspect).clamp_min(1.0).clamp(max=height)
     top = draw.uniform(0, 1) * (height - box_height)
     left = draw.uniform(0, 1) * (width - box_width)
     return top, left, box_height, box_width

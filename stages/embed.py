@@ -24,6 +24,7 @@ def main(params: Params, name: str = "") -> None:
             + nearest(name, params.fetch)
         )
 
+    import numpy as np
     import torch
 
     from prosmin import data, export
@@ -33,26 +34,24 @@ def main(params: Params, name: str = "") -> None:
     settings, _ = export.load_description(source)
     folder = Path("data") / name
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    splits = {
-        split: data.load_split(folder, split, settings.image_size, settings.channels)
-        for split in data.read_manifest(folder)["splits"]
-    }
-    digests = {split: data.digests(content.images) for split, content in splits.items()}
+    models = {weights: export.load_model(source, weights).to(device) for weights in export.WEIGHTS}
+    parts: dict[str, dict[str, list[np.ndarray]]] = {weights: {} for weights in models}
+    count = 0
+    for split in data.split_names(folder):
+        for chunk in data.chunks(folder, split, settings.image_size, settings.channels):
+            count += len(chunk)
+            common = {"labels": chunk.labels.numpy(), "digest": data.digests(chunk.images)}
+            for weights, model in models.items():
+                features, log_sigma = embed_with_sigma(model, chunk.images, params.embed.batch_size)
+                own = {"features": features} | common | ({} if log_sigma is None else {"log_sigma": log_sigma})
+                for what, values in own.items():
+                    parts[weights].setdefault(f"{split}.{what}", []).append(values)
     with files.whole_folder(Path("results/embed") / name) as out:
-        for weights in export.WEIGHTS:
-            model = export.load_model(source, weights).to(device)
-            arrays = {}
-            for split, content in splits.items():
-                features, log_sigma = embed_with_sigma(model, content.images, params.embed.batch_size)
-                arrays |= {
-                    f"{split}.features": features,
-                    f"{split}.labels": content.labels.numpy(),
-                    f"{split}.digest": digests[split],
-                }
-                if log_sigma is not None:
-                    arrays[f"{split}.log_sigma"] = log_sigma
-            files.write_arrays(out / f"{weights}.safetensors", arrays)
-    log.info("%s: %d images, %d features", name, sum(len(s.images) for s in splits.values()), features.shape[1])
+        for weights, arrays in parts.items():
+            files.write_arrays(
+                out / f"{weights}.safetensors", {what: np.concatenate(values) for what, values in arrays.items()}
+            )
+    log.info("%s: %d images, %d features", name, count, features.shape[1])
 
 
 if __name__ == "__main__":

@@ -315,6 +315,7 @@ class Pretrain(Section):
     splits: Annotated[tuple[SplitName, ...], Once] = Field(default=("train", "val"), min_length=1)
     image_size: Annotated[Whole, Field(ge=4)]
     channels: Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)] = 3
+    stream: Flag = False
     encoder: Encoder
     external: Annotated[FileWeights | HubWeights, Discriminator("source")] | None = None
     projector: Projector = Projector()
@@ -332,6 +333,7 @@ class Pretrain(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: Count = 1
     channels_last: Flag = False
+    compile: Flag = False
 
 
 # --- evaluation -----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from prosmin.errors import ConfigError, UserError
 from stages import workers
 from stages.command import run
 from stages.params import Params, Pretrain
+from stages.threads import cores
 
 if TYPE_CHECKING:  # torch is imported once the process knows what to start
     from torch import Tensor
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 CHECKPOINTS = Path(".prosmin/checkpoints")
 EXAMPLES = 8  # images whose views the report shows
 WATCHED = 1024  # at most so many images behind each look at the diagnostics
+SAMPLED = 4096  # about so many images of a split that is streamed stand for all of them where a sample will do
 MEASURED = 10_000  # about so many images, at the least, behind the mean and spread of the channels
 
 
@@ -55,6 +57,15 @@ def processes_of(gpus: int) -> int:
         raise UserError(f"PROSMIN_PROCESSES is {given!r}; it must be a number of processes, at least 1")
     if gpus and int(given) > gpus:
         raise UserError(f"PROSMIN_PROCESSES is {given}; there are only {gpus} GPUs, and each process needs its own")
+    return int(given)
+
+
+def workers_of(processes: int, gpu: bool) -> int:
+    """How many processes decode images for each that trains: PROSMIN_WORKERS, or its share of the cores (on a CPU one, beside it)."""
+    share = max(1, cores() // processes) if gpu else 1
+    given = os.environ.get("PROSMIN_WORKERS", str(share))
+    if not given.isdecimal():
+        raise UserError(f"PROSMIN_WORKERS is {given!r}; it must be a number of processes, 0 or more")
     return int(given)
 
 
@@ -72,6 +83,7 @@ def main(params: Params) -> None:
     from accelerate import Accelerator
 
     from prosmin import export, files
+    from prosmin.feeding import Streamed
     from prosmin.streams import make_views
     from prosmin.training import pretrain, run_key
 
@@ -80,6 +92,10 @@ def main(params: Params) -> None:
     )
     splits, seen = splits_of(params)
     images = torch.cat([splits[name].images for name in seen])
+    feed = images
+    if settings.stream:
+        workers_here = workers_of(accelerator.num_processes, accelerator.device.type == "cuda")
+        feed = Streamed(Path("data") / params.dataset, seen, settings.channels, workers_here)
     pixels = images[:: max(1, len(images) // MEASURED)].float() / 255.0
     model_settings = model_settings_of(settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
     model = export.build_model(model_settings, params.seed)
@@ -89,7 +105,7 @@ def main(params: Params) -> None:
             "%s of %.2f M parameters, %d images of %s, %d process(es) on %s, %d thread(s)",
             settings.encoder.name,
             encoder_size / 1e6,
-            len(images),
+            len(feed),
             " and ".join(seen),
             accelerator.num_processes,
             accelerator.device.type,
@@ -97,17 +113,17 @@ def main(params: Params) -> None:
         )
     random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     training, monitor = train_settings_of(settings), monitor_of(splits)
-    checkpoints = checkpoints_of(run_key(training, images, params.seed, accelerator, monitor, model=model_settings))
+    checkpoints = checkpoints_of(run_key(training, feed, params.seed, accelerator, monitor, model=model_settings))
     if accelerator.is_main_process:
         checkpoints.prune_runs()
-    history = pretrain(model, images, training, params.seed, accelerator, monitor, checkpoints=checkpoints)
+    history = pretrain(model, feed, training, params.seed, accelerator, monitor, checkpoints=checkpoints)
     if not accelerator.is_main_process:
         return
     log.info("%.0f images/s", history.images_per_second)
 
     model = model.to("cpu").eval()
     with files.whole_folder("results/pretrain") as out:
-        save(out, model, random_state, model_settings, params, {"images": len(images)})
+        save(out, model, random_state, model_settings, params, {"images": len(feed)})
         shown = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES]
         views = make_views(shown, view_settings_of(settings)[:2], params.seed, 0, 0)
         files.write_arrays(
@@ -122,7 +138,7 @@ def main(params: Params) -> None:
             **{name: files.rounded(value) for name, value in last.items() if name not in ("step", "epoch")},
             "epochs": settings.epochs,
             "steps": last["step"],
-            "images": len(images),
+            "images": len(feed),
             "encoder_parameters": encoder_size,
         },
     )
@@ -178,19 +194,31 @@ def normalisation_of(settings: Pretrain, weights: "Weights") -> tuple[list[float
 
 
 def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
-    """The splits of the dataset, test only where it is to be seen; and which of them are to be seen."""
+    """The splits of the dataset, test only where it is to be seen; and which of them are to be seen. Of those that are streamed a
+    sample, evenly spaced."""
     from prosmin import data
 
     settings, folder = params.pretrain, Path("data") / params.dataset
-    names = data.split_names(folder)
+    names, manifest = data.split_names(folder), data.read_manifest(folder)
     seen = [name for name in settings.splits if name in names]
     if not seen:
         raise ConfigError("splits", list(settings.splits), f"{folder} has only {', '.join(names)}")
     return {
-        name: data.load_split(folder, name, settings.image_size, settings.channels)
+        name: data.load_split(
+            folder,
+            name,
+            settings.image_size,
+            settings.channels,
+            _sampled(manifest["splits"][name]["count"]) if settings.stream else None,
+        )
         for name in names
         if name != "test" or name in settings.splits
     }, seen
+
+
+def _sampled(count: int) -> range:
+    """About ``SAMPLED`` of so many rows, evenly spaced."""
+    return range(0, count, max(1, count // SAMPLED))
 
 
 def save(
@@ -274,6 +302,7 @@ def train_settings_of(settings: Pretrain) -> "TrainSettings":
         clip_norm=settings.clip_norm,
         accumulate=settings.accumulate,
         channels_last=settings.channels_last,
+        compile=settings.compile,
     )
 
 

@@ -133,6 +133,22 @@ def test_bf16_trains_to_about_the_same_loss(digits):
     assert history.loss[-1]["loss"] == pytest.approx(train(digits)[1].loss[-1]["loss"], rel=0.1)
 
 
+def test_a_compiled_encoder_trains_to_the_same_weights(digits, monkeypatch):
+    """Traced by torch.compile and then run as it is, which leaves the numbers alone and needs no C++ compiler."""
+    traced = []
+
+    def backend(graph, inputs):
+        traced.append(len(graph.graph.nodes))
+        return graph.forward
+
+    kept = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: kept(self, backend=backend))
+    compiled, plain = (train(digits, changed(compile=asked, epochs=1))[0] for asked in (True, False))
+    assert len(traced) >= 2 and compiled.state_dict().keys() == plain.state_dict().keys()
+    for name, tensor in compiled.state_dict().items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name], msg=name)
+
+
 def test_channels_last_trains_to_about_the_same_loss(digits):
     losses = [train(digits, changed(channels_last=last))[1].loss[-1]["loss"] for last in (False, True)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -1,0 +1,101 @@
+"""From JPEG files to batches of two 224-pixel crops: ``python -m benchmarks.input [--rounds 5]``.
+
+Photographs of 500 x 375 pixels (and, as the reduced scales of a JPEG pay for larger ones only, of 1000 x 750), cut from scikit-learn's two, with
+crops of 20 to 100 % of the area, flipped at random, by two worker processes of one thread:
+
+- torchvision: ImageFolder, whose samples are cropped twice by RandomResizedCrop and made float, in a DataLoader
+- ours: ``prosmin.feeding.Streamed`` over the Arrow file that ``stages.fetch`` leaves, float on the device (here the CPU)
+
+Both deliver float batches [B, 3, 224, 224] in [0, 1]. In turns; the median of the ratios.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from benchmarks.probes import figures, in_turns
+from benchmarks.record import record
+from prosmin.feeding import Streamed
+from prosmin.fetching import write_dataset
+from prosmin.files import write_json
+from prosmin.sources import folder as from_folder
+from prosmin.views import ViewSettings
+
+COUNT, BATCH, WORKERS = 1024, 32, 2
+VIEW = ViewSettings(size=224, scale=(0.2, 1.0), jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
+
+
+class Twice:
+    def __init__(self, view: Any):
+        self.view = view
+
+    def __call__(self, picture: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.view(picture), self.view(picture)
+
+
+def photographs(folder: Path, width: int, height: int) -> None:
+    """JPEGs of the size, each another cut of the photographs (resized), a folder a photograph."""
+    rng = np.random.default_rng(0)
+    for label, picture in enumerate(map(Image.fromarray, load_sample_images().images)):
+        (folder / "train" / str(label)).mkdir(parents=True)
+        for place in range(COUNT // 2):
+            across = float(rng.uniform(400, 560))
+            left, top = float(rng.uniform(0, 640 - across)), float(rng.uniform(0, 427 - across * 0.75))
+            box = (left, top, left + across, top + across * 0.75)
+            cut = picture.resize((width, height), Image.Resampling.BICUBIC, box)
+            cut.save(folder / "train" / str(label) / f"{place:04d}.jpg", quality=90)
+
+
+def measure(width: int, height: int, rounds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        files, out = Path(scratch) / "files", Path(scratch) / "data"
+        photographs(files, width, height)
+        out.mkdir()
+        source = from_folder(str(files))
+        write_json(out / "manifest.json", write_dataset(out, source, seed=0, val_fraction=0, test_fraction=0))
+        steps = [
+            transforms.RandomResizedCrop(VIEW.size, VIEW.scale, VIEW.ratio),
+            transforms.RandomHorizontalFlip(VIEW.flip),
+            transforms.ToTensor(),
+        ]
+        images = ImageFolder(str(files / "train"), Twice(transforms.Compose(steps)))
+        # Ours starts its workers anew each epoch, and so does this one.
+        loader = DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS)
+        feed = Streamed(out, ["train"], 3, WORKERS)
+        order = torch.randperm(COUNT).view(-1, BATCH)
+
+        def theirs() -> None:
+            for _ in loader:
+                pass
+
+        def ours() -> None:
+            for _ in feed.views(order, [VIEW] * 2, 0, 0, 0, 0):
+                pass
+
+        theirs(), ours()
+        found = figures(in_turns(rounds, torchvision=theirs, ours=ours), "torchvision", "ours")
+    best = min(found["seconds"]["ours"])
+    return found | {"images": COUNT, "images_per_second": round(COUNT / best, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description="From JPEG files to crops.")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = ((500, 375), (1000, 750))
+    found = {f"{width}x{height}": measure(width, height, given.rounds) for width, height in sizes}
+    record("input", ["torch", "torchvision", "pillow"], found)
+
+
+if __name__ == "__main__":
+    main()
