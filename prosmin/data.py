@@ -74,7 +74,9 @@ def load_split(
     load = _raw if reader.layout.encoding == "raw" else _encoded
     rows = range(len(reader)) if rows is None else rows
     images = load(reader, image_size, channels, rows)
-    labels = torch.from_numpy(reader.table["label"].fill_null(NO_LABEL).to_numpy()[rows.start : rows.stop : rows.step].copy())
+    labels = torch.from_numpy(
+        reader.table["label"].fill_null(NO_LABEL).to_numpy()[rows.start : rows.stop : rows.step].copy()
+    )
     return Split(images, labels, tuple(manifest["classes"]) if manifest["classes"] else None)
 
 
