@@ -24,6 +24,16 @@ from pipelines.execute import environment
 from stages.headlines import rows
 from stages.params import load
 
+# The default run's ResNet with a stem as wide as its first stage (He et al., CVPR 2016, sec. 4.2), and shortcuts that average where they
+# get smaller instead of leaving out three pixels of four (He et al., CVPR 2019, ResNet-D).
+ENCODER = {
+    "layers": [1, 1, 1, 1],
+    "channels": [16, 32, 64, 128],
+    "zero_init_last": False,
+    "stem_type": "deep",
+    "stem_width": 8,
+    "avg_down": True,
+}
 PAUSE = 0.25  # seconds between two looks at the memory
 
 
@@ -47,9 +57,13 @@ def settings(folder: Path, limit: int, epochs: int) -> dict[str, Any]:
         },
         "pretrain.image_size": 32,
         "pretrain.channels": 3,
+        "pretrain.encoder.kwargs": ENCODER,
         "pretrain.target.shrinkage": 0.01,
         "pretrain.epochs": epochs,
         "pretrain.warmup_epochs": 1,
+        "pretrain.batch_size": 128,
+        "pretrain.precision": "bf16",
+        "pretrain.channels_last": True,
         "pretrain.views": {
             "scale": [0.2, 1.0],
             "flip": 0.5,

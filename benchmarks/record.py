@@ -24,10 +24,14 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": cores, "system": platform.system(), "python": platform.python_version()}
 
 
-def record(name: str, packages: Sequence[str], figures: dict[str, Any], path: Path | None = None) -> None:
-    """Print the figures with the machine and the versions of ``packages``, and write them to benchmarks/results/<name>.json."""
+def keep(name: str, packages: Sequence[str], figures: dict[str, Any]) -> dict[str, Any]:
+    """Write the figures with the machine and the versions of ``packages`` to benchmarks/results/<name>.json."""
     content = {"machine": machine(), "versions": {each: version(each) for each in packages}, **figures}
-    path = path or RESULTS / f"{name}.json"
-    write_json(path, content)
-    print(json.dumps(content, indent=2))
-    print(f"written to {path}", file=sys.stderr)
+    write_json(RESULTS / f"{name}.json", content)
+    return content
+
+
+def record(name: str, packages: Sequence[str], figures: dict[str, Any]) -> None:
+    """``keep`` and print them."""
+    print(json.dumps(keep(name, packages, figures), indent=2))
+    print(f"written to {RESULTS / name}.json", file=sys.stderr)

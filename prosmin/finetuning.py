@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prosmin import calibration, metrics
 from prosmin.data import Split
 from prosmin.networks import Encoder
-from prosmin.probes import ReliabilityRow, classification_metrics
+from prosmin.probes import ReliabilityRow, classification_metrics, reliability_rows
 from prosmin.sampling import count_classes, few_labels
 from prosmin.schedules import warmup_cosine
 from prosmin.streams import epoch_order, make_views, seed_networks
@@ -130,11 +130,7 @@ def evaluate_finetuned(
     images, labels = torch.cat([train.images, val.images]), np.concatenate([known["train"], known["val"]])
     logits = finetune(encoder, images, labels, classes, settings, best, seed).logits(test.images)
     scored = classification_metrics(logits, known["test"], temperature, bootstrap, seed)
-    rows = [
-        (name, *row)
-        for name, scaled in (("raw", logits), ("calibrated", logits / temperature))
-        for row in calibration.reliability(metrics.softmax(scaled), known["test"])
-    ]
+    rows = reliability_rows(logits, known["test"], temperature)
     held_out = {"accuracy_val": metrics.accuracy(seen[best], known["val"]), "n_val": len(val)}
     return Finetuned(scored | {"lr": best, "n": len(test)} | held_out, rows)
 

@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from prosmin import imports
 from prosmin.errors import ConfigError, nearest
 
+CACHED_PIXELS = 2**16  # of a part of a batch in evaluation on a CPU
+CACHED_IMAGES = 8  # of them, at least: matrix products of fewer are slower than what the cache saves
+
 
 class Encoder(nn.Module):
     """A timm backbone behind the normalisation of its input.
@@ -24,6 +27,9 @@ class Encoder(nn.Module):
     parts: while training, a batch goes through the backbone in so many parts, one after the other, of which activations
     are held for one alone: they are computed again for the gradient (Chen et al. 2016, arXiv 1604.06174). What comes
     after the encoder sees the whole batch, so every loss is that of one part, to rounding.
+
+    In evaluation mode on a CPU a batch goes through in parts whose activations stay in its cache, channels last: up to three
+    times faster.
     """
 
     def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]):
@@ -36,8 +42,12 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = (images - self.mean) / self.std
-        if self.channels_last:
+        in_cache = not self.training and images.device.type == "cpu"
+        if self.channels_last or in_cache:
             images = images.contiguous(memory_format=torch.channels_last)
+        if in_cache:
+            count = max(CACHED_IMAGES, CACHED_PIXELS // images.shape[-2:].numel())
+            return torch.cat([self.backbone(part) for part in images.split(count)])
         if self.parts == 1 or not self.training:
             return self.backbone(images)
         parts = images.chunk(self.parts)
@@ -63,8 +73,9 @@ def build_backbone(
     """A timm model without its classifier, at its initial weights (drawn from torch's global generator).
 
     ``cifar_stem`` gives a ResNet the stem of He et al. (CVPR 2016, sec. 4.2) for small images: a 3x3 convolution of
-    stride 1 and no pooling. Models of a fixed input size get ``img_size`` and, where they can, accept other
-    resolutions as well (multi-crop). Raises ``ConfigError`` for a name, option or size that timm cannot build.
+    stride 1 and no pooling, with the channels of timm's stem: 64, or twice ``stem_width`` in one of ``stem_type: deep``.
+    Models of a fixed input size get ``img_size`` and, where they can, accept other resolutions as well (multi-crop). Raises
+    ``ConfigError`` for a name, option or size that timm cannot build.
     """
     timm = imports.timm()
 
@@ -83,10 +94,12 @@ def build_backbone(
     if patch and any(image_size % side for side in patch):
         raise ConfigError("image_size", image_size, f"it must be a multiple of the patch of {name}, {patch[0]} pixels")
     if cifar_stem:
-        first = getattr(backbone, "conv1", None)
-        if not isinstance(first, nn.Conv2d) or not hasattr(backbone, "maxpool"):
+        convolutions = [
+            each for each in getattr(backbone, "conv1", nn.Identity()).modules() if isinstance(each, nn.Conv2d)
+        ]
+        if not convolutions or not hasattr(backbone, "maxpool"):
             raise ConfigError("encoder.cifar_stem", True, f"it needs a ResNet, which {name} is not; set it to false")
-        backbone.conv1 = nn.Conv2d(channels, first.out_channels, 3, stride=1, padding=1, bias=False)
+        backbone.conv1 = nn.Conv2d(channels, convolutions[-1].out_channels, 3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
     return backbone

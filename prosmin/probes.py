@@ -174,9 +174,19 @@ def classification_metrics(
     return metrics.with_intervals(wanted, len(labels), bootstrap, seed, centred) | {"temperature": temperature}
 
 
+def reliability_rows(logits: np.ndarray, labels: np.ndarray, temperature: float) -> list[ReliabilityRow]:
+    """The reliability diagram of logits ``[N, C]`` as they are and divided by their temperature: rows (raw | calibrated, bin low, bin
+    high, mean confidence, accuracy, count)."""
+    return [
+        (name, *row)
+        for name, scaled in (("raw", logits), ("calibrated", logits / temperature))
+        for row in calibration.reliability(metrics.softmax(scaled), labels)
+    ]
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """reliability: rows (raw | calibrated, bin low, bin high, mean confidence, accuracy, count)."""
+    """reliability: as ``reliability_rows``."""
 
     probe: Probe
     metrics: dict[str, float]
@@ -207,11 +217,7 @@ def evaluate_probe(
 
     logits = probe.logits(test[0])
     scored = classification_metrics(logits, test[1], temperature, bootstrap, seed)
-    rows = [
-        (name, *row)
-        for name, scaled in (("raw", logits), ("calibrated", logits / temperature))
-        for row in calibration.reliability(metrics.softmax(scaled), test[1])
-    ]
+    rows = reliability_rows(logits, test[1], temperature)
     # What a choice between encoders may go by: of the first probe, which has not seen val.
     held_out = {"accuracy_val": metrics.accuracy(seen, val[1]), "n_val": len(val[1])}
     return Evaluation(probe, scored | {"l2": strength, "n": len(test[1])} | held_out, rows)

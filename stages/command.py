@@ -6,9 +6,9 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from prosmin.errors import ConfigError, UserError
+from prosmin.errors import ConfigError, UserError, nearest
 from stages.params import PARAMS, load
 from stages.threads import keep_to_share
 
@@ -41,6 +41,14 @@ def run(stage: str, main: Callable[..., None]) -> None:
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)
+
+
+def check_name(stage: str, what: str, name: str, names: Collection[str]) -> None:
+    """Refuse the argument of a stage, which is to be ``what``, where ``params.yaml`` does not have it."""
+    if name not in names:
+        raise UserError(
+            f"{stage} needs {what}, not {name!r}; params.yaml has {', '.join(names) or 'none'}{nearest(name, names)}"
+        )
 
 
 def _usage(stage: str, main: Callable[..., None]) -> str:

@@ -10,19 +10,14 @@ import logging
 from pathlib import Path
 
 from prosmin import files
-from prosmin.errors import UserError, nearest
-from stages.command import run
+from stages.command import check_name, run
 from stages.params import Params
 
 log = logging.getLogger(__name__)
 
 
 def main(params: Params, name: str = "") -> None:
-    if name not in params.fetch:
-        raise UserError(
-            f"embed needs the name of a dataset, not {name!r}; params.yaml has {', '.join(params.fetch)}"
-            + nearest(name, params.fetch)
-        )
+    check_name("embed", "the name of a dataset", name, params.fetch)
 
     import numpy as np
     import torch

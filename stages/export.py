@@ -138,7 +138,7 @@ def _loading(model: dict[str, Any]) -> Iterator[str]:
     yield "from torch import nn"
     yield ""
     yield f"encoder = timm.create_model({model['encoder']!r}, num_classes=0{given})"
-    yield "width = encoder.conv1.out_channels  # the stem for small images, which timm has no name for"
+    yield "width = [*encoder.conv1.modules()][-1].out_channels  # the stem for small images, which timm has no name for"
     yield f"encoder.conv1 = nn.Conv2d({model['channels']}, width, 3, stride=1, padding=1, bias=False)"
     yield "encoder.maxpool = nn.Identity()"
     yield 'encoder.load_state_dict(load_file("export/model.safetensors"))'

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from prosmin import data, export, files
-from prosmin.errors import UserError, nearest
+from prosmin.errors import UserError
 from prosmin.finetuning import FinetuneSettings, evaluate_finetuned, finetune_lowshot, geometry
 from prosmin.lowshot import per_class_of, t_interval
 from prosmin.sampling import stratified_holdout
 from prosmin.views import ViewSettings
-from stages.command import run
+from stages.command import check_name, run
 from stages.features import ENCODERS, HELD_OUT
 from stages.linear import RELIABILITY
 from stages.params import Params
@@ -27,11 +27,7 @@ log = logging.getLogger(__name__)
 
 def main(params: Params, name: str = "") -> None:
     asked = params.finetune
-    if name not in asked.datasets:
-        raise UserError(
-            f"finetune needs one of finetune.datasets, not {name!r}; "
-            f"params.yaml has {', '.join(asked.datasets) or 'none'}{nearest(name, asked.datasets)}"
-        )
+    check_name("finetune", "one of finetune.datasets", name, asked.datasets)
     model, trained = export.load_description("results/pretrain")
     views = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
     settings = FinetuneSettings(

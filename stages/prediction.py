@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from prosmin import corruptions, data, export, files, prediction
-from prosmin.errors import UserError, nearest
+from prosmin.errors import UserError
 from prosmin.prediction import BINS, Measured
 from prosmin.views import ViewSettings
-from stages.command import run
+from stages.command import check_name, run
 from stages.features import ENCODERS
 from stages.params import Params
 
@@ -33,11 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def main(params: Params, name: str = "") -> None:
-    if name not in params.fetch:
-        raise UserError(
-            f"prediction needs the name of a dataset, not {name!r}; params.yaml has {', '.join(params.fetch)}"
-            + nearest(name, params.fetch)
-        )
+    check_name("prediction", "the name of a dataset", name, params.fetch)
     settings, trained = export.load_description("results/pretrain")
     views = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
     seeing = prediction.Seeing(params.prediction.views, ViewSettings(size=settings.image_size, **views), params.seed)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from prosmin import calibration, files, metrics
+from prosmin import files, metrics
 from prosmin.data import read_manifest
 from prosmin.errors import UserError, nearest
-from prosmin.probes import classification_metrics
-from stages.command import run
+from prosmin.probes import classification_metrics, reliability_rows
+from stages.command import check_name, run
 from stages.features import ENCODERS, load_features
 from stages.linear import RELIABILITY
 from stages.params import Params
@@ -29,11 +29,7 @@ log = logging.getLogger(__name__)
 
 def main(params: Params, name: str = "") -> None:
     asked = params.shift
-    if name not in asked.sets:
-        raise UserError(
-            f"shift needs one of shift.sets, not {name!r}; "
-            f"params.yaml has {', '.join(asked.sets) or 'none'}{nearest(name, asked.sets)}"
-        )
+    check_name("shift", "one of shift.sets", name, asked.sets)
     columns, place = matched(params.dataset, name)
     chosen = np.unique(columns)
     found, rows = {}, []
@@ -47,11 +43,7 @@ def main(params: Params, name: str = "") -> None:
         inside = np.isin(known, chosen)
         at_home = metrics.accuracy(probe.logits(clean[inside])[:, chosen], np.searchsorted(chosen, known[inside]))
         found[encoder] = values | {"accuracy_clean": float(at_home), "classes": len(chosen), "n": len(labels)}
-        rows += [
-            (encoder, kind, *row)
-            for kind, scaled in (("raw", logits), ("calibrated", logits / probe.temperature))
-            for row in calibration.reliability(metrics.softmax(scaled), truth)
-        ]
+        rows += [(encoder, *row) for row in reliability_rows(logits, truth, probe.temperature)]
         log.info(
             "%s, %s encoder: accuracy %.4f [%.4f, %.4f] among %d of %d classes, on clean images %.4f",
             name, encoder, *(values[key] for key in ("accuracy", "accuracy_low", "accuracy_high")),

@@ -27,6 +27,12 @@ def test_cifar_stem_keeps_the_resolution_of_the_first_stage():
     assert backbone.maxpool(backbone.conv1(torch.rand(1, 3, 32, 32))).shape[-2:] == (32, 32)
 
 
+def test_cifar_stem_is_as_wide_as_the_stem_whose_place_it_takes():
+    backbone = build_backbone("resnet18", 32, 3, True, SMALL | {"stem_type": "deep", "stem_width": 4})
+    assert isinstance(backbone.conv1, torch.nn.Conv2d) and backbone.conv1.out_channels == 8
+    assert backbone(torch.rand(2, 3, 32, 32)).shape == (2, backbone.num_features)
+
+
 def test_vit_takes_views_of_another_resolution():
     kwargs = {"patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
     backbone = build_backbone("vit_tiny_patch16_224", 32, 3, kwargs=kwargs)
@@ -53,6 +59,27 @@ def test_encoder_normalises_its_input():
     identity.num_features = 1
     encoder = Encoder(identity, [0.2], [0.5])
     assert float(encoder(torch.full((1, 1, 1, 1), 0.7))) == pytest.approx(1.0)
+
+
+class Recording(torch.nn.Module):
+    num_features = 1
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(len(images))
+        return images.mean((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize(("size", "parts"), [(32, [64, 36]), (64, [16] * 6 + [4]), (128, [8] * 12 + [4]), (8, [100])])
+def test_on_a_cpu_a_batch_is_evaluated_in_parts_of_as_many_pixels_and_trained_on_whole(size, parts):
+    images = torch.rand(100, 3, size, size)
+    encoder = Encoder(Recording(), [0.0] * 3, [1.0] * 3)
+    whole = encoder(images)
+    assert torch.equal(encoder.eval()(images), whole)
+    assert encoder.backbone.seen == [100, *parts]
 
 
 def test_log_sigma_stays_within_its_clamp():

@@ -19,6 +19,7 @@ NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
 TINY_VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 16}
 ENCODERS = {
     "the stem for small images": ("resnet18", 8, 1, True, NARROW),
+    "a narrow stem for small images": ("resnet18", 8, 3, True, NARROW | {"stem_type": "deep", "stem_width": 4}),
     "a ResNet as timm has it": ("resnet18", 32, 3, False, NARROW),
     "a ViT on grey images": ("vit_tiny_patch16_224", 16, 1, False, TINY_VIT),
 }
