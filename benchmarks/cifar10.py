@@ -59,6 +59,8 @@ def settings(folder: Path, limit: int, epochs: int) -> dict[str, Any]:
         "pretrain.channels": 3,
         "pretrain.encoder.kwargs": ENCODER,
         "pretrain.target.shrinkage": 0.01,
+        "pretrain.target.momentum": [0.9, 1.0],
+        "pretrain.lr": 0.005,
         "pretrain.epochs": epochs,
         "pretrain.warmup_epochs": 1,
         "pretrain.batch_size": 128,
