@@ -1,6 +1,7 @@
 """Where the time of a training step goes: ``python -m benchmarks.step [--threads 2] [--steps 12]``.
 
-The CIFAR-10 recipe of docs/params.md (32-pixel images, batches of 256, two views, ProSMIN with whitened targets) on random images, in turns:
+The CIFAR-10 recipe of ``benchmarks.cifar10`` (32-pixel images, batches of 128, two views, bf16, ProSMIN with whitened targets), the same with the
+encoder in fp32, and with a ResNet-18, on random images, in turns:
 
 - step: all of ``prosmin.training``, views and optimiser included
 - encoder: the encoder alone on views made before, forward and backward of the online one, forward of the target one
@@ -12,20 +13,26 @@ import argparse
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
+from benchmarks.cifar10 import ENCODER
 from benchmarks.probes import figures, in_turns
 from benchmarks.record import record
 from prosmin import export, training
 from prosmin.streams import make_views
 from prosmin.views import ViewSettings
 
-NARROW = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "zero_init_last": False}
-ENCODERS = {"the recipe's": NARROW, "a ResNet-18": {"zero_init_last": False}}
+CASES = {
+    "the recipe": (ENCODER, "bf16"),
+    "in fp32": (ENCODER, "no"),
+    "a ResNet-18": ({"zero_init_last": False}, "bf16"),
+}
 VIEW = ViewSettings(size=32, saturation=0.4, blur=0.0, solarize=0.0)
 
 
-def measure(kwargs: dict, batch: int, steps: int, rounds: int) -> dict:
+def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -> dict:
+    AcceleratorState._reset_state(reset_partial_state=True)
     settings = export.ModelSettings(
         encoder="resnet18", image_size=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, hidden_dim=512, dim=64,
         cifar_stem=True, kwargs=kwargs, objective={"shrinkage": 0.01},
@@ -33,22 +40,27 @@ def measure(kwargs: dict, batch: int, steps: int, rounds: int) -> dict:
     images = torch.randint(
         0, 256, (steps * batch, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    asked = training.TrainSettings(epochs=1, batch_size=batch, lr=0.002, views=[VIEW] * 2, warmup_epochs=0)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
+    asked = training.TrainSettings(
+        epochs=1, batch_size=batch, lr=0.002, views=[VIEW] * 2, warmup_epochs=0, channels_last=True
+    )
 
     def whole() -> None:
         training.pretrain(export.build_model(settings), images, asked, 0, accelerator)
 
-    model = export.build_model(settings).to(accelerator.device).train()
+    model = export.build_model(settings).to(accelerator.device, memory_format=torch.channels_last).train()
     views = torch.cat(make_views(images[:batch].to(accelerator.device), [VIEW] * 2, 0, 0, 0))
     slope = torch.randn(2 * batch, model.encoder.num_features, device=accelerator.device)
     target: nn.Module = model.target[0]
+    model.encoder.channels_last = target.channels_last = True
 
     def encoder() -> None:
         for _ in range(steps):
-            with torch.no_grad():
-                target(views)
-            model.encoder(views).backward(slope)
+            with accelerator.autocast():
+                with torch.no_grad():
+                    target(views)
+                features = model.encoder(views)
+            features.float().backward(slope)
             model.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -61,12 +73,12 @@ def measure(kwargs: dict, batch: int, steps: int, rounds: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description="Where the time of a step goes.")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    found = {name: measure(kwargs, given.batch, given.steps, given.rounds) for name, kwargs in ENCODERS.items()}
+    found = {name: measure(*case, given.batch, given.steps, given.rounds) for name, case in CASES.items()}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {given.threads} threads"
     record("step", ["torch", "timm", "accelerate"], {"device": device, **found})
 

@@ -58,7 +58,9 @@ def test_the_code_on_the_card_gives_the_encoder(pretrained, tmp_path, monkeypatc
     mean, std = (torch.tensor(each)[:, None, None] for each in (pretrained.mean, pretrained.std))
     with torch.inference_mode():
         ours = models.load_encoder(tmp_path / "results/pretrain")(images)
-        torch.testing.assert_close(given["encoder"]((images - mean) / std), ours, rtol=0, atol=1e-5)  # ours: channels last
+        torch.testing.assert_close(
+            given["encoder"]((images - mean) / std), ours, rtol=0, atol=1e-5
+        )  # ours: channels last
 
 
 def test_timm_itself_loads_what_it_has_a_name_for(pretrained, tmp_path):
