@@ -3,7 +3,9 @@
 Nothing here names a stage. ``dvc.yaml`` is resolved by DVC itself (foreach, matrix, templates, nested files), so a stage
 added there appears in every run. What a stage needs of the machine stands beside it, where DVC keeps it but never hashes it:
 
-    meta: {resources: {gpus: 1, threads: 1}}     # gpus: a number or all, default 0; threads: a number or all, default 1
+    meta: {resources: {gpus: 1, threads: 1, weight: 1}}     # gpus: a number or all, default 0; threads: a number or all, default 1
+
+weight (default 1) is how long the stage takes against the others, for the order of a first run, before any has told.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,6 +30,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     gpus: Amount = 0
     threads: Amount = 1
+    weight: int = 1
 
 
 Look = tuple[dict[str, Stage], set[str]]  # the stages of a run, and those of them for which there is nothing to do
@@ -116,18 +119,19 @@ def name_of(stage: Any) -> str:
     return name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{name}"
 
 
-def _resources(stage: Any) -> dict[str, Amount]:
+def _resources(stage: Any) -> dict[str, Any]:
     found = (stage.meta or {}).get("resources", {})
-    allowed = {"gpus": 0, "threads": 1}
+    allowed = {"gpus": 0, "threads": 1, "weight": 1}
     where = f"{stage.path_in_repo}: {getattr(stage, 'name', '')}: meta.resources"
     if not isinstance(found, dict):
         raise UserError(f"{where} is {found!r}; it must be like {{gpus: 1, threads: 1}}")
     for key, value in found.items():
         if key not in allowed:
-            raise UserError(f"{where}.{key} is not a known key{nearest(key, allowed)}; allowed: gpus, threads")
+            raise UserError(f"{where}.{key} is not a known key{nearest(key, allowed)}; allowed: {', '.join(allowed)}")
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= allowed[key]
-        if not whole and value != "all":
-            raise UserError(f"{where}.{key} is {value!r}; it must be all, or a whole number of at least {allowed[key]}")
+        if not whole and (value != "all" or key == "weight"):
+            other = "" if key == "weight" else "all, or "
+            raise UserError(f"{where}.{key} is {value!r}; it must be {other}a whole number of at least {allowed[key]}")
     return found
 
 

@@ -77,11 +77,11 @@ class Schedule:
 
 
 def ways_to_the_end(stages: Mapping[str, Stage], seconds: Mapping[str, float]) -> dict[str, float]:
-    """For each stage the longest sum of seconds from its start to the end of the run; a stage not known takes one."""
+    """For each stage the longest sum of seconds from its start to the end of the run; a stage not known takes its weight."""
     ways: dict[str, float] = {}
     below = dict.fromkeys(stages, 0.0)
     for name in reversed(stages):
-        ways[name] = seconds.get(name, 1.0) + below[name]
+        ways[name] = seconds.get(name, stages[name].weight) + below[name]
         for need in stages[name].needs:
             below[need] = max(below[need], ways[name])
     return ways

@@ -137,8 +137,9 @@ def test_bad_graphs_are_one_sentence(project):
         (
             "{gpus: 1}",
             "{gpu: 1}",
-            "meta.resources.gpu is not a known key (did you mean 'gpus'?); allowed: gpus, threads",
+            "meta.resources.gpu is not a known key (did you mean 'gpus'?); allowed: gpus, threads, weight",
         ),
+        ("{gpus: 1}", "{weight: all}", "meta.resources.weight is 'all'; it must be a whole number of at least 1"),
         ("cmd: python work.py total", "cmmd: python work.py total", "dvc.yaml"),
     ):
         (project.folder / "dvc.yaml").write_text(good.replace(old, new))

@@ -44,6 +44,11 @@ def test_the_way_to_the_end_is_the_longest_sum():
     assert ways == {"last": 3.0, "long": 33.0, "short": 5.0, "train": 34.0, "a": 35.0, "b": 6.0}
 
 
+def test_a_stage_that_no_run_has_timed_takes_its_weight():
+    stages = {"heavy": Stage("heavy", weight=8), "timed": Stage("timed", weight=8), "light": Stage("light")}
+    assert ways_to_the_end(stages, {"timed": 2.0}) == {"heavy": 8.0, "timed": 2.0, "light": 1.0}
+
+
 def test_alone_stages_start_by_the_longest_way_to_the_end():
     one = Machine(1, cores=2, gpus=())
     assert order(one) == ["a", "b", "train", "short", "long", "last"]
