@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.v2.functional as reference
+from scipy.stats import kstest
 from sklearn.datasets import load_sample_images
 
 from prosmin import views
@@ -110,14 +112,55 @@ def settings(**changes):
     return views.ViewSettings(size=32, **{**plain, **changes})
 
 
-def test_boxes_have_the_asked_areas_and_ratios_and_lie_inside():
-    draw = views._Draw(20_000, torch.Generator().manual_seed(0))
-    top, left, height, width = views.draw_boxes(draw, 60, 60, (0.2, 0.6), (0.8, 1.25))
-    area, ratio = height * width / 3600, width / height
-    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 60.001).all() and (left + width <= 60.001).all()
-    assert float(area.min()) >= 0.199 and float(area.max()) <= 0.601
-    assert float(area.mean()) == pytest.approx(0.4, abs=0.01)
-    assert float(ratio.log().mean()) == pytest.approx(0, abs=0.01)
+def uniform(values, low, high):
+    """Do all the values, and as many of each size, lie between the bounds? By Kolmogorov and Smirnov, at 0.1 %."""
+    assert kstest(np.asarray(values, np.float64), "uniform", (low, high - low)).pvalue > 1e-3
+
+
+def test_boxes_are_uniform_in_area_logarithm_of_the_ratio_and_place():
+    draw = views._Draw(5000, torch.Generator().manual_seed(0))
+    top, left, height, width = views.draw_boxes(draw, 60, 80, (0.2, 0.5), (0.8, 1.25))
+    uniform(height * width / 4800, 0.2, 0.5)
+    uniform((width / height).log(), np.log(0.8), np.log(1.25))
+    uniform(top / (60 - height), 0, 1)
+    uniform(left / (80 - width), 0, 1)
+
+
+def test_a_box_that_would_stick_out_is_narrowed():
+    draw = views._Draw(5000, torch.Generator().manual_seed(0))
+    top, left, height, width = views.draw_boxes(draw, 30, 90, (0.5, 1.0), (0.8, 1.25))
+    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 30.001).all() and (left + width <= 90.001).all()
+    assert float(height.max()) == 30
+
+
+# What was drawn, read off views of images that show it: pixels [3, 32, 32], settings, from views [N, 3, 32, 32] to the values, their bounds.
+_FLAT = torch.full((3, 32, 32), 100.0)
+_HALVES = torch.cat([torch.full((3, 32, 16), 100.0), torch.full((3, 32, 16), 150.0)], 2)
+_RED = torch.tensor([200.0, 100.0, 100.0])[:, None, None].expand(3, 32, 32)
+_SLOPE = (torch.arange(32.0) * 8).expand(3, 32, 32)
+_POINT = F.one_hot(torch.tensor(16 * 32 + 16), 1024).view(1, 32, 32).expand(3, 32, 32) * 255.0
+_ALONE = {"jitter": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+DRAWN = {
+    "brightness": (_FLAT, _ALONE | {"brightness": 0.4}, lambda v: v[:, 0, 9, 9] * 2.55, (0.6, 1.4)),
+    "contrast": (_HALVES, _ALONE | {"contrast": 0.4}, lambda v: (v[:, 0, 9, 25] - v[:, 0, 9, 5]) * 5.1, (0.6, 1.4)),
+    "saturation": (_RED, _ALONE | {"saturation": 0.2}, lambda v: (v[:, 0, 9, 9] - v[:, 1, 9, 9]) * 2.55, (0.8, 1.2)),
+    "hue": (_RED, _ALONE | {"hue": 0.1}, lambda v: (v[:, 1, 9, 9] - v[:, 2, 9, 9]) * 2.55 / 6, (-0.1, 0.1)),
+    "blur": (_POINT, {"blur": 1.0}, lambda v: (-0.5 / (v[:, 0, 16, 15] / v[:, 0, 16, 16]).log()).sqrt(), (0.1, 2.0)),
+    "rotate": (
+        _SLOPE,
+        {"rotate": 20.0},
+        lambda v: torch.rad2deg(torch.atan2(v[:, 0, 15, 16] - v[:, 0, 16, 16], v[:, 0, 16, 16] - v[:, 0, 16, 15])),
+        (-20.0, 20.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_strengths_are_uniform_between_their_bounds(name):
+    pixels, changes, read, bounds = DRAWN[name]
+    many = pixels.byte().expand(4000, -1, -1, -1)
+    whole = settings(scale=(1.0, 1.0), ratio=(1.0, 1.0), **changes)
+    uniform(read(views.random_view(many, whole, torch.Generator().manual_seed(1))), *bounds)
 
 
 def test_probabilities_are_met_over_many_images(images):
