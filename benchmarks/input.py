@@ -24,6 +24,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.probes import figures, in_turns
 from benchmarks.record import record
+from prosmin.allocator import keep_pages
 from prosmin.feeding import Streamed
 from prosmin.fetching import write_dataset
 from prosmin.files import write_json
@@ -91,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description="From JPEG files to crops.")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
+    keep_pages()
     torch.set_num_threads(1)
     sizes = ((500, 375), (1000, 750))
     found = {f"{width}x{height}": measure(width, height, given.rounds) for width, height in sizes}

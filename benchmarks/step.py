@@ -20,6 +20,7 @@ from benchmarks.cifar10 import ENCODER
 from benchmarks.probes import figures, in_turns
 from benchmarks.record import record
 from prosmin import export, training
+from prosmin.allocator import keep_pages
 from prosmin.streams import make_views
 from prosmin.views import ViewSettings
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    keep_pages()
     torch.set_num_threads(given.threads)
     found = {name: measure(*case, given.batch, given.steps, given.rounds) for name, case in CASES.items()}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {given.threads} threads"

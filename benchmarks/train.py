@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import record
 from prosmin import export, training
+from prosmin.allocator import keep_pages
 from prosmin.streams import make_views
 from prosmin.views import ViewSettings
 
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="about so long a recipe")
     parser.add_argument("--only", choices=RECIPES)
     given = parser.parse_args()
+    keep_pages()
     names = [given.only] if given.only else list(RECIPES)
     record("train", ["torch", "timm", "accelerate"], {name: measure(name, given.seconds) for name in names})
 

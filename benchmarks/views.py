@@ -25,6 +25,7 @@ from torchvision import transforms
 
 from benchmarks.probes import figures, in_turns
 from benchmarks.record import record
+from prosmin.allocator import keep_pages
 from prosmin.streams import make_views
 from prosmin.views import ViewSettings
 
@@ -121,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.views", description="Two views of each image.")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
+    keep_pages()
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     packages = ["torch", "torchvision", "pillow"] + (["kornia"] if find_spec("kornia") else [])
     record("views", packages, {f"{size}_pixels": measure(size, given.rounds) for size in SIZES})

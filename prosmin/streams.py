@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prosmin.views import ViewSettings, draw_boxes, finish_view, random_view
-from prosmin.views import _Draw as Draw
+from prosmin.views import Draw, ViewSettings, draw_boxes, finish_view, random_view
 
 # What a random stream is for: part of its seed, so that no two purposes share one.
 _ORDER, _VIEWS, _SCORE, _NETWORK, _BOXES = 0, 1, 2, 3, 4

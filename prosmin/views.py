@@ -5,8 +5,9 @@ operation follows torchvision's functional of the same name, applied image by im
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,10 @@ class ViewSettings:
     interpolation: str = "bilinear"
 
 
-class _Draw:
+CACHED_PIXELS = 2**17  # of a part of a batch on a CPU, whose every step then finds what the last one left in the cache
+
+
+class Draw:
     """Uniform numbers and coin tosses, one an image, from one generator."""
 
     def __init__(self, count: int, generator: torch.Generator):
@@ -49,6 +53,31 @@ class _Draw:
         return torch.rand(self.count, generator=self.generator, device=self.generator.device) < probability
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Where views are cut out, [B] each: top, left, height and width of the box; whether it is flipped; degrees that it is turned by."""
+
+    boxes: tuple[Tensor, Tensor, Tensor, Tensor]
+    flip: Tensor
+    angle: Tensor | None
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What is done to the colours of views, [B] each; None where it is done to none of them. ``jitter``, ``grey``, ``blur`` and
+    ``solarize`` are bool: to which."""
+
+    jitter: Tensor | None = None
+    brightness: Tensor | None = None
+    contrast: Tensor | None = None
+    saturation: Tensor | None = None
+    hue: Tensor | None = None
+    grey: Tensor | None = None
+    sigma: Tensor | None = None
+    blur: Tensor | None = None
+    solarize: Tensor | None = None
+
+
 def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generator) -> Tensor:
     """One view: uint8 [B, C, H, W] -> float [B, C, size, size] in [0, 1].
 
@@ -56,53 +85,122 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
     crop and flip, colour jitter, grey, blur, solarise. Colour jitter is brightness, contrast, saturation, hue in
     that order for every image.
     """
-    draw = _Draw(len(images), generator)
-    height, width = images.shape[-2:]
-    boxes = draw_boxes(draw, height, width, settings.scale, settings.ratio)
+    draw = Draw(len(images), generator)
+    boxes = draw_boxes(draw, *images.shape[-2:], settings.scale, settings.ratio)
     flip = draw.coin(settings.flip)
-    if settings.interpolation == "bicubic":
-        view = bicubic_crop(images.float() / 255.0, boxes, settings.size, flip)
-    else:
-        angle = draw.uniform(-settings.rotate, settings.rotate)
-        view = crop(images.float() / 255.0, boxes, settings.size, flip, angle)
-    return recolour(view, settings, draw)
+    bicubic = settings.interpolation == "bicubic"
+    shape = Shape(boxes, flip, None if bicubic else draw.uniform(-settings.rotate, settings.rotate))
+    colours = draw_colours(draw, settings, images.shape[1])
+
+    def view(part: slice) -> Tensor:
+        return recolour(cut(images[part].float().div_(255.0), settings.size, _rows(shape, part)), _rows(colours, part))
+
+    return _in_parts(images, settings.size, view)
 
 
 def finish_view(crops: Tensor, settings: ViewSettings, generator: torch.Generator) -> Tensor:
     """The rest of ``random_view`` for crops uint8 [B, C, size, size] that were cut, resized and flipped before: rotation (about the
     centre of the crop, whose edge repeats) and colours."""
-    draw = _Draw(len(crops), generator)
-    view = crops.float().div_(255.0)
+    draw = Draw(len(crops), generator)
+    shape = None
     if settings.rotate > 0:
         angle = draw.uniform(-settings.rotate, settings.rotate)
-        whole = tuple(torch.full_like(angle, value) for value in (0.0, 0.0, settings.size, settings.size))
-        view = crop(view, whole, settings.size, torch.zeros_like(angle, dtype=torch.bool), angle)
-    return recolour(view, settings, draw)
+        top, left, height, width = (torch.full_like(angle, value) for value in (0.0, 0.0, settings.size, settings.size))
+        shape = Shape((top, left, height, width), torch.zeros_like(angle, dtype=torch.bool), angle)
+    colours = draw_colours(draw, settings, crops.shape[1])
+
+    def view(part: slice) -> Tensor:
+        images = crops[part].float().div_(255.0)
+        if shape:
+            images = cut(images, settings.size, _rows(shape, part))
+        return recolour(images, _rows(colours, part))
+
+    return _in_parts(crops, settings.size, view)
 
 
-def recolour(view: Tensor, settings: ViewSettings, draw: _Draw) -> Tensor:
-    """Colour jitter, grey, blur and solarisation of float views [B, C, size, size] in [0, 1]."""
+def _in_parts(images: Tensor, size: int, view: Callable[[slice], Tensor]) -> Tensor:
+    """``view`` of all images, on a CPU of as many at a time as stay in its cache."""
+    count = len(images)
+    if images.device.type != "cpu":
+        return view(slice(0, count))
+    step = max(1, CACHED_PIXELS // size**2)
+    whole = torch.empty(count, images.shape[1], size, size)
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
+        whole[part] = view(part)
+    return whole
+
+
+def _rows(drawn: Any, part: slice) -> Any:
+    """What was drawn for a part of the batch."""
+
+    def rows(value: Any) -> Any:
+        return tuple(map(rows, value)) if isinstance(value, tuple) else None if value is None else value[part]
+
+    return type(drawn)(**{field.name: rows(getattr(drawn, field.name)) for field in fields(drawn)})
+
+
+def cut(images: Tensor, size: int, shape: Shape) -> Tensor:
+    """The boxes of ``shape`` as views [B, C, size, size]; without angles, those of the box of a bicubic view."""
+    if shape.angle is None:
+        return bicubic_crop(images, shape.boxes, size, shape.flip)
+    return crop(images, shape.boxes, size, shape.flip, shape.angle)
+
+
+def draw_colours(draw: Draw, settings: ViewSettings, channels: int) -> Colours:
+    """For images of so many channels: grey ones have neither saturation nor hue."""
+    drawn, coloured = {}, channels == 3
     if settings.jitter > 0:
-        on = draw.coin(settings.jitter)
-
-        def around(width: float) -> Tensor:
-            return torch.where(on, draw.uniform(max(0.0, 1 - width), 1 + width), 1.0)
-
-        if settings.brightness > 0:
-            view = adjust_brightness(view, around(settings.brightness))
-        if settings.contrast > 0:
-            view = adjust_contrast(view, around(settings.contrast))
-        if view.shape[1] == 3 and settings.saturation > 0:
-            view = adjust_saturation(view, around(settings.saturation))
-        if view.shape[1] == 3 and settings.hue > 0:
-            view = adjust_hue(view, torch.where(on, draw.uniform(-settings.hue, settings.hue), 0.0))
-    if view.shape[1] == 3 and settings.grayscale > 0:
-        view = torch.where(_each(draw.coin(settings.grayscale)), grey(view), view)
+        drawn["jitter"] = draw.coin(settings.jitter)
+        for name in ("brightness", "contrast", "saturation") if coloured else ("brightness", "contrast"):
+            if (width := getattr(settings, name)) > 0:
+                drawn[name] = draw.uniform(max(0.0, 1 - width), 1 + width)
+        if coloured and settings.hue > 0:
+            drawn["hue"] = draw.uniform(-settings.hue, settings.hue)
+    if coloured and settings.grayscale > 0:
+        drawn["grey"] = draw.coin(settings.grayscale)
     if settings.blur > 0:
-        blurred = gaussian_blur(view, draw.uniform(0.1, 2.0))
-        view = torch.where(_each(draw.coin(settings.blur)), blurred, view)
+        drawn["sigma"], drawn["blur"] = draw.uniform(0.1, 2.0), draw.coin(settings.blur)
     if settings.solarize > 0:
-        view = torch.where(_each(draw.coin(settings.solarize)), solarize(view), view)
+        drawn["solarize"] = draw.coin(settings.solarize)
+    return Colours(**drawn)
+
+
+def recolour(view: Tensor, drawn: Colours) -> Tensor:
+    """Colour jitter, grey, blur and solarisation of float views [B, C, size, size] in [0, 1], into which it may write."""
+    if drawn.jitter is not None:
+        view = _some(view, drawn.jitter, _jitter, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue)
+    if drawn.grey is not None:
+        view = _some(view, drawn.grey, grey)
+    if drawn.blur is not None and drawn.sigma is not None:
+        view = _some(view, drawn.blur, gaussian_blur, drawn.sigma)
+    if drawn.solarize is not None:
+        view = _some(view, drawn.solarize, solarize)
+    return view
+
+
+def _jitter(
+    view: Tensor, brightness: Tensor | None, contrast: Tensor | None, saturation: Tensor | None, hue: Tensor | None
+) -> Tensor:
+    if brightness is not None:
+        view = adjust_brightness(view, brightness)
+    if contrast is not None:
+        view = adjust_contrast(view, contrast)
+    if saturation is not None:
+        view = adjust_saturation(view, saturation)
+    return view if hue is None else adjust_hue(view, hue)
+
+
+def _some(view: Tensor, chosen: Tensor, change: Callable[..., Tensor], *drawn: Tensor | None) -> Tensor:
+    """``change`` of those of the views that are chosen [B]. A GPU changes all of them, which is cheaper than to wait for how many there
+    are; a CPU writes into ``view``."""
+    if view.device.type != "cpu":
+        return torch.where(_each(chosen), change(view, *drawn), view)
+    rows = chosen.nonzero()[:, 0]
+    if len(rows) == len(view):
+        return change(view, *drawn)
+    if len(rows):
+        view[rows] = change(view[rows], *(None if each is None else each[rows] for each in drawn))
     return view
 
 
@@ -111,7 +209,7 @@ def _each(value: Tensor) -> Tensor:
 
 
 def draw_boxes(
-    draw: _Draw, height: Tensor | int, width: Tensor | int, scale: Sequence[float], ratio: Sequence[float]
+    draw: Draw, height: Tensor | int, width: Tensor | int, scale: Sequence[float], ratio: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Top, left, height, width [B] in pixels (real numbers) of crops that lie inside the images, all of a size or each of its own [B].
 
@@ -186,22 +284,22 @@ def grey(images: Tensor) -> Tensor:
     """[B, C, H, W] -> its luma repeated over the channels."""
     if images.shape[1] == 1:
         return images
-    luma = images.new_tensor(_LUMA).view(1, 3, 1, 1)
-    return (images * luma).sum(1, keepdim=True).expand_as(images)
+    red, green, blue = images.split(1, 1)
+    return torch.add(red * _LUMA[0], green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2]).expand_as(images)
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(other.expand_as(images), images, _each(factor)).clamp(0.0, 1.0)
+    return torch.lerp(other.expand_as(images), images, _each(factor)).clamp_(0.0, 1.0)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
     """0 gives black, 1 the image."""
-    return (images * _each(factor)).clamp(0.0, 1.0)
+    return (images * _each(factor)).clamp_(0.0, 1.0)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """0 gives the mean of the grey image, 1 the image."""
-    return _blend(images, grey(images)[:, :1].mean((1, 2, 3), keepdim=True), factor)
+    return _blend(images, grey(images.mean((2, 3), keepdim=True)), factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
@@ -211,23 +309,28 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue of RGB images by ``shift`` in [-0.5, 0.5] of a full turn, in exact HSV."""
-    value, argmax = images.max(1)
-    chroma = value - images.min(1).values
+    value = images.amax(1)
+    chroma = value - images.amin(1)
     safe = torch.where(chroma > 0, chroma, 1.0)
     red, green, blue = images.unbind(1)
     hue = torch.where(
-        argmax == 0, (green - blue) / safe, torch.where(argmax == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+        red == value,
+        green - blue,
+        torch.where(green == value, (blue - red).add_(safe, alpha=2), (red - green).add_(safe, alpha=4)),
     )
-    hue = hue + 6 * shift.view(-1, 1, 1)
-    # V - C max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6, n = 5, 3, 1: HSV to RGB without cases
-    k = torch.remainder(hue.unsqueeze(1) + images.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1), 6.0)
-    return value.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp(0.0, 1.0)
+    hue = hue.div_(safe).add_(6 * shift.view(-1, 1, 1))
+    # V - C max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6, n = 5, 3, 1: HSV to RGB without cases; min(k, 4 - k) = 2 - |k - 2|
+    k = hue.unsqueeze(1) + images.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
+    k.sub_(torch.floor(k / 6), alpha=6).sub_(2.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0)
+    return value.unsqueeze(1) - k.mul_(chroma.unsqueeze(1))
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Separable Gaussian of standard deviation ``sigma`` pixels [B] over an odd kernel of a tenth of the side, >= 3."""
     count, channels, height, width = images.shape
     radius = max(1, min(height, width) // 20)
+    if images.device.type == "cpu":  # where it does not wait for the value; what is left out is less than a millionth
+        radius = max(1, min(radius, math.ceil(5 * float(sigma.max()))))
     place = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (place / sigma.view(-1, 1)) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)  # [B C, K]

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Collection
 
+from prosmin.allocator import keep_pages
 from prosmin.errors import ConfigError, UserError, nearest
 from stages.params import PARAMS, load
 from stages.threads import keep_to_share
@@ -29,6 +30,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
                 f"{stage} was given {shlex.join(sys.argv[1:]) or 'no argument'}; {_usage(stage, main)}"
             ) from None
         keep_to_share(stage)
+        keep_pages()
         main(params, *sys.argv[1:])
     except ConfigError as error:
         _fail(f"{PARAMS}: {stage}.{error}")

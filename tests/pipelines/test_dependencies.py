@@ -10,7 +10,15 @@ ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # How a stage is started, reads its settings, words an error and writes a file decides no number; a change there must
 # not re-run the graph.
-PLUMBING = {"stages.command", "stages.params", "stages.reading", "stages.threads", "prosmin.errors", "prosmin.files"}
+PLUMBING = {
+    "stages.command",
+    "stages.params",
+    "stages.reading",
+    "stages.threads",
+    "prosmin.allocator",
+    "prosmin.errors",
+    "prosmin.files",
+}
 
 
 def source(module: str) -> Path | None:

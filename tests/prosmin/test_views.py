@@ -118,7 +118,7 @@ def uniform(values, low, high):
 
 
 def test_boxes_are_uniform_in_area_logarithm_of_the_ratio_and_place():
-    draw = views._Draw(5000, torch.Generator().manual_seed(0))
+    draw = views.Draw(5000, torch.Generator().manual_seed(0))
     top, left, height, width = views.draw_boxes(draw, 60, 80, (0.2, 0.5), (0.8, 1.25))
     uniform(height * width / 4800, 0.2, 0.5)
     uniform((width / height).log(), np.log(0.8), np.log(1.25))
@@ -127,7 +127,7 @@ def test_boxes_are_uniform_in_area_logarithm_of_the_ratio_and_place():
 
 
 def test_a_box_that_would_stick_out_is_narrowed():
-    draw = views._Draw(5000, torch.Generator().manual_seed(0))
+    draw = views.Draw(5000, torch.Generator().manual_seed(0))
     top, left, height, width = views.draw_boxes(draw, 30, 90, (0.5, 1.0), (0.8, 1.25))
     assert (top >= 0).all() and (left >= 0).all() and (top + height <= 30.001).all() and (left + width <= 90.001).all()
     assert float(height.max()) == 30
