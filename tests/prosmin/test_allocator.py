@@ -16,7 +16,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():
     return torch.ones(10 * 2**20)  # 40 MiB: more than glibc ever keeps by itself
-for _ in range(3):
+for _ in range(40):
     work()
 before = faults()
 for _ in range(20):
@@ -37,4 +37,4 @@ def test_a_process_asks_for_no_page_twice():
         )
         return int(done.stdout)
 
-    assert 5 * faults("kept") < faults("as it is")
+    assert 2 * faults("kept") < faults("as it is")
