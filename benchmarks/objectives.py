@@ -47,7 +47,6 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "vicreg": {"pretrain.projector.dim": [64, 512]},
 }
 UNTRAINED = "random"  # initial weights, in the place of an objective's name
-MIXED = {"fp32": "no", "bf16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,9 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
     described = model_settings_of(asked, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
     model, began = export.build_model(described, run.seed), time.perf_counter()
     if run.name != UNTRAINED:
-        accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=MIXED[asked.precision])
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(), mixed_precision="no" if asked.precision == "fp32" else asked.precision
+        )
         pretrain(model, seen, train_settings_of(asked), run.seed, accelerator)
     found = {"seconds": round(time.perf_counter() - began, 1)}
     encoder = model.eval().encoder
@@ -163,9 +164,8 @@ def main() -> None:
             name: [Run(name, each, seed, given.epochs, True) for seed in range(given.seeds)]
             for name, each in chosen.items()
         }
-        in_turn = [
-            run for seed in zip(*final.values(), strict=True) for run in seed
-        ]  # a first seed of all before a second
+        # A first seed of all before a second.
+        in_turn = [run for seed in zip(*final.values(), strict=True) for run in seed]
         ledger.complete(in_turn, folder, data, given.jobs)
     table = {}
     for name, runs in final.items():
