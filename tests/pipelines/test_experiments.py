@@ -54,7 +54,7 @@ def test_an_experiment_that_fails_leaves_neither_a_result_nor_a_folder(project):
 
 def test_plain_dvc_sweeps_too(project):
     """What docs/orchestration.md says of DVC's own queue: two at a time, and again what its workers lost to each other."""
-    missing = [(1, 3), (1, 4), (2, 3), (2, 4)]
+    missing = grid = [(1, 3), (1, 4), (2, 3), (2, 4)]
     project.run("dvc", "exp", "run", "--queue", "-S", "seed=range(1,3)", "-S", "pretrain.epochs=3,4")
     for _ in range(4):
         assert project.run("dvc", "queue", "status").count("Queued") == len(missing)
@@ -62,14 +62,15 @@ def test_plain_dvc_sweeps_too(project):
         until(lambda: at_rest(project), 100)
         shown = json.loads(project.run("dvc", "exp", "show", "--json"))
         (head,) = [each for each in shown if each["rev"] != "workspace"]
-        made = [one["revs"][0]["data"]["params"]["params.yaml"]["data"] for one in head["experiments"] or ()]
-        missing = [each for each in missing if each not in [(one["seed"], one["pretrain"]["epochs"]) for one in made]]
+        values = [one["revs"][0]["data"]["params"]["params.yaml"]["data"] for one in head["experiments"] or ()]
+        made = sorted((each["seed"], each["pretrain"]["epochs"]) for each in values)
+        missing = [each for each in grid if each not in made]
         if not missing:
             break
         project.run("dvc", "queue", "remove", "--all")
         for seed, epochs in missing:
             project.run("dvc", "exp", "run", "--queue", "-S", f"seed={seed}", "-S", f"pretrain.epochs={epochs}")
-    assert missing == []
+    assert made == grid
     assert project.git("status", "--short") == ""
 
 
