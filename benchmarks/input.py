@@ -31,7 +31,7 @@ from prosmin.files import write_json
 from prosmin.sources import folder as from_folder
 from prosmin.views import ViewSettings
 
-COUNT, BATCH, WORKERS = 1024, 32, 2
+COUNT, BATCH, WORKERS = 2048, 32, 2
 VIEW = ViewSettings(size=224, scale=(0.2, 1.0), jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
 
 
@@ -43,12 +43,12 @@ class Twice:
         return self.view(picture), self.view(picture)
 
 
-def photographs(folder: Path, width: int, height: int) -> None:
+def photographs(folder: Path, width: int, height: int, count: int) -> None:
     """JPEGs of the size, each another cut of the photographs (resized), a folder a photograph."""
     rng = np.random.default_rng(0)
     for label, picture in enumerate(map(Image.fromarray, load_sample_images().images)):
         (folder / "train" / str(label)).mkdir(parents=True)
-        for place in range(COUNT // 2):
+        for place in range(count // 2):
             across = float(rng.uniform(400, 560))
             left, top = float(rng.uniform(0, 640 - across)), float(rng.uniform(0, 427 - across * 0.75))
             box = (left, top, left + across, top + across * 0.75)
@@ -59,7 +59,7 @@ def photographs(folder: Path, width: int, height: int) -> None:
 def measure(width: int, height: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         files, out = Path(scratch) / "files", Path(scratch) / "data"
-        photographs(files, width, height)
+        photographs(files, width, height, COUNT)
         out.mkdir()
         source = from_folder(str(files))
         write_json(out / "manifest.json", write_dataset(out, source, seed=0, val_fraction=0, test_fraction=0))

@@ -5,6 +5,7 @@ Letters in shapes: B images a step in this process, C channels, S pixels a side.
 """
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from prosmin import imports
 from prosmin.arrow import SplitReader
 from prosmin.checkpoint import checksum
 from prosmin.data import read_manifest
@@ -86,6 +88,7 @@ class Streamed:
         self._facts = [[split, manifest["splits"][split]["sha256"]] for split in self.splits]
         self.length = sum(manifest["splits"][split]["count"] for split in self.splits)
         self.device = torch.device("cpu")
+        imports.torchvision_io()  # here, not in each worker
 
     def __len__(self) -> int:
         return self.length
@@ -135,14 +138,15 @@ class Crops(Dataset):
     def __getitem__(self, place: int) -> list[Tensor]:
         step, rows = self.steps[place]
         seed, epoch, rank = self.where
-        contents = [self.content(row) for row in rows]
-        sizes = torch.tensor([upright_size(content) for content in contents], dtype=torch.float32)
+        images = [Encoded(self.content(row)) for row in rows]
+        sizes = torch.tensor([image.size for image in images], dtype=torch.float32)
         boxes, flips = crop_boxes(sizes[:, 0], sizes[:, 1], self.settings, seed, epoch, step, rank)
-        shapes = [(len(rows), self.channels, each.size, each.size) for each in self.settings]
-        crops = [torch.empty(shape, dtype=torch.uint8) for shape in shapes]
-        for index, content in enumerate(contents):
-            for view, crop in enumerate(cut(content, boxes[:, index], self.settings, self.channels)):
-                crops[view][index] = crop.flip(-1) if flips[view, index] else crop
+        crops = [_room((len(rows), self.channels, each.size, each.size)) for each in self.settings]
+        for index, (image, mine, flipped) in enumerate(
+            zip(images, boxes.transpose(0, 1), flips.T.tolist(), strict=True)
+        ):
+            for view, crop in enumerate(image.cut(mine, self.settings, self.channels)):
+                crops[view][index] = crop.flip(-1) if flipped[view] else crop
         return crops
 
     def content(self, row: int) -> bytes:
@@ -155,47 +159,63 @@ class Crops(Dataset):
         raise IndexError("there is no such image")
 
 
-def upright_size(content: bytes) -> tuple[int, int]:
-    """Height and width of an encoded image, as its EXIF orientation turns it."""
-    with Image.open(io.BytesIO(content)) as picture:
-        width, height = picture.size
-        return (width, height) if _orientation(picture) > 4 else (height, width)
+def _room(shape: tuple[int, ...]) -> Tensor:
+    """For uint8 of this shape: in a worker in memory that it shares with the main process, to which they would be copied otherwise."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape)), 0, shape)
 
 
-def _orientation(picture: Image.Image) -> int:
-    return picture.getexif().get(0x0112, 1)
+class Encoded:
+    """An encoded image of which the header alone has been read. size: height and width, as its EXIF orientation turns it."""
 
+    def __init__(self, content: bytes):
+        self.content, self.picture = content, Image.open(io.BytesIO(content))
+        orientation = self.picture.getexif().get(0x0112, 1)
+        width, height = self.picture.size
+        self.size = (width, height) if orientation > 4 else (height, width)
+        self.upright = orientation == 1
 
-def cut(content: bytes, boxes: Tensor, settings: Sequence[ViewSettings], channels: int) -> list[Tensor]:
-    """A box of an encoded image for each view, resized with antialiasing: uint8 [C, S, S] each.
+    def cut(self, boxes: Tensor, settings: Sequence[ViewSettings], channels: int) -> list[Tensor]:
+        """A box for each view, resized with antialiasing: uint8 [C, S, S] each.
 
-    boxes: [views, 4] top, left, height, width in pixels of the upright image. A JPEG is decoded at the least of its scales (1, 1/2, 1/4, 1/8)
-    at which no box is smaller than its view. The edges of a box are rounded to whole pixels at that scale.
-    """
-    mode = "L" if channels == 1 else "RGB"
-    with Image.open(io.BytesIO(content)) as picture:
-        width, height = picture.size
-        if _orientation(picture) != 1:
-            pixels = decode(content)
+        boxes: [views, 4] top, left, height, width in pixels of the upright image. A JPEG is decoded at the least of its scales (1, 1/2, 1/4,
+        1/8) at which no box is smaller than its view. The edges of a box are rounded to whole pixels at that scale.
+        """
+        drawn = boxes.tolist()
+        image = self.pixels(channels, min(min(box[2:]) / each.size for box, each in zip(drawn, settings, strict=True)))
+        down, across = (now / whole for now, whole in zip(image.shape[2:], self.size, strict=True))
+        crops = []
+        for (top, left, height, width), each in zip(drawn, settings, strict=True):
+            rows = _edges(top * down, (top + height) * down, image.shape[2])
+            columns = _edges(left * across, (left + width) * across, image.shape[3])
+            # Resampling is half as fast again with what it reads in one piece.
+            box = image[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
+            size = (each.size,) * 2
+            crops.append(F.interpolate(box, size=size, mode=each.interpolation, antialias=True, align_corners=False)[0])
+        return crops
+
+    def pixels(self, channels: int, spare: float) -> Tensor:
+        """uint8 [1, C, H, W], upright, of a JPEG at the least scale that is not below 1 / ``spare``."""
+        jpeg = self.picture.format in ("JPEG", "MPO")
+        factor = next((each for each in REDUCTIONS if jpeg and spare >= each), 1)
+        picture = self.picture
+        if not self.upright:
+            pixels = decode(self.content)
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-            width, height = picture.size
-        elif picture.format in ("JPEG", "MPO"):
-            least = min(min(box[2:]) / each.size for box, each in zip(boxes.tolist(), settings, strict=True))
-            factor = next((each for each in REDUCTIONS if least >= each), 1)
-            picture.draft("L" if channels == 1 else None, (width // factor, height // factor))
-        scale = torch.tensor([picture.size[1] / height, picture.size[0] / width])
+        elif jpeg and factor == 1 and channels == 3 and picture.mode == "RGB":
+            # The same pixels as Pillow's, in two thirds of its time.
+            return imports.torchvision_io().decode_jpeg(torch.frombuffer(bytearray(self.content), dtype=torch.uint8))[
+                None
+            ]
+        elif jpeg:
+            picture.draft("L" if channels == 1 else None, (self.size[1] // factor, self.size[0] // factor))
+        mode = "L" if channels == 1 else "RGB"
         pixels = np.array(picture if picture.mode == mode else picture.convert(mode))
-    image = torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)[None]
-    starts, ends = boxes[:, :2] * scale, (boxes[:, :2] + boxes[:, 2:]) * scale
-    return [_resized(image, *edges, each) for *edges, each in zip(starts, ends, settings, strict=True)]
+        return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)[None]
 
 
-def _resized(image: Tensor, start: Tensor, end: Tensor, settings: ViewSettings) -> Tensor:
-    """uint8 [1, C, H, W] -> [C, S, S], of the box from ``start`` to ``end``, each down and across."""
-    (top, bottom), (left, right) = (
-        (min(int(first), side - 1), max(int(first) + 1, int(last)))
-        for first, last, side in zip(start.round(), end.round(), image.shape[2:], strict=True)
-    )
-    box = image[:, :, top:bottom, left:right]
-    size = (settings.size,) * 2
-    return F.interpolate(box, size=size, mode=settings.interpolation, antialias=True, align_corners=False)[0]
+def _edges(start: float, end: float, side: int) -> slice:
+    """Whole pixels of a line, one at least."""
+    first = round(start)
+    return slice(min(first, side - 1), max(first + 1, round(end)))

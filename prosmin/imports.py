@@ -1,8 +1,8 @@
-"""timm without torch.compile, which it and torchvision load in full only to mention it.
+"""timm and torchvision without torch.compile, which they load in full only to mention it.
 
 ``import timm`` takes 2.4 s, of which 1.7 s go to ``torch._dynamo``: torchvision's RoI align imports it for a question
 that it asks when it runs on a GPU, and timm for one decorator. Each stage is a process of its own and would pay that
-anew, so while timm is loaded a stand-in answers both; whatever else another version wants it gets from the real module.
+anew, so while they are loaded a stand-in answers both; whatever else another version wants it gets from the real module.
 """
 
 import importlib
@@ -17,8 +17,17 @@ NAMES = ("torch._dynamo", "torch._dynamo.utils")
 
 def timm() -> ModuleType:
     """The module timm."""
-    if "timm" in sys.modules or not sys.modules.keys().isdisjoint({*NAMES, "torchvision"}):
-        return importlib.import_module("timm")
+    return _light("timm")
+
+
+def torchvision_io() -> ModuleType:
+    """The module torchvision.io."""
+    return _light("torchvision.io")
+
+
+def _light(wanted: str) -> ModuleType:
+    if wanted in sys.modules or not sys.modules.keys().isdisjoint({*NAMES, "torchvision"}):
+        return importlib.import_module(wanted)
     stand_ins = {name: ModuleType(name) for name in NAMES}
 
     def withdraw() -> None:
@@ -38,7 +47,7 @@ def timm() -> ModuleType:
     stand_ins["torch._dynamo.utils"].is_compile_supported = _is_compile_supported
     sys.modules.update(stand_ins)
     try:
-        return importlib.import_module("timm")
+        return importlib.import_module(wanted)
     finally:
         withdraw()
 

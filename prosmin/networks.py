@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -67,6 +68,28 @@ class Encoder(nn.Module):
         self.parts = count
 
 
+class Patches(nn.Conv2d):
+    """A convolution whose kernels do not overlap, as one matrix product: on a GPU in bf16 cuDNN takes ten times as long over three channels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        count, channels, height, width = images.shape
+        (tall, wide), features = self.kernel_size, self.out_channels
+        rows, columns = height // tall, width // wide
+        cut = images[:, :, : rows * tall, : columns * wide].reshape(count, channels, rows, tall, columns, wide)
+        flat = cut.permute(0, 2, 4, 1, 3, 5).reshape(count, rows, columns, channels * tall * wide)
+        return F.linear(flat, self.weight.view(features, -1), self.bias).permute(0, 3, 1, 2)
+
+
+def multiply_patches(backbone: nn.Module) -> None:
+    """Turn the convolutions of images of three channels or fewer into ``Patches`` where that is the same."""
+    for module in backbone.modules():
+        plain = (
+            type(module) is nn.Conv2d and module.padding == (0, 0) and module.dilation == (1, 1) and module.groups == 1
+        )
+        if plain and module.kernel_size == module.stride and module.in_channels <= 3:
+            module.__class__ = Patches
+
+
 def build_backbone(
     name: str, image_size: int, channels: int, cifar_stem: bool = False, kwargs: Mapping[str, Any] | None = None
 ) -> nn.Module:
@@ -102,6 +125,7 @@ def build_backbone(
         backbone.conv1 = nn.Conv2d(channels, convolutions[-1].out_channels, 3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
+    multiply_patches(backbone)
     return backbone
 
 

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,8 +37,8 @@ PAUSE = 2.0  # seconds, about, between two checks that the loss is finite; each 
 @dataclass(frozen=True)
 class TrainSettings:
     """views: one entry a view, the two global ones first. weight_decay, and momentum of the target: first and last step.
-    accumulate: parts in which the encoder takes a batch. channels_last: memory layout of its convolutions. compile: its
-    backbone, by torch.compile."""
+    accumulate: parts in which the encoder takes a batch. channels_last: memory layout of its convolutions. compile: the
+    encoder, and on a GPU the views, by torch.compile."""
 
     epochs: int
     batch_size: int
@@ -132,7 +132,9 @@ def pretrain(
         encoder.in_parts(settings.accumulate)
         encoder.channels_last = settings.channels_last
         if settings.compile:
-            encoder.backbone.compile()
+            encoder.compile(dynamic=False)
+    if settings.compile:
+        settings = replace(settings, views=[replace(view, compile=True) for view in settings.views])
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -364,6 +366,13 @@ class _Run:
         self.model.load_state_dict(weights)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for (
+            parameter,
+            kept,
+        ) in self.optimizer.state.items():  # in the memory layout of the parameter, as its fused kernel takes them
+            for name, value in kept.items():
+                if value.shape == parameter.shape:
+                    kept[name] = torch.empty_like(parameter).copy_(value)
         self.step = self.saved = facts["step"]
         self.history = History(facts["loss"], facts["diagnostics"])
         mine = tensors["epoch.losses"][self.accelerator.process_index]

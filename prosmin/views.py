@@ -6,7 +6,8 @@ operation follows torchvision's functional of the same name, applied image by im
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow and torchvision
 @dataclass(frozen=True)
 class ViewSettings:
     """What is drawn for each image; names and meaning as in ``params.yaml``, section ``pretrain.views``. interpolation:
-    ``bilinear``, or ``bicubic`` with antialiasing, which does not go with ``rotate``."""
+    ``bilinear``, or ``bicubic`` with antialiasing, which does not go with ``rotate``. compile: on a GPU, by torch.compile."""
 
     size: int
     scale: tuple[float, float] = (0.2, 1.0)
@@ -35,9 +36,11 @@ class ViewSettings:
     blur: float = 0.5
     solarize: float = 0.1
     interpolation: str = "bilinear"
+    compile: bool = False
 
 
 CACHED_PIXELS = 2**17  # of a part of a batch on a CPU, whose every step then finds what the last one left in the cache
+LARGE = 2**13  # elements of an image
 
 
 class Draw:
@@ -55,11 +58,13 @@ class Draw:
 
 @dataclass(frozen=True)
 class Shape:
-    """Where views are cut out, [B] each: top, left, height and width of the box; whether it is flipped; degrees that it is turned by."""
+    """Where views are cut out, [B] each: top, left, height and width of the box; whether it is flipped; degrees that it is turned by, None
+    where none is turned. And how: ``bicubic`` or bilinear."""
 
     boxes: tuple[Tensor, Tensor, Tensor, Tensor]
     flip: Tensor
-    angle: Tensor | None
+    angle: Tensor | None = None
+    bicubic: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,13 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
     draw = Draw(len(images), generator)
     boxes = draw_boxes(draw, *images.shape[-2:], settings.scale, settings.ratio)
     flip = draw.coin(settings.flip)
-    bicubic = settings.interpolation == "bicubic"
-    shape = Shape(boxes, flip, None if bicubic else draw.uniform(-settings.rotate, settings.rotate))
-    colours = draw_colours(draw, settings, images.shape[1])
-
-    def view(part: slice) -> Tensor:
-        return recolour(cut(images[part].float().div_(255.0), settings.size, _rows(shape, part)), _rows(colours, part))
-
-    return _in_parts(images, settings.size, view)
+    shape = Shape(boxes, flip, bicubic=settings.interpolation == "bicubic")
+    if not shape.bicubic:
+        angle = draw.uniform(
+            -settings.rotate, settings.rotate
+        )  # also where none is turned: what is drawn next stays the same
+        shape = replace(shape, angle=angle if settings.rotate else None)
+    return _make(images, settings, shape, draw_colours(draw, settings, images.shape[1]))
 
 
 def finish_view(crops: Tensor, settings: ViewSettings, generator: torch.Generator) -> Tensor:
@@ -105,44 +109,62 @@ def finish_view(crops: Tensor, settings: ViewSettings, generator: torch.Generato
     shape = None
     if settings.rotate > 0:
         angle = draw.uniform(-settings.rotate, settings.rotate)
-        top, left, height, width = (torch.full_like(angle, value) for value in (0.0, 0.0, settings.size, settings.size))
-        shape = Shape((top, left, height, width), torch.zeros_like(angle, dtype=torch.bool), angle)
-    colours = draw_colours(draw, settings, crops.shape[1])
-
-    def view(part: slice) -> Tensor:
-        images = crops[part].float().div_(255.0)
-        if shape:
-            images = cut(images, settings.size, _rows(shape, part))
-        return recolour(images, _rows(colours, part))
-
-    return _in_parts(crops, settings.size, view)
+        start, side = torch.zeros_like(angle), torch.full_like(angle, settings.size)
+        shape = Shape((start, start, side, side), torch.zeros_like(angle, dtype=torch.bool), angle)
+    return _make(crops, settings, shape, draw_colours(draw, settings, crops.shape[1]))
 
 
-def _in_parts(images: Tensor, size: int, view: Callable[[slice], Tensor]) -> Tensor:
-    """``view`` of all images, on a CPU of as many at a time as stay in its cache."""
-    count = len(images)
+def _make(images: Tensor, settings: ViewSettings, shape: Shape | None, colours: Colours) -> Tensor:
+    """uint8 images [B, C, H, W] -> float views [B, C, size, size] as drawn. On a CPU as many at a time as stay in its cache, and those
+    together of which the same is to be done."""
+    size = settings.size
     if images.device.type != "cpu":
-        return view(slice(0, count))
-    step = max(1, CACHED_PIXELS // size**2)
-    whole = torch.empty(count, images.shape[1], size, size)
-    for start in range(0, count, step):
-        part = slice(start, min(start + step, count))
-        whole[part] = view(part)
+        return (_compiled() if settings.compile else _drawn)(images, size, shape, colours)
+    if shape is None and all(value is None for value in vars(colours).values()):
+        return _drawn(images, size, shape, colours)
+    whole = torch.empty(len(images), images.shape[1], size, size)
+    for rows in _alike(colours, len(images)).split(max(1, CACHED_PIXELS * torch.get_num_threads() // size**2)):
+        _put(_drawn(images.index_select(0, rows), size, _of(rows, shape), _of(rows, colours)), rows, whole)
     return whole
 
 
-def _rows(drawn: Any, part: slice) -> Any:
-    """What was drawn for a part of the batch."""
+def _drawn(images: Tensor, size: int, shape: Shape | None, colours: Colours) -> Tensor:
+    images = images.float().div_(255.0)
+    return recolour(cut(images, size, shape) if shape else images, colours)
 
-    def rows(value: Any) -> Any:
-        return tuple(map(rows, value)) if isinstance(value, tuple) else None if value is None else value[part]
 
-    return type(drawn)(**{field.name: rows(getattr(drawn, field.name)) for field in fields(drawn)})
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(_drawn, dynamic=False)
+
+
+def _alike(drawn: Colours, count: int) -> Tensor:
+    """The images [B], sorted by whether they are jittered, then by whether and how far they are blurred, then by whether they are grey."""
+    order = torch.zeros(count)
+    if drawn.jitter is not None:
+        order += 10.0 * drawn.jitter
+    if drawn.blur is not None and drawn.sigma is not None:
+        order += drawn.blur * drawn.sigma
+    if drawn.grey is not None:
+        order += 0.01 * drawn.grey
+    return order.argsort()
+
+
+def _of(rows: Tensor, drawn: Any) -> Any:
+    """What was drawn for some of the images: of a tensor [B], a tuple of them, or a dataclass of these; what is of no image stays."""
+    match drawn:
+        case None | bool():
+            return drawn
+        case Tensor():
+            return drawn.index_select(0, rows)
+        case tuple():
+            return tuple(_of(rows, each) for each in drawn)
+    return type(drawn)(**{field.name: _of(rows, getattr(drawn, field.name)) for field in fields(drawn)})
 
 
 def cut(images: Tensor, size: int, shape: Shape) -> Tensor:
-    """The boxes of ``shape`` as views [B, C, size, size]; without angles, those of the box of a bicubic view."""
-    if shape.angle is None:
+    """The boxes of ``shape`` as views [B, C, size, size]."""
+    if shape.bicubic:
         return bicubic_crop(images, shape.boxes, size, shape.flip)
     return crop(images, shape.boxes, size, shape.flip, shape.angle)
 
@@ -182,13 +204,18 @@ def recolour(view: Tensor, drawn: Colours) -> Tensor:
 def _jitter(
     view: Tensor, brightness: Tensor | None, contrast: Tensor | None, saturation: Tensor | None, hue: Tensor | None
 ) -> Tensor:
-    if brightness is not None:
-        view = adjust_brightness(view, brightness)
-    if contrast is not None:
-        view = adjust_contrast(view, contrast)
-    if saturation is not None:
-        view = adjust_saturation(view, saturation)
-    return view if hue is None else adjust_hue(view, hue)
+    """On a CPU in place, so that it stays in the cache; on a GPU the views are needed as they were."""
+    out = view if view.device.type == "cpu" else None
+    steps = (
+        (adjust_brightness, brightness),
+        (adjust_contrast, contrast),
+        (adjust_saturation, saturation),
+        (adjust_hue, hue),
+    )
+    for adjust, amount in steps:
+        if amount is not None:
+            view = adjust(view, amount, out=out)
+    return view
 
 
 def _some(view: Tensor, chosen: Tensor, change: Callable[..., Tensor], *drawn: Tensor | None) -> Tensor:
@@ -198,10 +225,20 @@ def _some(view: Tensor, chosen: Tensor, change: Callable[..., Tensor], *drawn: T
         return torch.where(_each(chosen), change(view, *drawn), view)
     rows = chosen.nonzero()[:, 0]
     if len(rows) == len(view):
-        return change(view, *drawn)
+        return change(view, *drawn).contiguous()
     if len(rows):
-        view[rows] = change(view[rows], *(None if each is None else each[rows] for each in drawn))
+        some = (None if each is None else each.index_select(0, rows) for each in (view, *drawn))
+        _put(change(*some), rows, view)
     return view
+
+
+def _put(part: Tensor, rows: Tensor, whole: Tensor) -> None:
+    """Write images into these rows of others on a CPU, whose ``index_copy_`` goes element by element: large ones are quicker one by one."""
+    if whole[0].numel() < LARGE:
+        whole.index_copy_(0, rows, part)
+    else:
+        for row, image in zip(rows.tolist(), part, strict=True):
+            whole[row].copy_(image)
 
 
 def _each(value: Tensor) -> Tensor:
@@ -225,10 +262,10 @@ def draw_boxes(
     return top, left, box_height, box_width
 
 
-def crop(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor, angle: Tensor) -> Tensor:
+def crop(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor, angle: Tensor | None) -> Tensor:
     """Bilinear resample of a box of each image to size x size; then flipped, and turned about the box's centre.
 
-    boxes: top, left, height, width [B] in pixels. flip: bool [B]. angle: degrees [B], counter-clockwise. At the border
+    boxes: top, left, height, width [B] in pixels. flip: bool [B]. angle: degrees [B], counter-clockwise, or None. At the border
     of the box the edge pixel repeats, as when the box had been cut out first; a turned box may reach beyond the box
     and, at the border of the image, repeats the image's edge.
     """
@@ -237,13 +274,12 @@ def crop(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor, ang
     line = (torch.arange(size, device=images.device, dtype=images.dtype) + 0.5) / size - 0.5  # [-0.5, 0.5]
     across = torch.where(flip.view(-1, 1), -line, line).view(-1, 1, size)
     down = line.view(1, size, 1)
-    turned = bool((angle != 0).any())
-    if turned:
+    if angle is not None:
         cos, sin = (value.view(-1, 1, 1) for value in (torch.deg2rad(angle).cos(), torch.deg2rad(angle).sin()))
         across, down = cos * across - sin * down, sin * across + cos * down
     x = left + (across + 0.5) * box_width - 0.5  # in pixels of the image, 0 at the first one's centre
     y = top + (down + 0.5) * box_height - 0.5
-    if not turned:
+    if angle is None:
         x = torch.minimum(torch.maximum(x, left), left + box_width - 1)
         y = torch.minimum(torch.maximum(y, top), top + box_height - 1)
     shape = (len(images), size, size)
@@ -282,62 +318,95 @@ def _cubic_weights(start: Tensor, length: Tensor, pixels: int, size: int) -> Ten
 
 def grey(images: Tensor) -> Tensor:
     """[B, C, H, W] -> its luma repeated over the channels."""
+    return _luma(images).expand_as(images)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, 1, H, W]."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, 1)
-    return torch.add(red * _LUMA[0], green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2]).expand_as(images)
+    return torch.add(red * _LUMA[0], green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(other.expand_as(images), images, _each(factor)).clamp_(0.0, 1.0)
+def _blend(images: Tensor, other: Tensor, factor: Tensor, out: Tensor | None) -> Tensor:
+    """``other`` [B, 1, H, W] or [B, 1, 1, 1] at 0, the images at 1."""
+    factor = _each(factor)
+    return torch.addcmul(other * (1.0 - factor), images, factor, out=out).clamp_(0.0, 1.0)
 
 
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """0 gives black, 1 the image."""
-    return (images * _each(factor)).clamp_(0.0, 1.0)
+    return torch.mul(images, _each(factor), out=out).clamp_(0.0, 1.0)
 
 
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_contrast(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """0 gives the mean of the grey image, 1 the image."""
-    return _blend(images, grey(images.mean((2, 3), keepdim=True)), factor)
+    return _blend(images, _luma(images.mean((2, 3), keepdim=True)), factor, out)
 
 
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_saturation(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """0 gives the grey image, 1 the image."""
-    return _blend(images, grey(images), factor)
+    return _blend(images, _luma(images), factor, out)
 
 
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of RGB images by ``shift`` in [-0.5, 0.5] of a full turn, in exact HSV."""
-    value = images.amax(1)
-    chroma = value - images.amin(1)
-    safe = torch.where(chroma > 0, chroma, 1.0)
+def adjust_hue(images: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
+    """Turn the hue of RGB images by ``shift`` in [-0.5, 0.5] of a full turn, in exact HSV.
+
+    Without cases, in which a CPU is slow. With V the largest value, C the chroma and hue H in sixths of a turn in [-3, 3],
+    |H| = 2 + (G + B - R - V) / C and the sign is that of G - B. Back from H in [0, 6), with k(c) = |H - c| between 1 and 2:
+    R = V - C (2 - k(3)), G = V - C (k(2) - 1), B = V - C (k(4) - 1).
+    """
     red, green, blue = images.unbind(1)
-    hue = torch.where(
-        red == value,
-        green - blue,
-        torch.where(green == value, (blue - red).add_(safe, alpha=2), (red - green).add_(safe, alpha=4)),
-    )
-    hue = hue.div_(safe).add_(6 * shift.view(-1, 1, 1))
-    # V - C max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6, n = 5, 3, 1: HSV to RGB without cases; min(k, 4 - k) = 2 - |k - 2|
-    k = hue.unsqueeze(1) + images.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
-    k.sub_(torch.floor(k / 6), alpha=6).sub_(2.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0)
-    return value.unsqueeze(1) - k.mul_(chroma.unsqueeze(1))
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    hue = (green + blue).sub_(red).sub_(value).div_(chroma.clamp_min(1e-12)).add_(2.0)
+    hue = hue.copysign_(green - blue).add_(6 * shift.view(-1, 1, 1) + 6)
+    hue.sub_((hue / 6).floor_(), alpha=6)
+    k = [(hue - centre).abs_().clamp_(1.0, 2.0) for centre in (3, 2, 4)]
+    most = value + chroma
+    red = torch.addcmul(value.sub_(chroma, alpha=2), chroma, k[0])
+    green, blue = (torch.addcmul(most, chroma, each, value=-1) for each in k[1:])
+    return torch.stack((red, green, blue), 1, out=out)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Separable Gaussian of standard deviation ``sigma`` pixels [B] over an odd kernel of a tenth of the side, >= 3."""
-    count, channels, height, width = images.shape
+    height, width = images.shape[-2:]
     radius = max(1, min(height, width) // 20)
-    if images.device.type == "cpu":  # where it does not wait for the value; what is left out is less than a millionth
-        radius = max(1, min(radius, math.ceil(5 * float(sigma.max()))))
-    place = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-0.5 * (place / sigma.view(-1, 1)) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)  # [B C, K]
-    flat = F.pad(images, (radius,) * 4, mode="reflect").reshape(1, count * channels, height + 2 * radius, -1)
-    flat = F.conv2d(flat, kernel[:, None, None, :], groups=count * channels)
-    flat = F.conv2d(flat, kernel[:, None, :, None], groups=count * channels)
-    return flat.reshape(images.shape)
+    if images.device.type == "cpu":
+        return torch.stack([_blur_by_shifts(*each, radius) for each in zip(images, sigma.tolist(), strict=True)])
+    down, across = (_blur_matrix(sigma, side, radius)[:, None] for side in (height, width))
+    return down @ images @ across.transpose(2, 3)
+
+
+def _blur_matrix(sigma: Tensor, side: int, radius: int) -> Tensor:
+    """[B, side, side]: how much each pixel of a line adds to each of the blurred one, the line reflected at its ends. Matrix products take a
+    GPU half the time of a convolution with groups of one channel."""
+    place = torch.arange(side, device=sigma.device, dtype=sigma.dtype)
+    row, column = place.view(1, -1, 1), place.view(1, 1, -1)
+
+    def weight(distance: Tensor) -> Tensor:
+        return torch.exp(-0.5 * (distance / sigma.view(-1, 1, 1)) ** 2) * (distance.abs() <= radius)
+
+    whole = weight(row - column)
+    whole = whole + weight(row + column) * (column > 0) + weight(2 * (side - 1) - row - column) * (column < side - 1)
+    return whole / whole.sum(2, keepdim=True)
+
+
+def _blur_by_shifts(image: Tensor, sigma: float, radius: int) -> Tensor:
+    """``gaussian_blur`` of one image [C, H, W]: a CPU adds it up from shifted images several times faster than it convolves groups of one
+    channel. What lies beyond four standard deviations, of which less than a ten thousandth of the weight, is left out."""
+    radius = min(radius, math.ceil(4 * sigma))
+    weights = [math.exp(-0.5 * (place / sigma) ** 2) for place in range(-radius, radius + 1)]
+    total = sum(weights)
+    for dim in (2, 1):
+        padded = F.pad(image, (radius, radius, 0, 0) if dim == 2 else (0, 0, radius, radius), mode="reflect")
+        size = image.shape[dim]
+        image = padded.narrow(dim, 0, size) * (weights[0] / total)
+        for place in range(1, 2 * radius + 1):
+            image.add_(padded.narrow(dim, place, size), alpha=weights[place] / total)
+    return image
 
 
 def solarize(images: Tensor, threshold: float = 0.5) -> Tensor:

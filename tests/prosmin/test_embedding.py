@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
@@ -36,3 +37,12 @@ def test_log_sigma_is_the_mean_of_what_the_model_predicts():
     np.testing.assert_allclose(features, expected_features.numpy(), atol=1e-5)
     np.testing.assert_allclose(log_sigma, expected.mean(1).numpy(), atol=1e-5)
     np.testing.assert_allclose(features, embed(model.encoder, IMAGES), atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_gpu_embeds_as_a_cpu_does():
+    model = export.build_model(SETTINGS, seed=3).eval()
+    here = embed_with_sigma(model, IMAGES, 16)
+    there = embed_with_sigma(model.cuda(), IMAGES, 16)
+    for ours, theirs in zip(here, there, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)

@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from prosmin.errors import ConfigError
-from prosmin.networks import Encoder, GaussianHead, Projector, build_backbone, momentum_copy, update_momentum
+from prosmin.networks import (
+    Encoder,
+    GaussianHead,
+    Patches,
+    Projector,
+    build_backbone,
+    momentum_copy,
+    update_momentum,
+)
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 
@@ -181,3 +189,22 @@ def test_channels_last_changes_the_layout_and_not_the_features():
     encoder.backbone.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=1e-4)
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto"])
+def test_patches_are_the_convolution_that_they_stand_for(name):
+    backbone = build_backbone(name, 32, 3)
+    found = [module for module in backbone.modules() if isinstance(module, Patches)]
+    assert len(found) == 1
+    images = torch.rand(2, 3, 34, 35, requires_grad=True)  # what is left over at the end has no part
+    ours, theirs = found[0](images), torch.nn.Conv2d.forward(found[0], images)
+    torch.testing.assert_close(ours, theirs)
+    slopes = torch.rand_like(ours)
+    inputs = (images, *found[0].parameters())
+    for one, other in zip(torch.autograd.grad(ours, inputs, slopes), torch.autograd.grad(theirs, inputs, slopes)):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_convolution_with_overlap_stays_one():
+    backbone = build_backbone("resnet18", 32, 3)
+    assert not any(isinstance(module, Patches) for module in backbone.modules())

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def train(digits, settings=SETTINGS, seed=0, monitor=None, model=None, checkpoin
 
 
 def changed(settings=SETTINGS, **values):
-    return training.TrainSettings(**{**vars(settings), **values})
+    return replace(settings, **values)
 
 
 def test_every_online_parameter_moves_and_the_target_follows(digits):
@@ -133,6 +134,37 @@ def test_bf16_trains_to_about_the_same_loss(digits):
     assert history.loss[-1]["loss"] == pytest.approx(train(digits)[1].loss[-1]["loss"], rel=0.1)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_trains_in_bf16_and_goes_on_from_a_checkpoint(digits, every_step, compiled, monkeypatch):
+    settings = changed(epochs=3, channels_last=True, compile=compiled)
+    on_cpu = train(digits, changed(epochs=3))[1]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    gpu = Accelerator(mixed_precision="bf16")
+
+    def on_gpu(model, checkpoints=None):
+        return training.pretrain(model, digits[0], settings, 0, gpu, checkpoints=checkpoints)
+
+    whole = on_gpu(tiny_model())
+    assert whole.loss[-1]["loss"] == pytest.approx(on_cpu.loss[-1]["loss"], rel=0.1)
+
+    advance = training._Run.advance
+
+    def killed_at_step_7(self, *arguments):
+        if self.step == 7:
+            raise InterruptedError
+        advance(self, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(InterruptedError):
+        patched.setattr(training._Run, "advance", killed_at_step_7)
+        on_gpu(tiny_model(), every_step)
+    model = tiny_model(seed=9)
+    resumed = on_gpu(model, every_step)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert next(model.parameters()).is_cuda and len(resumed.loss) == 3
+    assert resumed.loss[-1]["loss"] == pytest.approx(whole.loss[-1]["loss"], rel=0.02)
+
+
 def test_a_compiled_encoder_trains_to_the_same_weights(digits, monkeypatch):
     """Traced by torch.compile and then run as it is, which leaves the numbers alone and needs no C++ compiler."""
     traced = []
@@ -142,7 +174,7 @@ def test_a_compiled_encoder_trains_to_the_same_weights(digits, monkeypatch):
         return graph.forward
 
     kept = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: kept(self, backend=backend))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: kept(self, backend=backend, **how))
     compiled, plain = (train(digits, changed(compile=asked, epochs=1))[0] for asked in (True, False))
     assert len(traced) >= 2 and compiled.state_dict().keys() == plain.state_dict().keys()
     for name, tensor in compiled.state_dict().items():
@@ -230,6 +262,15 @@ def test_a_second_time_it_stops_and_names_the_last_good_checkpoint(digits, monke
     with pytest.raises(UserError, match=r"^the loss is nan in epoch 2 \(step 6, lr") as caught:
         train(digits, checkpoints=every_step)
     assert f"the last good checkpoint is {every_step.path(5)}" in str(caught.value) and every_step.path(5).exists()
+
+
+def test_a_run_with_channels_last_goes_back_to_the_same_weights(digits, monkeypatch, every_step):
+    """What the optimiser keeps has the layout of the parameters, which a checkpoint does not keep."""
+    settings = changed(channels_last=True)
+    undisturbed, _ = train(digits, settings)
+    poison(monkeypatch, at=6, times=1)
+    model, _ = train(digits, settings, checkpoints=every_step)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), undisturbed.state_dict().values()))
 
 
 def test_training_leaves_the_global_generator_as_it_was(digits):

@@ -1,3 +1,5 @@
+from dataclasses import fields, is_dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,7 +62,7 @@ def test_crop_of_a_whole_pixel_box_equals_torchvision_resized_crop(images, flipp
         tuple(torch.tensor(column, dtype=torch.float32) for column in zip(*boxes)),
         32,
         torch.full((6,), flipped),
-        torch.zeros(6),
+        None,
     )
     for image, found, (top, left, height, width) in zip(images, ours, boxes):
         # no antialiasing: for a box larger than the view torchvision's filter would widen
@@ -192,3 +194,26 @@ def test_a_view_depends_on_the_generator_alone_and_stays_in_range(images):
 def test_grey_images_keep_one_channel(images):
     view = views.random_view((images[:, :1] * 255).byte(), views.ViewSettings(size=16), torch.Generator())
     assert view.shape == (6, 1, 16, 16)
+
+
+def on(device, drawn):
+    """What was drawn, on another device."""
+    if isinstance(drawn, torch.Tensor):
+        return drawn.to(device)
+    if isinstance(drawn, tuple):
+        return tuple(on(device, each) for each in drawn)
+    if is_dataclass(drawn):
+        return replace(drawn, **{field.name: on(device, getattr(drawn, field.name)) for field in fields(drawn)})
+    return drawn
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bicubic", [False, True])
+def test_a_gpu_makes_the_views_that_a_cpu_makes_of_the_same_draws(images, bicubic):
+    draw = views.Draw(6, torch.Generator().manual_seed(4))
+    angle = None if bicubic else draw.uniform(-20, 20)
+    shape = views.Shape(views.draw_boxes(draw, 48, 64, (0.2, 1.0), (0.75, 1.33)), draw.coin(0.5), angle, bicubic)
+    colours = views.draw_colours(draw, views.ViewSettings(size=24, solarize=0.3), 3)
+    here = views.recolour(views.cut(images, 24, shape), colours)
+    there = views.recolour(views.cut(images.cuda(), 24, on("cuda", shape)), on("cuda", colours))
+    close(here, there.cpu())
