@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from benchmarks.probes import figures, in_turns
 from benchmarks.record import record
+from benchmarks.turns import figures, in_turns
 from prosmin.allocator import keep_pages
 from prosmin.feeding import Streamed
 from prosmin.fetching import write_dataset

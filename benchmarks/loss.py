@@ -18,8 +18,8 @@ from typing import Any  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from benchmarks.probes import figures, in_turns  # noqa: E402
 from benchmarks.record import record  # noqa: E402
+from benchmarks.turns import figures, in_turns  # noqa: E402
 from prosmin import scoring  # noqa: E402
 
 SAMPLES = (4, 16, 64)

@@ -51,12 +51,13 @@ UNTRAINED = "random"  # initial weights, in the place of an objective's name
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained: an objective at settings by dotted key. final: on train and val, judged on test; else on train, judged on val."""
+    """What is trained: an objective at settings by dotted key. images: of the set, val included. final: on train and val, judged on test; else on train, judged on val."""
 
     name: str
     changes: dict[str, Any]
     seed: int
     epochs: int
+    images: int
     final: bool
 
     @property
@@ -153,15 +154,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
+    if given.seeds < 2:
+        parser.error(f"--seeds is {given.seeds}; the spread over seeds needs at least 2")
     folder, ledger = given.folder.resolve(), Ledger()
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         fetch(folder, data, given.limit)
-        choice = {name: [Run(name, each, 0, given.epochs // 2, False) for each in grid(name)] for name in GRIDS}
+        choice = {
+            name: [Run(name, each, 0, given.epochs // 2, given.limit, False) for each in grid(name)] for name in GRIDS
+        }
         ledger.complete([run for runs in choice.values() for run in runs], folder, data, given.jobs)
         chosen = {UNTRAINED: {}} | {name: best(ledger, runs) for name, runs in choice.items()}
         final = {
-            name: [Run(name, each, seed, given.epochs, True) for seed in range(given.seeds)]
+            name: [Run(name, each, seed, given.epochs, given.limit, True) for seed in range(given.seeds)]
             for name, each in chosen.items()
         }
         # A first seed of all before a second.

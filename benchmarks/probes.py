@@ -14,10 +14,7 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-import statistics  # noqa: E402
 import sys  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -25,26 +22,10 @@ from sklearn.datasets import load_digits  # noqa: E402
 from sklearn.neighbors import NearestNeighbors  # noqa: E402
 
 from benchmarks.record import record  # noqa: E402
+from benchmarks.turns import figures, in_turns  # noqa: E402
 from prosmin import knn, probes  # noqa: E402
 
 L2 = tuple(10.0**power for power in range(-6, 2))
-
-
-def in_turns(rounds: int, **work: Callable[[], Any]) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for place in range(rounds):
-        for name in list(work) if place % 2 == 0 else reversed(list(work)):
-            begun = time.perf_counter()
-            work[name]()
-            seconds[name].append(time.perf_counter() - begun)
-            print(f"{name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
-    return seconds
-
-
-def figures(seconds: dict[str, list[float]], above: str, below: str) -> dict[str, Any]:
-    ratios = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
-    kept = {name: [round(each, 2) for each in values] for name, values in seconds.items()}
-    return {"seconds": kept, "ratio": round(statistics.median(ratios), 2)}
 
 
 def search(rounds: int, scale: int) -> dict[str, Any]:

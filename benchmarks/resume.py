@@ -24,7 +24,8 @@ SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
 
 def prepare(folder: Path, epochs: int) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["pretrain"] |= {"epochs": epochs, "batch_size": 64}
+    # channels_last: the layout of the weights is not in a checkpoint.
+    params["pretrain"] |= {"epochs": epochs, "batch_size": 64, "channels_last": True}
     params["pretrain"]["encoder"]["kwargs"] = SMALL
     write_text(folder / "params.yaml", yaml.safe_dump(params))
     stage(folder, "fetch", "digits").wait()

@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from benchmarks.cifar10 import ENCODER
-from benchmarks.probes import figures, in_turns
 from benchmarks.record import record
+from benchmarks.turns import figures, in_turns
 from prosmin import export, training
 from prosmin.allocator import keep_pages
 from prosmin.streams import make_views

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.probes import figures, in_turns
 from benchmarks.record import record
+from benchmarks.turns import figures, in_turns
 from prosmin.allocator import keep_pages
 from prosmin.streams import make_views
 from prosmin.views import ViewSettings

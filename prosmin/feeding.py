@@ -117,7 +117,7 @@ class Streamed:
 
 
 class Crops(Dataset):
-    """The crops of some steps, a step an item: uint8 [B, C, S, S] for each view. where: seed, epoch and rank."""
+    """The crops of some steps, a step an item: uint8 [B, C, S, S] for each view, channels last in memory. where: seed, epoch and rank."""
 
     def __init__(
         self,
@@ -141,7 +141,8 @@ class Crops(Dataset):
         images = [Encoded(self.content(row)) for row in rows]
         sizes = torch.tensor([image.size for image in images], dtype=torch.float32)
         boxes, flips = crop_boxes(sizes[:, 0], sizes[:, 1], self.settings, seed, epoch, step, rank)
-        crops = [_room((len(rows), self.channels, each.size, each.size)) for each in self.settings]
+        # Channels last, as resampling leaves them.
+        crops = [_room((len(rows), each.size, each.size, self.channels)).permute(0, 3, 1, 2) for each in self.settings]
         for index, (image, mine, flipped) in enumerate(
             zip(images, boxes.transpose(0, 1), flips.T.tolist(), strict=True)
         ):
@@ -204,10 +205,8 @@ class Encoded:
             pixels = decode(self.content)
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         elif jpeg and factor == 1 and channels == 3 and picture.mode == "RGB":
-            # The same pixels as Pillow's, in two thirds of its time.
-            return imports.torchvision_io().decode_jpeg(torch.frombuffer(bytearray(self.content), dtype=torch.uint8))[
-                None
-            ]
+            content = torch.frombuffer(bytearray(self.content), dtype=torch.uint8)
+            return imports.torchvision_io().decode_jpeg(content)[None]  # as Pillow, in two thirds of its time
         elif jpeg:
             picture.draft("L" if channels == 1 else None, (self.size[1] // factor, self.size[0] // factor))
         mode = "L" if channels == 1 else "RGB"

@@ -69,7 +69,8 @@ class Encoder(nn.Module):
 
 
 class Patches(nn.Conv2d):
-    """A convolution whose kernels do not overlap, as one matrix product: on a GPU in bf16 cuDNN takes ten times as long over three channels."""
+    """A convolution whose kernels do not overlap, as one matrix product. As a convolution that of a ViT-S/16 took 18 of the 157 ms of a
+    compiled step in bf16 (512 images, two views, one H200): cuDNN is slow at three channels."""
 
     def forward(self, images: Tensor) -> Tensor:
         count, channels, height, width = images.shape

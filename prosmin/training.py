@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -291,7 +292,9 @@ class _Run:
 
     def look(self) -> None:
         if self.monitor is not None and self.accelerator.is_main_process:
-            row = observe(self.model, self.monitor)
+            # Batches of other sizes than those of training, for which nothing is compiled.
+            with torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext():
+                row = observe(self.model, self.monitor)
             self.history.diagnostics.append({"step": self.step, "epoch": self.step // self.steps_per_epoch, **row})
             warn_of_collapse(row, self.step)
 
@@ -366,10 +369,8 @@ class _Run:
         self.model.load_state_dict(weights)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        for (
-            parameter,
-            kept,
-        ) in self.optimizer.state.items():  # in the memory layout of the parameter, as its fused kernel takes them
+        # What is kept of a parameter takes its memory layout, by which the fused kernel goes.
+        for parameter, kept in self.optimizer.state.items():
             for name, value in kept.items():
                 if value.shape == parameter.shape:
                     kept[name] = torch.empty_like(parameter).copy_(value)

@@ -39,8 +39,7 @@ class ViewSettings:
     compile: bool = False
 
 
-CACHED_PIXELS = 2**17  # of a part of a batch on a CPU, whose every step then finds what the last one left in the cache
-LARGE = 2**13  # elements of an image
+CACHED_PIXELS = 2**17  # of a part of a batch on a core, whose every step then finds what the last one left in the cache
 
 
 class Draw:
@@ -95,9 +94,8 @@ def random_view(images: Tensor, settings: ViewSettings, generator: torch.Generat
     flip = draw.coin(settings.flip)
     shape = Shape(boxes, flip, bicubic=settings.interpolation == "bicubic")
     if not shape.bicubic:
-        angle = draw.uniform(
-            -settings.rotate, settings.rotate
-        )  # also where none is turned: what is drawn next stays the same
+        # Drawn also where none is turned, so that what is drawn next stays the same.
+        angle = draw.uniform(-settings.rotate, settings.rotate)
         shape = replace(shape, angle=angle if settings.rotate else None)
     return _make(images, settings, shape, draw_colours(draw, settings, images.shape[1]))
 
@@ -115,13 +113,13 @@ def finish_view(crops: Tensor, settings: ViewSettings, generator: torch.Generato
 
 
 def _make(images: Tensor, settings: ViewSettings, shape: Shape | None, colours: Colours) -> Tensor:
-    """uint8 images [B, C, H, W] -> float views [B, C, size, size] as drawn. On a CPU as many at a time as stay in its cache, and those
-    together of which the same is to be done."""
+    """uint8 images [B, C, H, W] -> float views [B, C, size, size] as drawn. On a CPU as many at a time as stay in the cache of its cores, and
+    those together of which the same is to be done."""
     size = settings.size
     if images.device.type != "cpu":
         return (_compiled() if settings.compile else _drawn)(images, size, shape, colours)
     if shape is None and all(value is None for value in vars(colours).values()):
-        return _drawn(images, size, shape, colours)
+        return images.float().div_(255.0)
     whole = torch.empty(len(images), images.shape[1], size, size)
     for rows in _alike(colours, len(images)).split(max(1, CACHED_PIXELS * torch.get_num_threads() // size**2)):
         _put(_drawn(images.index_select(0, rows), size, _of(rows, shape), _of(rows, colours)), rows, whole)
@@ -129,7 +127,7 @@ def _make(images: Tensor, settings: ViewSettings, shape: Shape | None, colours: 
 
 
 def _drawn(images: Tensor, size: int, shape: Shape | None, colours: Colours) -> Tensor:
-    images = images.float().div_(255.0)
+    images = images.to(torch.float32, memory_format=torch.contiguous_format).div_(255.0)
     return recolour(cut(images, size, shape) if shape else images, colours)
 
 
@@ -233,12 +231,10 @@ def _some(view: Tensor, chosen: Tensor, change: Callable[..., Tensor], *drawn: T
 
 
 def _put(part: Tensor, rows: Tensor, whole: Tensor) -> None:
-    """Write images into these rows of others on a CPU, whose ``index_copy_`` goes element by element: large ones are quicker one by one."""
-    if whole[0].numel() < LARGE:
-        whole.index_copy_(0, rows, part)
-    else:
-        for row, image in zip(rows.tolist(), part, strict=True):
-            whole[row].copy_(image)
+    """Write images into these rows of others, contiguous on a CPU: ``index_copy_`` goes element by element, and so by four numbers at a time."""
+    if whole[0].numel() % 4 == 0:
+        part, whole = (each.reshape(len(each), -1).view(torch.complex128) for each in (part, whole))
+    whole.index_copy_(0, rows, part)
 
 
 def _each(value: Tensor) -> Tensor:
@@ -363,11 +359,13 @@ def adjust_hue(images: Tensor, shift: Tensor, out: Tensor | None = None) -> Tens
     hue = (green + blue).sub_(red).sub_(value).div_(chroma.clamp_min(1e-12)).add_(2.0)
     hue = hue.copysign_(green - blue).add_(6 * shift.view(-1, 1, 1) + 6)
     hue.sub_((hue / 6).floor_(), alpha=6)
-    k = [(hue - centre).abs_().clamp_(1.0, 2.0) for centre in (3, 2, 4)]
     most = value + chroma
-    red = torch.addcmul(value.sub_(chroma, alpha=2), chroma, k[0])
-    green, blue = (torch.addcmul(most, chroma, each, value=-1) for each in k[1:])
-    return torch.stack((red, green, blue), 1, out=out)
+    parts = ((value.sub_(chroma, alpha=2), 3, 1), (most, 2, -1), (most, 4, -1))
+    channels = [
+        torch.addcmul(base, chroma, (hue - centre).abs_().clamp_(1.0, 2.0), value=sign, out=channel)
+        for (base, centre, sign), channel in zip(parts, (None,) * 3 if out is None else out.unbind(1), strict=True)
+    ]
+    return torch.stack(channels, 1) if out is None else out
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:

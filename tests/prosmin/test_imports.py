@@ -25,6 +25,11 @@ def test_an_encoder_is_built_and_runs_without_torch_compile():
     assert not [name for name in loaded if name.startswith("torch._dynamo")]
 
 
+def test_jpegs_are_decoded_without_torch_compile():
+    code = "import sys; from prosmin.imports import torchvision_io; assert torchvision_io().decode_jpeg; print(*sys.modules)"
+    assert not [name for name in said(code).split() if name.startswith("torch._dynamo")]
+
+
 def test_what_was_left_out_is_there_when_it_is_wanted():
     out = said(
         BUILD
