@@ -56,13 +56,19 @@ def photographs(folder: Path, width: int, height: int, count: int) -> None:
             cut.save(folder / "train" / str(label) / f"{place:04d}.jpg", quality=90)
 
 
+def dataset(scratch: Path, width: int, height: int, count: int) -> tuple[Path, Path]:
+    """Photographs as files, and as ``stages.fetch`` leaves them: both folders."""
+    files, out = scratch / "files", scratch / "data"
+    photographs(files, width, height, count)
+    out.mkdir()
+    manifest = write_dataset(out, from_folder(str(files)), seed=0, val_fraction=0, test_fraction=0)
+    write_json(out / "manifest.json", manifest)
+    return files, out
+
+
 def measure(width: int, height: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
-        files, out = Path(scratch) / "files", Path(scratch) / "data"
-        photographs(files, width, height, COUNT)
-        out.mkdir()
-        source = from_folder(str(files))
-        write_json(out / "manifest.json", write_dataset(out, source, seed=0, val_fraction=0, test_fraction=0))
+        files, out = dataset(Path(scratch), width, height, COUNT)
         steps = [
             transforms.RandomResizedCrop(VIEW.size, VIEW.scale, VIEW.ratio),
             transforms.RandomHorizontalFlip(VIEW.flip),

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.input import dataset
 from benchmarks.record import record
 from prosmin import export, training
 from prosmin.allocator import keep_pages
@@ -144,18 +145,8 @@ def measure(name: str, seconds: float, accelerator: Accelerator) -> dict[str, An
 
 
 def from_jpegs(name: str, width: int, height: int, seconds: float, compiled: bool, accelerator: Accelerator) -> dict:
-    from benchmarks.input import photographs
-    from prosmin.fetching import write_dataset
-    from prosmin.files import write_json
-    from prosmin.sources import folder as from_folder
-
     with tempfile.TemporaryDirectory() as scratch:
-        files, out = Path(scratch) / "files", Path(scratch) / "data"
-        photographs(files, width, height, JPEGS)
-        out.mkdir()
-        manifest = write_dataset(out, from_folder(str(files)), seed=0, val_fraction=0, test_fraction=0)
-        write_json(out / "manifest.json", manifest)
-        feed = Repeated(out, ["train"], 3, cores())
+        feed = Repeated(dataset(Path(scratch), width, height, JPEGS)[1], ["train"], 3, cores())
         return {"workers": cores(), "images": len(feed), **Case(name, feed, accelerator).rate(seconds, compiled)}
 
 

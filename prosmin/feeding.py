@@ -22,7 +22,7 @@ from prosmin.arrow import SplitReader
 from prosmin.checkpoint import checksum
 from prosmin.data import read_manifest
 from prosmin.errors import UserError
-from prosmin.images import decode
+from prosmin.images import TURNED, decode, orientation
 from prosmin.streams import crop_boxes, finish_views, make_views
 from prosmin.views import ViewSettings
 
@@ -172,10 +172,10 @@ class Encoded:
 
     def __init__(self, content: bytes):
         self.content, self.picture = content, Image.open(io.BytesIO(content))
-        orientation = self.picture.getexif().get(0x0112, 1)
+        turn = orientation(self.picture)
         width, height = self.picture.size
-        self.size = (width, height) if orientation > 4 else (height, width)
-        self.upright = orientation == 1
+        self.size = (width, height) if turn in TURNED else (height, width)
+        self.upright = turn == 1
 
     def cut(self, boxes: Tensor, settings: Sequence[ViewSettings], channels: int) -> list[Tensor]:
         """A box for each view, resized with antialiasing: uint8 [C, S, S] each.

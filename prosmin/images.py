@@ -12,8 +12,7 @@ AnyImage = bytes | Path | np.ndarray
 
 _GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"}
 _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
-_ORIENTATION = 0x0112  # EXIF tag
-_TURNED = {5, 6, 7, 8}  # its values that swap height and width
+TURNED = {5, 6, 7, 8}  # orientations that swap height and width
 
 
 class Unreadable(Exception):
@@ -36,7 +35,7 @@ def read_header(image: AnyImage) -> Header:
     try:
         with _open(image) as picture:
             width, height = picture.size
-            if picture.getexif().get(_ORIENTATION) in _TURNED:
+            if orientation(picture) in TURNED:
                 width, height = height, width
             return Header(_channels(picture), height, width)
     except Exception as error:  # Pillow raises nearly any type on malformed files
@@ -79,6 +78,11 @@ def to_png(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def orientation(picture: Image.Image) -> int:
+    """How EXIF says it is to be turned, 1 to 8; 1 is upright."""
+    return picture.getexif().get(0x0112, 1)
+
+
 def _open(image: bytes | Path) -> Image.Image:
     if isinstance(image, bytes) and not image or isinstance(image, Path) and image.stat().st_size == 0:
         raise Unreadable("the file is empty")
@@ -94,7 +98,7 @@ def _channels(picture: Image.Image) -> int:
 def _pixels(picture: Image.Image) -> np.ndarray:
     channels = _channels(picture)
     picture.load()
-    if picture.getexif().get(_ORIENTATION, 1) != 1:
+    if orientation(picture) != 1:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
         return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]

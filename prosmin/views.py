@@ -233,7 +233,11 @@ def _some(view: Tensor, chosen: Tensor, change: Callable[..., Tensor], *drawn: T
 def _put(part: Tensor, rows: Tensor, whole: Tensor) -> None:
     """Write images into these rows of others, contiguous on a CPU: ``index_copy_`` goes element by element, and so by four numbers at a time."""
     if whole[0].numel() % 4 == 0:
-        part, whole = (each.reshape(len(each), -1).view(torch.complex128) for each in (part, whole))
+        # A view of what is written to: a copy would take the images with it.
+        part, whole = (
+            part.reshape(len(part), -1).view(torch.complex128),
+            whole.view(len(whole), -1).view(torch.complex128),
+        )
     whole.index_copy_(0, rows, part)
 
 
