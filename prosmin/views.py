@@ -42,14 +42,18 @@ class ViewSettings:
 CACHED_PIXELS = 2**17  # of a part of a batch on a core, whose every step then finds what the last one left in the cache
 
 
+CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+
+
 class Draw:
-    """Uniform numbers and coin tosses, one an image, from one generator."""
+    """Uniform numbers and coin tosses, one an image, from one generator. With ``rows`` so many for each image: [rows, B]."""
 
     def __init__(self, count: int, generator: torch.Generator):
         self.count, self.generator = count, generator
 
-    def uniform(self, low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(self.count, generator=self.generator, device=self.generator.device)
+    def uniform(self, low: float, high: float, rows: int | None = None) -> Tensor:
+        shape = (self.count,) if rows is None else (rows, self.count)
+        return low + (high - low) * torch.rand(shape, generator=self.generator, device=self.generator.device)
 
     def coin(self, probability: float) -> Tensor:
         return torch.rand(self.count, generator=self.generator, device=self.generator.device) < probability
@@ -248,18 +252,42 @@ def _each(value: Tensor) -> Tensor:
 def draw_boxes(
     draw: Draw, height: Tensor | int, width: Tensor | int, scale: Sequence[float], ratio: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height, width [B] in pixels (real numbers) of crops that lie inside the images, all of a size or each of its own [B].
+    """Draw crop boxes with the distribution of torchvision's ``RandomResizedCrop``.
 
-    Area share uniform in ``scale``, aspect ratio log-uniform in ``ratio``. A box that would stick out is narrowed
-    to the image's side, where torchvision draws again: no loop, and every crop stays inside.
+    height, width: of the images in pixels, one number for all or a tensor [B].
+    scale: lowest and highest share of the image's area. ratio: lowest and highest width / height.
+
+    Area uniform, aspect ratio log-uniform, sides rounded to whole pixels. A box that does not fit
+    into its image is drawn again; after ``CROP_ATTEMPTS`` misses the image gets the largest centred
+    box that respects ``ratio``. Boxes that fit are placed uniformly.
+
+    Returns top, left, height, width as float [B], all whole numbers of pixels.
     """
-    area = draw.uniform(*scale) * (height * width)
-    aspect = torch.exp(draw.uniform(math.log(ratio[0]), math.log(ratio[1])))
-    box_width = torch.sqrt(area * aspect).clamp_min(1.0).clamp(max=width)
-    box_height = torch.sqrt(area / aspect).clamp_min(1.0).clamp(max=height)
-    top = draw.uniform(0, 1) * (height - box_height)
-    left = draw.uniform(0, 1) * (width - box_width)
+    share = draw.uniform(*scale, rows=CROP_ATTEMPTS)
+    aspect = torch.exp(draw.uniform(math.log(ratio[0]), math.log(ratio[1]), rows=CROP_ATTEMPTS))
+    height, width = (
+        torch.as_tensor(side, dtype=share.dtype, device=share.device).expand(draw.count)
+        for side in (height, width)
+    )
+    area = share * (height * width)
+    widths, heights = torch.sqrt(area * aspect).round(), torch.sqrt(area / aspect).round()
+    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    first = (fits.cumsum(0) == 0).sum(0)  # attempts before the first box that fits
+    missed = first == CROP_ATTEMPTS
+    chosen = first.clamp(max=CROP_ATTEMPTS - 1).unsqueeze(0)
+    widest, highest = (height * ratio[1]).round(), (width / ratio[0]).round()
+    box_width = torch.where(missed, widest.minimum(width), widths.gather(0, chosen)[0])
+    box_height = torch.where(missed, highest.minimum(height), heights.gather(0, chosen)[0])
+    top = _place(draw.uniform(0, 1), height - box_height, missed)
+    left = _place(draw.uniform(0, 1), width - box_width, missed)
     return top, left, box_height, box_width
+
+
+def _place(share: Tensor, room: Tensor, centred: Tensor) -> Tensor:
+    """Whole pixels before a box, out of ``room`` [B]: uniform from 0 to room, or half of it."""
+    # The product can round up to room + 1.
+    drawn = (share * (room + 1)).floor().minimum(room)
+    return torch.where(centred, (room / 2).floor(), drawn)
 
 
 def crop(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor, angle: Tensor | None) -> Tensor:

@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as reference
-from scipy.stats import kstest
+from scipy.stats import ks_2samp, kstest
 from sklearn.datasets import load_sample_images
+from torchvision.transforms import RandomResizedCrop
 
 from prosmin import views
 
@@ -121,18 +122,49 @@ def uniform(values, low, high):
 
 def test_boxes_are_uniform_in_area_logarithm_of_the_ratio_and_place():
     draw = views.Draw(5000, torch.Generator().manual_seed(0))
-    top, left, height, width = views.draw_boxes(draw, 60, 80, (0.2, 0.5), (0.8, 1.25))
-    uniform(height * width / 4800, 0.2, 0.5)
+    top, left, height, width = views.draw_boxes(draw, 6000, 8000, (0.2, 0.5), (0.8, 1.25))
+    uniform(height * width / 48e6, 0.2, 0.5)
     uniform((width / height).log(), np.log(0.8), np.log(1.25))
-    uniform(top / (60 - height), 0, 1)
-    uniform(left / (80 - width), 0, 1)
+    uniform(top / (6000 - height), 0, 1)
+    uniform(left / (8000 - width), 0, 1)
 
 
-def test_a_box_that_would_stick_out_is_narrowed():
-    draw = views.Draw(5000, torch.Generator().manual_seed(0))
-    top, left, height, width = views.draw_boxes(draw, 30, 90, (0.5, 1.0), (0.8, 1.25))
-    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 30.001).all() and (left + width <= 90.001).all()
-    assert float(height.max()) == 30
+@pytest.mark.parametrize(
+    ("height", "width", "scale", "ratio"),
+    [
+        (375, 500, (0.2, 1.0), (3 / 4, 4 / 3)),  # most large boxes do not fit the first time
+        (32, 32, (0.2, 1.0), (3 / 4, 4 / 3)),
+        (8, 8, (0.5, 1.0), (0.75, 1.3333)),  # sides are rounded to few values
+        (30, 200, (0.6, 1.0), (0.8, 1.25)),  # none fits: the fallback
+        (200, 30, (0.6, 1.0), (0.8, 1.25)),
+    ],
+)
+def test_boxes_are_distributed_as_those_of_torchvision(height, width, scale, ratio):
+    count = 4000
+    draw = views.Draw(count, torch.Generator().manual_seed(1))
+    ours = torch.stack(views.draw_boxes(draw, height, width, scale, ratio), 1)
+    assert torch.equal(ours, ours.round())
+    assert (ours[:, :2] >= 0).all() and (ours[:, 2:] >= 1).all()
+    assert (ours[:, :2] + ours[:, 2:] <= torch.tensor([height, width])).all()
+    torch.manual_seed(2)
+    image = torch.empty(1, height, width)
+    theirs = torch.tensor([RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(count)])
+    for column in range(4):
+        assert ks_2samp(ours[:, column], theirs[:, column], method="asymp").pvalue > 1e-3
+    area, expected = (boxes[:, 2] * boxes[:, 3] / (height * width) for boxes in (ours, theirs.float()))
+    assert float(area.mean()) == pytest.approx(float(expected.mean()), abs=0.015)
+
+
+def test_boxes_of_images_of_several_sizes_are_those_of_each_size_alone():
+    draw, heights = views.Draw(3000, torch.Generator().manual_seed(3)), torch.tensor([375.0, 30.0, 64.0]).repeat(1000)
+    widths = torch.tensor([500.0, 200.0, 64.0]).repeat(1000)
+    boxes = torch.stack(views.draw_boxes(draw, heights, widths, (0.2, 1.0), (3 / 4, 4 / 3)), 1)
+    torch.manual_seed(4)
+    for place in range(3):
+        image = torch.empty(1, int(heights[place]), int(widths[place]))
+        theirs = [RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(1000)]
+        for column, expected in enumerate(zip(*theirs)):
+            assert ks_2samp(boxes[place::3, column], expected, method="asymp").pvalue > 1e-3
 
 
 # What was drawn, read off views of images that show it: pixels [3, 32, 32], settings, from views [N, 3, 32, 32] to the values, their bounds.
@@ -166,7 +198,7 @@ def test_strengths_are_uniform_between_their_bounds(name):
 
 
 def test_probabilities_are_met_over_many_images(images):
-    many = (images[:1] * 255).byte().expand(1000, -1, -1, -1)
+    many = (images[:1] * 255).byte().expand(4000, -1, -1, -1)
     whole = {"scale": (1.0, 1.0), "ratio": (1.3333, 1.3333)}
     plain = views.random_view(many, settings(**whole), torch.Generator().manual_seed(0))
     changed = {
