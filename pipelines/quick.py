@@ -1,11 +1,13 @@
-"""DVC with two of its habits changed, of which neither can be seen in what it leaves.
+"""DVC with some of its habits changed, of which none can be seen in what it leaves.
 
 - To note one stage in dvc.lock it parses and writes the whole file with comments and all, in pure Python: a second of a core for
   the default graph after each stage, under the lock that all others wait for. Here the stage's own lines take the place of the
   old ones, written by the same serialiser, so the file is equal to the byte; and it is written whole or not at all.
 - Who waits for its lock looks again after half a second. Here after a fiftieth.
+- It notes the params and the files that a stage has read as they are when the stage has ended. Here a stage for which they are not
+  those of its beginning has failed.
 
-``python -m pipelines.quick repro ...`` is ``dvc repro ...`` with both.
+``python -m pipelines.quick repro ...`` is ``dvc repro ...`` with these.
 """
 
 import re
@@ -59,6 +61,33 @@ def apply() -> None:
 
     dvc.dvcfile.Lockfile.dump_stages = dump_stages
     dvc.lock.Lock.lock = lock
+    watch_inputs()
+
+
+def watch_inputs() -> None:
+    """A stage whose inputs have changed since it was started is not noted, neither in dvc.lock nor in the run cache."""
+    from dvc.exceptions import DvcException
+    from dvc.stage import Stage
+
+    from stages import inputs
+
+    run, save_deps = Stage.run, Stage.save_deps
+    noted: dict[int, inputs.Inputs | None] = {}
+
+    def run_watched(self: Any, *arguments: Any, **kwargs: Any) -> None:
+        noted[id(self)] = inputs.look(getattr(self, "name", ""))
+        try:
+            run(self, *arguments, **kwargs)
+        finally:
+            del noted[id(self)]
+
+    def save_deps_watched(self: Any, *arguments: Any, **kwargs: Any) -> None:
+        save_deps(self, *arguments, **kwargs)
+        before = noted.get(id(self))
+        if before and (what := before.changed()):
+            raise DvcException(f"{what}; its results are not noted, run it again")
+
+    Stage.run, Stage.save_deps = run_watched, save_deps_watched
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 from prosmin.allocator import keep_pages
 from prosmin.errors import ConfigError, UserError, nearest
+from stages import inputs
 from stages.params import PARAMS, load
 from stages.threads import keep_to_share
 
@@ -22,6 +23,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
     """
     logging.basicConfig(level=os.environ.get("PROSMIN_LOG", "INFO"), format=f"{stage}: %(message)s")
     try:
+        inputs.note(stage, sys.argv[1:])
         params = load()
         try:
             inspect.signature(main).bind(params, *sys.argv[1:])
@@ -32,6 +34,11 @@ def run(stage: str, main: Callable[..., None]) -> None:
         keep_to_share(stage)
         keep_pages()
         main(params, *sys.argv[1:])
+        try:
+            confirm("its results are removed; run it again")
+        except UserError:
+            inputs.discard()
+            raise
     except ConfigError as error:
         _fail(f"{PARAMS}: {stage}.{error}")
     except UserError as error:
@@ -43,6 +50,9 @@ def run(stage: str, main: Callable[..., None]) -> None:
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)
+
+
+confirm = inputs.confirm  # for a stage that has something to lose by going on
 
 
 def check_name(stage: str, what: str, name: str, names: Collection[str]) -> None:

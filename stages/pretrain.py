@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from prosmin.errors import ConfigError, UserError
 from stages import workers
-from stages.command import run
+from stages.command import confirm, run
 from stages.params import Params, Pretrain
 from stages.threads import cores
 
@@ -120,6 +120,7 @@ def main(params: Params) -> None:
     if not accelerator.is_main_process:
         return
     log.info("%.0f images/s", history.images_per_second)
+    confirm("nothing is written. With that undone it goes on from its last checkpoint; else it trains anew")
 
     model = model.to("cpu").eval()
     with files.whole_folder("results/pretrain") as out:

@@ -16,7 +16,7 @@ from torch import nn
 from prosmin import export, files, objectives, scoring
 from prosmin.errors import ConfigError, UserError
 from prosmin.networks import Encoder
-from stages import embed, fetch, linear, pretrain
+from stages import embed, fetch, inputs, linear, pretrain
 from stages import params as sections
 from stages.params import load
 from tests.stages.conftest import ROOT
@@ -149,3 +149,24 @@ def test_what_an_external_encoder_lacks_is_one_sentence(tmp_path, monkeypatch, s
     outside(tmp_path, **settings)
     with pytest.raises(ConfigError, match=sentence):
         pretrain.main(load())
+
+
+def test_params_that_are_edited_while_it_trains_cost_no_checkpoint(tmp_path, monkeypatch):
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["fetch"]["digits"]["limit"] = {"train": 20, "val": 20, "test": 20}
+    content["pretrain"] |= {"epochs": 2, "batch_size": 16, "warmup_epochs": 1}
+    content["pretrain"]["encoder"]["kwargs"]["channels"] = [8, 8, 8, 8]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROSMIN_CHECKPOINT_SECONDS", "0")
+    params = load()
+    fetch.main(params, "digits")
+    monkeypatch.setattr(inputs, "_now", inputs.look("pretrain"))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content | {"seed": 7}, sort_keys=False))
+    with pytest.raises(UserError, match="^params.yaml: seed was 0 when pretrain read it and is 7 now; nothing is writt"):
+        pretrain.main(params)
+    assert not (tmp_path / "results/pretrain").exists() and list(pretrain.CHECKPOINTS.rglob("step-*"))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    pretrain.main(params)
+    assert (tmp_path / "results/pretrain").exists() and not list(pretrain.CHECKPOINTS.rglob("step-*"))
