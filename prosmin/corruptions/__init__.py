@@ -4,8 +4,9 @@ Robustness to Common Corruptions and Perturbations", ICLR 2019): the 15 types of
 The constants are those of the benchmark's own scripts: for images of more than 64 pixels those of ImageNet-C
 (``make_imagenet_c.py``, made for 224 px), for smaller ones those of CIFAR-10-C (``make_cifar_c.py``, made for 32 px).
 The scripts truncate to whole grey levels; here they are rounded, so that a pixel that is not changed stays as it was.
-Results are therefore comparable among themselves; published figures belong to the published files
-(``prosmin.published``).
+The script for ImageNet-C saves what it made as JPEG of quality 85; here nothing is compressed but by
+``jpeg_compression``. zoom_blur is exact to a fraction of a pixel, the scripts round to whole ones. Results are therefore
+comparable among themselves; published figures belong to the published files (``prosmin.corrupted``).
 
 Grey images take the same path with one channel. Blurs and textures stand in pixels and so weigh more the smaller an
 image is: on 8 x 8 pixels the constants for 32 are severe, yet all types remain defined down to 2 x 2.

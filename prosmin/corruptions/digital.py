@@ -19,31 +19,27 @@ def contrast(images: Tensor, factor: float, generator: Generator | None) -> Tens
 
 
 @corruption(
-    [12.5, 16.25, 21.25, 25, 30],
+    [(2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)],
     [(0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)],
 )
 def elastic_transform(
-    images: Tensor, stretch: float | tuple[float, float, float], generator: Generator | None
+    images: Tensor, stretch: tuple[float, float, float], generator: Generator | None
 ) -> Tensor:
-    """Move every pixel by a smooth random field; small images are first put through a random affine map.
+    """Put the image through a random affine map, then move every pixel by a smooth random field.
 
-    stretch, for large images: the amplitude, of a field that is uniform within 0.005 of the height and smoothed over
-    0.01 of a side; for small ones: amplitude, smoothing and shift of the three points of the affine map, in parts of the
-    shorter side. The constants for large images are those that the benchmark's packages ship; its script for
-    ImageNet-C moves the image as a whole at severities 1 and 2.
+    stretch: the amplitude of the field, which is uniform in +-1 before it is smoothed, the deviation of the smoothing, and
+    how far the three points of the affine map move at most, all in parts of a side. For small images it is the shorter
+    side. The benchmark's script for large ones takes 244 pixels for the side of an image of 224, and so does this, in
+    proportion for other sizes.
     """
     count, _, height, width = images.shape
-    if is_small(images):
-        side = min(height, width)
-        amplitude, smoothing, shift = (side * each for each in stretch)
-        images = _affine(images, uniform((count, 3, 2), -shift, shift, generator, images))
-        reach, deviation = 1.0, (smoothing, smoothing)
-    else:
-        amplitude, reach, deviation = stretch, 0.005 * height, (0.01 * height, 0.01 * width)
+    side = min(height, width) * (1 if is_small(images) else 244 / 224)
+    amplitude, smoothing, shift = (side * each for each in stretch)
+    images = _affine(images, uniform((count, 3, 2), -shift, shift, generator, images))
     if not amplitude:
         return images
-    field = uniform((count, 2, height, width), -reach, reach, generator, images)
-    return _moved(images, gaussian(field, deviation, truncate=3, mirrored=True) * amplitude)
+    field = uniform((count, 2, height, width), -1, 1, generator, images)
+    return _moved(images, gaussian(field, smoothing, truncate=3, mirrored=True) * amplitude)
 
 
 def _places(images: Tensor) -> tuple[Tensor, Tensor]:

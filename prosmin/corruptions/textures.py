@@ -46,16 +46,16 @@ def plasma(count: int, size: int, decay: float, generator: Generator | None, dev
 
 # --- frost ----------------------------------------------------------------------------------------
 
-# Mean and standard deviation of the red, green and blue of the benchmark's six photographs of frost; one is there twice.
+# Mean and standard deviation of the red, green and blue of the photographs of frost that the benchmark draws from, the
+# first five of its six; one is there twice.
 PANES = (
     ((78, 149, 166), (27, 17, 15)),
     ((201, 205, 214), (21, 22, 23)),
     ((201, 205, 214), (21, 22, 23)),
     ((138, 153, 165), (28, 28, 30)),
     ((112, 123, 135), (44, 43, 42)),
-    ((71, 95, 105), (35, 43, 47)),
 )
-PANE = (352, 512)  # height and width of a procedural one: a middling size among the six
+PANE = (352, 512)  # height and width of a procedural one: a middling size among them
 
 
 class Frost:
@@ -69,7 +69,8 @@ class Frost:
         """float32 [3,h,w] in [0, 1], larger than height x width.
 
         For ImageNet-C the photographs stay as they are, for CIFAR-10-C they shrink to a fifth, by picking pixels; images
-        between 32 and 64 pixels, and below 32, see as much of a pane as those of 32 do.
+        between 32 and 64 pixels, and below 32, see as much of a pane as those of 32 do. A pane that is too small for the
+        images is enlarged.
         """
         key = height, width, device
         if key not in self._fitted:
@@ -81,7 +82,7 @@ class Frost:
         side = max(height, width)
         least = max((height + 1) / pane.shape[1], (width + 1) / pane.shape[2])
         small = side <= SMALL
-        scale = max(side / 160, least) if small else 1.1 * max(1.0, least)
+        scale = max(side / 160 if small else 1.0, least)
         size = [math.ceil(length * scale) for length in pane.shape[1:]]
         mode = "bilinear" if small else "bicubic"
         fitted = functional.interpolate(pane[None].float(), size=size, mode=mode, align_corners=False)[0]
@@ -89,8 +90,11 @@ class Frost:
 
 
 def read_frost(folder: str | Path) -> Frost:
-    """The images in a folder, such as the benchmark's ``frost1.png`` to ``frost6.jpg``, in the order of their names."""
+    """The images in a folder, in the order of their names. Of the benchmark's ``frost1.png`` to ``frost6.jpg`` the last is
+    left out, as its scripts never draw it."""
     files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if [file.stem for file in files] == [f"frost{number}" for number in range(1, 7)]:
+        files = files[:-1]
     if not files:
         raise UserError(f"{folder} holds no images of frost; known endings: {', '.join(sorted(IMAGE_SUFFIXES))}")
     try:
@@ -102,7 +106,7 @@ def read_frost(folder: str | Path) -> Frost:
 
 @functools.cache
 def procedural_frost() -> Frost:
-    """Six panes that never change: needles over a fractal map, with the colours and contrasts of the photographs."""
+    """Panes that never change: needles over a fractal map, with the colours and contrasts of the photographs."""
     generator = Generator().manual_seed(0)
     height, width = PANE
     size = 1 << (max(PANE) - 1).bit_length()
@@ -110,7 +114,9 @@ def procedural_frost() -> Frost:
     panes = []
     for (mean, deviation), rough in zip(PANES, cloud):
         needles = _needles(generator)
-        pattern = _standard(gaussian((_standard(rough) + _standard(needles))[None, None], 0.6)[0, 0])
+        pattern = gaussian((_standard(rough) + _standard(needles))[None, None], 0.6)[0, 0]
+        seen = pattern[height // 4 : -height // 4, width // 4 : -width // 4]  # by every part that is cut for ImageNet-C
+        pattern = (pattern - seen.mean()) / pattern.std()
         colour, contrast = (torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (mean, deviation))
         panes.append((colour + contrast * pattern).clamp(0, 255).round().to(torch.uint8))
     return Frost(panes)

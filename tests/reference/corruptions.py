@@ -1,7 +1,7 @@
 """The random corruptions an image at a time, with their random numbers given: images float [H,W,3] in [0, 1].
 
 Written from the benchmark's description with SciPy, scikit-image, OpenCV and loops, for CIFAR-10-C's small images; the
-large ones have imagecorruptions itself.
+large ones have imagecorruptions itself, but for elastic_transform and frost, in which it differs from the benchmark.
 """
 
 import cv2

@@ -1,38 +1,58 @@
 """Elastic transforms with their random numbers given."""
 
-import imagecorruptions
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_sample_images
 
 from prosmin.corruptions import digital
-from tests.prosmin.corruptions.conftest import Fed, every_severity, levels, ours
+from tests.prosmin.corruptions.conftest import Fed, change, every_severity, levels, ours
 from tests.reference import corruptions as reference
 
 
-@every_severity
-def test_elastic_with_the_benchmarks_field(large, severity, monkeypatch):
-    field = np.random.default_rng(severity).uniform(-1.12, 1.12, (len(large), 2, 224, 224))
-    monkeypatch.setattr(np.random, "uniform", Fed(*field.reshape(-1, 224, 224)))
-    expected = np.stack([imagecorruptions.corrupt(image, severity, "elastic_transform") for image in large])
-    monkeypatch.setattr(digital, "uniform", Fed(torch.from_numpy(field).float()))
-    assert np.abs(ours(large, "elastic_transform", severity).astype(int) - expected).max() <= 1
+# Amplitude, smoothing and reach of the affine map, in pixels: for 224 of them, and for 32.
+LARGE = [(488, 170.8, 24.4), (488, 19.52, 48.8), (12.2, 2.44, 4.88), (17.08, 2.44, 4.88), (29.28, 2.44, 4.88)]
+SMALL = [(0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92), (3.2, 1.28, 1.6), (3.2, 0.96, 0.96)]
+
+
+def stretched(images, constants, seed):
+    """By the reference, and the draws that it was given."""
+    amplitude, smoothing, reach = constants
+    rng, side = np.random.default_rng(seed), images.shape[1]
+    shifts, field = rng.uniform(-reach, reach, (len(images), 3, 2)), rng.uniform(-1, 1, (len(images), 2, side, side))
+    moved = [reference.stretched(image / 255, amplitude, smoothing, *draw) for image, *draw in zip(images, shifts, field)]
+    return levels(np.stack(moved)), [torch.from_numpy(shifts), torch.from_numpy(field).float()]
 
 
 @every_severity
-def test_elastic_on_small_images(small, severity, monkeypatch):
+@pytest.mark.parametrize("constants", [LARGE, SMALL], ids=["large", "small"])
+def test_elastic_with_the_same_draws(large, small, constants, severity, monkeypatch):
     """OpenCV rounds the places of the affine map to 1/32 of a pixel, so that it is near but not equal."""
-    parts = [(0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)]
-    amplitude, smoothing, shift = (32 * part for part in parts[severity - 1])
-    rng = np.random.default_rng(severity)
-    shifts, field = rng.uniform(-shift, shift, (4, 3, 2)), rng.uniform(-1, 1, (4, 2, 32, 32))
-    draws = [torch.from_numpy(shifts), torch.from_numpy(field).float()]
+    images = large if constants is LARGE else small
+    expected, draws = stretched(images, constants[severity - 1], severity)
     monkeypatch.setattr(digital, "uniform", Fed(*draws))
-    expected = [
-        reference.stretched(image / 255, amplitude, smoothing, *draw) for image, *draw in zip(small, shifts, field)
-    ]
-    difference = np.abs(ours(small, "elastic_transform", severity) - levels(np.stack(expected)))
+    difference = np.abs(ours(images, "elastic_transform", severity) - expected)
     assert difference.mean() < 1 and (difference > 6).mean() < 0.01
+
+
+@every_severity
+def test_large_images_change_as_much_as_the_benchmarks(severity):
+    """Root mean square in grey levels over eight crops of two photographs, of other draws each."""
+    images = load_sample_images().images
+    crops = [image[top : top + 224, left : left + 224] for image in images for top in (0, 200) for left in (0, 400)]
+    crops = np.stack(crops).repeat(6, axis=0)
+    found = np.sqrt(np.square(change(crops, ours(crops, "elastic_transform", severity))).mean())
+    expected = np.sqrt(np.square(change(crops, stretched(crops, LARGE[severity - 1], severity)[0])).mean())
+    assert found == pytest.approx(expected, rel=0.08)
+    assert found == pytest.approx([41.2, 51.2, 23.6, 25.0, 25.2][severity - 1], rel=0.08)  # of the benchmark's script
+
+
+def test_the_field_grows_with_the_image(large, monkeypatch):
+    """On half the side every length is half: an image is moved as its enlargement is."""
+    halves = large[:, :112, :112]
+    expected, draws = stretched(halves, [each / 2 for each in LARGE[1]], 0)
+    monkeypatch.setattr(digital, "uniform", Fed(*draws))
+    assert np.abs(ours(halves, "elastic_transform", 2) - expected).mean() < 1
 
 
 def test_the_affine_map_by_hand():

@@ -1,6 +1,7 @@
 """Snow, frost and fog with their random numbers given, and their statistics."""
 
 import math
+import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -81,20 +82,27 @@ def photographs():
 
 @every_severity
 def test_frost_with_the_benchmarks_photographs(large, photographs, severity, monkeypatch):
-    """The same part of the same photograph; the library enlarges it by 1.1, to whole levels."""
-    panes = [0, 1, 3, 5]
-    shapes = [pane.shape[1:] for pane in photographs.fitted(224, 224, torch.device("cpu"))]
-    places = [((shapes[pane][0] - 224) // 3, (shapes[pane][1] - 224) // 2) for pane in panes]
-    draws = [number for pane, (top, left) in zip(panes, places) for number in (pane, top, left)]
-    monkeypatch.setattr(np.random, "randint", Fed(*draws))
-    expected = np.stack([imagecorruptions.corrupt(image, severity, "frost") for image in large])
+    """A part of a photograph as it is in the file, in the shares of the benchmark."""
+    own, ice = [(1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)][severity - 1]
+    files = ["frost1.png", "frost2.png", "frost4.jpg", "frost5.jpg"]
+    panes = [cv2.imread(str(PHOTOGRAPHS / file))[..., ::-1].astype(float) for file in files]
+    places = [((len(pane) - 224) // 3, (pane.shape[1] - 224) // 2) for pane in panes]
     shares = [
-        [(pane + 0.5) / 6, (top + 0.5) / (shapes[pane][0] - 224), (left + 0.5) / (shapes[pane][1] - 224)]
-        for pane, (top, left) in zip(panes, places)
+        [(which + 0.5) / 5, (top + 0.5) / (len(pane) - 224), (left + 0.5) / (pane.shape[1] - 224)]
+        for which, pane, (top, left) in zip((0, 1, 3, 4), panes, places)
     ]
     monkeypatch.setattr(weather, "uniform", Fed(torch.tensor(shares).T))
-    found = ours(large, "frost", severity, frost=photographs)
-    assert np.abs(found.astype(int) - expected).max() <= 2
+    parts = [pane[top : top + 224, left : left + 224] for pane, (top, left) in zip(panes, places)]
+    expected = (own * large.astype(float) + ice * np.stack(parts)).clip(0, 255)
+    assert np.abs(ours(large, "frost", severity, frost=photographs) - expected).max() <= 1
+
+
+def test_the_sixth_photograph_of_the_benchmark_is_never_drawn(tmp_path, photographs):
+    """Its scripts draw a number below 5. A folder of other photographs is used whole."""
+    assert len(photographs.panes) == len(corruptions.procedural_frost().panes) == 5
+    for number in range(6):
+        shutil.copy(PHOTOGRAPHS / "frost6.jpg", tmp_path / f"window{number}.jpg")
+    assert len(corruptions.read_frost(tmp_path).panes) == 6
 
 
 @every_severity
@@ -117,7 +125,7 @@ def test_procedural_frost_changes_pixels_as_much_as_the_photographs(large, sever
             [
                 [changed.mean(), np.abs(changed).mean(), changed.std()]
                 for pane in panes.panes
-                for image in [large.repeat(2, axis=0)]
+                for image in [large.repeat(4, axis=0)]
                 for changed in [change(image, ours(image, "frost", severity, frost=corruptions.Frost([pane])))]
             ],
             axis=0,
