@@ -12,7 +12,8 @@ With ``pretrain.external`` nothing is trained: the weights of others take the pl
 only look at the diagnostics is the one at epoch 0.
 
 On a machine with several GPUs it starts one process for each; PROSMIN_PROCESSES sets the number (on a CPU as well), and a
-launcher that is already running (torchrun, accelerate launch) is left in charge.
+launcher that is already running (torchrun, accelerate launch) is left in charge. What else Accelerate would take from the
+environment is refused (``stages.launcher``).
 """
 
 import json
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prosmin.errors import ConfigError, UserError
-from stages import workers
+from stages import launcher, workers
 from stages.command import confirm, run
 from stages.params import Params, Pretrain
 from stages.threads import cores
@@ -70,14 +71,15 @@ def workers_of(processes: int, gpu: bool) -> int:
 
 
 def main(params: Params) -> None:
-    import torch
-
-    settings = params.pretrain
+    settings, launched = params.pretrain, launcher.launched()
     if settings.external:
-        if os.environ.get("RANK", "0") == "0":
+        if not launched or os.environ["RANK"] == "0":
             adopt(params)
         return
-    if "WORLD_SIZE" not in os.environ and (count := processes_of(torch.cuda.device_count())) > 1:
+    launcher.check_accelerate(settings.precision)
+    import torch
+
+    if not launched and (count := processes_of(torch.cuda.device_count())) > 1:
         sys.exit(workers.run("stages.pretrain", count))
 
     from accelerate import Accelerator

@@ -3,7 +3,8 @@
 The number of threads that share a sum decides its last digits, and small operations are many times slower on two busy
 threads than on one. So the number is declared beside the stage, in ``meta.resources.threads`` (a number or all, default
 1; it enters no checksum), and holds for ``dvc repro``, for ``make flow`` and for a stage started by hand alike: all give the
-same bytes. OMP_NUM_THREADS in the environment overrides it; a machine with fewer cores gives what it has.
+same bytes. OMP_NUM_THREADS in the environment overrides it (of a list by commas the first number, for the outer level, the only one
+here); a machine with fewer cores gives what it has.
 """
 
 import os
@@ -22,9 +23,9 @@ DEFAULT = 1
 def cores() -> int:
     """Cores that this process may use: PROSMIN_CORES, else what the scheduler and a container's quota leave."""
     if given := os.environ.get("PROSMIN_CORES"):
-        if not given.isdigit() or given == "0":
+        if not (number := _positive(given)):
             raise UserError(f"PROSMIN_CORES is {given!r}; it must be a whole number of at least 1")
-        return int(given)
+        return number
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         with open("/sys/fs/cgroup/cpu.max") as handle:
@@ -49,9 +50,25 @@ def share(wanted: int | str, available: int) -> int:
     return available if wanted == "all" else min(int(wanted), available)
 
 
+def given() -> int | None:
+    """The threads that OMP_NUM_THREADS asks for; None where it asks for none. Raises ``UserError`` for what OpenMP does not know."""
+    text = os.environ.get(NAMES[0], "")
+    if not text.strip():
+        return None
+    levels = [_positive(level.strip()) for level in text.split(",")]
+    if not all(levels):
+        raise UserError(f"{NAMES[0]} is {text!r}; it must be a whole number of at least 1, or several by commas, as OpenMP has it")
+    return levels[0]
+
+
+def _positive(text: str) -> int:
+    """A whole number of at least 1, 0 for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0
+
+
 def environment(threads: int) -> dict[str, str]:
     """What makes a process that is yet to start compute with so many threads, unless the environment says how many."""
-    return {} if NAMES[0] in os.environ else dict.fromkeys(NAMES, str(threads))
+    return {} if given() else dict.fromkeys(NAMES, str(threads))
 
 
 def keep_to_share(stage: str) -> None:
@@ -62,12 +79,11 @@ def keep_to_share(stage: str) -> None:
     # A thread that waits for the others sleeps instead of spinning; else one busy process beside it makes training several
     # times slower, because what spins takes the core that the others wait for. Read when the first library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if NAMES[0] in os.environ:
-        return
     from threadpoolctl import threadpool_limits
 
-    threads = share(wanted, cores())
-    os.environ.update(environment(threads))
+    asked = given()
+    threads = asked or share(wanted, cores())
+    os.environ.update({NAMES[0]: str(asked)} if asked else environment(threads))  # some libraries know no list
     threadpool_limits(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)

@@ -44,8 +44,8 @@ def _free_port() -> int:
 
 
 def _start(module: str, rank: int, count: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
-    share = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // count)  # of the threads that the stage has
-    environment = os.environ | threads.environment(share)
+    share = max(1, (threads.given() or 1) // count)  # of the threads that the stage has
+    environment = os.environ | dict.fromkeys(threads.NAMES, str(share))
     environment |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -76,13 +76,14 @@ def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:
     if failed:
         with contextlib.suppress(subprocess.TimeoutExpired):
             workers[0].wait(GRACE)
-    first, code = workers[0].poll(), workers[failed].returncode
-    if first:
-        return first if first > 0 else 128 - first
+    if workers[0].poll():
+        failed = 0
+    code = workers[failed].returncode
     if code < 0:
         print(f"error: process {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr)
         return 128 - code
-    sys.stderr.write((folder / str(failed)).read_text(errors="replace"))
+    if failed:
+        sys.stderr.write((folder / str(failed)).read_text(errors="replace"))
     return code
 
 

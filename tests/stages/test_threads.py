@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.threads import declared, share
+from prosmin.errors import UserError
+from stages.threads import cores, declared, keep_to_share, share
 
 ROOT = Path(__file__).parents[2]
 GRAPH = """
@@ -59,16 +60,33 @@ def test_a_stage_gets_no_more_than_there_is(wanted, available, expected):
         ("wide", None, "3 3 3 passive"),
         ("whole", None, "4 4 4 passive"),
         ("plain", "2", "2 2 2 passive"),  # what the environment says goes first
+        ("plain", "3,1", "3 3 3 passive"),  # OpenMP's list: a number for each level of nesting
+        ("wide", "", "3 3 3 passive"),
         ("repro", None, None),  # no stage of the graph: left as it is
     ],
 )
 def test_libraries_that_are_loaded_already_keep_to_it_too(graph, stage, given, expected):
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMP", "MKL", "OPENBLAS"))}
     variables |= {"PYTHONPATH": str(ROOT), "PROSMIN_CORES": "4"}
-    variables |= {"OMP_NUM_THREADS": given, "OPENBLAS_NUM_THREADS": given} if given else {}
+    variables |= {"OMP_NUM_THREADS": given, "OPENBLAS_NUM_THREADS": given.split(",")[0]} if given is not None else {}
     done = subprocess.run(
         [sys.executable, "-c", TELL, stage], cwd=graph.parent, env=variables, capture_output=True, text=True
     )
     assert done.stdout.strip().endswith("None None") if expected is None else done.stdout.strip() == expected, (
         done.stderr
     )
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "2,", "2,x", "1.5", "²"])
+def test_a_number_of_threads_that_is_none_is_refused(graph, monkeypatch, given):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.chdir(graph.parent)
+    with pytest.raises(UserError, match=f"^OMP_NUM_THREADS is '{given}'; it must be a whole number of at least 1, or sev"):
+        keep_to_share("plain")
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "²", "1.5"])
+def test_a_number_of_cores_that_is_none_is_refused(monkeypatch, given):
+    monkeypatch.setenv("PROSMIN_CORES", given)
+    with pytest.raises(UserError, match=f"^PROSMIN_CORES is '{given}'; it must be a whole number of at least 1"):
+        cores()

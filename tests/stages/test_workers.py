@@ -50,10 +50,19 @@ def test_an_error_is_said_once_and_ends_all(started, code, said):
     assert process.communicate(timeout=60)[1] == said and process.returncode == 2
 
 
-def test_a_process_that_is_killed_is_named(started):
-    process = started("rank == 1 and os.kill(os.getpid(), 9); time.sleep(3)")
-    assert process.communicate(timeout=60)[1] == "error: process 1 was ended by SIGKILL\n"
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_is_named(started, rank):
+    process = started(f"rank == {rank} and os.kill(os.getpid(), 9); time.sleep(3)")
+    assert process.communicate(timeout=60)[1] == f"error: process {rank} was ended by SIGKILL\n"
     assert process.returncode == 137
+
+
+@pytest.mark.parametrize(("threads", "each"), [("7", "2"), ("6,2", "2"), ("2", "1"), ("", "1")])
+def test_the_threads_of_a_stage_are_shared_out(started, tmp_path, monkeypatch, threads, each):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    process = started("open(str(rank), 'w').write(os.environ['OMP_NUM_THREADS'])")
+    assert process.communicate(timeout=60)[1] == ""
+    assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == [each] * 3
 
 
 def alive(processes):
