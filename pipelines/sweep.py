@@ -32,7 +32,7 @@ from pipelines.execute import guarded
 from pipelines.experiment import check, take_snapshot
 from pipelines.server import reached, settle, stop
 from prosmin.errors import UserError
-from stages.reading import read, sentences
+from stages.reading import first, read, sentences
 
 Value = Any  # what params.yaml may hold: a number, text, true or false, a list
 
@@ -87,7 +87,7 @@ def load_sweep(path: Path) -> Sweep:
     try:
         return Sweep.model_validate(read(path))
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {line}" for line in sentences(error, Sweep))) from None
+        raise UserError("\n".join(f"{path}: {line}" for line in first(sentences(error, Sweep)))) from None
 
 
 def written(value: Value) -> str:

@@ -1,7 +1,13 @@
 """Errors that are the user's to mend: one sentence each, shown without a traceback."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+SHOWN = 80  # characters of a value in a message
+LISTED = 30  # names in a message
+COMPARED = 2000  # names that a misspelt one is compared with
 
 
 class UserError(Exception):
@@ -16,11 +22,69 @@ class ConfigError(UserError):
     """
 
     def __init__(self, key: str, value: object, allowed: str):
-        super().__init__(f"{key} is {value!r}; {allowed}")
+        written = repr(value) if value is None or isinstance(value, bool) else shown(value)
+        super().__init__(f"{key} is {written}; {allowed}")
         self.key, self.value, self.allowed = key, value, allowed
+
+
+def reason(error: BaseException) -> str:
+    """Why another library gave up, on one line: its message, with the kind of error where that says little alone."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:297]}..."
+    wordy = isinstance(error, OSError | ValueError | RuntimeError | AssertionError) and text
+    return text if wordy else f"{type(error).__name__}{text and ': '}{text}"
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the option closest to ``name``, or an empty string."""
-    found = difflib.get_close_matches(str(name), [str(option) for option in options], n=1, cutoff=0.6)
+    if len(name := name if isinstance(name, str) else shown(name)) > SHOWN:
+        return ""  # no slip of the pen, and to compare it would take seconds
+    found = difflib.get_close_matches(name, [str(option) for option in islice(options, COMPARED)], n=1, cutoff=0.6)
     return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it, on one line and cut where it would fill the screen. No more of a long or deep value is looked at
+    than is shown."""
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > SHOWN:
+            return f"{text[: SHOWN - 3]}..."
+    return text
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    if value is None or isinstance(value, bool):
+        yield {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, str | bytes):
+        yield repr(value[: SHOWN + 1])
+    elif isinstance(value, int) and abs(value) >= 10**SHOWN:  # of which Python writes some thousand digits and no more
+        yield f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
+    elif isinstance(value, Mapping):
+        for place, (key, each) in enumerate(value.items()):
+            yield ", " if place else "{"
+            yield from _pieces(key)
+            yield ": "
+            yield from _pieces(each)
+        yield "}" if value else "{}"
+    elif isinstance(value, list | tuple):
+        for place, each in enumerate(value):
+            yield ", " if place else "[("[isinstance(value, tuple)]
+            yield from _pieces(each)
+        yield ("])" if value else ["[]", "()"])[isinstance(value, tuple)]
+    else:
+        yield repr(value)
+
+
+def printable(text: object) -> str:
+    """A name as it is, where it can stand on one line of a screen; else as ``shown`` has it."""
+    text = str(text)
+    return text if text and text.isprintable() and len(text) <= SHOWN else shown(text)
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names with commas between them; of very many the first ``LISTED``."""
+    names = iter(names)
+    first = [printable(name) for name in islice(names, LISTED)]
+    return ", ".join([*first, "..."] if next(names, None) is not None else first)

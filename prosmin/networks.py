@@ -13,8 +13,23 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prosmin import imports
-from prosmin.errors import ConfigError, nearest
+from prosmin.errors import ConfigError, nearest, reason
 
+# Options of timm.create_model that are no choice of the user's, and why.
+TAKEN = {
+    "num_classes": "the encoder has no classifier",
+    "in_chans": "pretrain.channels says it",
+    "features_only": "the encoder gives one vector for an image",
+    "out_indices": "the encoder gives one vector for an image",
+    "scriptable": "the encoder is trained in plain PyTorch",
+    "exportable": "the encoder is trained in plain PyTorch",
+    "no_jit": "the encoder is trained in plain PyTorch",
+} | dict.fromkeys(
+    ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir"),
+    "weights of others come by pretrain.external",
+)
+DEEP = ("layers", "depth", "depths")
+MOST_LAYERS = 1000  # to build more takes minutes
 CACHED_PIXELS = 2**16  # of a part of a batch in evaluation on a CPU
 CACHED_IMAGES = 8  # of them, at least: matrix products of fewer are slower than what the cache saves
 
@@ -109,11 +124,14 @@ def build_backbone(
             name,
             f"it must be a model that timm {timm.__version__} knows" + nearest(name, timm.list_models()),
         )
+    _check(kwargs or {})
     options = timm_options(name, image_size, kwargs)
     try:
         backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
-    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        raise ConfigError("encoder.kwargs", dict(kwargs or {}), f"timm cannot build {name} with it: {error}") from None
+    except Exception as error:  # each of its models stumbles over an odd value in a way of its own
+        raise ConfigError(
+            "encoder.kwargs", dict(kwargs or {}), f"timm cannot build {name} with it: {reason(error)}"
+        ) from None
     patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
     if patch and any(image_size % side for side in patch):
         raise ConfigError("image_size", image_size, f"it must be a multiple of the patch of {name}, {patch[0]} pixels")
@@ -127,7 +145,34 @@ def build_backbone(
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
     multiply_patches(backbone)
+    _try(backbone, name, image_size, channels, kwargs or {})
     return backbone
+
+
+def _check(kwargs: Mapping[str, Any]) -> None:
+    """Refuse options that decide what is decided elsewhere, load weights, or build for minutes."""
+    for key, value in kwargs.items():
+        if key in TAKEN:
+            raise ConfigError(f"encoder.kwargs.{key}", value, f"it must be left out; {TAKEN[key]}")
+        counts = value if isinstance(value, list | tuple) else [value]
+        if key in DEEP and sum(each for each in counts if isinstance(each, int | float)) > MOST_LAYERS:
+            raise ConfigError(f"encoder.kwargs.{key}", value, f"it must be at most {MOST_LAYERS} in all")
+
+
+def _try(backbone: nn.Module, name: str, image_size: int, channels: int, kwargs: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` unless the backbone turns an image into a vector of features."""
+    key, value = ("encoder.kwargs", dict(kwargs)) if kwargs else ("image_size", image_size)
+    with torch.no_grad():
+        try:
+            features = backbone.eval()(torch.zeros(1, channels, image_size, image_size))
+        except Exception as error:
+            problem = f"{name} cannot take an image of {image_size} pixels with it: {reason(error)}"
+            raise ConfigError(key, value, problem) from None
+    backbone.train()
+    shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    if shape != [1, backbone.num_features]:
+        problem = f"{name} gives {shape} for an image, where [1, {backbone.num_features}] is needed"
+        raise ConfigError(key, value, problem)
 
 
 def timm_options(name: str, image_size: int, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

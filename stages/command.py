@@ -23,8 +23,9 @@ def run(stage: str, main: Callable[..., None]) -> None:
     """
     logging.basicConfig(level=os.environ.get("PROSMIN_LOG", "INFO"), format=f"{stage}: %(message)s")
     try:
-        inputs.note(stage, sys.argv[1:])
-        params = load()
+        text = inputs.params_text()
+        params = load()  # which says what is wrong in it; only then may it be looked at with less care
+        inputs.note(stage, sys.argv[1:], text)
         try:
             inspect.signature(main).bind(params, *sys.argv[1:])
         except TypeError:

@@ -12,9 +12,7 @@ from typing import Any
 
 import yaml
 
-from stages.params import PARAMS
-
-GRAPH, LOCK = Path("dvc.yaml"), Path("dvc.lock")
+PARAMS, GRAPH, LOCK = Path("params.yaml"), Path("dvc.yaml"), Path("dvc.lock")
 
 _TEMPLATE = re.compile(r"\$\{([^}]*)\}")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time, where libyaml is there
@@ -36,15 +34,43 @@ def address(stage: str, arguments: tuple[str, ...] | list[str]) -> str:
     return "@".join([stage, *arguments])
 
 
+def definitions(path: Path = GRAPH) -> dict[str, Any]:
+    """The stages as they are written, a ``foreach`` as one; none where ``path`` is not there or holds none."""
+    content = parse(path.read_bytes()) if path.is_file() else None
+    found = content.get("stages") if isinstance(content, dict) else None
+    return {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
+
+
+def asked_for(path: Path = GRAPH) -> list[str]:
+    """Dotted keys of ``params.yaml`` without which DVC refuses a stage, in the order of the file and each once: those that it
+    depends on and those whose value stands in its definition. Those that depend on a loop are left out."""
+    found: list[str] = []
+    for definition in definitions(path).values():
+        templates = [each.strip() for text in _texts(definition) for each in _TEMPLATE.findall(text)]
+        found += [each for each in templates if each.partition(".")[0] not in ("key", "item")]
+        body = definition.get("do", definition)
+        wanted = body.get("params") if isinstance(body, dict) else None
+        found += [each for each in wanted or () if isinstance(each, str) and not _TEMPLATE.search(each)]
+    return list(dict.fromkeys(found))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = [each for pair in value.items() for each in pair]
+    if isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+    elif isinstance(value, str):
+        yield value
+
+
 def graph(params: Mapping[str, Any], path: Path = GRAPH) -> dict[str, Stage]:
     """The stages by name; none where ``path`` is not there. params: the content of ``params.yaml``.
 
     What cannot be resolved is left out: DVC itself says what is wrong with it.
     """
-    content = parse(path.read_bytes()) if path.is_file() else None
-    sections = content.get("stages") if isinstance(content, dict) else None
     found = {}
-    for name, definition in (sections or {}).items():
+    for name, definition in definitions(path).items():
         for full, body, resolve in _instances(name, definition, params):
             try:
                 found[full] = _stage(full, body, resolve)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prosmin.errors import UserError
+from prosmin.errors import UserError, shown
 from stages import declared
-from stages.params import PARAMS
-from stages.reading import read, shown
+from stages.declared import PARAMS
+from stages.reading import read
 
 SMALL = 2**20  # bytes up to which a file is told by its content, above by its size, time and place on the disk
 
@@ -34,7 +34,7 @@ class Inputs:
 
     def changed(self) -> str:
         """What differs by now, as a part of a sentence; empty where nothing does."""
-        if _text() != self.text:
+        if params_text() != self.text:
             try:
                 content = read(PARAMS)
             except UserError as error:
@@ -54,15 +54,16 @@ class Inputs:
 _now: Inputs | None = None
 
 
-def note(stage: str, arguments: list[str]) -> None:
-    """Look at what ``stage`` of ``dvc.yaml`` is about to read in this process."""
+def note(stage: str, arguments: list[str], text: bytes | None = None) -> None:
+    """Look at what ``stage`` of ``dvc.yaml`` is about to read in this process. text: of ``params.yaml``, as it was before it was
+    read; None: as it is now."""
     global _now
-    _now = look(declared.address(stage, arguments))
+    _now = look(declared.address(stage, arguments), text)
 
 
-def look(name: str) -> Inputs | None:
-    """The inputs of a stage as they are now; None where ``dvc.yaml`` and ``params.yaml`` give no such stage."""
-    text = _text()
+def look(name: str, text: bytes | None = None) -> Inputs | None:
+    """The inputs of a stage as they are now; None where ``dvc.yaml`` and ``params.yaml`` give no such stage. text: as for ``note``."""
+    text = params_text() if text is None else text
     content = declared.parse(text)
     stage = declared.graph(content).get(name) if isinstance(content, dict) else None
     if stage is None:
@@ -88,7 +89,7 @@ def discard() -> None:
             Path(out).unlink(missing_ok=True)
 
 
-def _text() -> bytes:
+def params_text() -> bytes:
     try:
         return PARAMS.read_bytes()
     except OSError:  # ``stages.params`` says why

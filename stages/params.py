@@ -6,9 +6,12 @@ one file: a key stands here as it stands there.
 """
 
 import re
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,17 +23,40 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
-from prosmin.errors import ConfigError, UserError, nearest
-from stages.reading import read, sentences, shown
-
-PARAMS = Path("params.yaml")
+from prosmin.errors import ConfigError, UserError, listed, nearest, printable, shown
+from stages import declared
+from stages.declared import PARAMS
+from stages.reading import first, read, sentences
 
 
 def _refuse_bool(value: Any) -> Any:
     """YAML reads ``yes`` and ``on`` as true, which Python counts as 1."""
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _refuse_point(value: Any) -> Any:
+    """A number such as 4.0 is a slip where a whole one is asked for, and another key to DVC than 4."""
+    if isinstance(value, float):
+        raise ValueError("must be a whole number, written without a point")
+    return _refuse_bool(value)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has, with numbers that a network may be made of."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("must have text for keys")
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, int | float) and not abs(value) <= MOST:
+        raise ValueError(f"must hold numbers of at most {MOST} in size, not {shown(value)}")
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"must hold numbers, text, true, false, null, lists and sections, not {shown(value)}")
     return value
 
 
@@ -66,19 +92,31 @@ def _not_falling(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-Whole = Annotated[int, BeforeValidator(_refuse_bool)]
-Real = Annotated[float, BeforeValidator(_refuse_bool)]
+# Every number has a largest value. Those that size an allocation or a loop have one here, far above all that is of use and
+# below what no machine can do: a slip is then one line at once, and no crash after hours.
+MOST = 2**16  # units of a layer, images of a batch
+Whole = Annotated[int, BeforeValidator(_refuse_point)]
+Real = Annotated[float, BeforeValidator(_refuse_bool)]  # finite (``Section``), to be bounded where it is used
 Fraction = Annotated[Real, Field(ge=0, lt=1)]
 Share = Annotated[Real, Field(gt=0, le=1)]
 Probability = Annotated[Real, Field(ge=0, le=1)]
 Percent = Annotated[Real, Field(gt=0, le=100)]
-Positive = Annotated[Real, Field(gt=0)]
-NonNegative = Annotated[Real, Field(ge=0)]
-Count = Annotated[Whole, Field(ge=1)]
+Positive = Annotated[Real, Field(gt=0, le=1e6)]
+NonNegative = Annotated[Real, Field(ge=0, le=1e6)]
+Strength = Annotated[Real, Field(ge=0, le=100)]  # of colour jitter, of noise
+Temperature = Annotated[Real, Field(ge=1e-4, le=1e4)]
+Count = Annotated[Whole, Field(ge=1, le=10**9)]  # of what there is: images, labels, neighbours
+Epochs = Annotated[Whole, Field(ge=1, le=10**6)]
+Width = Annotated[Whole, Field(ge=1, le=MOST)]
+Pixels = Annotated[Whole, Field(ge=4, le=4096)]
+Draws = Annotated[Whole, Field(ge=3, le=1000)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
-Bootstrap = Annotated[Whole, Field(ge=100)]
+Bootstrap = Annotated[Whole, Field(ge=100, le=10**6)]
 Flag = Annotated[bool, Field(strict=True)]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1, max_length=2000), _matching("[^\x00-\x1f\x7f]*", "text on one line")]
+Grid = Field(min_length=1, max_length=100)
+Labels = Annotated[tuple[Count, ...], Field(max_length=20)]
+Percents = Annotated[tuple[Percent, ...], Field(max_length=20)]
 Once = AfterValidator(_distinct)  # for lists in which a repetition is a slip
 Rising = AfterValidator(_rising)
 NotFalling = AfterValidator(_not_falling)
@@ -156,7 +194,7 @@ class Hub(Dataset):
 
 
 # It becomes the name of files and folders, and of a stage in dvc.yaml.
-DatasetName = Annotated[str, _matching("[a-z0-9_]+", "a name of a-z, 0-9 and _")]
+DatasetName = Annotated[str, _matching("[a-z0-9_]{1,64}", "a name of a-z, 0-9 and _, of at most 64")]
 AnyDataset = Annotated[Builtin | Folder | Parquet | Hub, Discriminator("source")]
 
 
@@ -166,14 +204,14 @@ AnyDataset = Annotated[Builtin | Folder | Parquet | Hub, Discriminator("source")
 class Encoder(Section):
     name: Text
     cifar_stem: Flag = False
-    kwargs: dict[str, Any] = {}
+    kwargs: Annotated[dict[str, Any], Field(max_length=100), AfterValidator(_plain)] = {}
 
 
 class External(Section):
     """What the two sources share. mean, std: of the input, per channel, where no ``config.json`` tells them."""
 
-    mean: Annotated[tuple[Real, ...], Field(min_length=1)] | None = None
-    std: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    mean: Annotated[tuple[Annotated[Real, Field(ge=-1e6, le=1e6)], ...], Field(min_length=1, max_length=3)] | None = None
+    std: Annotated[tuple[Annotated[Real, Field(ge=1e-6, le=1e6)], ...], Field(min_length=1, max_length=3)] | None = None
 
     @model_validator(mode="after")
     def _both(self) -> "External":
@@ -195,15 +233,19 @@ class HubWeights(External):
 
 
 class Projector(Section):
-    hidden_dim: Count = 512
-    dim: Annotated[Whole, Field(ge=2)] = 64
+    hidden_dim: Width = 512
+    dim: Annotated[Width, Field(ge=2)] = 64
 
 
 class Target(Section):
     normalise: Literal["none", "centre", "standardise", "whiten"] = "whiten"
     shrinkage: Fraction = 0.1
-    noise: NonNegative = 0.0
+    noise: Strength = 0.0
     momentum: tuple[Probability, Probability] = (0.0, 1.0)
+
+
+Samples = Annotated[Whole, Field(ge=2, le=1024)]
+LogSigma = Annotated[Real, Field(ge=-30, le=30)]
 
 
 class Objective(Section):
@@ -212,10 +254,10 @@ class Objective(Section):
     name: Literal["prosmin", "published", "byol", "simsiam", "dino", "simclr", "mocov3", "vicreg"] = "prosmin"
     rule: Literal["crps", "energy", "kernel", "log", "distance", "point"] = "crps"
     estimator: Literal["closed_form", "monte_carlo"] = "closed_form"
-    samples: Annotated[Whole, Field(ge=2)] = 4
+    samples: Samples = 4
     lambda_: Real = Field(default=1.0, alias="lambda")
-    log_sigma: Annotated[tuple[Real, Real], Rising] = (-4.0, 2.0)
-    bandwidth: Positive = 1.0
+    log_sigma: Annotated[tuple[LogSigma, LogSigma], Rising] = (-4.0, 2.0)
+    bandwidth: Temperature = 1.0
 
     @field_validator("lambda_")
     @classmethod
@@ -243,24 +285,24 @@ class Objective(Section):
 
 class Published(Section):
     lambda_: Annotated[Real, Field(gt=0, lt=1.4142)] = Field(default=1.2, alias="lambda")
-    samples: Annotated[Whole, Field(ge=2)] = 4
-    bottleneck_dim: Count = 256
+    samples: Samples = 4
+    bottleneck_dim: Width = 256
     centre_momentum: Probability = 0.85
 
 
 class SimSiam(Section):
-    predictor_dim: Count = 32
+    predictor_dim: Width = 32
 
 
 class Dino(Section):
-    prototypes: Annotated[Whole, Field(ge=2)] = 1024
-    temperature: Positive = 0.1
-    target_temperature: Positive = 0.04
+    prototypes: Annotated[Width, Field(ge=2)] = 1024
+    temperature: Temperature = 0.1
+    target_temperature: Temperature = 0.04
     centre_momentum: Probability = 0.9
 
 
 class Contrastive(Section):
-    temperature: Positive = 0.2
+    temperature: Temperature = 0.2
 
 
 class VicReg(Section):
@@ -280,23 +322,28 @@ class Baselines(Section):
     vicreg: VicReg = VicReg()
 
 
+Aspect = Annotated[Real, Field(ge=0.01, le=100)]
+
+
 class LocalViews(Section):
     """count: of each size."""
 
-    count: Annotated[Whole, Field(ge=0)] = 0
-    size: Annotated[tuple[Count, ...], BeforeValidator(_listed), Once] = Field(default=(96,), min_length=1)
+    count: Annotated[Whole, Field(ge=0, le=64)] = 0
+    size: Annotated[tuple[Annotated[Whole, Field(ge=1, le=4096)], ...], BeforeValidator(_listed), Once] = Field(
+        default=(96,), min_length=1, max_length=8
+    )
     scale: Annotated[tuple[Share, Share], NotFalling] = (0.05, 0.4)
 
 
 class Views(Section):
     scale: Annotated[tuple[Share, Share], NotFalling] = (0.2, 1.0)
-    ratio: Annotated[tuple[Positive, Positive], NotFalling] = (0.75, 1.3333)
+    ratio: Annotated[tuple[Aspect, Aspect], NotFalling] = (0.75, 1.3333)
     flip: Probability = 0.5
     rotate: Annotated[Real, Field(ge=0, le=180)] = 0.0
     jitter: Probability = 0.8
-    brightness: NonNegative = 0.4
-    contrast: NonNegative = 0.4
-    saturation: NonNegative = 0.2
+    brightness: Strength = 0.4
+    contrast: Strength = 0.4
+    saturation: Strength = 0.2
     hue: Annotated[Real, Field(ge=0, le=0.5)] = 0.1
     grayscale: Probability = 0.2
     blur: Probability = 0.5
@@ -313,7 +360,7 @@ class Views(Section):
 
 class Pretrain(Section):
     splits: Annotated[tuple[SplitName, ...], Once] = Field(default=("train", "val"), min_length=1)
-    image_size: Annotated[Whole, Field(ge=4)]
+    image_size: Pixels
     channels: Annotated[Literal[1, 3], BeforeValidator(_refuse_bool)] = 3
     stream: Flag = False
     encoder: Encoder
@@ -323,15 +370,15 @@ class Pretrain(Section):
     objective: Objective = Objective()
     baselines: Baselines = Baselines()
     views: Views = Views()
-    epochs: Count
-    batch_size: Annotated[Whole, Field(ge=2)]
-    lr: Positive
+    epochs: Epochs
+    batch_size: Annotated[Width, Field(ge=2)]
+    lr: Annotated[Positive, Field(le=1000)]
     weight_decay: NonNegative = 0.05
     weight_decay_end: NonNegative | None = None
     warmup_epochs: NonNegative = 5
     clip_norm: Positive | None = 3.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    accumulate: Count = 1
+    accumulate: Width = 1
     channels_last: Flag = False
     compile: Flag = False
 
@@ -340,24 +387,24 @@ class Pretrain(Section):
 
 
 class Embed(Section):
-    batch_size: Count = 512
+    batch_size: Width = 512
 
 
 class Linear(Section):
-    l2: Annotated[tuple[NonNegative, ...], Once] = Field(min_length=1)
+    l2: Annotated[tuple[NonNegative, ...], Once] = Grid
     bootstrap: Bootstrap = 1000
 
 
 class Knn(Section):
-    k: Annotated[tuple[Count, ...], Once] = Field(min_length=1)
-    temperature: Annotated[tuple[Positive, ...], Once] = Field(min_length=1)
+    k: Annotated[tuple[Count, ...], Once] = Grid
+    temperature: Annotated[tuple[Temperature, ...], Once] = Grid
     bootstrap: Bootstrap = 1000
 
 
 class Lowshot(Section):
-    per_class: Annotated[tuple[Count, ...], Once] = (10,)
-    percent: Annotated[tuple[Percent, ...], Once] = (1, 10)
-    draws: Annotated[Whole, Field(ge=3)] = 5
+    per_class: Annotated[Labels, Once] = (10,)
+    percent: Annotated[Percents, Once] = (1, 10)
+    draws: Draws = 5
     l2: Positive = 0.1
 
     @model_validator(mode="after")
@@ -369,28 +416,30 @@ class Lowshot(Section):
 
 class Finetune(Section):
     datasets: Annotated[tuple[str, ...], Once] = ()
-    lr: Annotated[tuple[Positive, ...], Once] = Field(default=(0.001,), min_length=1)
-    epochs: Count = 20
-    batch_size: Annotated[Whole, Field(ge=2)] = 64
-    steps: Annotated[Whole, Field(ge=0)] = 100
+    lr: Annotated[tuple[Annotated[Positive, Field(le=1000)], ...], Once] = Field(
+        default=(0.001,), min_length=1, max_length=20
+    )
+    epochs: Epochs = 20
+    batch_size: Annotated[Width, Field(ge=2)] = 64
+    steps: Annotated[Whole, Field(ge=0, le=10**6)] = 100
     weight_decay: NonNegative = 0.05
-    per_class: Annotated[tuple[Count, ...], Once] = ()
-    percent: Annotated[tuple[Percent, ...], Once] = ()
-    draws: Annotated[Whole, Field(ge=3)] = 3
+    per_class: Annotated[Labels, Once] = ()
+    percent: Annotated[Percents, Once] = ()
+    draws: Draws = 3
     bootstrap: Bootstrap = 1000
 
 
 class Ood(Section):
     sets: dict[str, Literal["near", "far"]] = Field(min_length=1)
     k: Count = 10
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     shrinkage: Fraction = 0.1
-    vim_dim: Count | None = None
+    vim_dim: Width | None = None
     bootstrap: Bootstrap = 1000
 
 
 class Prediction(Section):
-    views: Annotated[Whole, Field(ge=2)] = 4
+    views: Annotated[Whole, Field(ge=2, le=64)] = 4
     corruptions: Annotated[tuple[CorruptionType, ...], Once] = ()
     severity: Annotated[Whole, Field(ge=1, le=5)] = 3
     bootstrap: Bootstrap = 1000
@@ -405,7 +454,7 @@ class Corrupt(Section):
         default=(1, 2, 3, 4, 5), min_length=1
     )
     reference: Text = "random"
-    batch_size: Count = 512
+    batch_size: Width = 512
     bootstrap: Bootstrap = 1000
 
     @model_validator(mode="after")
@@ -430,7 +479,7 @@ class Shift(Section):
 
 class Transfer(Section):
     targets: Annotated[tuple[str, ...], Once]
-    l2: Annotated[tuple[NonNegative, ...], Once] = Field(min_length=1)
+    l2: Annotated[tuple[NonNegative, ...], Once] = Grid
     bootstrap: Bootstrap = 1000
 
 
@@ -441,15 +490,16 @@ class Report(Section):
 class Export(Section):
     name: Annotated[
         str,
+        Field(max_length=96),
         _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "of letters, digits, '.', '_' and '-', such as vit-small-prosmin"),
     ] = "prosmin-encoder"
-    license: str | None = None
+    license: Text | None = None
 
 
 class Params(Section):
     dataset: str
     seed: Seed = 0
-    fetch: dict[DatasetName, AnyDataset] = Field(min_length=1)
+    fetch: dict[DatasetName, AnyDataset] = Field(min_length=1, max_length=1000)
     pretrain: Pretrain
     embed: Embed = Embed()
     linear: Linear
@@ -468,7 +518,7 @@ class Params(Section):
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _misnamed(content: dict[Any, Any]) -> list[str]:
+def _misnamed(content: dict[Any, Any]) -> Iterator[str]:
     """A line for every dataset named where it cannot be: not under ``fetch``, or trained on and tested for novelty.
 
     It reads the file's own content, so that these faults are reported together with those of the fields.
@@ -481,30 +531,58 @@ def _misnamed(content: dict[Any, Any]) -> list[str]:
 
     known, trained = content.get("fetch"), content.get("dataset")
     if not isinstance(known, dict) or not known:
-        return []  # one fault, not one for each name
+        return  # one fault, not one for each name
     named = [("dataset", trained)]
-    named += [(f"ood.sets.{name}", name) for name in inside("ood", "sets", dict)]
+    named += [(f"ood.sets.{printable(name)}", name) for name in inside("ood", "sets", dict)]
     named += [(f"transfer.targets.{place}", name) for place, name in enumerate(inside("transfer", "targets", list))]
     named += [(f"shift.sets.{place}", name) for place, name in enumerate(inside("shift", "sets", list))]
     named += [(f"finetune.datasets.{place}", name) for place, name in enumerate(inside("finetune", "datasets", list))]
-    allowed = ", ".join(map(str, known))
-    lines = []
     for key, name in named:
         if isinstance(name, str) and name not in known:
-            lines.append(f"{key} is {shown(name)}; allowed, as they stand under fetch: {allowed}{nearest(name, known)}")
+            allowed = f"allowed, as they stand under fetch: {listed(known)}"
+            yield f"{key} is {shown(name)}; {allowed}{nearest(name, known)}"
         elif name == trained and key != "dataset" and not key.startswith("finetune"):
-            lines.append(f"{key} is {shown(name)}, the dataset that is trained on; name another")
-    return lines
+            yield f"{key} is {shown(name)}, the dataset that is trained on; name another"
+
+
+def _left_out(content: dict[Any, Any], graph: Path) -> Iterator[str]:
+    """One line for all keys that have a default here and that ``graph``, a dvc.yaml, names: DVC knows no defaults, and would
+    say so when their stage comes, which is after pretraining."""
+    found: dict[str, str] = {}
+    for key in declared.asked_for(graph):
+        section, model, path = content, Params, ""
+        for step in key.split("."):
+            fields = {field.alias or name: field for name, field in model.model_fields.items()}
+            if not isinstance(section, dict) or step not in fields:
+                break
+            path = f"{path}.{step}" if path else step
+            if step not in section:
+                if not fields[step].is_required():
+                    found[path] = _as_yaml(fields[step].default)
+                break
+            section, model = section[step], fields[step].annotation
+            if not (isinstance(model, type) and issubclass(model, BaseModel)):
+                break
+    if found:
+        keys = ", ".join(f"{key} (default: {value})" for key, value in found.items())
+        verb, object_ = ("is", "it") if len(found) == 1 else ("are", "them")
+        yield f"{keys} {verb} missing; {graph.name} asks for {object_}, so write {object_} down"
+
+
+def _as_yaml(value: Any) -> str:
+    plain = to_jsonable_python(value, by_alias=True)
+    return yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10**6).removesuffix("...\n").strip()
 
 
 def load(path: str | Path = PARAMS) -> Params:
     """Read and validate ``path``; raise ``UserError`` with one line for each thing that is wrong."""
-    content = read(Path(path))
-    lines, params = _misnamed(content), None
+    path = Path(path)
+    content = read(path)
+    lines, params = chain(_left_out(content, path.with_name(declared.GRAPH.name)), _misnamed(content)), None
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
-        lines = sentences(error, Params) + lines
-    if params is None or lines:
-        raise UserError("\n".join(f"{path}: {line}" for line in lines))
+        lines = chain(sentences(error, Params), lines)
+    if found := first(lines):
+        raise UserError("\n".join(f"{path}: {line}" for line in found))
     return params

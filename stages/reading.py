@@ -1,13 +1,15 @@
 """A YAML file read strictly, and what pydantic finds wrong with it told in the words of the file."""
 
 import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prosmin.errors import UserError, nearest
+from prosmin.errors import UserError, listed, nearest, printable, shown
 
 # pydantic's kinds of error as what the value must be.
 EXPECTED = {
@@ -33,21 +35,94 @@ EXPECTED = {
     "too_short": "given at least {min_length} entry",
     "too_long": "given at most {max_length} entries",
     "invalid_key": "text",
+    "string_unicode": "text that UTF-8 can hold",
+    "string_too_long": "text of at most {max_length} characters",
 }
 
 
+BYTES = 2**18  # of a file
+DEPTH = 30  # of sections and lists in each other
+VALUES = 20_000
+FAULTS = 20  # that are told at a time
+# Tags that make of text what a file of settings has no use for.
+REFUSED = {f"tag:yaml.org,2002:{name}" for name in ("binary", "set", "omap", "pairs")}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice (plain YAML keeps the last one silently)."""
+    """YAML that refuses a key given twice (plain YAML keeps the last one silently), what is no plain value, and what is larger,
+    deeper or, with its aliases written out, longer than any file of settings."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise _fault(f"it is nested more than {DEPTH} deep", self.peek_event().start_mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        values, levels = _written_out(node, {}) if node is not None else (0, 0)
+        if values > VALUES:
+            raise _fault(f"it holds more than {VALUES} values, each counted as often as its aliases repeat it")
+        if levels > DEPTH:
+            raise _fault(f"it is nested more than {DEPTH} deep with its aliases written out")
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            if node.tag in REFUSED:
+                raise _fault(f"the tag {node.tag!r} is refused; lists and sections are written without", node.start_mark)
+            return super().construct_object(node, deep)
+        kind = node.tag.rpartition(":")[2]
+        try:
+            if node.tag in REFUSED or kind in ("int", "float") and ":" in node.value:
+                raise ValueError  # 1:30 is 90 in YAML 1.1, and text for whoever reads 1.2
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except RecursionError:
+            raise
+        except Exception as error:  # PyYAML's own readers of scalars stumble over an empty or odd text each in its own way
+            reason = str(error).partition(";")[0] if isinstance(error, ValueError) and kind == "timestamp" else ""
+            text = f"{shown(node.value)} cannot be read as {kind}{reason and f' ({reason})'}"
+            raise _Unreadable(text, node.start_mark) from None
+
+
+class _Unreadable(Exception):
+    def __init__(self, text: str, mark: yaml.Mark):
+        super().__init__(f"{text} (line {mark.line + 1}, column {mark.column + 1})")
+
+
+def _fault(problem: str, mark: yaml.Mark | None = None) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
+
+
+def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """(values, levels) of ``node`` once its aliases are written out; those to a node that they stand in count nothing."""
+    if id(node) not in known:
+        known[id(node)] = (0, 0)
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            children = [each for pair in children for each in pair]
+        inner = [_written_out(each, known) for each in children]
+        known[id(node)] = (1 + sum(values for values, _ in inner), 1 + max((levels for _, levels in inner), default=0))
+    return known[id(node)]
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            raise _fault("merge keys (<<) are refused; write the keys out", key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool | None):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
+            raise _fault("a key must be plain text", key_node.start_mark)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            raise _fault(f"key {shown(key)} stands twice", key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -58,7 +133,11 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def read(path: Path) -> dict[Any, Any]:
     """The sections of a YAML file; a ``UserError`` of one sentence for each way of having none."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        with open(path, "rb") as file:
+            given = file.read(BYTES + 1)
+        if len(given) > BYTES:
+            raise UserError(f"{path} is longer than {BYTES // 1024} kB, which no file of settings is")
+        content = yaml.load(given.decode(), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run this in the folder that holds it") from None
     except OSError as error:
@@ -69,28 +148,32 @@ def read(path: Path) -> dict[Any, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         parts = [getattr(error, name, None) for name in ("context", "problem")]
-        problem = ", ".join(filter(None, parts)) or " ".join(str(error).split())
+        problem = " ".join((", ".join(filter(None, parts)) or str(error)).split())
+        problem = problem if len(problem) <= 200 else f"{problem[:197]}..."
         raise UserError(f"{path} is not valid YAML: {problem}{place}") from None
-    except ValueError as error:  # from inside YAML: a date without such a day, a number of thousands of digits
-        raise UserError(f"{path} holds a value that cannot be read: {str(error).partition(';')[0]}") from None
+    except _Unreadable as error:
+        raise UserError(f"{path} holds a value that cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {'nothing' if content is None else 'no sections'}; it must hold named sections")
     return content
 
 
-def shown(value: Any) -> str:
-    """A value as YAML writes it, cut where it would fill the screen."""
-    text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def first(lines: Iterable[str]) -> list[str]:
+    """The first ``FAULTS`` lines, and one that says so where there are more."""
+    lines = iter(lines)
+    found = list(islice(lines, FAULTS))
+    return [*found, "more is wrong than these; mend them first"] if next(lines, None) is not None else found
 
 
-def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
+def sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     """What pydantic found wrong with ``model``, a line each: dotted key, value, what is allowed, nearest name."""
     # A list that only seems too short, because its faulty entries do not count, is no fault of its own.
-    faults = [
-        each for each in error.errors() if each["type"] != "too_short" or len(each["input"]) < each["ctx"]["min_length"]
-    ]
-    return [_sentence(fault, model) for fault in faults]
+    faults = (
+        each
+        for each in error.errors(include_url=False)
+        if each["type"] != "too_short" or len(each["input"]) < each["ctx"]["min_length"]
+    )
+    return (_sentence(fault, model) for fault in faults)
 
 
 def _sentence(error: Any, model: type[BaseModel]) -> str:
@@ -109,16 +192,17 @@ def _sentence(error: Any, model: type[BaseModel]) -> str:
     if kind == "value_error":
         reason = str(context["error"])
         return f"{key} is {shown(value)}; it {reason}" if reason.startswith("must") else f"{key}: {reason}"
+    context = {name: f"{each:g}" if isinstance(each, float) else each for name, each in context.items()}
     expected = EXPECTED[kind].format(**context) if kind in EXPECTED else error["msg"].removeprefix("Input should be ")
     return f"{key} is {shown(value)}; it must be {expected}"
 
 
 def _unknown(key: str, name: str, options: list[str]) -> str:
-    return f"{key} is not a known key{nearest(name, options)}; allowed: {', '.join(options)}"
+    return f"{key} is not a known key{nearest(name, options)}; allowed: {listed(options)}"
 
 
 def _choice(key: str, value: Any, options: list[str], given: bool = True) -> str:
-    allowed = f"allowed: {', '.join(options)}"
+    allowed = f"allowed: {listed(options)}"
     return f"{key} is {shown(value)}; {allowed}{nearest(value, options)}" if given else f"{key} is missing; {allowed}"
 
 
@@ -136,7 +220,7 @@ def _follow(location: tuple[Any, ...], model: type[BaseModel]) -> tuple[list[str
         if get_origin(here) is not dict and step in _tagged(here):
             here = _tagged(here)[step]
         else:
-            steps.append(str(step))
+            steps.append(printable(step))
             section, here = here, get_args(here)[-1] if get_origin(here) is dict else _fields(here).get(step)
     return steps, section, here
 

@@ -10,11 +10,9 @@ here); a machine with fewer cores gives what it has.
 import os
 import sys
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from prosmin.errors import UserError
+from stages.declared import GRAPH, definitions
 
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DEFAULT = 1
@@ -35,10 +33,9 @@ def cores() -> int:
         return allowed
 
 
-def declared(stage: str, path: Path = Path("dvc.yaml")) -> int | str | None:
+def declared(stage: str, path: Path = GRAPH) -> int | str | None:
     """What ``dvc.yaml`` says: a number or all; None when it has no such stage."""
-    graph: Any = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    definition = graph.get("stages", {}).get(stage)
+    definition = definitions(path).get(stage)
     if definition is None:
         return None
     meta = definition.get("do", definition).get("meta") or {}

@@ -12,6 +12,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # not re-run the graph.
 PLUMBING = {
     "stages.command",
+    "stages.declared",
     "stages.params",
     "stages.reading",
     "stages.threads",

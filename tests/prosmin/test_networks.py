@@ -30,6 +30,41 @@ def test_encoder_of_any_family_maps_images_to_features(name, size, channels, ste
     assert encoder(torch.rand(2, channels, size, size)).shape == (2, encoder.num_features)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"block": "x"}, "encoder.kwargs is {'block': 'x'}; timm cannot build resnet18 with it: AttributeError: "),
+        ({"act_layer": "x"}, "encoder.kwargs is {'act_layer': 'x'}; timm cannot build resnet18 with it: KeyError: 'x'"),
+        ({"layers": "ab"}, "timm cannot build resnet18 with it: TypeError: "),
+        ({"layers": [1, 1]}, "resnet18 cannot take an image of 8 pixels with it: AttributeError: "),
+        ({"layers": [2000, 1, 1, 1]}, "encoder.kwargs.layers is [2000, 1, 1, 1]; it must be at most 1000 in all"),
+        ({"global_pool": ""}, "resnet18 gives [1, 512, 1, 1] for an image, where [1, 512] is needed"),
+        ({"features_only": True}, "encoder.kwargs.features_only is True; it must be left out; the encoder gives one"),
+        ({"num_classes": 10}, "encoder.kwargs.num_classes is 10; it must be left out; the encoder has no classifier"),
+        ({"pretrained": True}, "it must be left out; weights of others come by pretrain.external"),
+        ({"checkpoint_path": "x.pth"}, "it must be left out; weights of others come by pretrain.external"),
+        ({"in_chans": 4}, "it must be left out; pretrain.channels says it"),
+    ],
+)
+def test_an_option_that_makes_no_encoder_is_one_sentence(kwargs, says):
+    with pytest.raises(ConfigError) as error:
+        build_backbone("resnet18", 8, 3, kwargs=kwargs)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_to_try_a_backbone_leaves_it_as_it_was_made():
+    import timm
+
+    torch.manual_seed(0)
+    built = build_backbone("resnet18", 8, 3, kwargs=SMALL)
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    plain = timm.create_model("resnet18", num_classes=0, in_chans=3, **SMALL)
+    assert built.training and torch.equal(after, torch.rand(3))
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(built.state_dict()[name], tensor), name
+
+
 def test_cifar_stem_keeps_the_resolution_of_the_first_stage():
     backbone = build_backbone("resnet18", 32, 3, True, SMALL)
     assert backbone.maxpool(backbone.conv1(torch.rand(1, 3, 32, 32))).shape[-2:] == (32, 32)

@@ -1,6 +1,10 @@
 """Malformed params files: exit code 2, one line for each fault, no traceback, nothing left behind."""
 
+import copy
+import datetime
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +19,14 @@ from stages.params import load
 
 ROOT = Path(__file__).parents[2]
 GIVEN = (ROOT / "params.yaml").read_text()
+CONTENT = yaml.safe_load(GIVEN)
 ABSENT = object()
 HUB = {"source": "hub", "repo": "someone/birds", "revision": "0123456789abcdef0123456789abcdef01234567"}
 
 
 def edited(edits: dict[str, Any]) -> str:
     """The repository's params.yaml with the values at dotted keys replaced, added or (ABSENT) removed."""
-    content = yaml.safe_load(GIVEN)
+    content = copy.deepcopy(CONTENT)
     for key, value in edits.items():
         *sections, name = key.split(".")
         section = content
@@ -85,6 +90,46 @@ FAULTS = {
         "pretrain.objective.lambda is nan; it must be a finite number",
     ),
     "infinity": ({"pretrain.weight_decay": float("inf")}, "pretrain.weight_decay is inf; it must be a finite number"),
+    # nonsense that would size an allocation, a loop, or overflow
+    "point in a count": ({"embed.batch_size": 4.0}, "embed.batch_size is 4.0; it must be a whole number"),
+    "views past any memory": ({"prediction.views": 2**31}, "prediction.views is 2147483648; it must be at most 64"),
+    "samples past 64 bits": (
+        {"pretrain.baselines.published.samples": 2**63},
+        "pretrain.baselines.published.samples is 9223372036854775808; it must be at most 1024",
+    ),
+    "batch past any memory": ({"corrupt.batch_size": 10**9}, "corrupt.batch_size is 1000000000; it must be at most 6"),
+    "images past any memory": ({"pretrain.image_size": 10**6}, "pretrain.image_size is 1000000; it must be at most 4"),
+    "endless training": ({"pretrain.epochs": 10**12}, "pretrain.epochs is 1000000000000; it must be at most 1000000"),
+    "endless bootstrap": ({"knn.bootstrap": 10**12}, "knn.bootstrap is 1000000000000; it must be at most 1000000"),
+    "hot neighbours": ({"knn.temperature": [1e30]}, "knn.temperature.0 is 1e+30; it must be at most 10000"),
+    "cold neighbours": ({"knn.temperature": [1e-300]}, "knn.temperature.0 is 1e-300; it must be at least 0.0001"),
+    "saturation past a float": (
+        {"pretrain.views.saturation": 1e308},
+        "pretrain.views.saturation is 1e+308; it must be at most 100",
+    ),
+    "rate of 400 digits": ({"pretrain.lr": 10**400}, "pretrain.lr is a number of about 401 digits; it must be a number"),
+    "layers past any memory": (
+        {"pretrain.encoder.kwargs": {"channels": [10**9]}},
+        "pretrain.encoder.kwargs is {'channels': [1000000000]}; it must hold numbers of at most 65536",
+    ),
+    "nan for the encoder": (
+        {"pretrain.encoder.kwargs": {"drop_rate": float("nan")}},
+        "pretrain.encoder.kwargs is {'drop_rate': nan}; it must hold numbers of at most 65536 in size, not nan",
+    ),
+    "date for the encoder": (
+        {"pretrain.encoder.kwargs": {"drop_rate": datetime.date(2026, 1, 1)}},
+        "pretrain.encoder.kwargs is {'drop_rate': datetime.date(2026, 1, 1)}; it must hold numbers, text, ",
+    ),
+    "line break at the end": (
+        {"corrupt.reference": "digits\n"},
+        "corrupt.reference is 'digits\\n'; it must be text on one line",
+    ),
+    "zero byte in a path": ({"corrupt.frost": "a\0b"}, "corrupt.frost is 'a\\x00b'; it must be text on one line"),
+    "line break in a name": (
+        {"fetch.pets\n": HUB},
+        "fetch.'pets\\n' is 'pets\\n'; it must be a name of a-z, 0-9 and _, of at most 64",
+    ),
+    "screen codes in a key": ({"\x1b[31m": 1}, "'\\x1b[31m' is not a known key; allowed: corrupt, dataset, "),
     # out of range
     "no epochs": ({"pretrain.epochs": 0}, "pretrain.epochs is 0; it must be at least 1"),
     "negative rate": ({"pretrain.lr": -0.1}, "pretrain.lr is -0.1; it must be above 0"),
@@ -325,6 +370,29 @@ UNREADABLE = {
     "endless number": (b"seed: " + b"9" * 5000, "params.yaml holds a value that cannot be read: "),
     "zero byte": (b"seed: \0\n", "params.yaml is not valid YAML: unacceptable character"),
     "Latin-1": ("dataset: ziffern_f\xfcr_alle\n".encode("latin-1"), "params.yaml is not UTF-8 text"),
+    "empty whole number": (b"seed: !!int ''\n", "params.yaml holds a value that cannot be read: '' cannot be read as int"),
+    "empty number": (b"seed: !!float ''\n", "params.yaml holds a value that cannot be read: '' cannot be read as float"),
+    "odd truth": (b"seed: !!bool x\n", "params.yaml holds a value that cannot be read: 'x' cannot be read as bool"),
+    "odd date": (b"seed: !!timestamp x\n", "params.yaml holds a value that cannot be read: 'x' cannot be read as time"),
+    "bytes": (b"dataset: !!binary ZGlnaXRz\n", "params.yaml holds a value that cannot be read: 'ZGlnaXRz' cannot be"),
+    "set": (b"dataset: !!set {a, b}\n", "params.yaml is not valid YAML: the tag 'tag:yaml.org,2002:set' is refused"),
+    "hours and minutes": (b"seed: 1:30\n", "params.yaml holds a value that cannot be read: '1:30' cannot be read as int"),
+    "hours without end": (b"seed: " + b"1:" * 9999 + b"1", "params.yaml holds a value that cannot be read: '1:1:1:1:"),
+    "open brackets": (b"seed: " + b"[" * 3000, "params.yaml is not valid YAML: it is nested more than 30 deep (line 1"),
+    "closed brackets": (b"seed: " + b"[" * 3000 + b"]" * 3000, "params.yaml is not valid YAML: it is nested more than"),
+    "alias bomb": (
+        "".join([f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 'lol'}]\n" for i in range(12)]).encode(),
+        "params.yaml is not valid YAML: it holds more than 20000 values, each counted as often as its aliases repeat it",
+    ),
+    "alias bomb for a scalar": (
+        "".join(
+            [f"x{i}: &x{i} {{{', '.join(f'k{j}: *x{i - 1}' for j in range(9)) if i else 'a: 1'}}}\n" for i in range(12)]
+        ).encode()
+        + b"seed: *x11\n",
+        "params.yaml is not valid YAML: it holds more than 20000 values",
+    ),
+    "merge": (b"a: &a {x: 1}\nb:\n  <<: *a\n", "params.yaml is not valid YAML: merge keys (<<) are refused; write the"),
+    "100 000 keys": (b"".join(b"k%d: 1\n" % i for i in range(100_000)), "params.yaml is longer than 256 kB"),
     "UTF-16": (GIVEN.encode("utf-16"), "params.yaml is not UTF-8 text"),
 }
 
@@ -354,6 +422,92 @@ def test_all_faults_are_reported_at_once(complaints):
     assert sorted(keys) == sorted(
         ["dataset", "liner", "linear", "pretrain.lr", "ood.sets.svhn", "corrupt.severities.0", "corrupt.severities.1"]
     )
+
+
+def test_of_very_many_faults_the_first_are_told(complaints):
+    lines = complaints(GIVEN + "".join(f"k{place}: 1\n" for place in range(400)))
+    assert len(lines) == 21 and lines[-1] == "params.yaml: more is wrong than these; mend them first"
+    lines = complaints(edited({"transfer.targets": [f"nowhere{place}" for place in range(400)]}))
+    assert len(lines) == 21 and all(len(line) < 400 for line in lines)
+    datasets = {f"d{place}": {"source": "builtin", "name": "digits"} for place in range(1001)}
+    (line,) = complaints(edited({"fetch": datasets, "dataset": "d1", "ood.sets": {"d2": "far"}, "transfer.targets": [],
+                                 "finetune.datasets": []}))  # fmt: skip
+    assert line.startswith("params.yaml: fetch is {'d0': ") and line.endswith("it must be given at most 1000 entries")
+
+
+def test_a_number_of_thousands_of_digits_is_one_line(complaints):
+    (line,) = complaints(GIVEN.replace("seed: 0 ", f"seed: 0x{'f' * 50_000} "))
+    assert line == "params.yaml: seed is a number of about 60207 digits; it must be below 2147483648"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [GIVEN.encode("utf-8-sig"), GIVEN.replace("\n", "\r\n").encode(),
+     GIVEN.replace("  l2: [", "  l2: &grid [", 1).replace("  l2: [0.000001, 0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0]", "  l2: *grid").encode()],
+    ids=["byte order mark", "line ends of Windows", "anchor"],
+)  # fmt: skip
+def test_other_ways_to_write_the_same_are_read(tmp_path, content):
+    (tmp_path / "params.yaml").write_bytes(content)
+    assert load(tmp_path / "params.yaml") == load(ROOT / "params.yaml")
+
+
+# --- keys that dvc.yaml asks for --------------------------------------------------------------------
+
+
+def named_by_dvc() -> list[str]:
+    """Dotted keys that DVC, which resolves dvc.yaml itself, notes for a stage, and those in a template."""
+    from dvc.dependency import ParamsDependency
+    from dvc.repo import Repo
+
+    with Repo(str(ROOT)) as repo:
+        found = [
+            key
+            for stage in repo.index.stages
+            for each in stage.deps
+            if isinstance(each, ParamsDependency)
+            for key in each.params
+        ]
+    found += re.findall(r"\$\{((?!item|key)[a-z._]+)\}", (ROOT / "dvc.yaml").read_text())
+    return sorted(key for key in set(found) if not key.startswith(("fetch.", "ood.sets.")))  # those of loops
+
+
+def test_a_key_that_dvc_asks_for_may_not_be_left_out_and_is_named_with_its_default(tmp_path):
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    keys = named_by_dvc()
+    assert {"ood.temperature", "shift.sets", "embed", "finetune.datasets", "seed"} < set(keys) and len(keys) > 25
+    for key in keys:
+        (tmp_path / "params.yaml").write_text(edited({key: ABSENT}))
+        with pytest.raises(UserError) as error:
+            load(tmp_path / "params.yaml")
+        (line,) = str(error.value).splitlines()
+        assert re.search(rf"params.yaml: {re.escape(key)} (\(default: .*\) )?is missing; ", line), line
+
+
+def test_all_keys_that_an_older_file_lacks_are_one_line_with_their_defaults(tmp_path):
+    older = edited({"ood.temperature": ABSENT, "ood.k": ABSENT, "shift": ABSENT, "embed": ABSENT})
+    (tmp_path / "params.yaml").write_text(older)
+    load(tmp_path / "params.yaml")  # such as that of an older commit, which is compared and not run
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "params.yaml")
+    assert str(error.value) == (
+        f"{tmp_path}/params.yaml: embed (default: {{batch_size: 512}}), ood.k (default: 10), ood.temperature "
+        "(default: 1.0), shift (default: {sets: [], bootstrap: 1000}) are missing; dvc.yaml asks for them, so write them down"
+    )
+
+
+def test_the_default_that_is_told_is_the_value_that_is_taken(tmp_path):
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    for key in ("ood.shrinkage", "finetune", "lowshot"):
+        (tmp_path / "params.yaml").write_text(edited({key: ABSENT}))
+        with pytest.raises(UserError) as error:
+            load(tmp_path / "params.yaml")
+        told = yaml.safe_load(re.search(r"\(default: (.*)\) is missing", str(error.value)).group(1))
+        (tmp_path / "params.yaml").write_text(edited({key: told}))
+        written = load(tmp_path / "params.yaml")
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        (tmp_path / "elsewhere/params.yaml").write_text(edited({key: ABSENT}))
+        assert written == load(tmp_path / "elsewhere/params.yaml")
 
 
 def test_a_section_number_as_a_key_is_refused(complaints):
