@@ -20,6 +20,8 @@ from prosmin.images import decode
 
 _CHUNK = 1024  # images converted at a time
 
+Rows = range | np.ndarray
+
 
 @dataclass(frozen=True)
 class Split:
@@ -56,9 +58,9 @@ def load_split(
     split: str,
     image_size: int | None = None,
     channels: int | None = None,
-    rows: range | None = None,
+    rows: Rows | None = None,
 ) -> Split:
-    """The images of one split: all, or those of ``rows``, a range that rises and lies inside it.
+    """The images of one split: all, or those of ``rows``, at least one and ascending.
 
     image_size: pixels a side; the short side is resized to it (bilinear, antialiased) and the centre cropped.
         None keeps the size, which must then be the same for all images.
@@ -74,9 +76,7 @@ def load_split(
     load = _raw if reader.layout.encoding == "raw" else _encoded
     rows = range(len(reader)) if rows is None else rows
     images = load(reader, image_size, channels, rows)
-    labels = torch.from_numpy(
-        reader.table["label"].fill_null(NO_LABEL).to_numpy()[rows.start : rows.stop : rows.step].copy()
-    )
+    labels = torch.from_numpy(reader.table["label"].fill_null(NO_LABEL).to_numpy()[np.asarray(rows)])
     return Split(images, labels, tuple(manifest["classes"]) if manifest["classes"] else None)
 
 
@@ -98,13 +98,18 @@ def digests(images: Tensor) -> np.ndarray:
 # --- decoding -------------------------------------------------------------------------------------
 
 
-def _raw(reader: SplitReader, image_size: int | None, channels: int | None, rows: range) -> Tensor:
-    layout = reader.layout
-    shape = (-1, layout.height, layout.width, layout.channels)
-    # One binary array is one buffer with the images end to end, so that the whole batch is a view of the file.
-    wanted = reader.table["image"].slice(rows.start, rows.stop - rows.start)
-    parts = [_buffer(chunk).reshape(shape) for chunk in wanted.chunks]
-    images = torch.from_numpy(np.concatenate(parts)[:: rows.step]).permute(0, 3, 1, 2)
+def _raw(reader: SplitReader, image_size: int | None, channels: int | None, rows: Rows) -> Tensor:
+    layout, places = reader.layout, np.asarray(rows)
+    shape = (layout.height, layout.width, layout.channels)
+    pixels = np.empty((len(places), *shape), np.uint8)
+    first = 0
+    for chunk in reader.table["image"].chunks:
+        # One binary array is one buffer with the images end to end, so that the whole batch is a view of the file.
+        low, high = np.searchsorted(places, [first, first + len(chunk)])
+        if low < high:
+            np.take(_buffer(chunk).reshape(-1, *shape), places[low:high] - first, axis=0, out=pixels[low:high])
+        first += len(chunk)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return torch.cat([convert(part, image_size, channels) for part in images.split(_CHUNK)])
 
 
@@ -115,19 +120,19 @@ def _buffer(chunk: Any) -> np.ndarray:
     return np.frombuffer(values, np.uint8)[first:last]
 
 
-def _encoded(reader: SplitReader, image_size: int | None, channels: int | None, rows: range) -> Tensor:
+def _encoded(reader: SplitReader, image_size: int | None, channels: int | None, rows: Rows) -> Tensor:
     def load(image: Any) -> Tensor:
         pixels = torch.from_numpy(decode(image.to_pybytes()))
         return convert(pixels.permute(2, 0, 1)[None], image_size, channels)[0]
 
-    first = load(reader.image(rows.start))
+    first = load(reader.image(int(rows[0])))
     images = torch.empty((len(rows), *first.shape), dtype=torch.uint8)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
         for start in range(0, len(rows), _CHUNK):  # not all at once: a million tasks are memory too
             chunk = rows[start : start + _CHUNK]
-            for place, image in enumerate(pool.map(load, map(reader.image, chunk)), start):
+            for place, image in enumerate(pool.map(load, map(reader.image, map(int, chunk))), start):
                 if image.shape != first.shape:
-                    pair = f"{reader.source(rows.start)} and {reader.source(rows[place])}"
+                    pair = f"{reader.source(int(rows[0]))} and {reader.source(int(rows[place]))}"
                     raise UserError(f"{pair} differ in size; an image_size is needed")
                 images[place] = image
     return images

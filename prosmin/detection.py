@@ -5,6 +5,7 @@ A score is high where an image looks OOD, and OOD is the positive class of every
 
 import numpy as np
 
+from prosmin.draws import generator
 from prosmin.errors import UserError
 
 Array = np.ndarray
@@ -51,7 +52,7 @@ def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed
     A resample is a multinomial weight on each image, so that the scores are sorted once and a resample costs two
     cumulative sums. The same seed and counts give the same resamples: intervals of several detectors are paired.
     """
-    rng = np.random.default_rng([seed, len(id_scores), len(ood_scores)])
+    rng = generator(seed, "resamples of two sets", len(id_scores), len(ood_scores))
     order = np.argsort(id_scores)
     ordered = id_scores[order]
     below = np.searchsorted(ordered, ood_scores, "left")

@@ -16,11 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from prosmin.arrow import NO_LABEL, RAW_SIDE, SPLITS, Layout, SplitReader, SplitWriter
+from prosmin.draws import generator
 from prosmin.errors import ConfigError, UserError
 from prosmin.images import AnyImage, Unreadable, decode, encode, read_header
 from prosmin.manifest import Written, describe
 from prosmin.sources import Images, Source
-from prosmin.splits import balanced_subset, generator, hold_out
+from prosmin.splits import balanced_subset, hold_out
 from prosmin.transforms import transformed, transformed_layout
 
 _CHUNK = 256  # images decoded at a time

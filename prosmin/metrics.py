@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 
+from prosmin.draws import generator
 from prosmin.errors import UserError
 
 Counts = np.ndarray
@@ -101,7 +102,7 @@ def brier(probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None =
 
 def resamples(n: int, count: int, seed: int) -> Iterator[Counts]:
     """``count`` bootstrap resamples of n samples, as blocks of counts ``[R, n]`` (float64) whose rows sum to n."""
-    rng = np.random.default_rng([seed, n])
+    rng = generator(seed, "resamples", n)
     rows = max(1, _BLOCK // n)
     for start in range(0, count, rows):
         size = min(rows, count - start)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from prosmin.draws import drawn
 from prosmin.errors import ConfigError, UserError
 
 Array = np.ndarray
@@ -48,12 +49,13 @@ class Sample:
 @dataclass(frozen=True)
 class Settings:
     """k: which neighbour's distance; temperature: of the energy; shrinkage: of the covariances, [0, 1); vim_dim: of
-    ViM's principal space, None for half of the features."""
+    ViM's principal space, None for half of the features; seed: of the training images that ``combined`` holds out."""
 
     k: int = 10
     temperature: float = 1.0
     shrinkage: float = 0.1
     vim_dim: int | None = None
+    seed: int = 0
 
 
 Score = Callable[[Sample, Sample, Settings], Array]
@@ -99,13 +101,14 @@ def score_all(train: Sample, query: Sample, settings: Settings) -> dict[str, Arr
 def combined(scores: dict[str, Array], train: Sample, settings: Settings) -> dict[str, Array]:
     """The scores of ``COMBINED`` whose parts are among ``scores``: the largest z-score of the parts' logarithms.
 
-    Mean and spread of each part are those of held-out training images, every fifth or fewer (``HELD_OUT``), scored
-    by the detector that is fitted to the others: of its own training images a detector thinks too well. No OOD image
-    has a say, and none of the test images.
+    Mean and spread of each part are those of held-out training images, a fifth or fewer (``HELD_OUT``) drawn at random,
+    scored by the detector that is fitted to the others: of its own training images a detector thinks too well. No OOD
+    image has a say, and none of the test images.
     """
     parts = {part for names in COMBINED.values() for part in names if part in scores}
-    every = max(5, -(-len(train.features) // HELD_OUT))
-    held = np.arange(len(train.features)) % every == 0
+    count = len(train.features)
+    held = np.zeros(count, bool)
+    held[drawn(count, max(1, min(count // 5, HELD_OUT)), settings.seed, "held out of combined")] = True
     rest, reference = train.rows(~held), train.rows(held)
     settings = replace(settings, k=min(settings.k, len(rest.features)))
     standard = {}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from prosmin.draws import generator
 from prosmin.errors import UserError
 
 Labelled = tuple[np.ndarray, np.ndarray]  # features [N, F], labels [N]
@@ -36,7 +37,7 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
 
 def stratified_holdout(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(kept, held): sorted indices that hold out ``fraction`` of each class, rounded, and keep at least one of it."""
-    rng = np.random.default_rng([seed, len(labels)])
+    rng = generator(seed, "held out", len(labels))
     held = []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
@@ -51,7 +52,7 @@ def few_labels(labels: np.ndarray, per_class: int, seed: int, draw: int) -> np.n
     Draws differ by ``draw`` and depend on nothing else but the labels, ``per_class`` and the seed.
     Raises ``UserError`` naming a class that has fewer.
     """
-    rng = np.random.default_rng([seed, per_class, draw])
+    rng = generator(seed, "few labels", per_class, draw)
     chosen = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -11,11 +11,6 @@ from prosmin.errors import UserError
 Rows = NDArray[np.int64]
 
 
-def generator(seed: int, purpose: str) -> np.random.Generator:
-    """Independent random numbers for every purpose, so that one setting does not shift the draws of another."""
-    return np.random.default_rng([seed, *purpose.encode()])
-
-
 def hold_out(
     labels: Rows, fraction: float, rng: np.random.Generator, name: str, classes: tuple[str, ...] | None
 ) -> tuple[Rows, Rows]:

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from prosmin.arrow import NO_LABEL, Layout, SplitReader
+from prosmin.draws import generator
 from prosmin.errors import UserError
 from prosmin.images import decode
-from prosmin.splits import generator, is_labelled
+from prosmin.splits import is_labelled
 
 
 def transformed_layout(layout: Layout, transform: str) -> Layout:

@@ -55,7 +55,7 @@ def main(params: Params, name: str = "") -> None:
         probe = None if train.labels is None else load_probe(encoder)
         measured = [_predicted(each, encoder) for each in (params.dataset, name)]
         found[encoder] = {}
-        pairs = _scores(params.ood, train, inside, outside, probe)
+        pairs = _scores(params.ood, params.seed, train, inside, outside, probe)
         pairs |= {score: (values, measured[1][score]) for score, values in measured[0].items()}
         for detector, pair in pairs.items():
             try:
@@ -121,14 +121,14 @@ def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
 
 
 def _scores(
-    settings: Ood, train: ood.Sample, inside: Features, outside: Features, probe: Probe | None
+    settings: Ood, seed: int, train: ood.Sample, inside: Features, outside: Features, probe: Probe | None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """ID and OOD scores of the test splits by every detector that the labels allow."""
     parts = inside.split("test"), outside.split("test")
     features, _, log_sigma = map(_joined, zip(*parts, strict=True))
     query = ood.Sample(features, log_sigma=log_sigma, logits=None if probe is None else probe.logits(features))
     train = replace(train, head=None if probe is None else probe.linear)
-    tuning = ood.Settings(settings.k, settings.temperature, settings.shrinkage, settings.vim_dim)
+    tuning = ood.Settings(settings.k, settings.temperature, settings.shrinkage, settings.vim_dim, seed)
     count = len(parts[0][0])
     return {name: (both[:count], both[count:]) for name, both in ood.score_all(train, query, tuning).items()}
 

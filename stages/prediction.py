@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from prosmin import corruptions, data, export, files, prediction
+from prosmin.draws import drawn
 from prosmin.errors import UserError
 from prosmin.prediction import BINS, Measured
 from prosmin.views import ViewSettings
@@ -37,7 +38,7 @@ def main(params: Params, name: str = "") -> None:
     settings, trained = export.load_description("results/pretrain")
     views = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
     seeing = prediction.Seeing(params.prediction.views, ViewSettings(size=settings.image_size, **views), params.seed)
-    known = _training_images(params.dataset, trained["params"]["splits"], settings)
+    known = _training_images(params.dataset, trained["params"]["splits"], settings, params.seed)
     images = data.load_split(f"data/{name}", "test", settings.image_size, settings.channels).images
     conditions = {CLEAN: images}
     if name == params.dataset:
@@ -77,15 +78,17 @@ def main(params: Params, name: str = "") -> None:
     files.write_metrics(f"metrics/prediction/{name}.json", found)
 
 
-def _training_images(dataset: str, splits: list[str], settings: export.ModelSettings) -> torch.Tensor:
-    """At most ``SEEN`` of the images that the network was trained on, evenly spaced."""
+def _training_images(
+    dataset: str, splits: list[str], settings: export.ModelSettings, seed: int
+) -> torch.Tensor:
+    """At most ``SEEN`` of the images that the network was trained on, drawn at random."""
     folder = f"data/{dataset}"
     present = [split for split in data.split_names(folder) if split in splits]
     if not present:
         raise UserError(f"{folder} has none of the splits that results/pretrain was trained on: {', '.join(splits)}")
     parts = [data.load_split(folder, split, settings.image_size, settings.channels).images for split in present]
     images = torch.cat(parts)
-    return images[:: -(-len(images) // SEEN)]
+    return images[drawn(len(images), SEEN, seed, "statistics of the targets")]
 
 
 def _scores(measured: Measured) -> dict[str, np.ndarray]:

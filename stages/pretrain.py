@@ -47,8 +47,9 @@ log = logging.getLogger(__name__)
 CHECKPOINTS = Path(".prosmin/checkpoints")
 EXAMPLES = 8  # images whose views the report shows
 WATCHED = 1024  # at most so many images behind each look at the diagnostics
-SAMPLED = 4096  # about so many images of a split that is streamed stand for all of them where a sample will do
-MEASURED = 10_000  # about so many images, at the least, behind the mean and spread of the channels
+BANK = 4096  # at most so many images that the online k-NN looks among
+SAMPLED = 4096  # so many images of a split that is streamed stand for all of them where a sample will do
+MEASURED = 20_000  # at most so many images behind the mean and spread of the channels
 
 
 def processes_of(gpus: int) -> int:
@@ -85,6 +86,7 @@ def main(params: Params) -> None:
     from accelerate import Accelerator
 
     from prosmin import export, files
+    from prosmin.draws import drawn
     from prosmin.feeding import Streamed
     from prosmin.streams import make_views
     from prosmin.training import pretrain, run_key
@@ -98,7 +100,7 @@ def main(params: Params) -> None:
     if settings.stream:
         workers_here = workers_of(accelerator.num_processes, accelerator.device.type == "cuda")
         feed = Streamed(Path("data") / params.dataset, seen, settings.channels, workers_here)
-    pixels = images[:: max(1, len(images) // MEASURED)].float() / 255.0
+    pixels = images[drawn(len(images), MEASURED, params.seed, "pixels")].float() / 255.0
     model_settings = model_settings_of(settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
     model = export.build_model(model_settings, params.seed)
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
@@ -114,7 +116,7 @@ def main(params: Params) -> None:
             torch.get_num_threads(),
         )
     random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    training, monitor = train_settings_of(settings), monitor_of(splits)
+    training, monitor = train_settings_of(settings), monitor_of(splits, params.seed)
     checkpoints = checkpoints_of(run_key(training, feed, params.seed, accelerator, monitor, model=model_settings))
     if accelerator.is_main_process:
         checkpoints.prune_runs()
@@ -127,7 +129,7 @@ def main(params: Params) -> None:
     model = model.to("cpu").eval()
     with files.whole_folder("results/pretrain") as out:
         save(out, model, random_state, model_settings, params, {"images": len(feed)})
-        shown = images[:: max(1, len(images) // EXAMPLES)][:EXAMPLES]
+        shown = images[drawn(len(images), EXAMPLES, params.seed, "examples")]
         views = make_views(shown, view_settings_of(settings)[:2], params.seed, 0, 0)
         files.write_arrays(
             out / "views.safetensors",
@@ -169,7 +171,7 @@ def adopt(params: Params) -> None:
     model.encoder.backbone.load_state_dict(external.load_backbone(weights, model_settings).state_dict())
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     log.info("%s of %.2f M parameters, as %s has it", settings.encoder.name, encoder_size / 1e6, weights.name)
-    row = observe(model.eval(), monitor_of(splits_of(params)[0]))
+    row = observe(model.eval(), monitor_of(splits_of(params)[0], params.seed))
     with files.whole_folder("results/pretrain") as out:
         facts = {"external": {"weights": weights.name, "sha256": digest}}
         save(out, model, random_state, model_settings, params, facts)
@@ -198,8 +200,9 @@ def normalisation_of(settings: Pretrain, weights: "Weights") -> tuple[list[float
 
 def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
     """The splits of the dataset, test only where it is to be seen; and which of them are to be seen. Of those that are streamed a
-    sample, evenly spaced."""
+    sample."""
     from prosmin import data
+    from prosmin.draws import drawn
 
     settings, folder = params.pretrain, Path("data") / params.dataset
     names, manifest = data.split_names(folder), data.read_manifest(folder)
@@ -212,16 +215,13 @@ def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
             name,
             settings.image_size,
             settings.channels,
-            _sampled(manifest["splits"][name]["count"]) if settings.stream else None,
+            drawn(manifest["splits"][name]["count"], SAMPLED, params.seed, f"streamed {name}")
+            if settings.stream
+            else None,
         )
         for name in names
         if name != "test" or name in settings.splits
     }, seen
-
-
-def _sampled(count: int) -> range:
-    """About ``SAMPLED`` of so many rows, evenly spaced."""
-    return range(0, count, max(1, count // SAMPLED))
 
 
 def save(
@@ -322,16 +322,18 @@ def checkpoints_of(key: str) -> "Checkpoints":
     return Checkpoints(CHECKPOINTS, key, every)
 
 
-def monitor_of(splits: "Mapping[str, Split]") -> "Monitor":
-    """Held-out images where the dataset has them (their labels feed the online k-NN curve), else training images."""
+def monitor_of(splits: "Mapping[str, Split]", seed: int) -> "Monitor":
+    """A draw of held-out images where the dataset has them (their labels feed the online k-NN curve), else of training images."""
+    from prosmin.draws import drawn
     from prosmin.monitor import Monitor
 
     watched = splits.get("val", next(iter(splits.values())))
+    rows = drawn(len(watched), WATCHED, seed, "watched")
     bank = splits.get("train")
     if "val" not in splits or bank is None or (bank.labels < 0).any() or (watched.labels < 0).any():
-        return Monitor(watched.images[:WATCHED])
-    every = max(1, len(bank.images) // (4 * WATCHED))
-    return Monitor(watched.images[:WATCHED], watched.labels[:WATCHED], bank.images[::every], bank.labels[::every])
+        return Monitor(watched.images[rows])
+    known = drawn(len(bank), BANK, seed, "bank of the monitor")
+    return Monitor(watched.images[rows], watched.labels[rows], bank.images[known], bank.labels[known])
 
 
 if __name__ == "__main__":

@@ -45,11 +45,12 @@ def evenly(count: int, limit: int) -> list[int]:
 
 
 def views(arrays: dict[str, np.ndarray], limit: int) -> dict[str, list[Picture]]:
-    """Rows of pictures by title: the images, then a view of each.
+    """Rows of pictures by title: the images, ``limit`` of them at most, then a view of each.
 
     arrays: ``images`` uint8 [n,C,S,S], ``views`` uint8 [n,V,C,S,S].
     """
-    images, augmented = arrays["images"][:limit], arrays["views"][:limit]
+    shown = evenly(len(arrays["images"]), limit)
+    images, augmented = arrays["images"][shown], arrays["views"][shown]
     rows = {"image": [picture(each) for each in images]}
     for place in range(augmented.shape[1]):
         rows[f"view {place + 1}"] = [picture(each) for each in augmented[:, place]]

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from prosmin import detection
+from prosmin.draws import generator
 from prosmin.errors import UserError
 
 
@@ -101,7 +102,7 @@ def test_the_auroc_interval_is_the_bootstraps(decimals):
 def test_a_resample_by_weights_is_the_auroc_of_the_repeated_images():
     rng = np.random.default_rng(3)
     inside, outside = rng.integers(0, 9, 20), rng.integers(3, 12, 15)
-    state = np.random.default_rng([5, 20, 15])
+    state = generator(5, "resamples of two sets", 20, 15)
     id_weight, ood_weight = (detection._resample(state, n, 1)[:, 0].astype(int) for n in (20, 15))
     assert id_weight.sum() == 20 and ood_weight.sum() == 15
     expected = detection.auroc(np.repeat(inside, id_weight), np.repeat(outside, ood_weight))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from prosmin import detection, metrics
+from prosmin.draws import generator
 from prosmin.paired import auroc_difference, difference
 
 
@@ -19,7 +20,7 @@ def values(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
 def test_it_is_the_bootstrap_of_the_differences():
     first, second = values(0)
     found = difference(partial(metrics.mean, first), partial(metrics.mean, second), 300, 500, 3)
-    rng = np.random.default_rng([3, 300])
+    rng = generator(3, "resamples", 300)
     picked = rng.integers(0, 300, size=(500, 300))
     low, high = np.quantile((second - first)[picked].mean(1), [0.025, 0.975])
     assert found == (pytest.approx((second - first).mean()), pytest.approx(low), pytest.approx(high))

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prosmin import detection, metrics, sampling
+from prosmin.draws import generator
 from prosmin.errors import UserError
 from prosmin.sampling import count_classes, few_labels, stratified_holdout
 
@@ -44,6 +46,23 @@ def test_a_holdout_follows_the_seed():
     labels = np.arange(100) % 5
     one, again, other = (stratified_holdout(labels, 0.2, seed)[1] for seed in (0, 0, 1))
     assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_labels_held_out_and_resampled_have_streams_of_their_own(monkeypatch):
+    """Five images, five labels a class, five resampled: the first number that each asks its generator for."""
+    first = []
+
+    def noted(*key):
+        first.append(generator(*key).integers(2**62))
+        return generator(*key)
+
+    for module in (sampling, metrics, detection):
+        monkeypatch.setattr(module, "generator", noted)
+    stratified_holdout(np.arange(5), 0.5, 0)
+    few_labels(np.repeat([0, 1], 5), 5, 0, 0)
+    next(metrics.resamples(5, 1, 0))
+    detection.auroc_resamples(np.arange(5.0), np.arange(5.0), resamples=1, seed=0)
+    assert len(set(first)) == len(first) == 4
 
 
 def test_few_labels_are_balanced_distinct_and_repeatable():

@@ -17,11 +17,12 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from prosmin import sources, tables
 from prosmin.arrow import SplitReader
+from prosmin.draws import generator
 from prosmin.errors import UserError
 from prosmin.fetching import divide, write_dataset
 from prosmin.images import decode
 from prosmin.sources import Images, Source, builtin, folder
-from prosmin.splits import balanced_subset, generator, hold_out
+from prosmin.splits import balanced_subset, hold_out
 from prosmin.transforms import read_pixels
 
 

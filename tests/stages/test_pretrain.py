@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from prosmin import export, files, objectives, scoring
+from prosmin import diagnostics, export, files, objectives, scoring
+from prosmin.data import Split
 from prosmin.errors import ConfigError, UserError
 from prosmin.networks import Encoder
 from stages import embed, fetch, inputs, linear, pretrain
@@ -77,6 +78,33 @@ def test_a_pause_between_checkpoints_that_is_none_is_refused(monkeypatch, given)
     monkeypatch.setenv("PROSMIN_CHECKPOINT_SECONDS", given)
     with pytest.raises(UserError, match=f"^PROSMIN_CHECKPOINT_SECONDS is '{given}'; it must be a number of seconds"):
         pretrain.checkpoints_of("key")
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_monitor_watches_a_draw_of_all_classes(monkeypatch, labelled):
+    """Of a set that is sorted by class: as many classes, and an effective rank as high, as of the same set in any order."""
+    monkeypatch.setattr(pretrain, "WATCHED", 140)
+    monkeypatch.setattr(pretrain, "BANK", 300)
+    pictures, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pictures * 15).to(torch.uint8).view(-1, 1, 8, 8)
+    ranks = []
+    for rows in (np.argsort(labels, kind="stable"), np.random.default_rng(1).permutation(len(labels))):
+        kinds = torch.from_numpy(labels[rows]) if labelled else torch.full((len(rows),), -1)
+        whole = Split(images[rows], kinds, None)
+        monitor = pretrain.monitor_of({"train": whole, "val": whole} if labelled else {"train": whole}, seed=0)
+        ranks.append(diagnostics.rankme(monitor.images.flatten(1).float()))
+        assert len(monitor.images) == 140
+        if labelled:
+            assert len(monitor.bank) == 300
+            assert len(monitor.labels.unique()) == len(monitor.bank_labels.unique()) == 10
+    assert ranks[0] == pytest.approx(ranks[1], rel=0.03)
+
+
+def test_a_monitor_of_few_images_has_them_all_in_their_order():
+    images = torch.arange(60 * 64, dtype=torch.int32).to(torch.uint8).view(60, 1, 8, 8)
+    split = Split(images, torch.arange(60) % 3, ("a", "b", "c"))
+    monitor = pretrain.monitor_of({"train": split, "val": split}, seed=0)
+    assert monitor.images.equal(images) and monitor.bank.equal(images) and monitor.labels.equal(split.labels)
 
 
 def test_unlabelled_images_are_enough_to_pretrain_and_the_probe_says_what_it_lacks(tmp_path, monkeypatch):
