@@ -20,20 +20,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from prosmin import files
+from prosmin import files, fingerprint
 from prosmin.errors import UserError
 
 log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 
+TRAINS = ("prosmin.training", "prosmin.export")  # what trains, and what builds the model
 KEPT = 2  # states of a run: one to fall back on should the newest be damaged
 KEPT_RUNS = 4  # runs that were stopped and may go on
 SHARE = 0.02  # of the time, at most about, that goes into writing checkpoints
 
 
 def key(**facts: Any) -> str:
-    """16 hexadecimal digits that change with any of ``facts`` (JSON, dataclasses), with the library or its versions."""
+    """16 hexadecimal digits that change with any of ``facts`` (JSON, dataclasses), with the code of ``TRAINS`` or its versions."""
     facts |= {"code": _code(), "python": platform.python_version()}
     facts |= {name: version(name) for name in ("torch", "timm", "accelerate", "numpy")}
     text = json.dumps(facts, sort_keys=True, default=_plain)
@@ -45,10 +46,7 @@ def _plain(value: Any) -> Any:
 
 
 def _code() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return fingerprint.code(*TRAINS)
 
 
 def checksum(*tensors: Tensor | None) -> str:
@@ -83,7 +81,8 @@ class Checkpoints:
         A full disk costs this checkpoint, which the log says, not the run nor the checkpoints before it.
         """
         began, path, written = time.monotonic(), self.path(step), False
-        head = {"run": self.key, "facts": json.dumps(facts), "crc32": _crc32(arrays)}
+        head = {"run": self.key, "facts": json.dumps(facts)}
+        head["crc32"] = _crc32(arrays, head)
         try:
             files.write_arrays(path, arrays, head)
         except OSError as error:
@@ -163,13 +162,14 @@ def parse(content: bytes) -> tuple[Arrays, Any]:
         arrays, facts = load(content), json.loads(head["facts"])
     except (SafetensorError, KeyError, ValueError):
         raise UserError("it is not a whole checkpoint") from None
-    if head.get("crc32") != _crc32(arrays):
+    if head.pop("crc32", None) != _crc32(arrays, head):
         raise UserError("its content does not match its checksum")
     return arrays, facts
 
 
-def _crc32(arrays: Mapping[str, np.ndarray]) -> str:
-    value = 0
+def _crc32(arrays: Mapping[str, np.ndarray], head: Mapping[str, str]) -> str:
+    """Of the names and the content of arrays, and of the text in the head of their file."""
+    value = zlib.crc32(json.dumps(head, sort_keys=True).encode())
     for name in sorted(arrays):
         value = zlib.crc32(np.ascontiguousarray(arrays[name]), zlib.crc32(name.encode(), value))
     return f"{value:08x}"

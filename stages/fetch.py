@@ -16,6 +16,9 @@ from stages.params import AnyDataset, Builtin, Dataset, Folder, Params, Parquet
 
 log = logging.getLogger("fetch")
 
+# Settings that are not in the manifest: they decide nothing of what is stored, and what is stored decides what is computed anew.
+UNTOLD = {"path", "files", "max_unreadable"}
+
 
 def main(params: Params, name: str | None = None, *rest: str) -> None:
     there = ", ".join(params.fetch)
@@ -30,7 +33,8 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
     try:
         with whole_folder(Path("data", name)) as folder:
             facts = fetching.write_dataset(folder, open_source(settings), seed=params.seed, **shared)
-            manifest = {"name": name, "source": settings.source, **facts, "settings": settings.model_dump(mode="json")}
+            told = settings.model_dump(mode="json", exclude=UNTOLD)
+            manifest = {"name": name, "source": settings.source, **facts, "settings": told}
             write_json(folder / "manifest.json", manifest)
     except ConfigError as error:
         raise ConfigError(f"{name}.{error.key}", error.value, error.allowed) from None

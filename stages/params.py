@@ -283,6 +283,10 @@ class Objective(Section):
         return self
 
 
+class Nothing(Section):
+    pass
+
+
 class Published(Section):
     lambda_: Annotated[Real, Field(gt=0, lt=1.4142)] = Field(default=1.2, alias="lambda")
     samples: Samples = 4
@@ -312,8 +316,10 @@ class VicReg(Section):
 
 
 class Baselines(Section):
-    """Keys of the objectives that are not ProSMIN, by name; ``byol`` has none."""
+    """Keys of the objectives that are not ProSMIN, by name. Each objective is there, since ``dvc.yaml`` names the chosen one."""
 
+    prosmin: Nothing = Nothing()
+    byol: Nothing = Nothing()
     published: Published = Published()
     simsiam: SimSiam = SimSiam()
     dino: Dino = Dino()

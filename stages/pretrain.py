@@ -239,8 +239,17 @@ def save(
     export.save_state(folder / export.WEIGHTS["trained"], model.state_dict())
     export.save_state(folder / export.WEIGHTS["random"], random_state)
     trained = {"prosmin": __version__, "dataset": params.dataset, **facts, "seed": params.seed}
-    settings = json.loads(params.pretrain.model_dump_json(by_alias=True))
-    export.save_description(folder, model_settings, trained | {"params": settings})
+    export.save_description(folder, model_settings, trained | {"params": used(params.pretrain)})
+
+
+def used(settings: Pretrain) -> dict[str, Any]:
+    """The settings as JSON without those that decide nothing: keys of objectives that are not chosen, where a file lies."""
+    found = json.loads(settings.model_dump_json(by_alias=True))
+    chosen = settings.objective.name
+    found["baselines"] = {chosen: found["baselines"][chosen]}
+    if found["external"]:
+        found["external"].pop("path", None)
+    return found
 
 
 def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -> "ModelSettings":

@@ -61,6 +61,7 @@ HARM = {
     "a bit flipped": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
     "a pickle": lambda content: b"\x80\x04K\x01.",
     "another run's": lambda content: content.replace(b"a" * 16, b"b" * 16),
+    "other facts": lambda content: content.replace(b"[0.1, ", b"[9.1, "),
     "other arrays": lambda content: content.replace(b"model.weight", b"model.height"),
 }
 

@@ -508,3 +508,21 @@ def test_repeated_and_unreadable_images_are_said_once_in_the_log(workspace, monk
     )
     assert "left out dog" not in caplog.text and "left out train/dog/19.png: the file is empty" in caplog.text
     assert "unreadable images left out: 1" in caplog.text
+
+
+def test_the_same_images_elsewhere_give_the_same_files(workspace, monkeypatch):
+    """What is computed from a dataset is computed anew when its files differ; where the images came from is no part of that."""
+    classes()
+    table()
+
+    def left(settings):
+        configure(settings)
+        assert start(monkeypatch, "mine") == 0
+        return {path.name: path.read_bytes() for path in Path("data/mine").iterdir()}
+
+    first = left({"source": "folder", "path": "in"}), left({"source": "parquet", "files": {"train": "in.parquet"}})
+    os.makedirs("elsewhere")
+    os.rename("in", "elsewhere/images")
+    os.rename("in.parquet", "elsewhere/in.parquet")
+    moved = {"source": "parquet", "files": {"train": "elsewhere/in.parquet"}, "max_unreadable": 0.5}
+    assert (left({"source": "folder", "path": str(workspace / "elsewhere/images")}), left(moved)) == first

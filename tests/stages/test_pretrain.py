@@ -17,7 +17,7 @@ from prosmin import diagnostics, export, files, objectives, scoring
 from prosmin.data import Split
 from prosmin.errors import ConfigError, UserError
 from prosmin.networks import Encoder
-from stages import embed, fetch, inputs, linear, pretrain
+from stages import declared, embed, fetch, inputs, linear, pretrain
 from stages import params as sections
 from stages.params import load
 from tests.stages.conftest import ROOT
@@ -41,6 +41,28 @@ def test_the_keys_of_an_objective_are_those_of_its_class(params, name):
     model = objectives.build(Encoder(backbone, [0.5], [0.25]), 12, 4, **given)
     views = [torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     assert torch.isfinite(model(views))
+
+
+def test_dvc_looks_at_each_key_but_those_of_objectives_that_are_not_chosen(params):
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name in NAMES:
+        content["pretrain"]["objective"]["name"] = name
+        keys = set(declared.graph(content, ROOT / "dvc.yaml")["pretrain"].params)
+        fields = set(sections.Pretrain.model_fields) - {"baselines"} | {f"baselines.{name}"}
+        assert keys == {"dataset", "seed"} | {f"pretrain.{field}" for field in fields}
+        assert declared.value(content, f"pretrain.baselines.{name}") is not None
+
+
+def test_what_decides_nothing_is_not_in_the_description_of_a_model(params):
+    def told(**changes):
+        return pretrain.used(params.pretrain.model_copy(update=changes))
+
+    other = params.pretrain.baselines.model_copy(update={"simclr": sections.Contrastive(temperature=0.9)})
+    assert told(baselines=other) == told() and "simclr" not in told()["baselines"]
+    chosen = params.pretrain.objective.model_copy(update={"name": "simclr"})
+    assert told(baselines=other, objective=chosen) != told(objective=chosen)
+    here, there = (sections.FileWeights(source="file", path=path) for path in ("here", "/home/there"))
+    assert told(external=here) == told(external=there) != told()
 
 
 def test_weight_decay_stays_unless_it_is_given_an_end(params):
