@@ -4,6 +4,7 @@ DVC can tell the same, but takes longer to load than most stages take to run. Re
 graph uses: ``foreach`` over a section or a list, ``${a.dotted.key}``, ``${key}`` and ``${item}``.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ def definitions(path: Path = GRAPH) -> dict[str, Any]:
     return {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
 
 
-def asked_for(path: Path = GRAPH) -> list[str]:
+def asked_for(params: Mapping[str, Any], path: Path = GRAPH) -> list[str]:
     """Dotted keys of ``params.yaml`` without which DVC refuses a stage, in the order of the file and each once: those that it
     depends on and those whose value stands in its definition. Those that depend on a loop are left out."""
     found: list[str] = []
@@ -50,7 +51,10 @@ def asked_for(path: Path = GRAPH) -> list[str]:
         found += [each for each in templates if each.partition(".")[0] not in ("key", "item")]
         body = definition.get("do", definition)
         wanted = body.get("params") if isinstance(body, dict) else None
-        found += [each for each in wanted or () if isinstance(each, str) and not _TEMPLATE.search(each)]
+        for each in wanted or ():
+            if isinstance(each, str):
+                with contextlib.suppress(KeyError):
+                    found.append(_resolver(params, {"key": None, "item": None})(each))
     return list(dict.fromkeys(found))
 
 

@@ -555,7 +555,7 @@ def _left_out(content: dict[Any, Any], graph: Path) -> Iterator[str]:
     """One line for all keys that have a default here and that ``graph``, a dvc.yaml, names: DVC knows no defaults, and would
     say so when their stage comes, which is after pretraining."""
     found: dict[str, str] = {}
-    for key in declared.asked_for(graph):
+    for key in declared.asked_for(content, graph):
         section, model, path = content, Params, ""
         for step in key.split("."):
             fields = {field.alias or name: field for name, field in model.model_fields.items()}
