@@ -19,8 +19,8 @@ import numpy as np
 from pipelines import graph
 from pipelines.compare import WORKSPACE
 from pipelines.run import command
+from prosmin import intervals
 from prosmin.errors import UserError, nearest
-from prosmin.lowshot import student_interval
 from stages.headlines import Row, rows
 from stages.params import Params, load
 
@@ -110,7 +110,7 @@ def table(runs: dict[int, Run], against: dict[int, Run] | None = None) -> Iterat
         if not all(label in run.found for run in runs.values()):
             continue
         values = [run.found[label].value for run in runs.values()]
-        mean, low, high = student_interval(values)
+        mean, low, high = over_seeds([run.found[label] for run in runs.values()])
         floors = [run.found[label].random for run in runs.values()]
         floor = "" if None in floors else f"{np.mean(floors):.3f}"
         each = " ".join(f"{value:.3f}" for value in values)
@@ -118,13 +118,26 @@ def table(runs: dict[int, Run], against: dict[int, Run] | None = None) -> Iterat
         yield line + (_difference(label, runs, against) if against else "")
 
 
+def over_seeds(found: Sequence[Row]) -> tuple[float, float, float]:
+    """Mean of one metric, a share in [0, 1] as all that stand here are, and its interval over seeds.
+
+    Student's t, cut to [0, 1], and no narrower than what the test images of the runs, drawn apart, allow: seeds that agree to
+    the last digit, as where an AUROC is 1, do not make the metric known.
+    """
+    mean, low, high = intervals.student([row.value for row in found])
+    if all(row.low is not None and row.high is not None for row in found):
+        low = min(low, mean - float(np.linalg.norm([row.value - row.low for row in found])) / len(found))
+        high = max(high, mean + float(np.linalg.norm([row.high - row.value for row in found])) / len(found))
+    return intervals.within((mean, low, high), 0.0, 1.0)
+
+
 def _difference(label: str, runs: dict[int, Run], against: dict[int, Run]) -> str:
     if not all(label in run.found for run in against.values()):
         return " | |"
     gains = [run.found[label].value - against[seed].found[label].value for seed, run in runs.items()]
-    mean, low, high = student_interval(gains)
+    mean, low, high = intervals.within(intervals.student(gains), -1.0, 1.0)
     verdict = ""
-    if low > 0 or high < 0:
+    if low < high and (low > 0 or high < 0):  # equal gains say nothing of their spread
         lower_is_better = "lower is better" in label or "ece" in label
         verdict = "better" if (mean > 0) != lower_is_better else "worse"
     return f" {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {verdict} |"

@@ -8,6 +8,7 @@ import logging
 
 import numpy as np
 
+from prosmin.intervals import Scale, on
 from prosmin.metrics import Counts, check_predictions, log_softmax
 
 BINS = 15
@@ -44,6 +45,7 @@ def _rows(counts: Counts | None, n: int) -> Counts:
     return np.ones((1, n)) if counts is None else counts
 
 
+@on(Scale(finest=4))
 def ece(
     probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None, bins: int = BINS
 ) -> "float | np.ndarray":
@@ -56,6 +58,7 @@ def ece(
     return _as_asked(_binned_error(confidence, hit, _rows(counts, len(hit)), bins), counts)
 
 
+@on(Scale(finest=4))
 def ece_adaptive(
     probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None, bins: int = BINS
 ) -> "float | np.ndarray":
@@ -83,6 +86,8 @@ def ece_adaptive(
     return _as_asked(np.array(values), counts)
 
 
+# Two classes' probabilities can be wrong by 1 for one image, so the mean over classes lies in [0, 2 / classes].
+@on(lambda probabilities: Scale(0.0, 2 / probabilities.shape[1], finest=4))
 def ece_classwise(
     probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None, bins: int = BINS
 ) -> "float | np.ndarray":

@@ -5,10 +5,12 @@ A score is high where an image looks OOD, and OOD is the positive class of every
 
 import numpy as np
 
+from prosmin import intervals
 from prosmin.draws import generator
 from prosmin.errors import UserError
 
 Array = np.ndarray
+AUROC = intervals.Scale(finest=2)
 
 
 def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> dict[str, float]:
@@ -41,9 +43,10 @@ def auroc(id_scores: Array, ood_scores: Array) -> float:
 
 
 def auroc_interval(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap of ``auroc``, ID and OOD images resampled apart."""
-    low, high = np.quantile(auroc_resamples(id_scores, ood_scores, resamples=resamples, seed=seed), [0.025, 0.975])
-    return float(low), float(high)
+    """95 % interval of ``auroc``: ``prosmin.intervals`` with the variance of the bootstrap, ID and OOD images resampled apart."""
+    drawn = auroc_resamples(id_scores, ood_scores, resamples=resamples, seed=seed)
+    value, images = auroc(id_scores, ood_scores), len(id_scores) + len(ood_scores)
+    return intervals.from_resamples(value, drawn, images, AUROC)
 
 
 def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> Array:

@@ -9,6 +9,7 @@ Each takes predictions and references, all at once or by ``add_batch``, and give
 name. Nothing is fetched, and samples are kept in memory. Letters in shapes: N samples, C classes, D dimensions.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from datasets import Features, Sequence, Value
 
 from prosmin import calibration, detection, metrics, selective
 from prosmin.errors import UserError
+from prosmin.intervals import PROPORTION, Scale, on
 
 CLASSES = {"predictions": Sequence(Value("float64")), "references": Value("int64")}
 SCORES = {"predictions": Value("float64"), "references": Value("int64")}
@@ -57,8 +59,7 @@ class Module(evaluate.Metric):
         metric = partial(self.measure, *given, **settings)
         if not bootstrap:
             return {self.name: float(metric(None))}
-        centred = [self.name] if self.name.startswith("ece") else []
-        return metrics.with_intervals({self.name: metric}, len(given[1]), bootstrap, seed, centred)
+        return metrics.with_intervals({self.name: metric}, len(given[1]), bootstrap, seed)
 
 
 class Accuracy(Module):
@@ -73,6 +74,7 @@ class TopKAccuracy(Module):
 
     name = "accuracy_top_k"
 
+    @on(PROPORTION)
     def measure(
         self, predictions: np.ndarray, references: np.ndarray, counts: metrics.Counts | None, k: int = 5
     ) -> Any:
@@ -142,6 +144,7 @@ class Coverage(Module):
 
     name, columns = "coverage", INTERVALS
 
+    @on(Scale())
     def measure(
         self, predictions: np.ndarray, references: np.ndarray, counts: metrics.Counts | None, level: float = 0.9
     ) -> Any:
@@ -161,6 +164,7 @@ class CRPS(Module):
     name, columns = "crps", INTERVALS
     citation = "Gneiting & Raftery 2007, Strictly proper scoring rules, prediction, and estimation, eq. 21"
 
+    @on(Scale(0.0, math.inf))
     def measure(self, predictions: np.ndarray, references: np.ndarray, counts: metrics.Counts | None) -> Any:
         import torch
 

@@ -28,19 +28,3 @@ def evaluate_lowshot(pool: Labelled, test: Labelled, per_class: int, draws: int,
         probe = fit(features[chosen], labels[chosen], classes, l2, standard)
         accuracies.append(metrics.accuracy(probe.logits(test[0]), test[1]))
     return accuracies
-
-
-def student_interval(values: list[float], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t interval for the mean of at least two values, such as those of several seeds."""
-    from scipy.special import stdtrit
-
-    mean = float(np.mean(values))
-    reach = float(stdtrit(len(values) - 1, (1 + level) / 2) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return mean, mean - reach, mean + reach
-
-
-def t_interval(values: list[float], level: float = 0.95) -> tuple[float, float, float]:
-    """``student_interval`` over draws of values in [0, 1], cut to [0, 1]. It covers the draw of the labels and not that of the
-    test set."""
-    mean, low, high = student_interval(values, level)
-    return mean, max(0.0, low), min(1.0, high)

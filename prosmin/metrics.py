@@ -1,4 +1,4 @@
-"""Classification metrics and their bootstrap intervals.
+"""Classification metrics and their intervals.
 
 Every metric is a function ``metric(predictions, labels, counts=None)``:
 
@@ -7,15 +7,19 @@ Every metric is a function ``metric(predictions, labels, counts=None)``:
   one value a resample; without counts it is a float, the value on the samples as they are.
 
 A resample as a row of counts turns a thousand re-evaluations into one matrix product, for the binned
-calibration errors of ``prosmin.calibration`` as well. Conventions: docs/evaluation.md.
+calibration errors of ``prosmin.calibration`` as well. Conventions: docs/evaluation.md. Each metric says on which scale it is
+(``prosmin.intervals.on``), from which its interval follows.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from prosmin import intervals
 from prosmin.draws import generator
 from prosmin.errors import UserError
+from prosmin.intervals import PROPORTION, Scale, on
 
 Counts = np.ndarray
 Metric = Callable[[Counts | None], "float | np.ndarray"]
@@ -63,12 +67,20 @@ def mean(values: np.ndarray, counts: Counts | None = None) -> "float | np.ndarra
     return float(values.mean()) if counts is None else counts @ values / counts.sum(axis=1)
 
 
+@on(Scale())
+def mean_share(values: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+    """``mean`` of values in [0, 1], such as the share of an image's targets for which something holds."""
+    return mean(values, counts)
+
+
+@on(PROPORTION)
 def accuracy(predictions: np.ndarray, labels: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
     """Share of samples whose highest-scored class is the label, in [0, 1]. A tie goes to the lower class."""
     check_predictions(predictions, labels)
     return mean((predictions.argmax(axis=1) == labels).astype(np.float64), counts)
 
 
+@on(PROPORTION)
 def top_k_accuracy(
     predictions: np.ndarray, labels: np.ndarray, k: int, counts: Counts | None = None
 ) -> "float | np.ndarray":
@@ -85,6 +97,8 @@ def top_k_accuracy(
     return mean((rank < k).astype(np.float64), counts)
 
 
+# 2.5 nats: the loss of a wrong answer given at a confidence of 92 %.
+@on(Scale(0.0, math.inf, finest=4, unit=2.5))
 def nll(logits: np.ndarray, labels: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean negative log-likelihood of the labels in nats, from logits (log-probabilities are logits too).
 
@@ -94,6 +108,7 @@ def nll(logits: np.ndarray, labels: np.ndarray, counts: Counts | None = None) ->
     return mean(-np.take_along_axis(log_softmax(logits), labels[:, None], axis=1)[:, 0], counts)
 
 
+@on(Scale(0.0, 2.0, finest=4))
 def brier(probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean over samples of the squared error summed over classes, in [0, 2] (Brier 1950, in its original form)."""
     check_predictions(probabilities, labels, probabilities=True)
@@ -111,36 +126,33 @@ def resamples(n: int, count: int, seed: int) -> Iterator[Counts]:
 
 
 def with_intervals(
-    metrics: Mapping[str, Metric],
-    n: int,
-    bootstrap: int,
-    seed: int,
-    centred: Collection[str] = (),
-    level: float = 0.95,
+    metrics: Mapping[str, Metric], n: int, bootstrap: int, seed: int, level: float = 0.95
 ) -> dict[str, float]:
-    """``name``, ``name_low`` and ``name_high`` for each metric: its value and a bootstrap interval.
+    """``name``, ``name_low`` and ``name_high`` for each metric: its value and an interval.
 
-    The percentile interval (Efron & Tibshirani 1993, ch. 13) covers the sampling of n test samples, and neither
-    training nor seeds. All metrics see the same resamples, and so do two calls with the same n and seed: the
-    encoders of one report are compared on the same resamples.
+    It covers the sampling of n test samples, and neither training nor seeds: for a share of the samples Wilson's, for other
+    metrics that of ``prosmin.intervals.score`` with the variance of the bootstrap (Efron & Tibshirani 1993, ch. 6). All
+    metrics see the same resamples, and so do two calls with the same n and seed: the encoders of one report are compared on
+    the same resamples.
 
-    centred: names of binned calibration errors. Their terms are absolute values, so they are biased upwards,
-    and a resample more so than the sample: the percentile interval then often lies wholly above the value
-    itself. For these it is moved down by the bootstrap estimate of the bias (ibid., ch. 10), to 0 at most.
-    It covers the expected error of as many samples; the limit of many is lower where calibration is good.
+    Of a calibration error it covers what n samples are expected to show, which is more than the limit of many: the terms are
+    absolute values, so a classifier that is perfectly calibrated shows an error too.
 
     metrics: functions of the counts alone; the data are bound by ``functools.partial``.
     bootstrap: number of resamples. level: share that the interval covers.
     """
+    scales = {name: intervals.scale_of(metric) for name, metric in metrics.items()}
+    resampled = {name: metric for name, metric in metrics.items() if not scales[name].proportion}
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
-    for counts in resamples(n, bootstrap, seed):
-        for name, metric in metrics.items():
+    for counts in resamples(n, bootstrap, seed) if resampled else ():
+        for name, metric in resampled.items():
             drawn[name].append(np.asarray(metric(counts)))
     result = {}
     for name, metric in metrics.items():
-        value, values = float(metric(None)), np.concatenate(drawn[name])
-        interval = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-        if name in centred:
-            interval = np.maximum(interval - (values.mean() - value), 0.0)
-        result |= {name: value, f"{name}_low": float(interval[0]), f"{name}_high": float(interval[1])}
+        value, scale = float(metric(None)), scales[name]
+        if scale.proportion:
+            low, high = intervals.wilson(value, n, level)
+        else:
+            low, high = intervals.from_resamples(value, np.concatenate(drawn[name]), n, scale, level)
+        result |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return result

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prosmin import detection, metrics
+from prosmin import detection, intervals, metrics
 from prosmin.metrics import Metric
 
 
 class Difference(NamedTuple):
-    """Of the second to the first, with its 95 % percentile bootstrap interval."""
+    """Of the second to the first, with its 95 % interval (``prosmin.intervals.difference``)."""
 
     value: float
     low: float
@@ -27,18 +27,29 @@ class Difference(NamedTuple):
 
 def difference(first: Metric, second: Metric, n: int, bootstrap: int, seed: int) -> Difference:
     """second - first, metrics of the same n samples as in ``prosmin.metrics.with_intervals``, on the same resamples."""
-    drawn = [np.asarray(second(counts)) - np.asarray(first(counts)) for counts in metrics.resamples(n, bootstrap, seed)]
-    return _of(float(second(None)) - float(first(None)), np.concatenate(drawn))
+    drawn = ([], [])
+    for counts in metrics.resamples(n, bootstrap, seed):
+        for values, metric in zip(drawn, (first, second), strict=True):
+            values.append(np.asarray(metric(counts)))
+    values = tuple(float(metric(None)) for metric in (first, second))
+    return _of(values, tuple(map(np.concatenate, drawn)), n, intervals.scale_of(second))
 
 
 def auroc_difference(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], bootstrap: int, seed: int
 ) -> Difference:
     """second - first in AUROC, of scores (ID ``[N]``, OOD ``[M]``) of the same images each, high = OOD."""
-    drawn = [detection.auroc_resamples(*each, resamples=bootstrap, seed=seed) for each in (first, second)]
-    return _of(detection.auroc(*second) - detection.auroc(*first), drawn[1] - drawn[0])
+    drawn = tuple(detection.auroc_resamples(*each, resamples=bootstrap, seed=seed) for each in (first, second))
+    values = detection.auroc(*first), detection.auroc(*second)
+    if all(np.array_equal(*each) for each in zip(first, second, strict=True)):
+        return Difference(0.0, 0.0, 0.0)
+    return _of(values, drawn, sum(map(len, first)), detection.AUROC)
 
 
-def _of(value: float, drawn: np.ndarray) -> Difference:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Difference(value, float(low), float(high))
+def _of(values: tuple[float, float], drawn: tuple[np.ndarray, np.ndarray], n: int, scale: intervals.Scale) -> Difference:
+    """From the values of the two metrics and those on the resamples [R]."""
+    value = values[1] - values[0]
+    if scale == intervals.UNKNOWN:
+        return Difference(value, *intervals.from_resamples(value, drawn[1] - drawn[0], n, scale))
+    each = [(one, *intervals.from_resamples(one, on, n, scale)) for one, on in zip(values, drawn, strict=True)]
+    return Difference(value, *intervals.difference(*each, intervals.correlation(*drawn)))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from prosmin import metrics, scoring
+from prosmin.intervals import Scale, on
 from prosmin.objectives.base import Distilling
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.objectives.published import Published
@@ -191,19 +192,27 @@ def _look(model: Predicting, images: Tensor, seeing: Seeing, purpose: int) -> It
 def summarise(measured: Measured, bootstrap: int, seed: int) -> dict[str, float]:
     """The numbers of docs/evaluation.md, each with its 95 % interval over images."""
     wanted = {
-        f"coverage_{level}": partial(metrics.mean, measured.inside[:, place]) for place, level in enumerate(LEVELS)
+        f"coverage_{level}": partial(metrics.mean_share, measured.inside[:, place]) for place, level in enumerate(LEVELS)
     }
-    wanted |= {name: partial(metrics.mean, getattr(measured, name)) for name in ("crps", "crps_constant")}
+    wanted |= {name: partial(mean_score, getattr(measured, name)) for name in ("crps", "crps_constant")}
     wanted["crps_skill"] = partial(skill, measured.crps, measured.crps_constant)
     wanted["sigma_error_correlation"] = partial(rank_correlation, measured.log_sigma, measured.error)
     return metrics.with_intervals(wanted, len(measured.crps), bootstrap, seed)
 
 
+@on(Scale(0.0, math.inf))
+def mean_score(score: np.ndarray, counts: metrics.Counts | None = None) -> "float | np.ndarray":
+    """Mean of scores [N] that are at least 0 and have no upper end, such as the CRPS."""
+    return metrics.mean(score, counts)
+
+
+@on(Scale(-math.inf, 1.0))
 def skill(score: np.ndarray, control: np.ndarray, counts: metrics.Counts | None = None) -> "float | np.ndarray":
     """1 - mean score / mean control, of [N] each: the share of the control's score that is saved; above 0 is better."""
     return 1 - metrics.mean(score, counts) / metrics.mean(control, counts)
 
 
+@on(Scale(-1.0, 1.0))
 def rank_correlation(one: np.ndarray, other: np.ndarray, counts: metrics.Counts | None = None) -> "float | np.ndarray":
     """Spearman's rank correlation of [N] and [N], in [-1, 1]; ties share their mean rank, a constant has 0."""
     rows = np.ones((1, len(one))) if counts is None else counts

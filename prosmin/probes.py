@@ -170,8 +170,7 @@ def classification_metrics(
         wanted[f"aurc{suffix}"] = partial(selective.aurc, probabilities, labels)
         for name in errors:
             wanted[f"{name}{suffix}"] = partial(getattr(calibration, name), probabilities, labels)
-    centred = [f"{name}{suffix}" for name in errors for suffix in ("", "_calibrated")]
-    return metrics.with_intervals(wanted, len(labels), bootstrap, seed, centred) | {"temperature": temperature}
+    return metrics.with_intervals(wanted, len(labels), bootstrap, seed) | {"temperature": temperature}
 
 
 def reliability_rows(logits: np.ndarray, labels: np.ndarray, temperature: float) -> list[ReliabilityRow]:

@@ -4,6 +4,7 @@ Cells are types x severities. ``counts`` [R,N] are resamples as in ``prosmin.met
 and a measured reference see the same resampled images, so an interval is that of the paired comparison.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from prosmin.errors import ConfigError
 from prosmin.files import read_json
+from prosmin.intervals import Scale, on
 from prosmin.metrics import Counts
 
 
@@ -54,11 +56,13 @@ def error(hits: np.ndarray, counts: Counts | None = None) -> np.ndarray:
     return errors.reshape(len(counts), *hits.shape[:-1])
 
 
+@on(Scale(finest=4))
 def mce_unnormalised(model: Measured, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean error over all types and severities, in [0, 1]."""
     return model.by_type(counts).mean(axis=-1)
 
 
+@on(Scale(0.0, math.inf, finest=4))
 def mce(model: Measured, reference: Measured | Known, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean corruption error as a ratio: the mean over types of sum_s error / sum_s error of the reference.
 

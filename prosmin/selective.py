@@ -6,9 +6,11 @@ and ``counts`` are those of ``prosmin.metrics``.
 
 import numpy as np
 
+from prosmin.intervals import Scale, on
 from prosmin.metrics import Counts, check_predictions
 
 
+@on(Scale())
 def aurc(probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
     """Area under the risk-coverage curve of the highest probability, in [0, 1]; smaller is better.
 

@@ -14,7 +14,8 @@ import torch
 from prosmin import data, export, files
 from prosmin.errors import UserError
 from prosmin.finetuning import FinetuneSettings, evaluate_finetuned, finetune_lowshot, geometry
-from prosmin.lowshot import per_class_of, t_interval
+from prosmin.intervals import over_draws
+from prosmin.lowshot import per_class_of
 from prosmin.sampling import stratified_holdout
 from prosmin.views import ViewSettings
 from stages.command import check_name, run
@@ -59,7 +60,7 @@ def main(params: Params, name: str = "") -> None:
                 )
             except UserError as error:
                 raise UserError(f"finetune, {name}, {setting}: {error}") from None
-            mean, low, high = t_interval(accuracies)
+            mean, low, high = over_draws(accuracies, len(test))
             labels = size * len(pool.labels.unique())
             found[weights][setting] = {
                 "accuracy": mean, "accuracy_low": low, "accuracy_high": high, "labels": labels, "draws": asked.draws,

@@ -2,6 +2,7 @@
 
 Reads   results/embed/<dataset>
 Writes  metrics/lowshot.json: for each encoder and setting the mean accuracy and its 95 % interval over draws
+            of the labels and over test images
         plots/lowshot/accuracy.csv: the accuracy of each draw
 """
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from prosmin import files
 from prosmin.errors import UserError
-from prosmin.lowshot import evaluate_lowshot, per_class_of, t_interval
+from prosmin.intervals import over_draws
+from prosmin.lowshot import evaluate_lowshot, per_class_of
 from stages.command import run
 from stages.features import ENCODERS, load_labelled
 from stages.params import Params
@@ -32,7 +34,7 @@ def main(params: Params) -> None:
                 accuracies = evaluate_lowshot(pool, test, size, settings.draws, settings.l2, params.seed)
             except UserError as error:
                 raise UserError(f"lowshot, {name}: {error}") from None
-            mean, low, high = t_interval(accuracies)
+            mean, low, high = over_draws(accuracies, len(test[1]))
             labels = size * len(np.unique(pool[1]))
             metrics[encoder][name] = {
                 "accuracy": mean,

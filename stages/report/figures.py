@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prosmin.intervals import wilson
+
 Rows = Sequence[dict[str, Any]]
 
 # name: (light, dark). Okabe and Ito's palette, which colour-blind readers can tell apart; each line has its own
@@ -204,13 +206,6 @@ def _curve(title: str, unit: str, column: str, rows: Rows) -> Panel:
 
 
 # --- calibration ----------------------------------------------------------------------------------
-
-
-def wilson(share: np.ndarray, count: np.ndarray, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of a binomial share (Wilson 1927): (low, high)."""
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    reach = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return np.maximum(centre - reach, 0), np.minimum(centre + reach, 1)
 
 
 def reliability(rows: Rows, encoder: str, title: str, name: str) -> Panel:

@@ -141,7 +141,7 @@ def _corruption(inputs: Inputs) -> str:
 
 def limits(inputs: Inputs) -> str:
     return (
-        f"One seed ({inputs.params.seed}); intervals are over test samples (few labels: over draws of the labels). "
+        f"One seed ({inputs.params.seed}); intervals are over test samples (few labels: over draws of the labels too). "
         "They say nothing of how much another seed would change. What this run selected by itself, it selected on "
         "held-out training data."
     )

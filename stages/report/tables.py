@@ -170,7 +170,7 @@ def _lowshot(inputs: Inputs) -> Group:
     labels = {name: lowshot_label(name, found["labels"]) for name, found in settings.items()}
     rows = [found for name, label in labels.items() if (found := row(content, "accuracy", label, name))]
     draws = next(iter(settings.values()))["draws"]
-    notes = (f"labels in all in brackets, mean and interval over {draws} draws of them", whole_test_split(inputs))
+    notes = (f"labels in all in brackets, mean over {draws} draws of them, interval over draws and test images", whole_test_split(inputs))
     return Group(title, ", ".join(filter(None, notes)), rows)
 
 

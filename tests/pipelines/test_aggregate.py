@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from pipelines import aggregate
+from stages.headlines import Row
 from tests.pipelines.conftest import Project
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
@@ -81,3 +83,16 @@ def test_what_does_not_belong_together_is_one_sentence(project, arguments, sente
     project.git("checkout", "-q", "a-0")
     said = project.run("pipelines.aggregate", *arguments, expect=2)
     assert said.startswith(f"error: {sentence}") and len(said.splitlines()) == 1
+
+
+def test_an_interval_over_seeds_stays_in_the_range_and_has_the_width_that_the_test_images_give():
+    def rows(values, reach=None):
+        ends = [(None, None) if reach is None else (value - reach, min(value + reach, 1.0)) for value in values]
+        return [Row("auroc", value, *each, None) for value, each in zip(values, ends, strict=True)]
+
+    spread = [0.97, 0.98, 0.96, 0.82, 0.71]
+    low, high = ttest_1samp(spread, 0).confidence_interval(0.95)
+    assert high > 1
+    assert aggregate.over_seeds(rows(spread)) == pytest.approx((np.mean(spread), low, 1.0))
+    mean, low, high = aggregate.over_seeds(rows([1.0, 1.0, 1.0, 1.0], 0.01))
+    assert (mean, low, high) == pytest.approx((1.0, 0.995, 1.0))  # four times as many images

@@ -1,4 +1,4 @@
-"""The low-shot probe and the interval over its draws."""
+"""The low-shot probe."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from prosmin.errors import UserError
-from prosmin.lowshot import evaluate_lowshot, per_class_of, t_interval
+from prosmin.lowshot import evaluate_lowshot, per_class_of
 from prosmin.sampling import few_labels
 
 
@@ -45,14 +45,3 @@ def test_a_class_with_too_few_images_is_refused(digits):
 @pytest.mark.parametrize(("percent", "expected"), [(1, 1), (0.01, 1), (10, 10), (2.6, 3), (100, 100)])
 def test_a_percentage_is_shared_evenly_with_at_least_one_label_a_class(percent, expected):
     assert per_class_of(percent, np.arange(1000) % 10) == expected
-
-
-def test_the_interval_is_students():
-    values = [0.90, 0.93, 0.91, 0.95, 0.92]
-    low, high = t.interval(0.95, 4, np.mean(values), np.std(values, ddof=1) / np.sqrt(5))
-    assert t_interval(values) == pytest.approx((0.922, low, high))
-
-
-def test_the_interval_stays_between_0_and_1():
-    assert t_interval([1.0, 0.9, 1.0])[2] == 1 and t_interval([0.0, 0.1, 0.0])[1] == 0
-    assert t_interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)

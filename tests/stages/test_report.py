@@ -19,7 +19,7 @@ from prosmin.files import read_arrays, read_json, write_json
 from stages import corrupt, embed, fetch, finetune, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
 from stages.params import load
 from stages.report import __main__ as report
-from stages.report.figures import COLOURS, wilson
+from stages.report.figures import COLOURS
 from stages.report.inputs import Inputs
 from stages.report.page import page
 from stages.report.pictures import evenly, examples, picture
@@ -399,13 +399,6 @@ def test_broken_file_is_one_sentence_and_leaves_the_old_page(folder, path):
 
 
 # --- drawings and pictures ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("right, count", [(0, 1), (1, 1), (3, 7), (180, 200), (200, 200)])
-def test_bars_of_the_reliability_diagram_are_wilson_intervals(right, count):
-    oracle = binomtest(right, count).proportion_ci(0.95, "wilson")
-    low, high = wilson(np.array([right / count]), np.array([float(count)]))
-    assert (low[0], high[0]) == pytest.approx((oracle.low, oracle.high), abs=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

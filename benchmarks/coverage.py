@@ -1,0 +1,203 @@
+"""How often the 95 % intervals hold the truth: ``python -m benchmarks.coverage [--repetitions 400]``.
+
+Test sets are drawn of which the truth is known, near the ends of the range above all. For each metric the share of test sets whose
+interval holds it, by the percentile bootstrap, by BCa (Efron 1987) and by ``prosmin.intervals``, with the mean width. ``above`` and
+``below``: the shares of intervals that lie wholly to that side of the truth. Of ECE the truth is what so many images show on average.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from benchmarks.record import record
+from prosmin import calibration, detection, metrics, paired, prediction, robustness, selective
+from prosmin.metrics import Metric
+
+RESAMPLES = 400
+MANY = 300_000  # images behind a truth that no formula gives
+METRICS = ("accuracy", "nll", "brier", "aurc", "ece", "ece_adaptive", "ece_classwise")
+Interval = tuple[float, float]
+
+
+class Case(NamedTuple):
+    """draw: from a generator, the intervals of one test set by method."""
+
+    metric: str
+    n: int
+    truth: float
+    draw: Callable[[np.random.Generator], dict[str, Interval]]
+
+
+def bca(metric: Metric, n: int, value: float, drawn: np.ndarray) -> Interval:
+    """Bias-corrected and accelerated; the acceleration from a jackknife of at most 100 groups."""
+    groups = np.arange(n) % min(n, 100)
+    left = np.asarray(metric((groups != np.unique(groups)[:, None]).astype(float)))
+    apart = left.mean() - left
+    spread = (apart**2).sum() ** 1.5
+    bend = (apart**3).sum() / (6 * spread) if spread > 0 else 0.0
+    share = ((drawn < value).mean() + (drawn <= value).mean()) / 2
+    shift = ndtri(np.clip(share, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
+    ends = shift + ndtri([0.025, 0.975])
+    low, high = np.quantile(drawn, np.clip(ndtr(shift + ends / (1 - bend * ends)), 0, 1))
+    return float(low), float(high)
+
+
+def of(metric: Metric, n: int, seed: int) -> dict[str, Interval]:
+    """The intervals of one metric of one test set."""
+    drawn = np.concatenate([np.asarray(metric(counts)) for counts in metrics.resamples(n, RESAMPLES, seed)])
+    found = metrics.with_intervals({"it": metric}, n, RESAMPLES, seed)
+    return {
+        "percentile": tuple(np.nanquantile(drawn, [0.025, 0.975])),
+        "bca": bca(metric, n, found["it"], drawn),
+        "ours": (found["it_low"], found["it_high"]),
+    }
+
+
+# --- what is drawn --------------------------------------------------------------------------------
+
+
+def answers(rng: np.random.Generator, n: int, sharpness: float, heat: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [n, 10] and labels [n] of a classifier that is calibrated at heat 1 and over-confident above."""
+    logits = metrics.log_softmax(rng.normal(size=(n, 10)) * sharpness)
+    return logits * heat, (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+
+
+def bound(name: str, logits: np.ndarray, labels: np.ndarray) -> Metric:
+    if name in ("accuracy", "nll"):
+        return partial(getattr(metrics, name), logits, labels)
+    home = {"brier": metrics, "aurc": selective}.get(name, calibration)
+    return partial(getattr(home, name), metrics.softmax(logits), labels)
+
+
+def classifiers() -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    for sharpness, heat in ((6.0, 1.0), (25.0, 1.0), (25.0, 1.5), (120.0, 1.0), (600.0, 1.0), (1500.0, 1.0)):
+        many = answers(rng, MANY, sharpness, heat)
+        accuracy = round(float(metrics.accuracy(*many)), 4)
+        for n in (100, 360, 2000) if sharpness == 120.0 else (360,):
+            small = [answers(rng, n, sharpness, heat) for _ in range(1000)]
+            for name in METRICS:
+                truth = bound(name, *many)(None)
+                if name.startswith("ece"):
+                    truth = float(np.mean([bound(name, *each)(None) for each in small]))
+
+                def draw(rng, name=name, n=n, sharpness=sharpness, heat=heat):
+                    return of(bound(name, *answers(rng, n, sharpness, heat)), n, int(rng.integers(2**31)))
+
+                over = ", over-confident" if heat > 1 else ""
+                yield Case(f"{name}, accuracy {accuracy}{over}", n, float(truth), draw)
+
+
+def proportions() -> Iterator[Case]:
+    for share in (0.9, 0.988, 0.995, 0.999):
+
+        def draw(rng, share=share):
+            right = rng.random(360) < share
+            return of(partial(metrics.accuracy, np.stack([right, ~right], 1) * 1.0, np.zeros(360, int)), 360, int(rng.integers(2**31)))
+
+        yield Case("accuracy", 360, share, draw)
+
+
+def detectors() -> Iterator[Case]:
+    """Scores N(0, 1) and N(gap, spread), or both of Student's t of 4 degrees of freedom."""
+    shapes = [(360, 360, gap, 1.0, False) for gap in (1, 3, 4, 4.5, 5.5)]
+    shapes += [(60, 60, 4, 1.0, False), (360, 2000, 4.5, 1.0, False), (2000, 360, 4.5, 1.0, False)]
+    shapes += [(360, 360, 6, 2.0, False), (360, 360, 3, 0.3, False), (360, 360, 5, 1.0, True), (360, 360, 9, 1.0, True)]
+    for n, m, gap, spread, heavy in shapes:
+
+        def scores(rng, n=n, m=m, gap=gap, spread=spread, heavy=heavy):
+            noise = partial(rng.standard_t, 4) if heavy else rng.standard_normal
+            return noise(n), noise(m) * spread + gap
+
+        def draw(rng, scores=scores):
+            pair, seed = scores(rng), int(rng.integers(2**31))
+            drawn = detection.auroc_resamples(*pair, resamples=RESAMPLES, seed=seed)
+            ours = detection.auroc_interval(*pair, resamples=RESAMPLES, seed=seed)
+            return {"percentile": tuple(np.quantile(drawn, [0.025, 0.975])), "ours": ours}
+
+        truth = detection.auroc(*scores(np.random.default_rng(1), MANY, MANY))
+        yield Case(f"auroc, {n} and {m} images{', heavy tails' * heavy}", n + m, truth, draw)
+
+
+def others() -> Iterator[Case]:
+    for rho in (0.0, 0.5, 0.9, 0.999):
+
+        def draw(rng, rho=rho):
+            one = rng.normal(size=360)
+            two = rho * one + np.sqrt(1 - rho**2) * rng.normal(size=360)
+            return of(partial(prediction.rank_correlation, one, two), 360, int(rng.integers(2**31)))
+
+        yield Case("sigma_error_correlation", 360, float(6 / np.pi * np.arcsin(rho / 2)), draw)
+    for skilled, reference in ((2, 1), (6, 4), (8, 6)):
+
+        def models(rng, n, skilled=skilled, reference=reference):
+            hard = rng.normal(size=n) * 1.5 + np.linspace(0, 1, 5)[:, None, None] + np.linspace(0, 1, 3)[None, :, None]
+            chances = [1 / (1 + np.exp(hard - skill)) for skill in (skilled, reference)]
+            return [robustness.Measured(rng.random((5, 3, n)) < each, rng.random(n) < each[0, 0]) for each in chances]
+
+        many = models(np.random.default_rng(2), MANY)
+        for name, count in (("mce_unnormalised", 1), ("mce", 2)):
+            metric = getattr(robustness, name)
+
+            def draw(rng, metric=metric, count=count, models=models):
+                return of(partial(metric, *models(rng, 360)[:count]), 360, int(rng.integers(2**31)))
+
+            yield Case(name, 360, float(metric(*many[:count])), draw)
+
+
+def differences() -> Iterator[Case]:
+    """Of the accuracies of two models that agree by chance, or for a part of the images for the same reason."""
+    for one, two, shared in ((0.9, 0.93, 0.5), (0.98, 0.99, 0.5), (0.995, 0.998, 0.5), (0.999, 0.999, 0.9)):
+
+        def draw(rng, one=one, two=two, shared=shared):
+            first = rng.random(360)
+            second = np.where(rng.random(360) < shared, first, rng.random(360))
+            hits, seed = [first < one, second < two], int(rng.integers(2**31))
+            pair = [partial(metrics.accuracy, np.stack([each, ~each], 1) * 1.0, np.zeros(360, int)) for each in hits]
+            found = paired.difference(*pair, 360, RESAMPLES, seed)
+            gain = hits[1] * 1.0 - hits[0]
+            drawn = np.concatenate([counts @ gain / 360 for counts in metrics.resamples(360, RESAMPLES, seed)])
+            return {"percentile": tuple(np.quantile(drawn, [0.025, 0.975])), "ours": (found.low, found.high)}
+
+        yield Case(f"difference of accuracies {one} and {two}", 360, two - one, draw)
+
+
+def measure(case: Case, repetitions: int) -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    found: dict[str, list[Interval]] = {}
+    for _ in range(repetitions):
+        for method, interval in case.draw(rng).items():
+            found.setdefault(method, []).append(interval)
+    row: dict[str, Any] = {"metric": case.metric, "n": case.n, "truth": round(case.truth, 6)}
+    for method, each in found.items():
+        low, high = np.array(each).T
+        above, below = low > case.truth, high < case.truth
+        row[method] = {
+            "covers": round(float(1 - (above | below).mean()), 4),
+            "above": round(float(above.mean()), 4),
+            "below": round(float(below.mean()), 4),
+            "width": float(f"{(high - low).mean():.4g}"),
+            "no_width": round(float((high == low).mean()), 4),
+        }
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description="Coverage of the 95 % intervals.")
+    parser.add_argument("--repetitions", type=int, default=400, help="test sets a case")
+    given = parser.parse_args()
+    cases = (case for group in (proportions, detectors, others, differences, classifiers) for case in group())
+    rows = []
+    for case in cases:
+        rows.append(measure(case, given.repetitions))
+        shares = ", ".join(f"{name} {each['covers']:.3f}" for name, each in rows[-1].items() if isinstance(each, dict))
+        print(f"{case.metric} ({case.truth:.5f}), n {case.n}: {shares}", flush=True)
+    record("coverage", ["numpy", "scipy"], {"repetitions": given.repetitions, "resamples": RESAMPLES, "cases": rows})
+
+
+if __name__ == "__main__":
+    main()
