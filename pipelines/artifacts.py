@@ -76,8 +76,10 @@ def plots(repo: Any) -> list[str]:
             and isinstance(settings.get("x"), str)
             and isinstance(settings.get("y"), str)
         ):
-            title = settings.get("title") or path.stem
-            image = base64.b64encode(draw(read_csv(path), settings["x"], settings["y"])).decode()
+            title, table = settings.get("title") or path.stem, read_csv(path)
+            if not table or settings["y"] not in table[0]:
+                continue  # a curve that needs labels, of a dataset without any
+            image = base64.b64encode(draw(table, settings["x"], settings["y"])).decode()
             found.append(f"**{title}**\n\n![{title}](data:image/svg+xml;base64,{image})")
     return found
 

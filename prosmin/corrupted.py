@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -24,9 +24,13 @@ _PART = 1024  # images of a part, at least
 
 
 class Cells(Protocol):
-    """labels: int64 [N]; parts: uint8 [B,C,S,S], N images in all, of one cell."""
+    """labels: int64 [N]; parts: uint8 [B,C,S,S], N images in all, of one cell.
+
+    paired: the images come in the order of the test split.
+    """
 
     labels: np.ndarray
+    paired: bool
 
     def parts(self, name: str, severity: int) -> Iterator[Tensor]: ...
 
@@ -39,6 +43,7 @@ class Generated:
     seed: int
     device: str = "cpu"
     frost: Frost | None = None
+    paired: ClassVar[bool] = True
 
     @property
     def labels(self) -> np.ndarray:
@@ -63,6 +68,8 @@ class Folders:
     images are converted to, as in ``prosmin.data.load_split``.
     Raise ``UserError``, before any image is read, where a cell is not there or holds other images than the first.
     """
+
+    paired = False  # published files may come in another order
 
     def __init__(
         self,
@@ -106,6 +113,8 @@ class Arrays:
 
     The arrays are mapped, not loaded, and never unpickled. image_size, channels: as in ``Folders``; count: of classes.
     """
+
+    paired = False  # published files may come in another order
 
     def __init__(self, path: str | Path, types: Sequence[str], count: int, image_size: int, channels: int):
         self.root, self.image_size, self.channels = _root(path), image_size, channels

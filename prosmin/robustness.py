@@ -80,6 +80,28 @@ def relative_mce(model: Measured, reference: Measured | Known, counts: Counts | 
     return _ratios(own, other)
 
 
+def cosines(features: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Cosine [N] between features [N, F] of corrupted images and those of the same images without corruption.
+
+    Both are centred on the mean of the clean features: features share a large offset, which alone
+    would put every cosine near 1. 0 where an image lies on that mean.
+    """
+    centre = clean.mean(axis=0, dtype=np.float64)
+    own, other = features - centre, clean - centre
+    lengths = np.linalg.norm(own, axis=1) * np.linalg.norm(other, axis=1)
+    return np.divide((own * other).sum(axis=1), lengths, out=np.zeros(len(own)), where=lengths > 0)
+
+
+@on(Scale(-1.0, 1.0))
+def feature_similarity(similarity: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+    """Mean cosine over types, severities and images, at most 1: features that no corruption changes.
+
+    similarity: ``cosines`` of every cell, [T, S, N]. Needs no labels.
+    """
+    images = similarity.mean(axis=(0, 1), dtype=np.float64)
+    return images.mean() if counts is None else counts @ images / counts.sum(axis=1)
+
+
 def _ratios(own: np.ndarray, reference: np.ndarray) -> "float | np.ndarray":
     """Mean over the last axis of own / reference. Means of a few error rates: below 1e-9 is none but for rounding."""
     defined = reference > 1e-9

@@ -6,13 +6,19 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
+from prosmin import files
 from prosmin.allocator import keep_pages
 from prosmin.errors import ConfigError, UserError, nearest
 from stages import inputs
 from stages.params import PARAMS, load
 from stages.threads import keep_to_share
+
+# The key of a metrics file that says why its evaluation was left out.
+LEFT_OUT = "left_out"
+
+log = logging.getLogger(__name__)
 
 
 def run(stage: str, main: Callable[..., None]) -> None:
@@ -62,6 +68,20 @@ def check_name(stage: str, what: str, name: str, names: Collection[str]) -> None
         raise UserError(
             f"{stage} needs {what}, not {name!r}; params.yaml has {', '.join(names) or 'none'}{nearest(name, names)}"
         )
+
+
+class Unlabelled(UserError):
+    """A dataset has no labels: an evaluation that needs them is left out, and the graph goes on."""
+
+
+def leave_out(reason: Unlabelled, metrics: str, plot: str, columns: Sequence[str]) -> None:
+    """Write the results of an evaluation that needs labels and has none: the reason alone.
+
+    metrics, plot: the paths of both files. columns: of the plot, which gets no rows.
+    """
+    log.warning("%s, which this evaluation needs: it is left out", reason)
+    files.write_csv(plot, columns, [])
+    files.write_metrics(metrics, {LEFT_OUT: f"{reason}."})
 
 
 def _usage(stage: str, main: Callable[..., None]) -> str:

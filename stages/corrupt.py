@@ -1,11 +1,14 @@
-"""corrupt: accuracy and calibration of the linear probe on corrupted test images.
+"""corrupt: accuracy and calibration of the linear probe, and features, on corrupted test images.
 
 Reads   data/<dataset>, results/pretrain, results/linear, and what corrupt.path, frost and reference name
 Writes  metrics/corrupt.json: for each encoder accuracy_clean; over the types of the benchmark mce_unnormalised, mce and
             relative_mce (``prosmin.robustness``) and ece_severity_<s>, the mean over types of the uncalibrated ECE; over
             the extra types mce_unnormalised_extra; error: the mean over severities for each type; how many types of
-            the benchmark there are. A ratio that its reference leaves undefined is null.
-        plots/corrupt/accuracy.csv: accuracy and ECE for each encoder, type and severity
+            the benchmark there are; feature_similarity. A ratio that its reference leaves undefined is null.
+        plots/corrupt/accuracy.csv: accuracy, ECE and feature similarity for each encoder, type and severity
+
+Without labels the feature similarity alone is measured, and ``left_out`` in the metrics gives the reason. The images of
+``source: folders`` are not paired with clean ones, so their features are not compared.
 
 Images are resized to the encoder's input first and corrupted there, as CIFAR-10-C and ImageNet-C are: the constants are
 chosen by that size (``prosmin.corruptions``). Each cell is corrupted once and seen by both encoders. Generated cells
@@ -15,18 +18,22 @@ compare with each other, not with published files; those are read (``corrupt.sou
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from prosmin import calibration, corrupted, corruptions, data, export, files, metrics, robustness
 from prosmin.embedding import embed
-from prosmin.errors import UserError
+from prosmin.probes import Probe
 from prosmin.robustness import Known, Measured
-from stages.command import run
-from stages.features import ENCODERS
-from stages.params import Params
+from stages.command import LEFT_OUT, Unlabelled, leave_out, run
+from stages.features import ENCODERS, require_labels
+from stages.params import Corrupt, Params
 from stages.probing import load_probe
+
+METRICS, PLOT = "metrics/corrupt.json", "plots/corrupt/accuracy.csv"
+COLUMNS = ("encoder", "type", "severity", "accuracy", "ece", "feature_similarity")
 
 log = logging.getLogger(__name__)
 
@@ -36,51 +43,105 @@ def main(params: Params) -> None:
     types, severities = asked.types, sorted(asked.severities)
     description, _ = export.load_description("results/pretrain")
     split = data.load_split(f"data/{params.dataset}", "test", description.image_size, description.channels)
-    if missing := int((split.labels < 0).sum()):
-        raise UserError(
-            f"{missing} of {len(split)} images in the test split of dataset {params.dataset!r} have no label; "
-            "accuracy under corruption needs one for each"
-        )
+    lacking = None
+    try:
+        require_labels(split.labels.numpy(), params.dataset, "test")
+    except Unlabelled as error:
+        if asked.source != "generated":
+            return leave_out(error, METRICS, PLOT, COLUMNS)
+        lacking = f"{error}."
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    probes = {encoder: load_probe(encoder) for encoder in ENCODERS}
-    networks = {encoder: export.load_encoder("results/pretrain", encoder).to(device) for encoder in ENCODERS}
-    reference = None if asked.reference == "random" else robustness.known(asked.reference, _benchmark(types))
     cells = _cells(params, split, device)
-    corrupted.check_labels(cells, split, params.dataset)
-
-    def predict(encoder: str, images: torch.Tensor) -> np.ndarray:
-        return probes[encoder].logits(embed(networks[encoder], images, asked.batch_size))
-
-    clean = {encoder: predict(encoder, split.images).argmax(axis=1) == split.labels.numpy() for encoder in ENCODERS}
-    hits = {encoder: np.empty((len(types), len(severities), len(split)), bool) for encoder in ENCODERS}
-    ece = {encoder: np.empty((len(types), len(severities))) for encoder in ENCODERS}
+    if not lacking:
+        corrupted.check_labels(cells, split, params.dataset)
+    known = None
+    if asked.reference != "random":
+        known = robustness.known(asked.reference, _benchmark(types))
+    observers = {}
+    for encoder in ENCODERS:
+        network = export.load_encoder("results/pretrain", encoder).to(device)
+        probe = None if lacking else load_probe(encoder)
+        observers[encoder] = Observer(network, probe, split, cells.paired, asked)
     for row, name in enumerate(types):
         for column, severity in enumerate(severities):
-            parts = [[predict(each, images) for each in ENCODERS] for images in cells.parts(name, severity)]
-            for encoder, logits in zip(ENCODERS, map(np.concatenate, zip(*parts))):
-                hits[encoder][row, column] = logits.argmax(axis=1) == cells.labels
-                ece[encoder][row, column] = calibration.ece(metrics.softmax(logits), cells.labels)
-        said = ", ".join(f"{encoder} {hits[encoder][row].mean():.3f}" for encoder in ENCODERS)
-        log.info("%s: accuracy %s", name, said)
+            for images in cells.parts(name, severity):
+                for observer in observers.values():
+                    observer.see(images)
+            for observer in observers.values():
+                observer.finish((row, column), cells.labels)
+        said = (f"{encoder} {each.mean(row):.3f}" for encoder, each in observers.items())
+        log.info("%s: %s %s", name, "feature similarity" if lacking else "accuracy", ", ".join(said))
 
-    measured = {encoder: Measured(hits[encoder], clean[encoder]) for encoder in ENCODERS}
-    found = {}
-    for encoder in ENCODERS:
-        found[encoder] = _summary(
-            measured[encoder], reference or measured["random"], types, asked.bootstrap, params.seed
-        )
-        by_severity = ece[encoder][_places(types, corruptions.BENCHMARK) or slice(None)].mean(axis=0)
-        found[encoder] |= {f"ece_severity_{severity}": float(by_severity[i]) for i, severity in enumerate(severities)}
-        found[encoder]["error"] = dict(zip(types, measured[encoder].by_type().tolist()))
+    found: dict[str, Any] = {LEFT_OUT: lacking} if lacking else {}
+    for encoder, observer in observers.items():
+        reference = known or observers["random"].measured
+        found[encoder] = _summary(observer, reference, asked, params.seed)
+        if observer.measured:
+            found[encoder]["error"] = dict(zip(types, observer.measured.by_type().tolist()))
         found[encoder] |= {"benchmark_types": len(_benchmark(types)), "n": len(split)}
     rows = [
-        (encoder, name, severity, float(hits[encoder][i, j].mean()), float(ece[encoder][i, j]))
-        for encoder in ENCODERS
+        (encoder, name, severity, *observer.cell(i, j))
+        for encoder, observer in observers.items()
         for i, name in enumerate(types)
         for j, severity in enumerate(severities)
     ]
-    files.write_csv("plots/corrupt/accuracy.csv", ("encoder", "type", "severity", "accuracy", "ece"), rows)
-    files.write_metrics("metrics/corrupt.json", found)
+    files.write_csv(PLOT, COLUMNS, rows)
+    files.write_metrics(METRICS, found)
+
+
+class Observer:
+    """An encoder and its results in every cell.
+
+    hits: bool [T, S, N], right predictions of the probe; ece: [T, S]; without a probe neither is filled.
+    similarity: float32 [T, S, N], cosine between features of an image with and without corruption;
+    filled where the images of the cells are ``paired`` with those of the split.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        probe: Probe | None,
+        split: data.Split,
+        paired: bool,
+        asked: Corrupt,
+    ):
+        self.network, self.probe, self.paired, self.batch_size = network, probe, paired, asked.batch_size
+        self.clean = embed(network, split.images, asked.batch_size)
+        cells = (len(asked.types), len(asked.severities))
+        self.hits, self.ece = np.empty((*cells, len(split)), bool), np.empty(cells)
+        self.similarity = np.empty((*cells, len(split)), np.float32)
+        self.measured = None
+        if probe:
+            right = probe.logits(self.clean).argmax(axis=1) == split.labels.numpy()
+            self.measured = Measured(self.hits, right)
+        self._parts: list[np.ndarray] = []
+
+    def see(self, images: torch.Tensor) -> None:
+        """Embed a part uint8 [B, C, S, S] of the present cell."""
+        self._parts.append(embed(self.network, images, self.batch_size))
+
+    def finish(self, cell: tuple[int, int], labels: np.ndarray) -> None:
+        """Judge the cell whose parts have been seen. labels: int64 [N]."""
+        features = np.concatenate(self._parts)
+        self._parts = []
+        if self.paired:
+            self.similarity[cell] = robustness.cosines(features, self.clean)
+        if self.probe:
+            logits = self.probe.logits(features)
+            self.hits[cell] = logits.argmax(axis=1) == labels
+            self.ece[cell] = calibration.ece(metrics.softmax(logits), labels)
+
+    def mean(self, row: int) -> float:
+        """Accuracy, without a probe feature similarity, of one type over all severities."""
+        return float((self.hits if self.probe else self.similarity)[row].mean())
+
+    def cell(self, row: int, column: int) -> tuple[float | str, float | str, float | str]:
+        """Accuracy, ECE and feature similarity; an empty text where one is not measured."""
+        return (
+            float(self.hits[row, column].mean()) if self.probe else "",
+            float(self.ece[row, column]) if self.probe else "",
+            float(self.similarity[row, column].mean()) if self.paired else "",
+        )
 
 
 def _cells(params: Params, split: data.Split, device: str) -> corrupted.Cells:
@@ -103,24 +164,35 @@ def _benchmark(types: Sequence[str]) -> list[str]:
 
 
 def _summary(
-    own: Measured, reference: Measured | Known, types: Sequence[str], resamples: int, seed: int
+    own: Observer, reference: Measured | Known | None, asked: Corrupt, seed: int
 ) -> dict[str, float | None]:
     """The single numbers of one encoder, those that a report leads with with their intervals."""
-    benchmark, extra = _places(types, corruptions.BENCHMARK), _places(types, corruptions.EXTRA)
-    values: dict[str, float] = {"accuracy_clean": float(own.clean.mean())}
+    benchmark, extra = (_places(asked.types, group) for group in (corruptions.BENCHMARK, corruptions.EXTRA))
+    counted = benchmark or extra
+    values: dict[str, float] = {}
     wanted = {}
-    if benchmark:
-        part = Measured(own.hits[benchmark], own.clean)
-        other = reference if isinstance(reference, Known) else Measured(reference.hits[benchmark], reference.clean)
-        wanted["mce_unnormalised"] = partial(robustness.mce_unnormalised, part)
-        wanted["mce"] = partial(robustness.mce, part, other)
-    if extra:
-        wanted["mce_unnormalised_extra"] = partial(robustness.mce_unnormalised, Measured(own.hits[extra], own.clean))
-    values |= metrics.with_intervals(wanted, len(own.clean), resamples, seed)
-    if benchmark and own is reference:
+    if own.measured:
+        hits, clean = own.hits, own.measured.clean
+        values["accuracy_clean"] = float(clean.mean())
+        if benchmark:
+            part, other = Measured(hits[benchmark], clean), reference
+            if isinstance(reference, Measured):
+                other = Measured(reference.hits[benchmark], reference.clean)
+            wanted["mce_unnormalised"] = partial(robustness.mce_unnormalised, part)
+            wanted["mce"] = partial(robustness.mce, part, other)
+            values["relative_mce"] = float(robustness.relative_mce(part, other))
+        if extra:
+            wanted["mce_unnormalised_extra"] = partial(robustness.mce_unnormalised, Measured(hits[extra], clean))
+        by_severity = own.ece[counted].mean(axis=0)
+        values |= {
+            f"ece_severity_{severity}": float(mean)
+            for severity, mean in zip(sorted(asked.severities), by_severity)
+        }
+    if own.paired:
+        wanted["feature_similarity"] = partial(robustness.feature_similarity, own.similarity[counted])
+    values |= metrics.with_intervals(wanted, own.similarity.shape[-1], asked.bootstrap, seed)
+    if benchmark and own.measured and own.measured is reference:
         values |= {"mce_low": values["mce"], "mce_high": values["mce"]}  # 1 by definition, with any images
-    if benchmark:
-        values["relative_mce"] = float(robustness.relative_mce(part, other))
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 

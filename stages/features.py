@@ -8,6 +8,7 @@ import numpy as np
 from prosmin.errors import UserError
 from prosmin.files import read_arrays
 from prosmin.sampling import Labelled, stratified_holdout
+from stages.command import Unlabelled
 
 RESULTS = Path("results/embed")
 
@@ -16,6 +17,21 @@ ENCODERS = ("trained", "random")
 
 # Of train, held out to select on where the dataset has no val split.
 HELD_OUT = 0.2
+
+
+def require_labels(labels: np.ndarray, dataset: str, split: str) -> None:
+    """Raise ``Unlabelled`` where no image has a label (-1), ``UserError`` where some have none.
+
+    labels: int64 [N].
+    """
+    missing = int((labels < 0).sum())
+    if missing == len(labels):
+        raise Unlabelled(f"the {split} split of dataset {dataset!r} has no labels")
+    if missing:
+        raise UserError(
+            f"{missing} of {len(labels)} images in the {split} split of dataset {dataset!r} "
+            "have no label; its evaluation needs one for each, or none at all"
+        )
 
 
 @dataclass(frozen=True)
@@ -44,14 +60,9 @@ class Features:
         return self.arrays[f"{name}.digest"]
 
     def labelled(self, name: str) -> Labelled:
-        """features ``[N, F]`` and labels ``[N]`` of one split. Raises ``UserError`` where an image has no label."""
+        """features ``[N, F]`` and labels ``[N]`` of one split. Raises as ``require_labels``."""
         features, labels, _ = self.split(name)
-        missing = int((labels < 0).sum())
-        if missing:
-            raise UserError(
-                f"{missing} of {len(labels)} images in the {name} split of dataset {self.dataset!r} have no label; "
-                "its evaluation needs one for each"
-            )
+        require_labels(labels, self.dataset, name)
         return features, labels
 
 

@@ -4,6 +4,8 @@ Reads   data/<name>, results/pretrain
 Writes  metrics/finetune/<name>.json: for each encoder what ``prosmin.finetuning.evaluate_finetuned`` reports, and under
             per_class_<n> and percent_<n> the mean accuracy and its 95 % interval over draws; the floor is the same network trained from scratch
         plots/finetune/<name>.csv: the reliability diagram on test, before and after temperature
+
+Without labels there is nothing to measure, and ``left_out`` in the metrics gives the reason.
 """
 
 import logging
@@ -18,8 +20,8 @@ from prosmin.intervals import over_draws
 from prosmin.lowshot import per_class_of
 from prosmin.sampling import stratified_holdout
 from prosmin.views import ViewSettings
-from stages.command import check_name, run
-from stages.features import ENCODERS, HELD_OUT
+from stages.command import Unlabelled, check_name, leave_out, run
+from stages.features import ENCODERS, HELD_OUT, require_labels
 from stages.linear import RELIABILITY
 from stages.params import Params
 
@@ -38,7 +40,11 @@ def main(params: Params, name: str = "") -> None:
         weight_decay=asked.weight_decay,
         steps=asked.steps,
     )
-    train, val, test = labelled_images(name, model, params.seed)
+    metrics, reliability = f"metrics/finetune/{name}.json", f"plots/finetune/{name}.csv"
+    try:
+        train, val, test = labelled_images(name, model, params.seed)
+    except Unlabelled as error:
+        return leave_out(error, metrics, reliability, RELIABILITY)
     pool = data.Split(torch.cat([train.images, val.images]), torch.cat([train.labels, val.labels]), train.classes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found, rows = {}, []
@@ -66,12 +72,15 @@ def main(params: Params, name: str = "") -> None:
                 "accuracy": mean, "accuracy_low": low, "accuracy_high": high, "labels": labels, "draws": asked.draws,
             }  # fmt: skip
             log.info("%s, %s encoder, %d labels: accuracy %.4f [%.4f, %.4f]", name, weights, labels, mean, low, high)
-    files.write_csv(f"plots/finetune/{name}.csv", RELIABILITY, rows)
-    files.write_metrics(f"metrics/finetune/{name}.json", found)
+    files.write_csv(reliability, RELIABILITY, rows)
+    files.write_metrics(metrics, found)
 
 
 def labelled_images(name: str, model: export.ModelSettings, seed: int) -> tuple[data.Split, data.Split, data.Split]:
-    """(train, val, test) of images at the size of the encoder. Without a val split a stratified fifth of train takes its place."""
+    """(train, val, test) of images at the size of the encoder. Without a val split a stratified fifth of train takes its place.
+
+    Raises ``Unlabelled``.
+    """
     folder = Path("data") / name
     splits = {
         split: data.load_split(folder, split, model.image_size, model.channels) for split in data.split_names(folder)
@@ -80,11 +89,7 @@ def labelled_images(name: str, model: export.ModelSettings, seed: int) -> tuple[
         if split not in splits:
             raise UserError(f"dataset {name!r} has no {split} split; it has {', '.join(splits)}")
     for split, content in splits.items():
-        if missing := int((content.labels < 0).sum()):
-            raise UserError(
-                f"{missing} of {len(content)} images in the {split} split of dataset {name!r} have no label; "
-                "its evaluation needs one for each"
-            )
+        require_labels(content.labels.numpy(), name, split)
     train = splits["train"]
     if "val" in splits:
         return train, splits["val"], splits["test"]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from prosmin.files import read_json
 from stages.params import Params
 
+SIMILARITY = "corruption: feature similarity"
 DETECTORS = ("mahalanobis", "knn", "sigma")
 
 
@@ -32,6 +33,8 @@ def rows(params: Params, folder: str | Path = "metrics") -> list[Row]:
         path = Path(folder) / file
         content = read_json(path) if path.is_file() else {}
         trained, random = (_section(content, encoder, *sections) for encoder in ("trained", "random"))
+        if label == SIMILARITY and "mce_unnormalised" in trained:
+            continue  # the error says more
         if name in trained:
             found.append(
                 Row(label, trained[name], trained.get(f"{name}_low"), trained.get(f"{name}_high"), random.get(name))
@@ -54,6 +57,7 @@ def _wanted(params: Params) -> Iterator[tuple[str, ...]]:
         for detector in DETECTORS:
             yield f"OOD, {name} ({distance}), {detector}: auroc", f"ood/{name}.json", detector, "auroc"
     yield "corruption: mean error (lower is better)", "corrupt.json", "mce_unnormalised"
+    yield SIMILARITY, "corrupt.json", "feature_similarity"
     for name in params.shift.sets:
         yield f"shift to {name}: accuracy", f"shift/{name}.json", "accuracy"
     for name in params.transfer.targets:

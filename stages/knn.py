@@ -3,15 +3,20 @@
 Reads   results/embed/<dataset>
 Writes  metrics/knn.json: for each encoder what ``prosmin.knn.evaluate_knn`` reports
         plots/knn/grid.csv: accuracy on val for each k and temperature
+
+Without labels there is nothing to measure, and ``left_out`` in the metrics gives the reason.
 """
 
 import logging
 
 from prosmin import files
 from prosmin.knn import evaluate_knn
-from stages.command import run
+from stages.command import Unlabelled, leave_out, run
 from stages.features import ENCODERS, load_labelled
 from stages.params import Params
+
+METRICS, GRID = "metrics/knn.json", "plots/knn/grid.csv"
+COLUMNS = ("encoder", "k", "temperature", "accuracy")
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +24,16 @@ log = logging.getLogger(__name__)
 def main(params: Params) -> None:
     settings, metrics, rows = params.knn, {}, []
     for encoder in ENCODERS:
-        splits = load_labelled(params.dataset, encoder, params.seed)
+        try:
+            splits = load_labelled(params.dataset, encoder, params.seed)
+        except Unlabelled as error:
+            return leave_out(error, METRICS, GRID, COLUMNS)
         found, grid = evaluate_knn(*splits, settings.k, settings.temperature, settings.bootstrap, params.seed)
         metrics[encoder] = found
         rows += [(encoder, *row) for row in grid]
         log.info("%s encoder: accuracy %.4f with k %d", encoder, found["accuracy"], found["k"])
-    files.write_csv("plots/knn/grid.csv", ("encoder", "k", "temperature", "accuracy"), rows)
-    files.write_metrics("metrics/knn.json", metrics)
+    files.write_csv(GRID, COLUMNS, rows)
+    files.write_metrics(METRICS, metrics)
 
 
 if __name__ == "__main__":

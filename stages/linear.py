@@ -4,13 +4,15 @@ Reads   results/embed/<dataset>
 Writes  results/linear/<encoder>.safetensors: the probe (``prosmin.probes.Probe``)
         metrics/linear.json: for each encoder what ``prosmin.probes.evaluate_probe`` reports
         plots/linear/reliability.csv: the reliability diagram on test, before and after temperature
+
+Without labels there is no probe, and ``left_out`` in the metrics gives the reason.
 """
 
 import logging
 
 from prosmin import files
 from prosmin.probes import Evaluation, evaluate_probe
-from stages.command import run
+from stages.command import Unlabelled, leave_out, run
 from stages.features import ENCODERS, load_labelled
 from stages.params import Linear, Params, Transfer
 
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(dataset: str, settings: Linear | Transfer, seed: int) -> dict[str, Evaluation]:
-    """The probe of each encoder on one dataset."""
+    """The probe of each encoder on one dataset. Raises ``Unlabelled``."""
     evaluations = {}
     for encoder in ENCODERS:
         found = evaluate_probe(*load_labelled(dataset, encoder, seed), settings.l2, settings.bootstrap, seed)
@@ -42,11 +44,17 @@ def write(evaluations: dict[str, Evaluation], metrics: str, reliability: str) ->
 
 
 def main(params: Params) -> None:
-    evaluations = evaluate(params.dataset, params.linear, params.seed)
+    metrics, reliability = "metrics/linear.json", "plots/linear/reliability.csv"
+    try:
+        evaluations = evaluate(params.dataset, params.linear, params.seed)
+    except Unlabelled as error:
+        evaluations = {}
+        leave_out(error, metrics, reliability, RELIABILITY)
     with files.whole_folder("results/linear") as folder:
         for encoder, found in evaluations.items():
             found.probe.save(folder / f"{encoder}.safetensors")
-    write(evaluations, "metrics/linear.json", "plots/linear/reliability.csv")
+    if evaluations:
+        write(evaluations, metrics, reliability)
 
 
 if __name__ == "__main__":

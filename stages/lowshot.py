@@ -4,6 +4,8 @@ Reads   results/embed/<dataset>
 Writes  metrics/lowshot.json: for each encoder and setting the mean accuracy and its 95 % interval over draws
             of the labels and over test images
         plots/lowshot/accuracy.csv: the accuracy of each draw
+
+Without labels there is nothing to measure, and ``left_out`` in the metrics gives the reason.
 """
 
 import logging
@@ -14,9 +16,12 @@ from prosmin import files
 from prosmin.errors import UserError
 from prosmin.intervals import over_draws
 from prosmin.lowshot import evaluate_lowshot, per_class_of
-from stages.command import run
+from stages.command import Unlabelled, leave_out, run
 from stages.features import ENCODERS, load_labelled
 from stages.params import Params
+
+METRICS, DRAWS = "metrics/lowshot.json", "plots/lowshot/accuracy.csv"
+COLUMNS = ("encoder", "setting", "labels", "draw", "accuracy")
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +29,10 @@ log = logging.getLogger(__name__)
 def main(params: Params) -> None:
     settings, metrics, rows = params.lowshot, {}, []
     for encoder in ENCODERS:
-        train, val, test = load_labelled(params.dataset, encoder, params.seed)
+        try:
+            train, val, test = load_labelled(params.dataset, encoder, params.seed)
+        except Unlabelled as error:
+            return leave_out(error, METRICS, DRAWS, COLUMNS)
         pool = (np.concatenate([train[0], val[0]]), np.concatenate([train[1], val[1]]))
         sizes = {f"per_class_{count}": count for count in settings.per_class}
         sizes |= {f"percent_{share:g}": per_class_of(share, pool[1]) for share in settings.percent}
@@ -45,8 +53,8 @@ def main(params: Params) -> None:
             }
             rows += [(encoder, name, labels, draw, accuracy) for draw, accuracy in enumerate(accuracies)]
             log.info("%s encoder, %d labels: accuracy %.4f [%.4f, %.4f]", encoder, labels, mean, low, high)
-    files.write_csv("plots/lowshot/accuracy.csv", ("encoder", "setting", "labels", "draw", "accuracy"), rows)
-    files.write_metrics("metrics/lowshot.json", metrics)
+    files.write_csv(DRAWS, COLUMNS, rows)
+    files.write_metrics(METRICS, metrics)
 
 
 if __name__ == "__main__":

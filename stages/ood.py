@@ -52,7 +52,7 @@ def main(params: Params, name: str = "") -> None:
     for encoder in ENCODERS:
         inside, outside = load_features(params.dataset, encoder), load_features(name, encoder)
         train = _training(inside)
-        probe = None if train.labels is None else load_probe(encoder)
+        probe = load_probe(encoder)
         measured = [_predicted(each, encoder) for each in (params.dataset, name)]
         found[encoder] = {}
         pairs = _scores(params.ood, params.seed, train, inside, outside, probe)

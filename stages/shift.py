@@ -5,6 +5,8 @@ Writes  metrics/shift/<name>.json: for each encoder what ``prosmin.probes.classi
             accuracy_clean, that of the test images of the dataset trained on, of the same classes
         plots/shift/<name>.csv: the reliability diagram, before and after temperature
 
+Where one of the two has no labels there is nothing to measure: ``left_out`` in the metrics gives the reason.
+
 Where the set has a part of the classes, as ImageNet-A and -R have 200 of 1000, the probe chooses among those (Hendrycks et al. 2021,
 Natural adversarial examples, and The many faces of robustness). Classes are matched by their names.
 """
@@ -18,7 +20,7 @@ from prosmin import files, metrics
 from prosmin.data import read_manifest
 from prosmin.errors import UserError, nearest
 from prosmin.probes import classification_metrics, reliability_rows
-from stages.command import check_name, run
+from stages.command import Unlabelled, check_name, leave_out, run
 from stages.features import ENCODERS, load_features
 from stages.linear import RELIABILITY
 from stages.params import Params
@@ -30,7 +32,11 @@ log = logging.getLogger(__name__)
 def main(params: Params, name: str = "") -> None:
     asked = params.shift
     check_name("shift", "one of shift.sets", name, asked.sets)
-    columns, place = matched(params.dataset, name)
+    metrics_file, reliability = f"metrics/shift/{name}.json", f"plots/shift/{name}.csv"
+    try:
+        columns, place = matched(params.dataset, name)
+    except Unlabelled as error:
+        return leave_out(error, metrics_file, reliability, RELIABILITY)
     chosen = np.unique(columns)
     found, rows = {}, []
     for encoder in ENCODERS:
@@ -49,16 +55,19 @@ def main(params: Params, name: str = "") -> None:
             name, encoder, *(values[key] for key in ("accuracy", "accuracy_low", "accuracy_high")),
             len(chosen), len(place), at_home,
         )  # fmt: skip
-    files.write_csv(f"plots/shift/{name}.csv", RELIABILITY, rows)
-    files.write_metrics(f"metrics/shift/{name}.json", found)
+    files.write_csv(reliability, RELIABILITY, rows)
+    files.write_metrics(metrics_file, found)
 
 
 def matched(dataset: str, name: str) -> tuple[np.ndarray, dict[str, int]]:
-    """For each class of ``name`` the number that it has in ``dataset``, int64 [K], and all of those by name."""
+    """For each class of ``name`` the number that it has in ``dataset``, int64 [K], and all of those by name.
+
+    Raises ``Unlabelled``.
+    """
     ours, theirs = (read_manifest(Path("data") / each)["classes"] for each in (dataset, name))
     for each, classes in ((dataset, ours), (name, theirs)):
         if not classes:
-            raise UserError(f"dataset {each!r} has no labels, by which shift could match its classes")
+            raise Unlabelled(f"dataset {each!r} has no labels")
     place = {label: number for number, label in enumerate(ours)}
     for label in theirs:
         if label not in place:

@@ -4,15 +4,19 @@ Reads   results/embed/<target>
 Writes  metrics/transfer/<target>.json, plots/transfer/<target>.csv: as the linear stage
 """
 
-from stages.command import check_name, run
-from stages.linear import evaluate, write
+from stages.command import Unlabelled, check_name, leave_out, run
+from stages.linear import RELIABILITY, evaluate, write
 from stages.params import Params
 
 
 def main(params: Params, target: str = "") -> None:
     check_name("transfer", "one of transfer.targets", target, params.transfer.targets)
-    evaluations = evaluate(target, params.transfer, params.seed)
-    write(evaluations, f"metrics/transfer/{target}.json", f"plots/transfer/{target}.csv")
+    metrics, reliability = f"metrics/transfer/{target}.json", f"plots/transfer/{target}.csv"
+    try:
+        evaluations = evaluate(target, params.transfer, params.seed)
+    except Unlabelled as error:
+        return leave_out(error, metrics, reliability, RELIABILITY)
+    write(evaluations, metrics, reliability)
 
 
 if __name__ == "__main__":

@@ -307,13 +307,14 @@ def severity(rows: Rows, clean: dict[str, float], column: str, title: str) -> Pa
     return panel(f"severity-{column}", f"{title} against severity: {said}", draw, 330, 220)
 
 
-def corruption_types(rows: Rows, clean: dict[str, float]) -> list[Panel]:
-    """Accuracy against severity, a small panel for each type."""
-    return [_type_panel(rows, clean, kind) for kind in dict.fromkeys(row["type"] for row in rows)]
+def corruption_types(rows: Rows, clean: dict[str, float], column: str) -> list[Panel]:
+    """``column`` against severity, a small panel for each type. clean: its value at severity 0."""
+    kinds = dict.fromkeys(row["type"] for row in rows)
+    return [_type_panel(rows, clean, kind, column) for kind in kinds]
 
 
-def _type_panel(rows: Rows, clean: dict[str, float], kind: str) -> Panel:
-    curves = {encoder: _by_severity(rows, clean, encoder, kind, "accuracy") for encoder in ENCODER_LINES}
+def _type_panel(rows: Rows, clean: dict[str, float], kind: str, column: str) -> Panel:
+    curves = {encoder: _by_severity(rows, clean, encoder, kind, column) for encoder in ENCODER_LINES}
 
     def draw(axes: Axes) -> None:
         for encoder, line in ENCODER_LINES.items():
@@ -324,7 +325,8 @@ def _type_panel(rows: Rows, clean: dict[str, float], kind: str) -> Panel:
     said = "; ".join(
         f"{ENCODER_LINES[name].label} {y[-1]:.3f} at the highest" for name, (_, y) in curves.items() if len(y)
     )
-    return panel(f"corrupt-{kind}", f"Accuracy against severity of {kind.replace('_', ' ')}: {said}", draw)
+    alt = f"{column.replace('_', ' ').capitalize()} against severity of {kind.replace('_', ' ')}: {said}"
+    return panel(f"corrupt-{kind}", alt, draw)
 
 
 def _severity_axis(axes: Axes, title: str, with_clean: bool) -> None:

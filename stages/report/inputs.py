@@ -9,13 +9,17 @@ import numpy as np
 
 from prosmin.errors import UserError
 from prosmin.files import read_arrays, read_csv, read_json
+from stages.command import LEFT_OUT
 from stages.params import Params
 
 Rows = list[dict[str, Any]]
 
 
 class Missing(NamedTuple):
-    """Why a part of the page is empty. path: of the file that is not there; commands: that make it."""
+    """Why a part of the page is empty.
+
+    path: of the file that is not there. commands: they make it; none where ``reason`` says all.
+    """
 
     path: str
     commands: tuple[str, ...]
@@ -61,12 +65,11 @@ class Inputs:
         return (self.root / "params.yaml").read_text(encoding="utf-8")
 
     def absent(self, path: str, stage: str, item: str = "") -> Missing:
-        """``made_by`` for a stage that needs labels: those of ``item``, or of the dataset trained on. Gives their lack
-        as the reason, where they are lacking."""
-        dataset = item or self.params.dataset
-        manifest = self.metrics(f"fetch/{dataset}")
-        lacking = bool(manifest) and not manifest.get("classes")
-        return made_by(path, stage, item, f"The dataset {dataset} has no labels, which this needs." if lacking else "")
+        """Why the results of a stage that needs labels are not there: it left them out, or has not run."""
+        metrics = self.metrics(f"{stage}/{item}" if item else stage) or {}
+        if reason := metrics.get(LEFT_OUT):
+            return Missing(path, (), f"Left out: {reason}")
+        return made_by(path, stage, item)
 
 
 @cache

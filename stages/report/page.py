@@ -5,6 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from stages.command import LEFT_OUT
 from stages.params import BENCHMARK
 from stages.report import figures, pictures, prediction, prose, tables
 from stages.report.inputs import Inputs, made_by
@@ -125,11 +126,19 @@ def _corruption(inputs: Inputs) -> dict[str, Any]:
         return {"missing": inputs.absent("plots/corrupt/accuracy.csv", "corrupt")}
     clean, clean_ece = _of_encoders(metrics, "accuracy_clean"), _of_encoders(inputs.metrics("linear"), "ece")
     benchmark = [row for row in rows if row["type"] in BENCHMARK] or rows  # the extra types are kept apart
+    alike = dict.fromkeys(figures.ENCODER_LINES, 1.0)  # an image to itself
+    columns = {
+        "accuracy": ("Accuracy, mean over types", clean),
+        "ece": ("ECE, mean over types", clean_ece),
+        "feature_similarity": ("Feature similarity, mean over types", alike),
+    }
+    measured = {name: each for name, each in columns.items() if rows[0].get(name, "") != ""}
+    by_type = next(iter(measured))
     return {
         "missing": None,
-        "mean": figures.severity(benchmark, clean, "accuracy", "Accuracy, mean over types"),
-        "ece": figures.severity(benchmark, clean_ece, "ece", "ECE, mean over types"),
-        "types": figures.corruption_types(rows, clean),
+        "means": [figures.severity(benchmark, at_zero, name, title) for name, (title, at_zero) in measured.items()],
+        "types": figures.corruption_types(rows, measured[by_type][1], by_type),
+        "left_out": metrics.get(LEFT_OUT, ""),
         "generated": inputs.params.corrupt.source == "generated",
         "note": tables.tested(metrics),
     }

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from stages.command import LEFT_OUT
 from stages.params import BENCHMARK, EXTRA
 from stages.report.figures import detector_line, detectors_of
 from stages.report.inputs import Inputs, Missing, made_by
@@ -26,6 +27,7 @@ CORRUPTION = {
     "mce": "mCE, {reference} = 1",
     "relative_mce": "relative mCE, {reference} = 1",
     "mce_unnormalised_extra": "mean error, extra types",
+    "feature_similarity": "feature similarity",
 }
 SOURCES = {"generated": "made here", "folders": "from published files", "arrays": "from published files"}
 RELATIVE = ("mce", "relative_mce")  # to a reference, as a rule the random encoder, whose own value is 1 by definition
@@ -83,7 +85,7 @@ def row(content: dict[str, Any], metric: str, label: str, section: str = "") -> 
     trained, random = (value(part.get(section) if section else part, metric) for part in parts)
     if trained is None:
         return None
-    higher = metric.startswith(("accuracy", "auroc"))
+    higher = metric.startswith(("accuracy", "auroc", "feature_similarity"))
     ends = [end for each in (trained, random) if each for end in each if end is not None]
     return Row(metric, label, trained, random, higher, 1.0 if higher else max(ends) or 1.0)
 
@@ -133,7 +135,7 @@ def _finetuned(inputs: Inputs, name: str) -> Group:
 
 def _probe(inputs: Inputs, name: str, title: str, missing: Missing) -> Group:
     content = inputs.metrics(name)
-    if not content:
+    if not content or LEFT_OUT in content:
         return Group(title, "", [], missing)
     calibrated = {f"{metric}_calibrated": f"{label}, calibrated" for metric, label in PROBE.items()}
     return Group(title, tested(content), _rows(content, PROBE | calibrated))
@@ -157,14 +159,14 @@ def whole_test_split(inputs: Inputs) -> str:
 
 def _single(inputs: Inputs, name: str, title: str) -> Group:
     content = inputs.metrics(name)
-    if not content:
+    if not content or LEFT_OUT in content:
         return Group(title, "", [], inputs.absent(f"metrics/{name}.json", name))
     return Group(title, tested(content), _rows(content, {"accuracy": "accuracy"}))
 
 
 def _lowshot(inputs: Inputs) -> Group:
     title, content = f"Accuracy on {inputs.params.dataset} from few labels", inputs.metrics("lowshot")
-    if not content:
+    if not content or LEFT_OUT in content:
         return Group(title, "", [], inputs.absent("metrics/lowshot.json", "lowshot"))
     settings = content["trained"]
     labels = {name: lowshot_label(name, found["labels"]) for name, found in settings.items()}
@@ -181,7 +183,7 @@ def lowshot_label(setting: str, labels: int) -> str:
 
 def _corruption(inputs: Inputs) -> Group:
     title, content = f"Corrupted images of {inputs.params.dataset}", inputs.metrics("corrupt")
-    if not content:
+    if not content or not content.get("trained"):
         return Group(title, "", [], inputs.absent("metrics/corrupt.json", "corrupt"))
     corrupt = inputs.params.corrupt
     extra = sum(name in EXTRA for name in corrupt.types)

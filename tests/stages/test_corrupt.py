@@ -157,10 +157,21 @@ def generated(split, name, severity):
     return corruptions.corrupt(split.images, name, severity, 3)
 
 
+def without_similarity() -> tuple:
+    """All that was written but the feature similarity, which published files have not."""
+    content = files.read_json("metrics/corrupt.json")
+    metrics = {
+        encoder: {name: value for name, value in part.items() if not name.startswith("feature_similarity")}
+        for encoder, part in content.items()
+    }
+    rows = files.read_csv("plots/corrupt/accuracy.csv")
+    return metrics, [{**row, "feature_similarity": ""} for row in rows]
+
+
 def test_published_arrays_give_the_numbers_of_the_same_images(place, params):
     """Generated images, written as CIFAR-10-C is and read again."""
     corrupt.main(params)
-    expected, split = written(), data.load_split("data/digits", "test", 8, 1)
+    expected, split = without_similarity(), data.load_split("data/digits", "test", 8, 1)
     folder = place / "digits-c"
     folder.mkdir()
     np.save(folder / "labels.npy", np.tile(split.labels.numpy().astype(np.uint8), 5))
@@ -168,7 +179,7 @@ def test_published_arrays_give_the_numbers_of_the_same_images(place, params):
         cells = [generated(split, name, severity) for severity in corruptions.SEVERITIES]
         np.save(folder / f"{name}.npy", torch.cat(cells).permute(0, 2, 3, 1).numpy())
     corrupt.main(changed(params, source="arrays", path="digits-c"))
-    assert written() == expected
+    assert without_similarity() == expected
 
 
 def test_published_folders_give_the_numbers_of_the_same_images(place, params):
@@ -186,7 +197,9 @@ def test_published_folders_give_the_numbers_of_the_same_images(place, params):
     found = files.read_json("metrics/corrupt.json")
     for encoder, values in expected.items():
         for name, value in values.items():
-            if not name.endswith(("_low", "_high")):  # resamples meet the images in another order
+            if name == "feature_similarity":
+                assert name not in found[encoder]  # the files come in another order than the clean images
+            elif not name.endswith(("_low", "_high")):  # resamples meet the images in another order
                 assert found[encoder][name] == pytest.approx(value, rel=1e-4)
     next(iter((place / "digits-folders/contrast/5/3").iterdir())).unlink()
     before = written()
@@ -207,7 +220,23 @@ def test_frost_of_a_folder(place, params):
         corrupt.main(changed(params, types=("frost",), frost="nowhere"))
 
 
-def test_images_without_labels_are_refused(place, params):
+def test_feature_similarity_is_the_mean_cosine_of_centred_features(place, params):
+    corrupt.main(params)
+    split = data.load_split("data/digits", "test", 8, 1)
+    for encoder, found in list(files.read_json("metrics/corrupt.json").items()):
+        network = export.load_encoder("results/pretrain", encoder)
+        clean = embed(network, split.images).astype(np.float64)
+        cosines = []
+        for name in (name for name in TYPES if name in corruptions.BENCHMARK):
+            for severity in SEVERITIES:
+                features = embed(network, generated(split, name, severity)).astype(np.float64)
+                for own, other in zip(features - clean.mean(0), clean - clean.mean(0)):
+                    cosines.append(own @ other / np.sqrt((own @ own) * (other @ other)))
+        assert found["feature_similarity"] == pytest.approx(np.mean(cosines), abs=1e-5)
+        assert found["feature_similarity_low"] < found["feature_similarity"] < found["feature_similarity_high"] <= 1
+
+
+def test_without_labels_the_features_alone_are_compared(place, params):
     for number in range(10):
         path = place / "bare" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
@@ -215,8 +244,19 @@ def test_images_without_labels_are_refused(place, params):
     bare = Folder(source="folder", path="bare", test_fraction=0.4)
     asked = params.model_copy(update={"dataset": "bare", "fetch": {**params.fetch, "bare": bare}})
     fetch.main(asked, "bare")
-    with pytest.raises(UserError, match="4 of 4 images in the test split of dataset 'bare' have no label"):
-        corrupt.main(asked)
+    corrupt.main(asked)
+    found = files.read_json("metrics/corrupt.json")
+    assert found["left_out"] == "the test split of dataset 'bare' has no labels."
+    assert {name for name in found["trained"] if not name.endswith(("_low", "_high"))} == {
+        "feature_similarity",
+        "benchmark_types",
+        "n",
+    }
+    rows = files.read_csv("plots/corrupt/accuracy.csv")
+    assert {(row["accuracy"], row["ece"]) for row in rows} == {("", "")}
+    assert all(-1 <= float(row["feature_similarity"]) <= 1 for row in rows)
+    corrupt.main(changed(asked, source="folders", path=str(place)))
+    assert set(files.read_json("metrics/corrupt.json")) == {"left_out"}
 
 
 @pytest.mark.parametrize(

@@ -74,12 +74,18 @@ def test_without_a_val_split_a_part_of_train_takes_its_place(params):
     ("name", "message"),
     [
         ("digit", "finetune needs one of finetune.datasets, not 'digit'.*did you mean 'digits'"),
-        ("digits_rotated", "120 of 120 images in the train split of dataset 'digits_rotated' have no label"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(params, name, message):
     with pytest.raises(UserError, match=message):
         finetune.main(params, name)
+
+
+def test_a_dataset_without_labels_is_left_out(params):
+    finetune.main(params, "digits_rotated")
+    reason = "the train split of dataset 'digits_rotated' has no labels."
+    assert files.read_json("metrics/finetune/digits_rotated.json") == {"left_out": reason}
+    assert files.read_csv("plots/finetune/digits_rotated.csv") == []
 
 
 def test_a_class_that_a_draw_lacks_is_named(params):

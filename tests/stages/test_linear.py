@@ -1,11 +1,14 @@
 """The linear stage on real features: what it writes, repeatably, and how it fails."""
 
+from pathlib import Path
+
 import pytest
 
 from prosmin import files, metrics
 from prosmin.errors import UserError
 from prosmin.probes import Probe
 from stages import linear
+from stages.probing import load_probe
 
 
 def test_it_writes_probes_metrics_and_the_reliability_diagram(workplace, params):
@@ -55,12 +58,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(workplace):
     assert workplace.written() == {}
 
 
-def test_a_dataset_without_labels_is_refused(workplace, params):
+def test_a_dataset_without_labels_is_left_out(workplace, params):
     for encoder in ("trained", "random"):
         workplace.features["digits", encoder]["train.labels"][:] = -1
     workplace.write()
-    with pytest.raises(UserError, match="500 of 500 images in the train split of dataset 'digits' have no label"):
-        linear.main(params)
+    linear.main(params)
+    reason = "the train split of dataset 'digits' has no labels."
+    assert files.read_json("metrics/linear.json") == {"left_out": reason}
+    assert files.read_csv("plots/linear/reliability.csv") == []
+    assert list(Path("results/linear").iterdir()) == []
+    assert load_probe("trained") is None
 
 
 def test_it_needs_neither_torch_nor_the_orchestration(workplace):

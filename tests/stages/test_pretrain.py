@@ -1,6 +1,7 @@
 """The pretrain stage: what params name is what the library has, and what the environment may say."""
 
 import inspect
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -17,9 +18,26 @@ from prosmin import diagnostics, export, files, objectives, scoring
 from prosmin.data import Split
 from prosmin.errors import ConfigError, UserError
 from prosmin.networks import Encoder
-from stages import declared, embed, fetch, inputs, linear, pretrain
+from stages import (
+    corrupt,
+    declared,
+    embed,
+    fetch,
+    finetune,
+    inputs,
+    knn,
+    linear,
+    lowshot,
+    ood,
+    prediction,
+    pretrain,
+    transfer,
+)
+from stages import export as export_stage
 from stages import params as sections
+from stages.headlines import rows
 from stages.params import load
+from stages.report import __main__ as report
 from tests.stages.conftest import ROOT
 
 NAMES = get_args(sections.Objective.model_fields["name"].annotation)
@@ -129,7 +147,7 @@ def test_a_monitor_of_few_images_has_them_all_in_their_order():
     assert monitor.images.equal(images) and monitor.bank.equal(images) and monitor.labels.equal(split.labels)
 
 
-def test_unlabelled_images_are_enough_to_pretrain_and_the_probe_says_what_it_lacks(tmp_path, monkeypatch):
+def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, monkeypatch):
     for place, picture in enumerate(load_digits().images[:60]):
         (tmp_path / "unlabelled").mkdir(exist_ok=True)
         Image.fromarray((picture * 15).astype(np.uint8)).save(tmp_path / f"unlabelled/{place:02d}.png")
@@ -137,6 +155,12 @@ def test_unlabelled_images_are_enough_to_pretrain_and_the_probe_says_what_it_lac
     content["fetch"]["digits"] = {"source": "folder", "path": str(tmp_path / "unlabelled"), "val_fraction": 0.0}
     content["pretrain"] |= {"epochs": 2, "batch_size": 16, "warmup_epochs": 1}
     content["pretrain"]["encoder"]["kwargs"]["channels"] = [8, 8, 8, 8]
+    content["fetch"]["digits_inverted"]["limit"] = {"train": 20, "val": 10, "test": 20}
+    content["fetch"]["patches"]["limit"] = {"train": 40, "val": 20, "test": 20}
+    content["corrupt"] |= {"types": ["contrast"], "severities": [5]}
+    content["prediction"] |= {"views": 2, "corruptions": []}
+    for stage in ("ood", "prediction", "corrupt", "transfer"):
+        content[stage]["bootstrap"] = 100
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     monkeypatch.chdir(tmp_path)
     params = load()
@@ -145,8 +169,27 @@ def test_unlabelled_images_are_enough_to_pretrain_and_the_probe_says_what_it_lac
     found = files.read_json("metrics/pretrain.json")
     assert found["images"] == 48 and "knn_accuracy" not in found
     embed.main(params, "digits")
-    with pytest.raises(UserError, match="48 of 48 images in the train split of dataset 'digits' have no label"):
-        linear.main(params)
+    for name in ("digits_inverted", "patches"):
+        fetch.main(params, name)
+        embed.main(params, name)
+    for name in ("digits", "digits_inverted"):
+        prediction.main(params, name)
+    for stage in (linear, knn, lowshot, corrupt, export_stage, report):
+        stage.main(params)
+        if stage is linear:
+            ood.main(params, "digits_inverted")
+            finetune.main(params, "digits")
+            transfer.main(params, "patches")
+    found = files.read_json("metrics/ood/digits_inverted.json")
+    assert not found["labelled"] and {"knn", "sigma"} <= set(found["trained"])
+    assert "mahalanobis" not in found["trained"] and "accuracy_id" not in found
+    shown = [row.label for row in rows(params)]
+    assert not any(label.startswith(("linear", "k-NN", "10 labels", "fine-tuned")) for label in shown)
+    assert {"corruption: feature similarity", "transfer to patches: accuracy"} <= set(shown)
+    card = Path("results/export/README.md").read_text()
+    assert "corruption: feature similarity" in card and "linear probe" not in card
+    page = Path("results/report/index.html").read_text()
+    assert "Left out: the train split of dataset &#39;digits&#39; has no labels." in page
 
 
 def outside(folder, **settings) -> dict:

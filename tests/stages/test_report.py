@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import binomtest, percentileofscore
 
 from prosmin.errors import UserError
-from prosmin.files import read_arrays, read_json, write_json
+from prosmin.files import read_arrays, read_csv, read_json, write_csv, write_json
 from stages import corrupt, embed, fetch, finetune, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
 from stages.params import load
 from stages.report import __main__ as report
@@ -370,10 +370,17 @@ def test_page_of_a_run_that_has_not_begun_still_has_every_section(folder):
 
 
 def test_dataset_without_labels_is_given_as_the_reason(folder):
-    manifest = read_json("metrics/fetch/digits.json")
-    write_json("metrics/fetch/digits.json", manifest | {"classes": 0})
-    for name in ("linear", "knn", "lowshot", "corrupt"):
-        Path(f"metrics/{name}.json").unlink()
+    reason = "the test split of dataset 'digits' has no labels."
+    for name in ("linear", "knn", "lowshot"):
+        write_json(f"metrics/{name}.json", {"left_out": reason})
+    for name in ("linear/reliability", "lowshot/accuracy"):
+        plot = Path(f"plots/{name}.csv")
+        plot.write_text(plot.read_text().splitlines()[0] + "\n")
+    similar = {"feature_similarity": 0.9, "feature_similarity_low": 0.8, "feature_similarity_high": 0.95}
+    write_json("metrics/corrupt.json", {"left_out": reason, "trained": similar, "random": similar})
+    cells = read_csv("plots/corrupt/accuracy.csv")
+    rows = [[*list(row.values())[:3], "", "", row["feature_similarity"]] for row in cells]
+    write_csv("plots/corrupt/accuracy.csv", list(cells[0]), rows)
     curves = Path("plots/pretrain/diagnostics.csv")
     curves.write_text(re.sub(r",[^,\n]*$", "", curves.read_text(), flags=re.MULTILINE))  # without online k-NN
     facts = read_json("metrics/ood/patches.json") | {"labelled": False}
@@ -382,8 +389,9 @@ def test_dataset_without_labels_is_given_as_the_reason(folder):
     facts.pop("accuracy_id")
     write_json("metrics/ood/patches.json", facts)
     text = Tags(build()).text
-    assert "The dataset digits has no labels, which this needs. metrics/linear.json does not exist." in text
-    assert "With labels, run dvc repro linear" in text
+    assert text.count(f"Left out: {reason}") >= 4
+    assert "does not exist" not in text
+    assert "Feature similarity by type" in text and "feature similarity" in text
     assert "There is no online k-NN curve: it needs labels." in text
     assert "Detectors that need labels are left out: digits has none." in text
 
