@@ -1,6 +1,7 @@
 """How well one score tells out-of-distribution (OOD) images from in-distribution (ID) ones, in NumPy.
 
-A score is high where an image looks OOD, and OOD is the positive class of every metric except ``aupr_id``.
+A score is high where an image looks OOD. OOD is the positive class of ``auroc``, ``aupr_ood`` and ``fpr95_ood``, ID that of
+``aupr_id`` and ``fpr95``.
 """
 
 import numpy as np
@@ -14,7 +15,8 @@ AUROC = intervals.Scale(finest=2)
 
 
 def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> dict[str, float]:
-    """All metrics of one detector: ``auroc`` (with its 95 % interval), ``aupr_ood``, ``aupr_id`` and ``fpr95``.
+    """All metrics of one detector: ``auroc`` (with its 95 % interval), ``aupr_ood``, ``aupr_id``, ``fpr95`` and
+    ``fpr95_ood``.
 
     id_scores [N] and ood_scores [M]: high = OOD. Raises ``UserError`` for scores that are not finite or absent.
     """
@@ -31,6 +33,7 @@ def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) 
         "aupr_ood": average_precision(ood_scores, id_scores),
         "aupr_id": average_precision(-id_scores, -ood_scores),
         "fpr95": fpr95(id_scores, ood_scores),
+        "fpr95_ood": fpr95_ood(id_scores, ood_scores),
     }
 
 
@@ -95,10 +98,21 @@ def average_precision(positive: Array, negative: Array) -> float:
 
 
 def fpr95(id_scores: Array, ood_scores: Array) -> float:
-    """Share of OOD accepted as ID at the lowest threshold that accepts at least 95 % of ID (accepted: score <= it)."""
+    """Share of OOD accepted as ID at the lowest threshold that accepts at least 95 % of ID (accepted: score <= it).
+
+    ID is the positive class, as in ODIN (Liang et al. 2018) and Energy (Liu et al. 2020).
+    """
     rank = -(-95 * len(id_scores) // 100)  # ceil(0.95 n) without rounding error
     threshold = np.partition(id_scores, rank - 1)[rank - 1]
     return float(np.mean(ood_scores <= threshold))
+
+
+def fpr95_ood(id_scores: Array, ood_scores: Array) -> float:
+    """Share of ID rejected as OOD at the highest threshold that rejects at least 95 % of OOD (rejected: score >= it).
+
+    OOD is the positive class: the number that OpenOOD calls FPR@95 and pytorch-ood FPR95TPR.
+    """
+    return fpr95(-ood_scores, -id_scores)
 
 
 def roc_curve(id_scores: Array, ood_scores: Array, points: int = 100) -> tuple[Array, Array]:

@@ -124,8 +124,8 @@ class AURC(Module):
 
 
 class OODDetection(Module):
-    """``auroc``, ``aupr_ood``, ``aupr_id`` and ``fpr95`` of OOD scores [N], high where a sample looks out of distribution;
-    references [N]: 1 = OOD, 0 = in distribution. ``bootstrap`` gives the interval of ``auroc``."""
+    """``auroc``, ``aupr_ood``, ``aupr_id``, ``fpr95`` (ID is positive) and ``fpr95_ood`` (OOD is positive, as in OpenOOD and
+    pytorch-ood) of OOD scores [N], high where a sample looks out of distribution; references [N]: 1 = OOD, 0 = in distribution. ``bootstrap`` gives the interval of ``auroc``."""
 
     name, columns = "auroc", SCORES
     citation = "Hendrycks & Gimpel 2017, A baseline for detecting misclassified and out-of-distribution examples"

@@ -7,7 +7,7 @@ Writes  metrics/ood/<set>.json: for each encoder what ``prosmin.detection.evalua
             are left out; n_seen_in_training: how many of the OOD images are, pixel by pixel as the network sees them,
             training images
         plots/ood/<set>.csv: ROC curves
-        results/ood/<set>/scores.safetensors: ``<encoder>.<detector>.id`` and ``.ood``, float32 [N] of each test image
+        results/ood/<set>/scores.safetensors: ``<encoder>.<detector>.id`` and ``.ood``, float64 [N] of each test image
         results/ood/<set>/examples.safetensors: OOD test images ``images`` uint8 [n,C,H,W] at evenly spaced ranks of the
             trained encoder's k-NN score, lowest first, and their rows ``index`` int64 [n]; ID images as ``id_images``
 """
@@ -73,8 +73,7 @@ def main(params: Params, name: str = "") -> None:
 
     by_knn = {kind: scores[f"trained.knn.{kind}"] for kind in ("id", "ood")}
     with files.whole_folder(Path("results/ood") / name) as folder:
-        single = {key: each.astype(np.float32) for key, each in scores.items()}
-        files.write_arrays(folder / "scores.safetensors", single)
+        files.write_arrays(folder / "scores.safetensors", scores)
         examples = _examples(name, by_knn["ood"], "") | _examples(params.dataset, by_knn["id"], "id_")
         files.write_arrays(folder / "examples.safetensors", examples)
     files.write_csv(f"plots/ood/{name}.csv", ("encoder", "detector", "fpr", "tpr"), curves)

@@ -4,7 +4,7 @@ Reads   data/<dataset>, data/<name>, results/pretrain
 Writes  metrics/prediction/<name>.json: for each encoder and condition what ``prosmin.prediction.summarise`` says; the
             conditions are clean and, of the dataset trained on, each corruption type of params
         plots/prediction/<name>.csv: for each encoder and condition the histogram of the PIT, share times bins
-        results/prediction/<name>/scores.safetensors: float32 [N] of each clean test image, high where it looks out of
+        results/prediction/<name>/scores.safetensors: float64 [N] of each clean test image, high where it looks out of
             distribution: ``<encoder>.view_score`` (S of ``prosmin.scoring``, lambda 1) and ``<encoder>.disagreement``, and
             as ``…_constant`` the same with a constant sigma
 
@@ -92,13 +92,12 @@ def _training_images(
 
 
 def _scores(measured: Measured) -> dict[str, np.ndarray]:
-    scores = {
+    return {
         "view_score": 2 * measured.crps,  # S is twice the CRPS
         "view_score_constant": 2 * measured.crps_constant,
         "disagreement": measured.disagreement,
         "disagreement_constant": measured.disagreement_constant,
     }
-    return {name: values.astype(np.float32) for name, values in scores.items()}
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def examples(arrays: dict[str, np.ndarray], scores: dict[str, np.ndarray], kind:
     """Test images in rising order of the k-NN detector's score, with their scores by the trained encoder.
 
     arrays: ``images`` uint8 [n,C,H,W] and ``index`` [n], those of kind "id" as ``id_images`` and ``id_index``;
-    scores: ``trained.<detector>.<kind>`` float32 [N]; kind: ``id`` | ``ood``.
+    scores: ``trained.<detector>.<kind>`` float64 [N]; kind: ``id`` | ``ood``.
     """
     prefix = "id_" if kind == "id" else ""
     images, index = arrays[f"{prefix}images"], arrays[f"{prefix}index"]

@@ -32,7 +32,8 @@ def test_metrics_are_the_libraries(shape):
     # The library integrates precision by trapezes, which differs from the step sum by less than a step.
     assert found["aupr_ood"] == pytest.approx(library["AUPR-OUT"], abs=0.01)
     assert found["aupr_id"] == pytest.approx(library["AUPR-IN"], abs=0.01)
-    # The library's FPR95 detects 95 % of OOD; with both classes and signs swapped it accepts 95 % of ID.
+    # The library's FPR95, as OpenOOD's, rejects 95 % of OOD; with both classes and signs swapped it accepts 95 % of ID.
+    assert found["fpr95_ood"] == pytest.approx(library["FPR95TPR"], abs=1e-6)
     assert found["fpr95"] == pytest.approx(fpr_at_tpr(torch.from_numpy(-both), torch.from_numpy(target - 1)).item())
 
 
@@ -48,6 +49,11 @@ def test_metrics_with_ties_are_scikit_learns(inside, outside):
     assert detection.average_precision(-inside, -outside) == pytest.approx(average_precision_score(1 - target, -both))
     expected = min(np.mean(outside <= t) for t in inside if np.mean(inside <= t) >= 0.95)
     assert detection.fpr95(inside, outside) == expected
+    rejected = max((t for t in outside if np.mean(outside >= t) >= 0.95))
+    assert detection.fpr95_ood(inside, outside) == np.mean(inside >= rejected)
+    # As OpenOOD reads it off scikit-learn's curve: the first threshold that rejects 95 % of OOD.
+    ood_fpr, ood_tpr, _ = sklearn_roc_curve(target, both)
+    assert detection.fpr95_ood(inside, outside) == pytest.approx(ood_fpr[np.argmax(ood_tpr >= 0.95)])
     fpr, tpr, _ = sklearn_roc_curve(target, both, drop_intermediate=False)
     np.testing.assert_allclose(detection.roc_curve(inside, outside), (fpr, tpr))
 
@@ -64,12 +70,13 @@ def test_metrics_by_hand():
     assert detection.auroc(inside, outside) == 4.5 / 6
     assert detection.average_precision(outside, inside) == 0.5 * 1 + 0.5 * 2 / 4  # at 4: 1 of 1; at 2: 2 of 4
     assert detection.fpr95(inside, outside) == 0.5  # all three ID are needed: the threshold is 3
+    assert detection.fpr95_ood(inside, outside) == 2 / 3  # both OOD are needed: the threshold is 2
 
 
 def test_constant_scores_know_nothing():
     found = detection.evaluate(np.zeros(30), np.zeros(10), resamples=100, seed=0)
     low, high = found.pop("auroc_low"), found.pop("auroc_high")
-    assert found == {"auroc": 0.5, "aupr_ood": 0.25, "aupr_id": 0.75, "fpr95": 1.0}
+    assert found == {"auroc": 0.5, "aupr_ood": 0.25, "aupr_id": 0.75, "fpr95": 1.0, "fpr95_ood": 1.0}
     assert 0 < low < 0.5 < high < 1  # 40 images show no more than that
 
 

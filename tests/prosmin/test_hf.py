@@ -54,7 +54,7 @@ def test_an_interval_comes_with_it_where_it_is_asked_for(module):
 def test_ood_scores():
     scores, positive = RNG.normal(size=80) + np.repeat([0, 1], 40), np.repeat([0, 1], 40)
     found = hf.OODDetection().compute(predictions=scores, references=positive)
-    assert list(found) == ["auroc", "aupr_ood", "aupr_id", "fpr95"]
+    assert list(found) == ["auroc", "aupr_ood", "aupr_id", "fpr95", "fpr95_ood"]
     assert found["auroc"] == pytest.approx(roc_auc_score(positive, scores))
     ranged = hf.OODDetection().compute(predictions=scores, references=positive, bootstrap=200)
     assert ranged["auroc_low"] < found["auroc"] < ranged["auroc_high"]

@@ -1,6 +1,7 @@
 """Detectors against pytorch-ood, SciPy and their definitions written out."""
 
 from dataclasses import replace
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -39,7 +40,26 @@ def digits():
 def test_msp_is_the_librarys(digits):
     _, inside, _ = digits
     expected = MaxSoftmax.score(torch.from_numpy(inside.logits.astype(np.float64)))
-    np.testing.assert_allclose(ood.msp(*digits[:2], DEFAULTS), expected, rtol=1e-12)
+    np.testing.assert_allclose(np.expm1(ood.msp(*digits[:2], DEFAULTS)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("margin", [8, 14, 20, 26, 33, 40, 60, 400])
+def test_a_sure_probe_does_not_tie(margin):
+    """MSP and entropy of three classes against 60 digits, in the same order; so AUROC is that of exact numbers."""
+    rng = np.random.default_rng(0)
+    gaps = np.column_stack([margin + rng.normal(size=300) * 2, margin + 6 + rng.normal(size=300)])
+    logits = np.column_stack([np.zeros(300), -gaps])
+    query = ood.Sample(np.zeros((300, 1)), logits=logits)
+    with localcontext(prec=400):
+        exact_msp, exact_entropy = [], []
+        for row in logits.tolist():
+            weights = [Decimal(value).exp() for value in row]
+            shares = [each / sum(weights) for each in weights]
+            exact_msp.append((1 - shares[0]).ln())
+            exact_entropy.append(-sum(share * share.ln() for share in shares))
+        for found, exact in ((ood.msp(query, query, DEFAULTS), exact_msp), (ood.entropy(query, query, DEFAULTS), exact_entropy)):
+            np.testing.assert_allclose(found, [float(each) for each in exact], rtol=1e-9)
+            assert np.argsort(found).tolist() == sorted(range(300), key=exact.__getitem__)
 
 
 def test_max_logit_and_entropy_are_the_librarys(digits):
@@ -61,7 +81,7 @@ def test_energy_is_the_librarys(digits, temperature):
 def test_energy_of_large_logits_does_not_overflow():
     query = ood.Sample(np.zeros((1, 1)), logits=np.array([[2000.0, 0.0]], np.float32))
     assert ood.energy(query, query, DEFAULTS) == -2000.0
-    assert ood.msp(query, query, DEFAULTS) == -1.0
+    assert ood.msp(query, query, DEFAULTS) == -2000.0  # log(1 - p), where p itself would be 1
     assert ood.entropy(query, query, DEFAULTS) == 0.0
 
 

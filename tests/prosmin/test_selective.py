@@ -50,6 +50,18 @@ def test_sign_and_bounds():
     assert aurc(*two_classes(confidence, np.full(50, False))) == 1
 
 
+@pytest.mark.parametrize("margin", [8, 14, 20, 26, 40])
+def test_sure_answers_keep_their_order(margin):
+    """Two classes, logits that differ by about this much: the area is that of the margins themselves, without ties."""
+    rng = np.random.default_rng(0)
+    margins = margin + rng.normal(size=200) * 3
+    right = margins + rng.normal(size=200) * 3 > margin - 3
+    logits = np.column_stack([margins, np.zeros(200)])
+    ranks = margins.argsort().argsort()
+    found = aurc(metrics.softmax(logits), np.where(right, 0, 1))
+    assert found == pytest.approx(aurc(*two_classes(0.6 + 0.3 * ranks / 200, right)), abs=1e-12)
+
+
 def test_a_resample_by_counts_is_the_value_of_the_repeated_samples():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(4), 60)

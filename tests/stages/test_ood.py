@@ -53,7 +53,7 @@ def made(tmp_path_factory):
 def predicted(name, scores):
     """What stands in results/prediction."""
     arrays = {
-        f"{encoder}.{score}": scores.astype(np.float32) for encoder in ("trained", "random") for score in PREDICTED
+        f"{encoder}.{score}": scores for encoder in ("trained", "random") for score in PREDICTED
     }
     files.write_arrays(f"results/prediction/{name}/scores.safetensors", arrays)
 
@@ -87,9 +87,9 @@ def test_it_writes_scores_metrics_curves_and_examples(ready, params):
         assert list(found[encoder]) == DETECTORS
         for detector, values in found[encoder].items():
             inside, outside = (scores[f"{encoder}.{detector}.{kind}"] for kind in ("id", "ood"))
-            assert inside.dtype == np.float32 and inside.shape == outside.shape == (250,)
+            assert inside.dtype == np.float64 and inside.shape == outside.shape == (250,)
             expected = roc_auc_score(np.repeat([0, 1], 250), np.concatenate([inside, outside]))
-            assert values["auroc"] == pytest.approx(expected, abs=2e-5)  # the scores are stored in single precision
+            assert values["auroc"] == files.rounded(expected)
             assert values["auroc_low"] <= values["auroc"] <= values["auroc_high"]
             curve = [row for row in curves if (row["encoder"], row["detector"]) == (encoder, detector)]
             points = np.array([(row["fpr"], row["tpr"]) for row in curve], float)

@@ -90,7 +90,7 @@ def test_it_writes_what_the_library_says_of_each_condition(place, params):
         clean = prediction.measure(model, images, reference, seeing)
         np.testing.assert_allclose(scores[f"{encoder}.view_score"], 2 * clean.crps, rtol=1e-4)
         np.testing.assert_allclose(scores[f"{encoder}.disagreement_constant"], clean.disagreement_constant, rtol=1e-4)
-    assert len(scores) == 8 and all(each.dtype == np.float32 and each.shape == (40,) for each in scores.values())
+    assert len(scores) == 8 and all(each.dtype == np.float64 and each.shape == (40,) for each in scores.values())
 
 
 def test_another_dataset_is_measured_as_it_is_by_the_statistics_of_the_one_trained_on(place, params):
