@@ -11,7 +11,6 @@ import logging
 import platform
 import shutil
 import time
-import zlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -82,7 +81,6 @@ class Checkpoints:
         """
         began, path, written = time.monotonic(), self.path(step), False
         head = {"run": self.key, "facts": json.dumps(facts)}
-        head["crc32"] = _crc32(arrays, head)
         try:
             files.write_arrays(path, arrays, head)
         except OSError as error:
@@ -130,7 +128,7 @@ class Checkpoints:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _check(self, content: bytes) -> None:
-        run = _head(content).get("run")
+        run = _head(content)["run"]
         if run != self.key:
             raise UserError(f"it is of another run, {run}")
         parse(content)
@@ -147,7 +145,8 @@ class Checkpoints:
 def _head(content: bytes) -> dict[str, str]:
     """The text in the head of a safetensors file: 8 bytes of length, then JSON. Raises ``UserError``."""
     try:
-        return dict(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"])
+        head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        return {"run": head["run"], **head}
     except (ValueError, KeyError, TypeError):
         raise UserError("it is not a whole checkpoint") from None
 
@@ -162,14 +161,7 @@ def parse(content: bytes) -> tuple[Arrays, Any]:
         arrays, facts = load(content), json.loads(head["facts"])
     except (SafetensorError, KeyError, ValueError):
         raise UserError("it is not a whole checkpoint") from None
-    if head.pop("crc32", None) != _crc32(arrays, head):
+    if not files.matches(arrays, head):
         raise UserError("its content does not match its checksum")
     return arrays, facts
 
-
-def _crc32(arrays: Mapping[str, np.ndarray], head: Mapping[str, str]) -> str:
-    """Of the names and the content of arrays, and of the text in the head of their file."""
-    value = zlib.crc32(json.dumps(head, sort_keys=True).encode())
-    for name in sorted(arrays):
-        value = zlib.crc32(np.ascontiguousarray(arrays[name]), zlib.crc32(name.encode(), value))
-    return f"{value:08x}"

@@ -97,10 +97,9 @@ def load_encoder(folder: str | Path, weights: str = "trained") -> Encoder:
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
-        model.load_state_dict(load_file(str(path)))
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in files.read_arrays(path).items()})
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`"

@@ -6,9 +6,14 @@ import io
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from prosmin.errors import UserError
+
+CHECKSUM = "crc32"  # its name in the head of a safetensors file
 
 
 def _sync_folder(folder: Path) -> None:
@@ -86,20 +91,44 @@ def read_json(path: str | Path) -> Any:
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> None:
     """NumPy arrays as one safetensors file, the keys in sorted order; the same arrays give the same bytes.
 
-    facts: text by name, kept in the head of the file.
+    facts: text by name, kept in the head of the file, where a checksum of all that is in it goes as well.
     """
     import numpy as np
     from safetensors.numpy import save
 
     whole = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
-    write_bytes(path, save(whole, dict(facts) if facts else None))
+    head = dict(facts or {})
+    write_bytes(path, save(whole, head | {CHECKSUM: checksum(whole, head)}))
 
 
 def read_arrays(path: str | Path) -> dict[str, Any]:
-    """NumPy arrays by name from a safetensors file (never a pickle)."""
-    from safetensors.numpy import load_file
+    """NumPy arrays by name from a safetensors file (never a pickle). Raises ``UserError`` where they do not match the checksum
+    that the file carries; one of another program need not carry any."""
+    from safetensors import safe_open
 
-    return load_file(str(path))
+    with safe_open(str(path), framework="np") as file:
+        head = file.metadata() or {}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+    if CHECKSUM in head and not matches(arrays, head):
+        raise UserError(f"{path} is damaged: its content does not match its checksum; remove it and make it again")
+    return arrays
+
+
+def matches(arrays: Mapping[str, Any], head: Mapping[str, str]) -> bool:
+    """Whether arrays and the text in the head of their file are those that were written."""
+    return head.get(CHECKSUM) == checksum(arrays, {name: text for name, text in head.items() if name != CHECKSUM})
+
+
+def checksum(arrays: Mapping[str, Any], head: Mapping[str, str]) -> str:
+    """CRC-32 of the names, kinds, shapes and values of arrays, and of the text in the head of their file; 8 hexadecimal
+    digits."""
+    import numpy as np
+
+    value = zlib.crc32(json.dumps(head, sort_keys=True).encode())
+    for name in sorted(arrays):
+        kind = f"{name} {arrays[name].dtype.str} {arrays[name].shape}"
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]), zlib.crc32(kind.encode(), value))
+    return f"{value:08x}"
 
 
 @contextlib.contextmanager

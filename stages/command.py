@@ -41,11 +41,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
         keep_to_share(stage)
         keep_pages()
         main(params, *sys.argv[1:])
-        try:
-            confirm("its results are removed; run it again")
-        except UserError:
-            inputs.discard()
-            raise
+        inputs.finish()
     except ConfigError as error:
         _fail(f"{PARAMS}: {stage}.{error}")
     except UserError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prosmin.errors import UserError, shown
-from stages import declared
+from stages import declared, proof
 from stages.declared import PARAMS
 from stages.reading import read
 
@@ -56,9 +56,22 @@ _now: Inputs | None = None
 
 def note(stage: str, arguments: list[str], text: bytes | None = None) -> None:
     """Look at what ``stage`` of ``dvc.yaml`` is about to read in this process. text: of ``params.yaml``, as it was before it was
-    read; None: as it is now."""
+    read; None: as it is now. Raises ``UserError`` where a file that the stage reads is damaged."""
     global _now
     _now = look(declared.address(stage, arguments), text)
+    if _now:
+        proof.check(_now.stage.deps)
+
+
+def finish() -> None:
+    """Raise ``UserError``, and remove what this process has written, where ``confirm`` does; else remember it as its own."""
+    try:
+        confirm("its results are removed; run it again")
+    except UserError:
+        _discard()
+        raise
+    if _now and _first():
+        proof.remember(_now.stage.outs)
 
 
 def look(name: str, text: bytes | None = None) -> Inputs | None:
@@ -78,11 +91,13 @@ def confirm(remedy: str) -> None:
         raise UserError(f"{what}; {remedy}")
 
 
-def discard() -> None:
-    """Remove what the stage of this process has written."""
-    if os.environ.get("RANK", "0") != "0":
-        return  # the first process of several writes
-    for out in _now.stage.outs if _now else ():
+def _first() -> bool:
+    """Whether this is the process that writes, of several that run one stage."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _discard() -> None:
+    for out in _now.stage.outs if _now and _first() else ():
         if os.path.isdir(out):
             shutil.rmtree(out, ignore_errors=True)
         else:
@@ -98,12 +113,7 @@ def params_text() -> bytes:
 
 def _files(stage: declared.Stage) -> Iterator[str]:
     for dep in stage.deps:
-        if os.path.isdir(dep):
-            for folder, _, names in os.walk(dep):
-                # A name with a dot in front is of a file that another process is about to write.
-                yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
-        else:
-            yield dep
+        yield from proof.below(dep)
 
 
 def _state(path: str) -> State | None:

@@ -13,6 +13,8 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PLUMBING = {
     "stages.command",
     "stages.declared",
+    "stages.inputs",
+    "stages.proof",
     "stages.params",
     "stages.reading",
     "stages.threads",
