@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ LEFT = ("dvc.lock", "metrics", "plots", "results")
 DVC, FLOW = ("dvc", "repro"), ("pipelines.run",)
 
 
-def run(folder: Path, module: str, *arguments: str, api: str = "") -> float:
-    """Seconds of ``python -m module arguments``."""
+def run(folder: Path, module: str, *arguments: str, api: Mapping[str, str] | None = None) -> float:
+    """Seconds of ``python -m module arguments``. api: what the client is told of a server, if there is one."""
     variables = {name: value for name, value in environment().items() if name != "PREFECT_API_URL"}
     begun = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
-        env=variables | ({"PREFECT_API_URL": api} if api else {}),
+        env={**variables, **(api or {})},
         capture_output=True,
         text=True,
     )
@@ -49,15 +49,15 @@ def left(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def compare(folder: Path, arguments: Sequence[str], rounds: int, api: str) -> dict[str, Any]:
+def compare(folder: Path, arguments: Sequence[str], rounds: int, api: Mapping[str, str]) -> dict[str, Any]:
     """Both in turn; the median of the ratios, pair by pair."""
     seconds: dict[str, list[float]] = {"dvc_repro": [], "flow": []}
     same = True
     before = None
     for place in range(rounds):
-        pair = [("dvc_repro", DVC, ""), ("flow", FLOW, api)]
-        for name, command, url in pair if place % 2 == 0 else reversed(pair):
-            seconds[name].append(run(folder, *command, *arguments, api=url))
+        pair = [("dvc_repro", DVC, None), ("flow", FLOW, api)]
+        for name, command, known in pair if place % 2 == 0 else reversed(pair):
+            seconds[name].append(run(folder, *command, *arguments, api=known))
             now = left(folder)
             same, before = same and before in (None, now), now
             print(f"{' '.join(arguments)}: {name} {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
@@ -82,7 +82,8 @@ def main() -> None:
         os.environ["PREFECT_HOME"] = str(Path(scratch) / "prefect")
         server.settle()
         figures: dict[str, Any] = {"first_dvc_repro_seconds": round(run(folder, *DVC), 1)}
-        with server.started(server.free_port()) as api:
+        with server.started(server.free_port()) as here:
+            api = here.variables()
             run(folder, *FLOW, api=api)  # the first run on a new database is slower
             figures["fan_out"] = compare(
                 folder, ["--force", "--downstream", "embed", "prediction", "finetune"], given.rounds, api

@@ -1,33 +1,67 @@
 """``make dashboard``: a Prefect server on loopback, the deployments of prefect.yaml, and a worker that runs them here.
 
-One process holds all of it; Ctrl-C, or its death, takes everything down, runs included. The address of the report is served
-beside the dashboard, because a browser does not follow a link from a page to a file.
+One process holds all of it; Ctrl-C, or its death, takes everything down, runs included. The report is served beside the
+dashboard, because a browser does not follow a link from a page to a file.
+
+Only the user who started it gets in. The browser is handed the password by a file that nobody else can read, not on its
+command line, which everybody can.
 """
 
 import argparse
 import functools
+import hmac
 import http.server
 import os
+import secrets
 import subprocess
 import sys
 import threading
+import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from pipelines import graph
 from pipelines.artifacts import REPORT
 from pipelines.execute import guarded
+from pipelines.local_server import HOST
 from pipelines.run import command
-from pipelines.server import HOST, RUNNING, announce, dashboard, free_port, settle, started, stop
+from pipelines.server import PASSWORD, Server, announced, dashboard, environment, free_port, settle, started, stop
+from pipelines.workspace import FOLDER
 from prosmin.errors import UserError
+from prosmin.files import write_text
 from stages.params import load
 
 PORT = 4200
 POOL = "prosmin"
+# A work pool that takes no settings from whoever starts a run: no command, no environment, no folder.
+TEMPLATE = Path(__file__).with_name("work_pool.json")
+SIGN_IN = FOLDER / "sign-in.html"
+GREETING = """Dashboard: {server.site}, for you alone: open {page},
+           or sign in there with the content of {password}
+Report:    {report}
+For `prefect` on the command line, in this folder:
+  export PREFECT_API_URL={server.api} PREFECT_API_AUTH_STRING="$(cat {password})"
+Ctrl-C ends it all."""
+FORWARD = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={site}/sign-in#{password}">'
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
+    """A folder, below an address that nobody can guess."""
+
+    def __init__(self, *arguments: object, secret: str, **settings: object):
+        self.secret = secret
+        super().__init__(*arguments, **settings)
+
+    def send_head(self) -> object:
+        first, _, rest = self.path.removeprefix("/").partition("/")
+        if not hmac.compare_digest(first.encode(), self.secret.encode()):
+            self.send_error(http.HTTPStatus.NOT_FOUND)
+            return None
+        self.path = f"/{rest}"
+        return super().send_head()
+
     def log_message(self, *arguments: object) -> None:  # requests are no news on the terminal
         pass
 
@@ -36,11 +70,12 @@ class Files(http.server.SimpleHTTPRequestHandler):
 def report_served() -> Iterator[str]:
     """The address under which the folder of the report is to be seen."""
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    handler = functools.partial(Files, directory=str(REPORT.parent.resolve()))
+    secret = secrets.token_urlsafe(16)
+    handler = functools.partial(Files, secret=secret, directory=str(REPORT.parent.resolve()))
     with http.server.ThreadingHTTPServer((HOST, 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://{HOST}:{server.server_port}"
+            yield f"http://{HOST}:{server.server_port}/{secret}"
         finally:
             server.shutdown()
 
@@ -53,10 +88,32 @@ def prefect(*words: str) -> None:
         raise UserError(f"prefect {' '.join(words[:2])} failed: {lines[-1].strip() if lines else done.returncode}")
 
 
+def forward(server: Server) -> str:
+    """A page that leads to the dashboard with the password in hand."""
+    return FORWARD.format(site=server.site, password=quote(server.password))
+
+
 @contextmanager
-def worker(api: str, report: str) -> Iterator[subprocess.Popen[str]]:
+def sign_in(server: Server) -> Iterator[None]:
+    """A file that signs in the browser which opens it, as long as the block runs."""
+    try:
+        write_text(SIGN_IN, forward(server), mode=0o600)
+        yield
+    finally:
+        SIGN_IN.unlink(missing_ok=True)
+
+
+def show(page: str) -> None:
+    """Open ``page`` in the browser of whoever sits in front of this machine, if somebody does."""
+    screen = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if screen and sys.stdout.isatty():
+        threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()  # some come back when they are closed
+
+
+@contextmanager
+def worker(report: str) -> Iterator[subprocess.Popen[str]]:
     """What takes runs from the server and starts them in this folder."""
-    extra = {"PREFECT_API_URL": api, "PROSMIN_REPORT_URL": report}
+    extra = {"PROSMIN_REPORT_URL": report}
     process = guarded([sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "here"], extra)
     threading.Thread(target=_repeat, args=(process,), daemon=True).start()
     try:
@@ -79,6 +136,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--file", type=Path, default=Path("prefect.yaml"), help="what is deployed (default: prefect.yaml)"
     )
+    parser.add_argument("--no-browser", action="store_true", help="do not open the dashboard in the browser")
     found = parser.parse_args(given)
     if not 0 < found.port < 65536:
         parser.error(f"--port is {found.port}; it must be between 1 and 65535")
@@ -90,25 +148,20 @@ def main(given: argparse.Namespace) -> int:
     graph.read()
     if not given.file.is_file():
         raise UserError(f"{given.file} does not exist; it says what the dashboard offers, and when it runs")
-    if url := dashboard():
-        raise UserError(f"the dashboard of this folder is running already: {url.removesuffix('/api')}")
-    free_port(given.port)
     settle()
+    if running := dashboard():
+        raise UserError(f"the dashboard of this folder is running already: {running.site}")
+    free_port(given.port)
     print("starting the Prefect server ...", flush=True)
-    with started(given.port) as api, report_served() as report:
-        os.environ["PREFECT_API_URL"] = api
-        prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
+    with started(given.port) as server, report_served() as report, environment(server.variables()):
+        prefect("work-pool", "create", POOL, "--type", "process", "--overwrite", "--base-job-template", str(TEMPLATE))
         prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(given.file))
-        announce(api)
-        try:
-            with worker(api, report) as process:
-                print(
-                    f"Dashboard: {api.removesuffix('/api')}\nReport:    {report}/{REPORT.name}\nCtrl-C ends both.",
-                    flush=True,
-                )
-                code = process.wait()
-        finally:
-            RUNNING.unlink(missing_ok=True)
+        with announced(server), sign_in(server), worker(report) as process:
+            page, address = SIGN_IN.resolve().as_uri(), f"{report}/{REPORT.name}"
+            print(GREETING.format(server=server, page=page, report=address, password=PASSWORD), flush=True)
+            if not given.no_browser:
+                show(page)
+            code = process.wait()
     raise UserError(f"the worker ended by itself with code {code}; its last lines stand above")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from pipelines import graph
+from pipelines.workspace import private
 from prosmin.errors import UserError, nearest
 from stages.params import PARAMS, load
 
@@ -62,8 +63,7 @@ def experiment(changes: Sequence[str], name: str | None = None, snapshot: str | 
     origin = Path.cwd()
     check(changes, name)
     commit, _, edits = (snapshot or take_snapshot()).partition("+")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name or 'run'}-", dir=FOLDER.resolve()))
+    folder = Path(tempfile.mkdtemp(prefix=f"{name or 'run'}-", dir=private(FOLDER).resolve()))
     try:
         git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
         git(folder, "checkout", "--quiet", "--detach", commit)

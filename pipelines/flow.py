@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
-from httpx import TransportError
+from httpx import HTTPError
 
 from pipelines import artifacts, durations, graph, lockfile, machine
 from pipelines.execute import Executor, Result
@@ -152,7 +152,7 @@ def _run_here(stages: Sequence[str], downstream: bool, force: bool, workers: int
                     lockfile.restore_order(before, chosen)
             progress.close()
     durations.save(took | {name: each.seconds for name, each in results.items() if each.outcome == "ran"})
-    with suppress(TransportError):  # the server has gone for good; what ran, ran
+    with suppress(HTTPError):  # the server has gone for good; what ran, ran
         artifacts.publish(results)
     return results
 

@@ -71,7 +71,7 @@ def main(given: argparse.Namespace) -> int:
     from pipelines.view import Terminal
 
     with reached(), Terminal() as view:
-        from httpx import TransportError
+        from httpx import HTTPError
 
         from pipelines.flow import LOOK, VIEW, run_graph
 
@@ -88,7 +88,7 @@ def main(given: argparse.Namespace) -> int:
                 downstream=given.downstream,
                 return_state=True,
             )
-        except TransportError:
+        except HTTPError:
             return without_server(view)
         finally:
             flush()

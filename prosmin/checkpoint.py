@@ -82,6 +82,7 @@ class Checkpoints:
         began, path, written = time.monotonic(), self.path(step), False
         head = {"run": self.key, "facts": json.dumps(facts)}
         try:
+            files.private_folder(self.folder)
             files.write_arrays(path, arrays, head)
         except OSError as error:
             log.warning(

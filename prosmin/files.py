@@ -29,12 +29,23 @@ def _sibling(path: Path, mark: str) -> Path:
     return path.parent / f".{path.name}.{os.getpid()}.{mark}"
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+def private_folder(path: str | Path) -> None:
+    """Make ``path``, and what is missing above it, a folder that no other user of this machine can look into."""
+    path = Path(path)
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
+
+
+def write_bytes(path: str | Path, content: bytes, mode: int = 0o666) -> None:
+    """mode: of the new file, from which the umask takes away."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _sibling(path, "part")
     try:
-        with open(part, "wb") as handle:
+        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
@@ -44,8 +55,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    write_bytes(path, text.encode())
+def write_text(path: str | Path, text: str, mode: int = 0o666) -> None:
+    write_bytes(path, text.encode(), mode)
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -1,5 +1,7 @@
 """A small real DVC project to run, and a real Prefect server to run it against."""
 
+import base64
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -77,17 +80,32 @@ with open(os.environ.get("RECORD", os.devnull), "a") as record:
 
 
 class Api:
-    """The REST API of a Prefect server at ``url``."""
+    """The REST API of a Prefect server at ``url``, as whoever knows ``password`` sees it."""
 
-    def __init__(self, url: str):
-        self.url = url
+    def __init__(self, url: str, password: str | None):
+        self.url, self.password = url, password
+
+    def request(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Any:
+        """The answer, to be used in a ``with`` and to be closed; an ``HTTPError`` of 400 and above."""
+        data = None if body is None else json.dumps(body).encode()
+        if self.password is not None:
+            headers = {"Authorization": f"Basic {base64.b64encode(self.password.encode()).decode()}"} | headers
+        headers = {"Content-Type": "application/json"} | headers
+        return urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}{path}", data, headers, method=method), timeout=30
+        )
 
     def call(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with self.request(path, body, method) as answer:
             content = answer.read()
             return json.loads(content) if content else None
+
+    def status(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> int:
+        try:
+            with self.request(path, body, method, **headers) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
 
     def start(self, deployment: str, **parameters: Any) -> str:
         found = self.call(f"/deployments/name/graph/{deployment}")["id"]
@@ -121,6 +139,11 @@ class Project:
         (folder / "work.py").write_text(WORK)
         self.git("init", "-q", "-b", "main")
         self.commit()
+
+    @property
+    def api(self) -> Api:
+        """The server that this project's runs report to."""
+        return Api(self.variables["PREFECT_API_URL"], self.variables["PREFECT_API_AUTH_STRING"])
 
     def git(self, *arguments: str) -> str:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
@@ -203,20 +226,21 @@ def prefect_home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def api(prefect_home) -> Iterator[str]:
-    """The address of a server that all tests share."""
+def api(prefect_home) -> Iterator[dict[str, str]]:
+    """The address and the password of a server that all tests share, as Prefect's client is told them."""
     from pipelines import server
 
     before = dict(os.environ)
     os.environ["PREFECT_HOME"] = str(prefect_home)
-    server.settle()
-    with server.started(server.free_port()) as url:
+    with contextlib.chdir(prefect_home):
+        server.settle()
+    with server.started(server.free_port()) as shared:
         with closing(sqlite3.connect(prefect_home / "prefect.db")) as new:
             with closing(sqlite3.connect(prefect_home / "empty.db")) as copy:
                 new.backup(copy)
         os.environ.clear()  # what starts from here on sets itself up
         os.environ.update(before)
-        yield url
+        yield shared.variables()
 
 
 @pytest.fixture
@@ -233,6 +257,4 @@ def new_home(api, prefect_home) -> Callable[[Path], str]:
 
 @pytest.fixture
 def project(tmp_path, api, prefect_home) -> Project:
-    return Project(
-        tmp_path / "a project", {"PREFECT_API_URL": api, "PREFECT_HOME": str(prefect_home), "PROSMIN_CORES": "2"}
-    )
+    return Project(tmp_path / "a project", api | {"PREFECT_HOME": str(prefect_home), "PROSMIN_CORES": "2"})

@@ -1,11 +1,18 @@
-"""The dashboard with a server and a worker of its own: a schedule fires, a run is cancelled, nothing outlives it."""
+"""The dashboard with a server and a worker of its own: a schedule fires, a run is cancelled, nothing outlives it, nobody else gets in."""
 
+import asyncio
 import os
+import pty
 import shutil
 import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
+import websockets
 
 from pipelines.server import free_port
 from tests.pipelines.conftest import ROOT, Api, until
@@ -28,16 +35,18 @@ def dashboard(project, new_home):
     (project.folder / "prefect.yaml").write_text(DEPLOYMENTS)
     project.commit()
     new_home(project.folder / ".prosmin/prefect")
-    for name in ("PREFECT_API_URL", "PREFECT_HOME", "PYTHONPATH"):
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME", "PYTHONPATH"):
         project.variables.pop(name)
     port = free_port()
     process = project.start("-m", "pipelines.dashboard", "--port", str(port))
+    said = []
     try:
-        line = until(lambda: process.stdout.readline() if process.poll() is None else "ended", 90)
-        while "Dashboard:" not in line:
+        while not said or "Ctrl-C" not in said[-1]:
             assert process.poll() is None, process.stderr.read()
-            line = process.stdout.readline()
-        yield project, process, Api(f"http://127.0.0.1:{port}/api")
+            said.append(process.stdout.readline())
+        password = (project.folder / ".prosmin/password").read_text()
+        project.greeting = "".join(said)
+        yield project, process, Api(f"http://127.0.0.1:{port}/api", password)
     finally:
         process.kill()
         process.communicate()
@@ -65,6 +74,90 @@ def test_a_schedule_fires_a_run_is_cancelled_and_ctrl_c_ends_everything(dashboar
     process.wait(timeout=30)
     until(lambda: not project.processes(), 15)
     assert project.git("status", "--short").split() == ["??", "dvc.lock"]
+
+
+def test_nobody_but_the_user_who_started_it_gets_in(dashboard, tmp_path, prefect_home):
+    project, process, api = dashboard
+    found = api.call("/deployments/name/graph/settings")["id"]
+    run, attack = f"/deployments/{found}/create_flow_run", {"job_variables": {"command": f"touch {tmp_path / 'pwned'}"}}
+    nobody, guesser = Api(api.url, None), Api(api.url, "prosmin:guess")
+    evil = {"Origin": "http://evil.example"}
+    port = api.url.split(":")[2].split("/")[0]
+    rebound = {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}
+    own = {"Origin": api.url.removesuffix("/api")}
+
+    for other in (nobody, guesser):  # another user of the machine; a page that gets as far as sending something
+        for headers in ({}, own, {"Content-Type": "text/plain"}):
+            assert other.status(run, attack, **headers) == 401
+        assert other.status("/flow_runs/filter", {}) == other.status("/logs/filter", {}) == 401
+    for each in (nobody, guesser, api):  # a browser that knows the password does not lend it to another page
+        for headers in (evil, {"Origin": "null"}, {"Origin": f"http://127.0.0.1:{int(port) + 1}"}):
+            assert each.status(run, attack, **headers) == 403
+            assert each.status(run, method="OPTIONS", **headers, **{"Access-Control-Request-Method": "POST"}) == 403
+        assert each.status(run, attack, **rebound) == each.status("/health", Host="evil.example") == 400
+        assert each.status("/../sign-in", Host=f"evil.example:{port}") == 400
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    assert nobody.status(run, method="OPTIONS", **own, **preflight) == 200
+
+    async def listen(**settings):
+        async with websockets.connect(f"ws://127.0.0.1:{port}/api/events/out", **settings) as socket:
+            await socket.send('{"type": "auth", "token": "guess"}')
+            await socket.recv()
+
+    for settings in ({"origin": "http://evil.example", "subprotocols": ["prefect"]}, {}, {"subprotocols": ["prefect"]}):
+        with pytest.raises(websockets.WebSocketException):
+            asyncio.run(listen(**settings))
+
+    # Not even the user himself starts another command than the flow's: whatever a page may one day find, it is not a shell.
+    for variables in (attack["job_variables"], {"env": {"LD_PRELOAD": "/tmp/x.so"}}, {"working_dir": "/"}):
+        assert api.status(run, {"job_variables": variables}) == 422
+    assert api.status(run, {"parameters": {"stages": ["source"]}}, **own) == 201
+    assert not (tmp_path / "pwned").exists()
+
+    kept = project.folder / ".prosmin"
+    assert kept.stat().st_mode & 0o777 == 0o700
+    for path in (kept / "password", kept / "sign-in.html", prefect_home / "prefect.db"):
+        assert path.stat().st_mode & 0o077 == 0, path
+    secret = (kept / "password").read_text()
+    assert not [each for each in project.processes() if secret.partition(":")[2] in each]
+    assert secret.partition(":")[2] not in project.greeting
+
+    report = next(line for line in project.greeting.splitlines() if line.startswith("Report:")).split()[1]
+    (project.folder / "results/report").mkdir(parents=True, exist_ok=True)
+    (project.folder / "results/report/index.html").write_text("the report")
+    assert urllib.request.urlopen(report).read() == b"the report"
+    site, _, _ = report.removesuffix("/index.html").rpartition("/")
+    for path in ("/index.html", "/", "//index.html", "/guess/index.html"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(site + path)
+
+    export = next(line for line in project.greeting.splitlines() if "export " in line)
+    listed = subprocess.run(
+        ["bash", "-c", f"{export}\nexec prefect deployment ls"],
+        cwd=project.folder,
+        env=project.variables,
+        capture_output=True,
+        text=True,
+    )
+    assert "graph/settings" in listed.stdout, listed.stdout + listed.stderr
+
+
+@pytest.mark.parametrize("screen", [{}, {"DISPLAY": ":7"}])
+def test_the_browser_is_opened_where_somebody_sees_it(tmp_path, screen):
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
+    browser.chmod(0o755)
+    reader, terminal = pty.openpty()
+    code = "import time; from pipelines.dashboard import show; show('file:///a/page.html'); time.sleep(2)"
+    variables = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    for output in (terminal, subprocess.DEVNULL):
+        command = [sys.executable, "-c", code]
+        subprocess.run(command, cwd=ROOT, env={**variables, **screen, "BROWSER": str(browser)}, stdout=output, check=True)
+        assert opened.is_file() == bool(screen and output == terminal)
+        opened.unlink(missing_ok=True)
+    os.close(reader)
+    os.close(terminal)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -54,7 +54,7 @@ def test_a_server_that_restarts_in_the_middle_of_a_run_loses_nothing(project, tm
     home = new_home(tmp_path / "home")
     port = server.free_port()
     with serving(home, port) as api:
-        run = project.start("-m", "pipelines.run", WAIT="middle", PREFECT_HOME=home, PREFECT_API_URL=api.url)
+        run = project.start("-m", "pipelines.run", WAIT="middle", PREFECT_HOME=home, **variables(api))
         project.wait_for("middle")
     with serving(home, port) as api:
         (known,) = api.runs("RUNNING")
@@ -63,10 +63,10 @@ def test_a_server_that_restarts_in_the_middle_of_a_run_loses_nothing(project, tm
         assert run.returncode == 0 and "Traceback" not in errors, output + errors
         assert api.state(known["id"]) == "COMPLETED"
         assert len(api.artifacts(known["id"])["stages"]["data"]) > 100
-        variables = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # else it would wait minutes for the server to come back
+        quick = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # else it would wait minutes for the server to come back
         project.go_file.unlink()
-        variables |= {"PREFECT_HOME": home, "PREFECT_API_URL": api.url}
-        last = project.start("-m", "pipelines.run", "--force", WAIT="total", **variables)
+        quick |= {"PREFECT_HOME": home} | variables(api)
+        last = project.start("-m", "pipelines.run", "--force", WAIT="total", **quick)
         until(lambda: len(project.recorded()) > 2 * 8 + 2 * 7)
     assert set(outcomes(errors).values()) == {"ran"} and len(outcomes(errors)) == 8
     project.go()
@@ -80,8 +80,13 @@ def test_a_server_that_restarts_in_the_middle_of_a_run_loses_nothing(project, tm
 def serving(home, port):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", home)
-        with server.started(port, ui=False) as url:
-            yield Api(url)
+        patch.setenv("PREFECT_SERVER_API_AUTH_STRING", "somebody:the same after a restart")
+        with server.started(port, ui=False) as here:
+            yield Api(here.api, here.password)
+
+
+def variables(api):
+    return {"PREFECT_API_URL": api.url, "PREFECT_API_AUTH_STRING": api.password}
 
 
 GUARD = ROOT / "pipelines" / "guard.py"

@@ -1,4 +1,4 @@
-"""The page of a run in a real browser, which asks nobody but the server of this machine."""
+"""The page of a run in a real browser, which signs in by itself and asks nobody but the server of this machine."""
 
 import json
 import re
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.dashboard import forward
+from pipelines.server import Server
 from tests.conftest import BROWSERS
-from tests.pipelines.conftest import Api
 
 pytestmark = [pytest.mark.integration, pytest.mark.browser, pytest.mark.timeout(240)]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -31,9 +32,14 @@ def words(html: str) -> str:
 
 def test_the_page_of_a_run_shows_its_stages_and_what_they_left(project, tmp_path):
     project.flow(expect=1, BREAK="leaf@two")
-    api = Api(project.variables["PREFECT_API_URL"])
+    api = project.api
+    start = tmp_path / "sign-in.html"
+    start.write_text(forward(Server(api.url, api.password)))
     run = next(each["id"] for each in api.runs("FAILED") if "leaf@two failed" in each["state"]["message"])
     site = api.url.removesuffix("/api")
+    assert "Dashboard • Prefect Server" in browse(start.as_uri(), tmp_path, "--dump-dom")
+    page = browse(f"{site}/runs", tmp_path, "--dump-dom")
+    assert "Runs • Prefect Server" in page and "all stages" in page
     log = tmp_path / "net.json"
     page = words(browse(f"{site}/runs/flow-run/{run}", tmp_path, "--dump-dom", f"--log-net-log={log}"))
     for text in ("all stages", "Failed", "8 Task runs", "working on source@a"):
