@@ -30,7 +30,7 @@ from pipelines.workspace import FOLDER, private
 from prosmin.errors import UserError
 from prosmin.files import write_json, write_text
 
-PATIENCE = 90.0  # seconds for a server to come up; a new database on a slow disk takes 15
+PATIENCE = 180.0  # seconds for a server to come up; a new database on a slow disk takes 15, on a busy machine 80
 ANSWER = 10.0  # seconds for a server that is up to say so
 RUNNING = FOLDER / "dashboard.json"
 PASSWORD = FOLDER / "password"
