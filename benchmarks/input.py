@@ -28,7 +28,7 @@ from prosmin.allocator import keep_pages
 from prosmin.feeding import Streamed
 from prosmin.fetching import write_dataset
 from prosmin.files import write_json
-from prosmin.sources import folder as from_folder
+from prosmin.folders import folder as from_folder
 from prosmin.views import ViewSettings
 
 COUNT, BATCH, WORKERS = 2048, 32, 2

@@ -19,6 +19,7 @@ from prosmin.corruptions import SEVERITIES, Frost, block, corrupt
 from prosmin.data import Split, convert
 from prosmin.errors import ConfigError, UserError, nearest
 from prosmin.images import Unreadable, decode
+from prosmin.listing import files_in, subfolders
 
 _PART = 1024  # images of a part, at least
 
@@ -81,11 +82,11 @@ class Folders:
         channels: int,
     ):
         self.root, self.image_size, self.channels = _root(path), image_size, channels
-        _check_types(types, _folders(self.root), self.root)
+        _check_types(types, subfolders(self.root), self.root)
         cells = [self.root / name / str(severity) for name in types for severity in severities]
         for cell in cells:
             if not cell.is_dir():
-                there = ", ".join(_folders(cell.parent)) or "nothing"
+                there = ", ".join(subfolders(cell.parent)) or "nothing"
                 raise UserError(f"{cell} is missing; {cell.parent} holds {there}")
         self.files = _images(cells[0], classes)
         for cell in cells[1:]:
@@ -160,13 +161,9 @@ def _check_types(wanted: Sequence[str], there: Sequence[str], root: Path) -> Non
         )
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _images(cell: Path, classes: Sequence[str]) -> list[str]:
     """``<class>/<file>`` of a cell, sorted, the classes in the order of the labels."""
-    there = _folders(cell)
+    there = subfolders(cell)
     if unknown := sorted(set(there) - set(classes)):
         raise UserError(
             f"{cell / unknown[0]} is no class of the dataset, which has {len(classes)}, such as {classes[0]!r}"
@@ -177,7 +174,7 @@ def _images(cell: Path, classes: Sequence[str]) -> list[str]:
         f"{name}/{file}"
         for name in classes
         if name in present
-        for file in sorted(entry.name for entry in os.scandir(cell / name) if not entry.name.startswith("."))
+        for file in files_in(cell / name)
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +20,7 @@ from prosmin.files import read_json
 from prosmin.images import decode
 
 _CHUNK = 1024  # images converted at a time
+_THIN = 4  # long side to short side from which on the middle of an image is cut out before it is resized
 
 Rows = range | np.ndarray
 
@@ -122,7 +124,7 @@ def _buffer(chunk: Any) -> np.ndarray:
 
 def _encoded(reader: SplitReader, image_size: int | None, channels: int | None, rows: Rows) -> Tensor:
     def load(image: Any) -> Tensor:
-        pixels = torch.from_numpy(decode(image.to_pybytes()))
+        pixels = torch.from_numpy(decode(image.to_pybytes(), reader.layout.channels))
         return convert(pixels.permute(2, 0, 1)[None], image_size, channels)[0]
 
     first = load(reader.image(int(rows[0])))
@@ -147,13 +149,31 @@ def convert(images: Tensor, image_size: int | None, channels: int | None) -> Ten
         red, green, blue = images.int().unbind(1)
         luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # rounded as Pillow does
         images = luma.to(torch.uint8)[:, None]
-    height, width = images.shape[2:]
-    if image_size is not None and (height, width) != (image_size, image_size):
-        scale = image_size / min(height, width)
-        size = max(image_size, round(height * scale)), max(image_size, round(width * scale))
-        images = functional.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-        top, left = (size[0] - image_size) // 2, (size[1] - image_size) // 2
-        images = images[:, :, top : top + image_size, left : left + image_size]
+    if image_size is not None and images.shape[2:] != (image_size, image_size):
+        images = _centre(images, image_size)
     if channels == 3 and images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1)
     return images.contiguous()
+
+
+def _centre(images: Tensor, side: int) -> Tensor:
+    """uint8 [N, C, H, W] -> [N, C, side, side]: the short side resized to ``side``, the centre of the long one."""
+    height, width = images.shape[2:]
+    scale = side / min(height, width)
+    size = max(side, round(height * scale)), max(side, round(width * scale))
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    if max(size) <= _THIN * side:
+        resized = functional.interpolate(
+            images, size=size, mode="bilinear", antialias=True, align_corners=False
+        )
+        return resized[:, :, top : top + side, left : left + side]
+    # Resized as a whole, a line of 1 x 16000 pixels would take gigabytes. Pillow computes the pixels
+    # of a box alone, from the same neighbours and to rounding the same values.
+    down, across = height / size[0], width / size[1]
+    right, bottom = min((left + side) * across, width), min((top + side) * down, height)
+    box = left * across, top * down, right, bottom
+    resized = torch.empty(*images.shape[:2], side, side, dtype=torch.uint8)
+    for image, place in zip(images.flatten(0, 1), resized.flatten(0, 1), strict=True):
+        channel = Image.fromarray(image.numpy()).resize((side, side), Image.Resampling.BILINEAR, box)
+        place.copy_(torch.from_numpy(np.array(channel)))
+    return resized

@@ -4,7 +4,6 @@ Either is a pure function of (seed, epoch, step, rank), whatever the number of w
 Letters in shapes: B images a step in this process, C channels, S pixels a side.
 """
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from prosmin.arrow import SplitReader
 from prosmin.checkpoint import checksum
 from prosmin.data import read_manifest
 from prosmin.errors import UserError
-from prosmin.images import TURNED, decode, orientation
+from prosmin.images import decode, open_picture, orientation, upright_size
 from prosmin.streams import crop_boxes, finish_views, make_views
 from prosmin.views import ViewSettings
 
@@ -171,11 +170,9 @@ class Encoded:
     """An encoded image of which the header alone has been read. size: height and width, as its EXIF orientation turns it."""
 
     def __init__(self, content: bytes):
-        self.content, self.picture = content, Image.open(io.BytesIO(content))
-        turn = orientation(self.picture)
-        width, height = self.picture.size
-        self.size = (width, height) if turn in TURNED else (height, width)
-        self.upright = turn == 1
+        self.content, self.picture = content, open_picture(content)
+        self.size = upright_size(self.picture)
+        self.upright = orientation(self.picture) == 1
 
     def cut(self, boxes: Tensor, settings: Sequence[ViewSettings], channels: int) -> list[Tensor]:
         """A box for each view, resized with antialiasing: uint8 [C, S, S] each.

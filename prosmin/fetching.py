@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from prosmin.arrow import NO_LABEL, RAW_SIDE, SPLITS, Layout, SplitReader, Split
 from prosmin.draws import generator
 from prosmin.errors import ConfigError, UserError
 from prosmin.images import AnyImage, Unreadable, decode, encode, read_header
-from prosmin.manifest import Written, describe
+from prosmin.listing import by_ending, printable
+from prosmin.manifest import LISTED, Written, describe
 from prosmin.sources import Images, Source
 from prosmin.splits import balanced_subset, hold_out
 from prosmin.transforms import transformed, transformed_layout
@@ -39,6 +41,7 @@ def write_dataset(
     limit: Mapping[str, int] | None = None,
     max_unreadable: float = 0.01,
     transform: str = "none",
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Write ``<split>.arrow`` for every split into ``folder`` and return the manifest of what they hold.
 
@@ -46,18 +49,23 @@ def write_dataset(
         test_fraction of 1 the images of a source without splits are all test images;
     limit: the most images of a split, as evenly from the classes as can be;
     max_unreadable: share of the images that may be left out because they cannot be decoded;
-    transform: see ``prosmin.transforms``.
+    transform: see ``prosmin.transforms``;
+    workers: how many images are decoded at a time.
 
     Raise ``UserError`` for images that make no sensible dataset.
     """
     splits = divide(source, seed, val_fraction, test_fraction, limit or {})
     _check_classes(source.classes, splits)
-    layout = _survey(splits, max_unreadable)
+    layout, converted = _survey(splits, max_unreadable)
     total = sum(map(len, splits.values()))
     quarantined: list[dict[str, str]] = []
     with tqdm(total=total, unit=" images", disable=None) as bar:
         written = {
-            split: _write_split(_file(folder, split), layout, _decoded(images, layout, quarantined, bar))
+            split: _write_split(
+                _file(folder, split),
+                layout,
+                _decoded(images, layout, quarantined, converted, bar, workers),
+            )
             for split, images in splits.items()
         }
     _check_unreadable(quarantined, total, max_unreadable)
@@ -66,7 +74,15 @@ def write_dataset(
     if transform != "none":
         classes, layout = None, transformed_layout(layout, transform)
         written = {split: _transform_split(_file(folder, split), layout, transform, seed, split) for split in splits}
-    return {**describe(layout, classes, written), "quarantined": quarantined}
+    return {
+        **describe(layout, classes, written),
+        "converted": {name: count for name, count in sorted(converted.items()) if count},
+        "quarantined": quarantined,
+        "not_read": {
+            "endings": by_ending(source.not_read),
+            "examples": [printable(file) for file in source.not_read[:LISTED]],
+        },
+    }
 
 
 def _file(folder: Path, split: str) -> Path:
@@ -98,8 +114,24 @@ def divide(
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
+def cautions(source: Source, test_fraction: float) -> list[str]:
+    """Sentences on what looks like a slip, before anything is written."""
+    notes = list(source.notes)
+    if {"train", "val"} == set(source.splits) and test_fraction > 0:
+        notes.append(
+            f"there is no test split, so {test_fraction:g} of train is held out as one, though there is "
+            "a val split: if that is the test set (as for ImageNet), say so under splits or files "
+            "({train: …, test: …})"
+        )
+    return notes
+
+
 def _check_classes(classes: tuple[str, ...] | None, splits: Mapping[str, Images]) -> None:
-    if classes is None or "train" not in splits:
+    if classes is None:
+        return
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise UserError(f"{Counter(classes)[twice[0]]} classes are named {twice[0]!r}; rename them")
+    if "train" not in splits:
         return
     present = {split: set(images.labels.tolist()) for split, images in splits.items()}
     for split, found in present.items():
@@ -123,11 +155,14 @@ def _check_unreadable(unreadable: list[dict[str, str]], total: int, max_unreadab
         )
 
 
-def _survey(splits: Mapping[str, Images], max_unreadable: float) -> Layout:
-    """Choose the layout from the headers of all images; those without a readable one do not count."""
+def _survey(splits: Mapping[str, Images], max_unreadable: float) -> tuple[Layout, Counter[str]]:
+    """Choose the layout from the headers of all images, and count those that decoding changes.
+
+    Where any image is RGB all become it. Images without a readable header do not count.
+    """
     unreadable: list[dict[str, str]] = []
-    examples: dict[int, str] = {}
-    counts: dict[int, int] = {}
+    channels: Counter[int] = Counter()
+    converted: Counter[str] = Counter()
     sizes: set[tuple[int, int]] = set()
     for images in splits.values():
         for image, _, source in images:
@@ -136,23 +171,19 @@ def _survey(splits: Mapping[str, Images], max_unreadable: float) -> Layout:
             except Unreadable as error:
                 unreadable.append({"source": source, "reason": str(error)})
                 continue
-            examples.setdefault(header.channels, source)
-            counts[header.channels] = counts.get(header.channels, 0) + 1
+            channels[header.channels] += 1
+            converted.update(header.changes)
             if len(sizes) < 2:
                 sizes.add((header.height, header.width))
     _check_unreadable(unreadable, sum(map(len, splits.values())), max_unreadable)
-    if not counts:
+    if not channels:
         raise UserError("no image can be read")
-    if len(counts) > 1:
-        raise UserError(
-            f"grey and RGB images are mixed: {counts[1]} grey (such as {examples[1]}), {counts[3]} RGB "
-            f"(such as {examples[3]}); convert them to one kind"
-        )
-    (channels,) = counts
+    if len(channels) > 1:
+        converted["grey"] = channels[1]
     height, width = sizes.pop()
     if sizes or max(height, width) > RAW_SIDE:
-        return Layout("encoded", channels)
-    return Layout("raw", channels, height, width)
+        return Layout("encoded", max(channels)), converted
+    return Layout("raw", max(channels), height, width), converted
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -169,18 +200,37 @@ class Row:
     width: int
 
 
-def _decoded(images: Images, layout: Layout, quarantined: list[dict[str, str]], bar: tqdm) -> Iterator[Row]:
-    """Decode every image, in a bounded window; list in ``quarantined`` those that cannot be."""
+@dataclass(frozen=True)
+class Left:
+    """One image that is left out. changes: as in ``prosmin.images.Header``."""
 
-    def prepare(item: tuple[AnyImage, int, str]) -> Row | dict[str, str]:
+    source: str
+    reason: str
+    changes: tuple[str, ...]
+
+
+def _decoded(
+    images: Images,
+    layout: Layout,
+    quarantined: list[dict[str, str]],
+    converted: Counter[str],
+    bar: tqdm,
+    workers: int,
+) -> Iterator[Row]:
+    """Decode every image, in a bounded window; list in ``quarantined`` those that cannot be.
+
+    What the survey has counted of these is taken out of ``converted`` again.
+    """
+
+    def prepare(item: tuple[AnyImage, int, str]) -> Row | Left:
         image, label, source = item
         try:
             return _row(image, layout, label, source)
         except Unreadable as error:
-            return {"source": source, "reason": str(error)}
+            return Left(source, str(error), _changes(image, layout))
 
     items = iter(images)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # Pillow decodes outside the interpreter lock: that pays for large images, small ones take twice as long.
         each = pool.map if layout.encoding == "encoded" else map
         while chunk := list(itertools.islice(items, _CHUNK)):
@@ -188,17 +238,31 @@ def _decoded(images: Images, layout: Layout, quarantined: list[dict[str, str]], 
                 if isinstance(result, Row):
                     yield result
                 else:
-                    log.warning("left out %s: %s", result["source"], result["reason"])
-                    quarantined.append(result)
+                    log.warning("left out %s: %s", result.source, result.reason)
+                    quarantined.append({"source": result.source, "reason": result.reason})
+                    converted.subtract(result.changes)
             bar.update(len(chunk))
+
+
+def _changes(image: AnyImage, layout: Layout) -> tuple[str, ...]:
+    """What the survey has counted of an image that turned out to be unreadable."""
+    try:
+        header = read_header(image)
+    except Unreadable:
+        return ()
+    return header.changes + (("grey",) if header.channels < layout.channels else ())
 
 
 def _row(image: AnyImage, layout: Layout, label: int, source: str) -> Row:
     if layout.encoding == "raw":
-        pixels = decode(image)
+        pixels = decode(image, layout.channels)
         stored = pixels.tobytes()
+        same = pixels.shape == (layout.height, layout.width, layout.channels)
     else:
         stored, pixels = encode(image)
+        same = pixels.shape[2] <= layout.channels
+    if not same:
+        raise Unreadable("the file has changed since its header was read")
     return Row(stored, label, source, *pixels.shape[:2])
 
 

@@ -1,18 +1,48 @@
 """One image at a time: its header, its pixels, and the bytes under which it is kept."""
 
 import io
+import os
+import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (  # the plugins, lest Pillow load all that it has, once a format is asked for by name
+    AvifImagePlugin,  # noqa: F401
+    Image,
+    ImageOps,
+    Jpeg2KImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+    features,
+)
 
-AnyImage = bytes | Path | np.ndarray
-"""An encoded image, the file of one, or uint8 pixels [height, width, channels]."""
+_FORMATS = {  # as Pillow names them, with the endings of their files; what its build lacks is left out
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
+    "JPEG2000": (".j2k", ".jp2", ".jpx"),
+    "PNG": (".apng", ".png"),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+_OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+FORMATS = {name: ends for name, ends in _FORMATS.items() if features.check(_OPTIONAL.get(name, "pil"))}
+"""The formats that are read, by content. Pillow knows more, of which some start other programs (EPS: Ghostscript)."""
+SUFFIXES = frozenset(ending for endings in FORMATS.values() for ending in endings)
+LARGEST_FILE = 2**30  # bytes
 
-_GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"}
+_DEEP = {"I;16", "I;16L", "I;16B", "I;16N"}
+_GREY = {"1", "L", "LA", "La"} | _DEEP
 _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
-TURNED = {5, 6, 7, 8}  # orientations that swap height and width
+_TURNED = {5, 6, 7, 8}  # orientations that swap height and width
+
+# What Pillow has to say of a file (a large one, a damaged one) belongs into the manifest, not onto the screen.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Unreadable(Exception):
@@ -20,12 +50,28 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True)
+class Withheld:
+    """An image that a source does not hand out."""
+
+    reason: str
+
+
+AnyImage = bytes | Path | np.ndarray | Withheld
+"""An encoded image, the file of one, uint8 pixels [height, width, channels], or why it is not read."""
+
+
+@dataclass(frozen=True)
 class Header:
-    """What is known without decoding: channels after conversion (1 or 3), upright height and width in pixels."""
+    """What is known without decoding: channels after conversion (1 or 3), upright height and width in pixels.
+
+    changes: what decoding does to its pixels, of palette, alpha, CMYK, YCbCr, 16-bit, 1-bit, turned (upright, by its
+    EXIF orientation) and animated (of several pictures the first one is taken); mostly nothing.
+    """
 
     channels: int
     height: int
     width: int
+    changes: tuple[str, ...] = ()
 
 
 def read_header(image: AnyImage) -> Header:
@@ -33,28 +79,28 @@ def read_header(image: AnyImage) -> Header:
     if isinstance(image, np.ndarray):
         return Header(image.shape[2], image.shape[0], image.shape[1])
     try:
-        with _open(image) as picture:
-            width, height = picture.size
-            if orientation(picture) in TURNED:
-                width, height = height, width
-            return Header(_channels(picture), height, width)
+        with open_picture(image) as picture:
+            return _header(picture)
     except Exception as error:  # Pillow raises nearly any type on malformed files
         raise Unreadable(_reason(error)) from None
 
 
-def decode(image: AnyImage) -> np.ndarray:
-    """Pixels, uint8 [height, width, channels], upright; channels as in ``read_header``.
+def decode(image: AnyImage, channels: int | None = None) -> np.ndarray:
+    """Pixels, uint8 [height, width, channels], upright; channels as in ``read_header``, or 3 where that is asked for.
 
-    A palette, alpha channel or CMYK becomes RGB (alpha is dropped), bilevel becomes 0 and 255, 16-bit grey keeps its
-    high byte. Raise ``Unreadable`` for an image that is broken or ends early.
+    A palette, CMYK or YCbCr becomes RGB, alpha is dropped (the colours under it stay), bilevel becomes 0 and 255,
+    16-bit grey keeps its high byte, grey becomes RGB by repetition. Raise ``Unreadable`` for an image that is broken
+    or ends early.
     """
     if isinstance(image, np.ndarray):
-        return image
-    try:
-        with _open(image) as picture:
-            return _pixels(picture)
-    except Exception as error:
-        raise Unreadable(_reason(error)) from None
+        pixels = image
+    else:
+        try:
+            with open_picture(image) as picture:
+                pixels = _pixels(picture)
+        except Exception as error:
+            raise Unreadable(_reason(error)) from None
+    return np.repeat(pixels, 3, axis=2) if channels == 3 and pixels.shape[2] == 1 else pixels
 
 
 def encode(image: AnyImage) -> tuple[bytes, np.ndarray]:
@@ -64,8 +110,9 @@ def encode(image: AnyImage) -> tuple[bytes, np.ndarray]:
     """
     if isinstance(image, Path):
         try:
+            _check_file(image)
             image = image.read_bytes()
-        except OSError as error:
+        except (OSError, Unreadable) as error:
             raise Unreadable(_reason(error)) from None
     pixels = decode(image)
     return (image if isinstance(image, bytes) and _is_plain(image) else to_png(pixels)), pixels
@@ -78,39 +125,81 @@ def to_png(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def orientation(picture: Image.Image) -> int:
-    """How EXIF says it is to be turned, 1 to 8; 1 is upright."""
-    return picture.getexif().get(0x0112, 1)
-
-
-def _open(image: bytes | Path) -> Image.Image:
-    if isinstance(image, bytes) and not image or isinstance(image, Path) and image.stat().st_size == 0:
+def open_picture(image: bytes | Path | Withheld) -> Image.Image:
+    """What Pillow makes of the header of an encoded image, if it is of one of ``FORMATS``."""
+    if isinstance(image, Withheld):
+        raise Unreadable(image.reason)
+    if isinstance(image, Path):
+        _check_file(image)
+    elif not image:
         raise Unreadable("the file is empty")
-    return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+    return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=tuple(FORMATS))
 
 
-def _channels(picture: Image.Image) -> int:
+def orientation(picture: Image.Image) -> int:
+    """How its file says it is to be turned, 1 to 8; 1 is upright."""
+    found = picture.getexif().get(0x0112)
+    return found if found in range(2, 9) else 1
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Height and width in pixels once it is turned as its file says."""
+    width, height = picture.size
+    # Of a TIFF Pillow gives the size as it will be: it turns the pixels while it loads them.
+    swapped = picture.format != "TIFF" and orientation(picture) in _TURNED
+    return (width, height) if swapped else (height, width)
+
+
+def _check_file(path: Path) -> None:
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise Unreadable("not a regular file")  # a pipe would be waited for, a device has no end
+    if not facts.st_size:
+        raise Unreadable("the file is empty")
+    if facts.st_size > LARGEST_FILE:
+        raise Unreadable(f"the file is larger than {LARGEST_FILE >> 20} MiB")
+
+
+def _header(picture: Image.Image) -> Header:
+    """To be called before the picture is loaded, which changes what Pillow says of it."""
     if picture.mode not in _GREY | _COLOUR:
         raise Unreadable(f"pixel type {picture.mode} is not supported")
-    return 1 if picture.mode in _GREY else 3
+    deep = picture.mode in _DEEP or (picture.format == "PNG" and ";16" in str(picture.tile))  # RGB of 16 bits is "RGB" too
+    changes = {
+        "palette": picture.mode in ("P", "PA"),
+        "alpha": picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info,
+        "CMYK": picture.mode == "CMYK",
+        "YCbCr": picture.mode == "YCbCr",
+        "16-bit": deep,
+        "1-bit": picture.mode == "1",
+        "animated": bool(getattr(picture, "is_animated", False)),
+        "turned": orientation(picture) != 1,
+    }
+    channels = 1 if picture.mode in _GREY else 3
+    return Header(channels, *upright_size(picture), tuple(name for name, there in changes.items() if there))
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
-    channels = _channels(picture)
+    expected = _header(picture)
     picture.load()
     if orientation(picture) != 1:
         picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):
-        return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
-    if picture.mode == "P":
-        picture = picture.convert("RGBA")  # a palette may hold transparency, which RGB alone warns about
-    pixels = np.array(picture.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
+    if picture.mode in _DEEP:
+        pixels = (np.asarray(picture) >> 8).astype(np.uint8)
+    else:
+        if picture.mode in ("P", "PA", "RGBa", "La"):
+            picture = picture.convert("LA" if picture.mode == "La" else "RGBA")  # a palette may hold transparency
+        pixels = np.array(picture.convert("L" if expected.channels == 1 else "RGB"))
+    pixels = pixels.reshape(*pixels.shape[:2], expected.channels)
+    if pixels.shape[:2] != (expected.height, expected.width):
+        found, said = (f"{height} x {width}" for height, width in (pixels.shape[:2], (expected.height, expected.width)))
+        raise Unreadable(f"the header says {said} pixels, but it holds {found}")
+    return pixels
 
 
 def _is_plain(image: bytes) -> bool:
     """A JPEG or PNG that any decoder reads as 8-bit grey or RGB, without a conversion that may differ."""
-    with Image.open(io.BytesIO(image)) as picture:
+    with open_picture(image) as picture:
         if picture.mode not in ("L", "RGB"):
             return False
         eight_bits = image[24:25] == b"\x08"  # of a PNG: Pillow reads 16-bit RGB as 8-bit without saying so

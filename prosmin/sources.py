@@ -1,11 +1,10 @@
-"""Where images come from: scikit-learn's own, and folders. Tables stand in ``prosmin.tables``.
+"""Where images come from: scikit-learn's own. Folders stand in ``prosmin.folders``, tables in ``prosmin.tables``.
 
 A source gives the labels of a split at once and its images on demand, so that neither the number of images nor
 their size is bounded by memory.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from prosmin.arrow import NO_LABEL, SPLITS
-from prosmin.errors import ConfigError, UserError, nearest
+from prosmin.errors import ConfigError
 from prosmin.images import AnyImage
 from prosmin.splits import Rows
-
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,15 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """classes: names in the order of the labels, None when there are no labels; splits: those that the source has."""
+    """classes: names in the order of the labels, None when there are no labels; splits: those that the source has.
+
+    not_read: the files that are there and are no images that can be read; notes: sentences on what looks like a slip.
+    """
 
     classes: tuple[str, ...] | None
     splits: dict[str, Images]
+    not_read: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def no_labels(count: int) -> Rows:
@@ -107,94 +109,3 @@ def _patches(side: int, val_fraction: float, test_fraction: float) -> Source:
 
 def _in_memory(pixels: np.ndarray, labels: Rows, name: str) -> Images:
     return Images(labels, lambda rows: ((pixels[row], f"{name}:{row}") for row in rows.tolist()))
-
-
-# --- folders --------------------------------------------------------------------------------------
-
-
-def folder(path: str) -> Source:
-    """Image files by class: ``path/<class>/``, or ``path/<split>/<class>/`` for the splits train, val and test.
-
-    Without class folders the images are unlabelled. Hidden files and files of other kinds are passed over; below a
-    class, folders may nest.
-    """
-    root = Path(path)
-    if not root.is_dir():
-        raise ConfigError("path", path, "there is no such folder")
-    folders = _visible_folders(root)
-    parts = {split: root / split for split in SPLITS if split in folders} or {"train": root}
-    if root not in parts.values():
-        for stray in sorted(set(folders) - set(parts)):
-            raise UserError(
-                f"{root / stray} stands beside the split {next(iter(parts))!r} but is no split; "
-                f"allowed: {', '.join(SPLITS)}{nearest(stray, SPLITS)}"
-            )
-    files = {split: _class_files(part, root) for split, part in parts.items()}
-    labelled = {split: None not in found for split, found in files.items()}
-    if len(set(labelled.values())) > 1:
-        yes = next(split for split in files if labelled[split])
-        no = next(split for split in files if not labelled[split])
-        raise UserError(f"{parts[yes]} has class folders, but {parts[no]} has none; give all splits labels, or none")
-    if not all(labelled.values()):
-        return Source(
-            None,
-            {split: _image_files(root, found[None], no_labels(len(found[None]))) for split, found in files.items()},
-        )
-    classes = tuple(sorted({name for found in files.values() for name in found}))
-    for split, found in files.items():
-        for name in classes:
-            if name not in found:
-                other = next(split for split in files if name in files[split])
-                raise UserError(
-                    f"class folder {name!r} stands in {parts[other]} but not in {parts[split]}{nearest(name, found)}"
-                )
-    splits = {}
-    for split, found in files.items():
-        labels = np.repeat(np.arange(len(classes)), [len(found[name]) for name in classes])
-        splits[split] = _image_files(root, [file for name in classes for file in found[name]], labels)
-    return Source(classes, splits)
-
-
-def _visible_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _class_files(part: Path, root: Path) -> dict[str | None, list[str]]:
-    """Image files by class, relative to ``root`` and sorted; under the key None when there are no class folders."""
-    loose = sorted(
-        os.path.relpath(entry, root) for entry in os.scandir(part) if _is_image(entry.name) and not entry.is_dir()
-    )
-    found = {name: sorted(_walk(part / name, root, frozenset())) for name in _visible_folders(part)}
-    if loose and any(found.values()):
-        name = next(name for name, files in found.items() if files)
-        raise UserError(
-            f"{part} holds both images ({Path(loose[0]).name}) and class folders ({name}); move the images into one"
-        )
-    if loose:
-        return {None: loose}
-    if not any(found.values()):
-        raise UserError(f"{part} holds no images; known endings: {', '.join(sorted(IMAGE_SUFFIXES))}")
-    for name, files in found.items():
-        if not files:
-            raise UserError(f"class folder {part / name} holds no images; remove it or fill it")
-    return found
-
-
-def _walk(folder: Path, root: Path, above: frozenset[Path]) -> Iterator[str]:
-    """Image files below ``folder``; ``above`` are the real folders that lead here, so that a loop of links ends."""
-    here = folder.resolve()
-    if here in above:
-        return
-    for entry in os.scandir(folder):
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield from _walk(folder / entry.name, root, above | {here})
-        elif _is_image(entry.name):
-            yield os.path.relpath(entry, root)
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-
-
-def _image_files(root: Path, files: list[str], labels: Rows) -> Images:
-    return Images(labels, lambda rows: ((root / files[row], files[row]) for row in rows.tolist()))

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow
@@ -16,7 +16,8 @@ from pyarrow.parquet import ParquetFile
 
 from prosmin.arrow import NO_LABEL
 from prosmin.errors import ConfigError, UserError, nearest
-from prosmin.images import AnyImage
+from prosmin.images import AnyImage, Withheld
+from prosmin.listing import printable
 from prosmin.sources import Images, Source, no_labels
 from prosmin.splits import Rows
 
@@ -56,15 +57,18 @@ def parquet(files: Mapping[str, str], image: str = "image", label: str | None = 
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
 
 def _paths(split: str, path: str) -> list[Path]:
-    where = Path(path)
+    where = Path(path).expanduser()
     if where.is_file():
         return [where]
-    found = sorted(where.glob("*.parquet")) if where.is_dir() else [Path(name) for name in sorted(glob.glob(path))]
+    if where.is_dir():
+        found = sorted(where.glob("*.parquet"))
+    else:
+        found = [Path(name) for name in sorted(glob.glob(str(where)))]
     if not found:
         raise ConfigError(f"files.{split}", path, "there is no such Parquet file, nor a folder or pattern with some")
     return found
@@ -115,7 +119,8 @@ def _parquet_reader(
                     for column in _batches(path, file, group, image):
                         low, high = np.searchsorted(rows, [start, start + len(column)])
                         for row in rows[low:high].tolist():
-                            yield _content(column[row - start].as_py()), f"{path.name}:{row - first}"
+                            content = _content(column[row - start].as_py())
+                            yield content, f"{printable(path.name)}:{row - first}"
                         start += len(column)
                 start = stop
 
@@ -155,7 +160,10 @@ def hub(
         datasets.disable_progress_bars()
     splits = splits or {"train": "train", "test": "test"}
     try:
-        loaded = datasets.load_dataset(repo, name=config, revision=revision)
+        builder = datasets.load_dataset_builder(repo, name=config, revision=revision)
+        _check_own_files(repo, builder)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
     except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError, pyarrow.ArrowException) as error:
         if "BuilderConfig" in str(error) or "Config name is missing" in str(error):
             options = re.findall(r"'([^']+)'", str(error).partition("[")[2].partition("]")[0])
@@ -177,9 +185,13 @@ def hub(
         columns = {split: table.select_columns([label])[:][label] for split, table in tables.items()}
         names = {split: getattr(table.features[label], "names", None) for split, table in tables.items()}
         classes, labels = class_numbers(columns, label, next(iter(names.values())))
+    own = _own_folders(repo, revision)
     return Source(
         classes,
-        {split: Images(labels[split], _hub_reader(table, image, splits[split])) for split, table in tables.items()},
+        {
+            split: Images(labels[split], _hub_reader(table, image, splits[split], own))
+            for split, table in tables.items()
+        },
     )
 
 
@@ -187,7 +199,46 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _hub_reader(table: "datasets.Dataset", image: str, name: str) -> Callable[[Rows], Iterator[tuple[AnyImage, str]]]:
+def _own_folders(repo: str, revision: str) -> tuple[Path, Path]:
+    """Where relative paths in rows start, and the folder that none may lead out of."""
+    if Path(repo).is_dir():
+        return Path(repo).resolve(), Path(repo).resolve()
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="dataset"))
+    return cache / "snapshots" / revision, cache.resolve()
+
+
+def _check_own_files(repo: str, builder: "datasets.DatasetBuilder") -> None:
+    """Raise ``ConfigError`` where the card of a dataset names files that are not its own, such as the user's."""
+    local = Path(repo).is_dir()
+    for name in (each for files in (builder.config.data_files or {}).values() for each in files):
+        place = str(name).rpartition("::")[2]  # of a file in an archive the archive
+        if local:
+            own = "://" not in place and Path(place).resolve().is_relative_to(Path(repo).resolve())
+        else:
+            own = place.startswith("hf://")
+        if not own:
+            raise ConfigError("repo", repo, f"its card names a file outside of it, {name}, which is not read")
+
+
+def _within(path: str, own: tuple[Path, Path]) -> AnyImage:
+    """The file that a row names instead of holding its bytes, if it is the dataset's own, wherever links lead."""
+    start, limit = own
+    file = start / path
+    try:
+        real = file.resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a null byte
+        return Withheld("the row names a file that cannot be found")
+    if ".." in file.parts or not real.is_relative_to(limit):
+        return Withheld("the row names a file outside the dataset, which is not read")
+    return real
+
+
+def _hub_reader(
+    table: "datasets.Dataset", image: str, name: str, own: tuple[Path, Path]
+) -> Callable[[Rows], Iterator[tuple[AnyImage, str]]]:
     column = table.select_columns([image])
 
     def read(rows: Rows) -> Iterator[tuple[AnyImage, str]]:
@@ -196,7 +247,7 @@ def _hub_reader(table: "datasets.Dataset", image: str, name: str) -> Callable[[R
             for row, value in zip(chosen, column[chosen][image]):
                 content = value.as_py()
                 if isinstance(content, dict) and content["bytes"] is None and content.get("path"):
-                    yield Path(content["path"]), f"{name}:{row}"
+                    yield _within(content["path"], own), f"{name}:{row}"
                 else:
                     yield _content(content), f"{name}:{row}"
 
@@ -206,9 +257,16 @@ def _hub_reader(table: "datasets.Dataset", image: str, name: str) -> Callable[[R
 # --- columns --------------------------------------------------------------------------------------
 
 
-def _content(value: dict[str, bytes | None] | bytes | None) -> bytes:
-    """Missing bytes become an empty file, which is then listed as unreadable."""
-    return (value["bytes"] if isinstance(value, dict) else value) or b""
+def _content(value: dict[str, Any] | bytes | None) -> bytes | Withheld:
+    """The bytes of an image. Missing ones become an empty file, which is then listed as unreadable.
+
+    A path that stands in their place is not followed: it may lead to any file of this machine.
+    """
+    if not isinstance(value, dict):
+        return value or b""
+    if not value["bytes"] and value.get("path"):
+        return Withheld("the row holds no bytes, only the path of a file, which is not read")
+    return value["bytes"] or b""
 
 
 def _check_columns(where: str, schema: pyarrow.Schema, image: str, label: str | None) -> None:
@@ -236,6 +294,11 @@ def class_numbers(
     columns = {split: _plain(column) for split, column in columns.items()}
     for split, column in columns.items():
         kind = column.type
+        try:
+            column.validate(full=True)
+        except pyarrow.ArrowInvalid as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"label column {name!r} of {split} is damaged or not in UTF-8: {reason}") from None
         if not (types.is_integer(kind) or _is_text(kind)):
             raise UserError(f"label column {name!r} of {split} holds {kind}; it must hold integers or text")
         if column.null_count:
@@ -250,11 +313,11 @@ def class_numbers(
     if names is None or any(_is_text(column.type) for column in columns.values()):
         _check_range(values, name, None)
         found = np.unique(np.concatenate([np.unique(each) for each in values.values()]))
-        return tuple(str(value) for value in found), {
+        return tuple(printable(str(value)) for value in found), {
             split: np.searchsorted(found, each) for split, each in values.items()
         }
     _check_range(values, name, len(names))
-    return tuple(names), {split: each.astype(np.int64) for split, each in values.items()}
+    return tuple(map(printable, names)), {split: each.astype(np.int64) for split, each in values.items()}
 
 
 def _plain(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:

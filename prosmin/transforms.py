@@ -52,7 +52,7 @@ def read_pixels(reader: SplitReader, row: int) -> np.ndarray:
     """uint8 [height, width, channels] of one stored image."""
     layout = reader.layout
     if layout.encoding == "encoded":
-        return decode(reader.image(row).to_pybytes())
+        return decode(reader.image(row).to_pybytes(), layout.channels)
     return np.frombuffer(reader.image(row), np.uint8).reshape(layout.height, layout.width, layout.channels)
 
 

@@ -8,11 +8,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from prosmin import fetching, sources, tables
+from prosmin import fetching, folders, listing, sources, tables
 from prosmin.errors import ConfigError, UserError, nearest
 from prosmin.files import whole_folder, write_json
 from stages.command import run
 from stages.params import AnyDataset, Builtin, Dataset, Folder, Params, Parquet
+from stages.threads import cores
+
+# Files that people keep beside images: that they are not read is worth no warning.
+DOCUMENTS = {
+    "", ".csv", ".htm", ".html", ".json", ".jsonl", ".mat", ".md", ".names", ".npy", ".npz", ".pdf", ".pkl", ".py", ".rst",
+    ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
+}  # fmt: skip
 
 log = logging.getLogger("fetch")
 
@@ -31,8 +38,13 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
     settings = params.fetch[name]
     shared = {key: getattr(settings, key) for key in Dataset.model_fields}
     try:
+        source = open_source(settings)
+        for note in fetching.cautions(source, settings.test_fraction):
+            log.warning("%s: %s", name, note)
         with whole_folder(Path("data", name)) as folder:
-            facts = fetching.write_dataset(folder, open_source(settings), seed=params.seed, **shared)
+            facts = fetching.write_dataset(
+                folder, source, seed=params.seed, workers=cores(), **shared
+            )
             told = settings.model_dump(mode="json", exclude=UNTOLD)
             manifest = {"name": name, "source": settings.source, **facts, "settings": told}
             write_json(folder / "manifest.json", manifest)
@@ -42,7 +54,7 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
         raise UserError(f"dataset {name}: {error}") from None
     warn(manifest)
     write_json(Path("metrics", "fetch", f"{name}.json"), summary(manifest))
-    log.info("%s: %s", name, ", ".join(f"{split} {facts['count']}" for split, facts in manifest["splits"].items()))
+    log.info("%s: %s", name, described(manifest))
 
 
 def open_source(settings: AnyDataset) -> sources.Source:
@@ -50,7 +62,7 @@ def open_source(settings: AnyDataset) -> sources.Source:
     if isinstance(settings, Builtin):
         return sources.builtin(settings.name, settings.patch, settings.val_fraction, settings.test_fraction)
     if isinstance(settings, Folder):
-        return sources.folder(settings.path)
+        return folders.folder(settings.path, settings.splits, settings.classes)
     if isinstance(settings, Parquet):
         return tables.parquet(settings.files, settings.image, settings.label)
     return tables.hub(
@@ -73,6 +85,33 @@ def warn(manifest: dict[str, Any]) -> None:
     if manifest["quarantined"]:
         count = len(manifest["quarantined"])
         log.warning("%s: unreadable images left out: %d (see manifest.json)", manifest["name"], count)
+    if endings := manifest["not_read"]["endings"]:
+        count = sum(endings.values())
+        log.log(
+            logging.INFO if set(endings) <= DOCUMENTS else logging.WARNING,
+            "%s: %d %s not read: %s",
+            manifest["name"],
+            count,
+            "file was" if count == 1 else "files were",
+            listing.counted(endings),
+        )
+
+
+def described(manifest: dict[str, Any], most: int = 10) -> str:
+    """``3000 images of 3 classes: cat, dog, fox; train 1920, val 480, test 600; converted: 2 grey``."""
+    classes = manifest["classes"]
+    counts = {split: facts["count"] for split, facts in manifest["splits"].items()}
+    said = [f"{sum(counts.values())} images without labels"]
+    if classes:
+        names = ", ".join(classes[:most]) + (", …" if len(classes) > most else "")
+        word = "class" if len(classes) == 1 else "classes"
+        said = [f"{sum(counts.values())} images of {len(classes)} {word}: {names}"]
+    said.append(", ".join(f"{split} {count}" for split, count in counts.items()))
+    if converted := manifest["converted"]:
+        said.append(
+            "converted: " + ", ".join(f"{count} {name}" for name, count in converted.items())
+        )
+    return "; ".join(said)
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def _read(dataset: str, rows: np.ndarray) -> list[np.ndarray]:
     layout, stored = reader.layout, [reader.image(int(row)).to_pybytes() for row in rows]
     if layout.encoding == "raw":
         return [np.frombuffer(each, np.uint8).reshape(layout.height, layout.width, layout.channels) for each in stored]
-    return [images.decode(each) for each in stored]
+    return [images.decode(each, layout.channels) for each in stored]
 
 
 def _one_size(pictures: list[np.ndarray]) -> np.ndarray:

@@ -174,6 +174,8 @@ class Builtin(Dataset):
 class Folder(Dataset):
     source: Literal["folder"]
     path: Text
+    splits: dict[SplitName, Text] = {}
+    classes: Literal["top", "leaf"] = "top"
 
 
 class Parquet(Dataset):

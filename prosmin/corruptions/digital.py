@@ -128,4 +128,4 @@ def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """uint8 [H,W,1 or 3] -> uint8 [H,W] or [H,W,3]."""
     stream = io.BytesIO()
     Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(stream, "JPEG", quality=quality)
-    return np.asarray(Image.open(stream))
+    return np.asarray(Image.open(stream, formats=["JPEG"]))

@@ -12,9 +12,8 @@ from torch.nn import functional
 from prosmin.corruptions.filters import gaussian, motion
 from prosmin.corruptions.registry import SMALL, normal
 from prosmin.errors import UserError
-from prosmin.images import Unreadable, decode
-
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png"}
+from prosmin.images import SUFFIXES, Unreadable, decode
+from prosmin.listing import files_in, is_image
 
 
 def plasma(count: int, size: int, decay: float, generator: Generator | None, device: torch.device) -> Tensor:
@@ -92,11 +91,13 @@ class Frost:
 def read_frost(folder: str | Path) -> Frost:
     """The images in a folder, in the order of their names. Of the benchmark's ``frost1.png`` to ``frost6.jpg`` the last is
     left out, as its scripts never draw it."""
-    files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    root = Path(folder).expanduser()
+    files = [root / name for name in files_in(root) if is_image(name)] if root.is_dir() else []
     if [file.stem for file in files] == [f"frost{number}" for number in range(1, 7)]:
         files = files[:-1]
     if not files:
-        raise UserError(f"{folder} holds no images of frost; known endings: {', '.join(sorted(IMAGE_SUFFIXES))}")
+        known = ", ".join(sorted(SUFFIXES))
+        raise UserError(f"{folder} holds no images of frost; known endings: {known}")
     try:
         panes = [torch.from_numpy(decode(file)).permute(2, 0, 1) for file in files]
     except Unreadable as error:

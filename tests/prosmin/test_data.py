@@ -183,6 +183,37 @@ def test_resizing_takes_the_short_side_and_crops_the_centre_as_pillow_would(size
     assert abs(image[0].permute(1, 2, 0).numpy() - expected).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(30, 200), (200, 30), (9, 180), (64, 7)])
+def test_of_a_thin_image_the_middle_is_that_of_the_whole_one_resized(size):
+    """The oracle is Pillow, which resizes the whole image."""
+    pixels = photograph(*size)
+    height, width = (round(side * 32 / min(size)) for side in size)
+    whole = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    top, left = (height - 32) // 2, (width - 32) // 2
+    expected = np.asarray(whole).astype(int)[top : top + 32, left : left + 32]
+    for batch in (1, 3):
+        image = convert(torch.tensor(pixels).permute(2, 0, 1).expand(batch, -1, -1, -1), 32, None)
+        assert image.dtype == torch.uint8 and image.shape == (batch, 3, 32, 32)
+        assert abs(image[-1].permute(1, 2, 0).numpy() - expected).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 16000), (16000, 1)])
+def test_a_thin_image_takes_no_memory_beyond_its_middle(tmp_path, size):
+    """A line of 16000 pixels at 224 pixels a side took 5.4 GB. In a process of its own, which may have 1 GB more."""
+    code = (
+        "import resource, sys, torch\nfrom prosmin.data import convert\n"
+        "convert(torch.zeros(1, 3, 40, 40, dtype=torch.uint8), 32, None)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"image = torch.zeros(1, 3, {size[0]}, {size[1]}, dtype=torch.uint8)\n"
+        "assert convert(image, 224, None).shape == (1, 3, 224, 224)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 100  # MiB
+
+
 def test_rgb_becomes_grey_exactly_as_in_pillow():
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     grey = convert(torch.from_numpy(pixels).permute(2, 0, 1)[None], None, 1)

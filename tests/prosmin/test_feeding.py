@@ -20,7 +20,7 @@ from prosmin.errors import UserError
 from prosmin.feeding import Encoded, Resident, Streamed
 from prosmin.fetching import write_dataset
 from prosmin.files import write_json
-from prosmin.sources import folder as from_folder
+from prosmin.folders import folder as from_folder
 from prosmin.streams import crop_boxes, make_views
 from prosmin.views import ViewSettings
 

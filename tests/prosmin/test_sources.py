@@ -20,8 +20,9 @@ from prosmin.arrow import SplitReader
 from prosmin.draws import generator
 from prosmin.errors import UserError
 from prosmin.fetching import divide, write_dataset
-from prosmin.images import decode
-from prosmin.sources import Images, Source, builtin, folder
+from prosmin.folders import folder
+from prosmin.images import Unreadable, Withheld, decode
+from prosmin.sources import Images, Source, builtin
 from prosmin.splits import balanced_subset, hold_out
 from prosmin.transforms import read_pixels
 
@@ -244,6 +245,74 @@ def test_image_files_of_a_hub_dataset_are_followed(tmp_path, hub_cache):
         (1, 1),
         (2, 1),
     ]
+
+
+def rows_that_name(root: Path, *paths: str) -> list[bytes | Path | Withheld]:
+    """What comes of a hub dataset in ``root`` whose rows hold these paths and no bytes."""
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    images = pyarrow.array([{"bytes": None, "path": path} for path in paths], kind)
+    rows = {"image": images, "label": list(range(len(paths)))}
+    pq.write_table(pyarrow.table(rows), root / "data/train-00000-of-00001.parquet")
+    source = tables.hub(str(root), "0" * 40, splits={"train": "train"})
+    return [image for image, _, _ in source.splits["train"]]
+
+
+def test_a_row_of_a_hub_dataset_names_no_file_of_this_machine(tmp_path, hub_cache):
+    root = tmp_path / "repo"
+    place(tmp_path, "secret.png", "repo-2/secret.png", "repo/images/own.png")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "out").symlink_to(tmp_path)
+    (root / "loop.png").symlink_to("loop.png")
+    found = rows_that_name(
+        root,
+        str(tmp_path / "secret.png"),
+        str(tmp_path / "repo-2/secret.png"),
+        "../secret.png",
+        str(root / "../secret.png"),
+        "images/../images/own.png",
+        str(root / "link.png"),
+        "out/secret.png",
+        "file:///etc/hostname",
+        "zip://a.png::/tmp/x.zip",
+        "~/secret.png",
+        "loop.png",
+        "images/own.png\0",
+    )
+    for image in found:
+        with pytest.raises(Unreadable):
+            decode(image)
+    assert all(isinstance(image, Withheld) for image in found[:7])
+
+
+def test_a_row_of_a_hub_dataset_may_name_its_own_files(tmp_path, hub_cache):
+    root = tmp_path / "repo"
+    place(tmp_path, "repo/images/0.png", "repo/images/1.png")
+    (root / "link.png").symlink_to("images/1.png")
+    found = rows_that_name(root, "images/0.png", str(root / "images/1.png"), "link.png")
+    assert [int(decode(image).flat[0]) for image in found] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["absolute", "above"])
+def test_the_card_of_a_hub_dataset_names_no_file_of_this_machine(tmp_path, hub_cache, kind):
+    table(tmp_path / "private.parquet", [0, 1])
+    root = tmp_path / "repo"
+    root.mkdir()
+    named = str(tmp_path / "private.parquet") if kind == "absolute" else "../private.parquet"
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: {named}\n---\n"
+    (root / "README.md").write_text(card)
+    with pytest.raises(UserError, match="repo.*(names a file outside of it|cannot be loaded)"):
+        tables.hub(str(root), "0" * 40, splits={"train": "train"})
+
+
+def test_a_row_of_a_parquet_file_names_no_file(tmp_path):
+    place(tmp_path, "own.png")
+    rows = {"image": [{"bytes": None, "path": "own.png"}, {"bytes": b"", "path": "own.png"}]}
+    pq.write_table(pyarrow.table(rows), tmp_path / "a.parquet")
+    source = tables.parquet({"train": str(tmp_path / "a.parquet")}, label=None)
+    for image, _, _ in source.splits["train"]:
+        with pytest.raises(Unreadable, match="only the path of a file, which is not read"):
+            decode(image)
 
 
 def test_code_of_a_hub_dataset_is_not_run(tmp_path, hub_cache):

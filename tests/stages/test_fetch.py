@@ -59,6 +59,12 @@ def named_table(labels: list[int], names: list[str], name: str = "in.parquet") -
     pq.write_table(pyarrow.table(rows).cast(features.arrow_schema), name)
 
 
+def paths_alone(name: str) -> pyarrow.Array:
+    """Eight rows that hold no bytes, but the absolute path of a file."""
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    return pyarrow.array([{"bytes": None, "path": str(Path(name).resolve())}] * 8, kind)
+
+
 FOLDER = {"source": "folder", "path": "in"}
 PARQUET = {"source": "parquet", "files": {"train": "in.parquet"}}
 HUB = {"source": "hub", "repo": "in", "revision": "0" * 40, "splits": {"train": "train"}}
@@ -114,7 +120,7 @@ def malformed(settings: dict[str, Any], message: str):
 def missing_folder(): ...
 
 
-@malformed(FOLDER, "in holds no images; known endings: .bmp, .gif, .jpeg")
+@malformed(FOLDER, "in holds no images; known endings: .apng, ")
 def folder_without_images():
     images("in/notes.txt", "in/sub/more.txt")
 
@@ -125,16 +131,53 @@ def empty_class_folder():
     Path("in/bird").mkdir()
 
 
+@malformed(FOLDER, "; not read: 2 .heic, 1 .txt")
+def class_folder_of_files_that_are_not_read():
+    classes()
+    images("in/bird/0.heic", "in/bird/deep/1.HEIC", "in/bird/notes.txt")
+
+
 @malformed(FOLDER, "in holds both images (0.png) and class folders (cat); move the images into one")
 def images_beside_class_folders():
     classes()
     images("in/0.png")
 
 
-@malformed(FOLDER, "in/validation stands beside the split 'train' but is no split; allowed: train, val, test")
+@malformed(FOLDER, "in/extra stands beside the split 'train' but is no split; allowed: train, val, test")
 def misnamed_split_folder():
     classes(root="in/train")
-    classes(root="in/validation")
+    classes(root="in/extra")
+
+
+@malformed(FOLDER, "Val, validation in in are all names of the split 'val'; say under splits which")
+def two_folders_for_one_split():
+    for name in ("train", "Val", "validation"):
+        classes(root=f"in/{name}")
+
+
+@malformed(FOLDER, "in holds but one folder, pets, in which the splits are (Testing, Training)")
+def path_that_is_one_level_too_high():
+    classes(root="in/pets/Training")
+    classes(root="in/pets/Testing")
+
+
+@malformed(
+    {**FOLDER, "splits": {"test": "tests"}},
+    "fetch.mine.splits.test is 'tests'; there is no such folder; in holds test, train (did you mean",
+)
+def split_folder_that_is_not_there():
+    classes(root="in/train")
+    classes(root="in/test")
+
+
+@malformed({**FOLDER, "splits": {"tset": "test"}}, "fetch.mine.splits.tset is not a known key (did")
+def unknown_split():
+    classes()
+
+
+@malformed({**FOLDER, "classes": "leaves"}, "fetch.mine.classes is 'leaves'; allowed: top, leaf")
+def unknown_classes():
+    classes()
 
 
 @malformed(FOLDER, "class folder 'dogs' stands in in/test but not in in/train (did you mean 'dog'?)")
@@ -147,14 +190,6 @@ def classes_that_differ_between_splits():
 def labelled_and_unlabelled_splits():
     classes(root="in/train")
     images("in/test/0.png")
-
-
-@malformed(
-    FOLDER, "grey and RGB images are mixed: 10 grey (such as cat/1.png), 2 RGB (such as cat/0.png); convert them to one"
-)
-def grey_and_rgb_images():
-    classes()
-    images("in/cat/0.png", "in/dog/0.png", mode="RGB")
 
 
 @malformed(
@@ -357,6 +392,24 @@ def missing_image_bytes():
     table(image=[picture(row) if row not in (1, 4) else None for row in range(8)])
 
 
+@malformed(PARQUET, "(the row holds no bytes, only the path of a file, which is not read)")
+def paths_instead_of_bytes():
+    Path("secret.png").write_bytes(picture(9))
+    table(image=paths_alone("secret.png"))
+
+
+@malformed(HUB, "(the row names a file outside the dataset, which is not read)")
+def paths_in_a_hub_dataset_that_lead_out_of_it():
+    Path("secret.png").write_bytes(picture(9))
+    table("in/data/train-00000-of-00001.parquet", image=paths_alone("secret.png"))
+
+
+@malformed(PARQUET, "label column 'label' of train is damaged or not in UTF-8")
+def labels_that_are_not_utf8():
+    content = pyarrow.array([b"cat", b"caf\xe9"] * 4)
+    table(labels=content.view(pyarrow.string()))
+
+
 @malformed(
     {**HUB, "repo": "nobody/nothing"}, "fetch.mine.repo is 'nobody/nothing'; it cannot be loaded at revision 000"
 )
@@ -480,6 +533,87 @@ def test_the_same_images_come_from_a_folder_from_parquet_and_from_the_hub(worksp
         for first, other in zip(found[0], splits):
             assert np.array_equal(first.images, other.images) and np.array_equal(first.labels, other.labels)
             assert first.classes == other.classes == ("cat", "dog")
+
+
+def test_grey_among_rgb_becomes_rgb_and_is_counted(workspace, monkeypatch, caplog):
+    """In raw pixels and in encoded files alike; what is left out is not counted."""
+    for side in (8, 80):
+        shutil.rmtree("in", ignore_errors=True)
+        for name in ("cat", "dog"):
+            Path("in", name).mkdir(parents=True)
+            for number in range(10):
+                mode = "L" if number < 3 else "RGB"
+                Path("in", name, f"{number}.png").write_bytes(picture(number * 20, mode, side))
+        Path("in/dog/0.png").write_bytes(picture(0, "L", side)[:-30])
+        configure({**FOLDER, "val_fraction": 0, "test_fraction": 0, "max_unreadable": 0.1})
+        with caplog.at_level("INFO"):
+            assert start(monkeypatch, "mine") == 0
+        manifest = read_manifest("data/mine")
+        assert manifest["channels"] == 3 and manifest["converted"] == {"grey": 5}
+        assert manifest["encoding"] == ("raw" if side == 8 else "encoded")
+        split = load_split("data/mine", "train")
+        assert split.images.shape == (19, 3, side, side)
+        assert (split.images[1] == 20).all()  # cat/1.png, grey
+        assert split.images[4, :, 0, 0].tolist() == [80, 80, 0]
+        said = "mine: 19 images of 2 classes: cat, dog; train 19; converted: 5 grey"
+        assert caplog.messages[-1] == said
+
+
+def test_grey_images_alone_stay_grey(workspace, monkeypatch):
+    classes()
+    configure(FOLDER)
+    assert start(monkeypatch, "mine") == 0
+    manifest = read_manifest("data/mine")
+    assert manifest["channels"] == 1 and manifest["converted"] == {}
+
+
+def test_variants_of_grey_among_rgb_are_rgb(workspace, monkeypatch):
+    for side in (8, 80):
+        for number in range(12):
+            Path("in").mkdir(exist_ok=True)
+            mode = "L" if number % 2 else "RGB"
+            Path("in", f"{number:02}.png").write_bytes(picture(number, mode, side))
+        for transform in ("halves", "rotate90", "permute", "noise", "invert"):
+            configure({**FOLDER, "transform": transform})
+            assert start(monkeypatch, "mine") == 0
+            assert load_split("data/mine", "train").images.shape[1:] == (3, side, side)
+
+
+def test_what_is_not_read_and_what_looks_like_a_slip_is_said_at_fetch(
+    workspace, monkeypatch, caplog
+):
+    for name in ("cat", "dog"):
+        images(*(f"in/data/{name}/{number}.png" for number in range(6)))
+    images("in/data/cat/0.heic", "in/data/dog/1.heic", "in/data/labels.csv")
+    configure(FOLDER)
+    with caplog.at_level("INFO"):
+        assert start(monkeypatch, "mine") == 0
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings[0].startswith("mine: there is only one class, in/data, which holds the folders")
+    assert warnings[-1] == "mine: 3 files were not read: 2 .heic, 1 .csv"
+    assert read_manifest("data/mine")["not_read"]["endings"] == {".heic": 2, ".csv": 1}
+    assert str(workspace) not in Path("data/mine/manifest.json").read_text()
+    configure({**FOLDER, "classes": "leaf"})
+    for file in Path("in").rglob("*.heic"):
+        file.unlink()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert start(monkeypatch, "mine") == 0
+    levels = {record.message: record.levelname for record in caplog.records}
+    assert levels["mine: 1 file was not read: 1 .csv"] == "INFO"
+    assert "mine: 12 images of 2 classes: cat, dog; train 7, val 2, test 3" in levels
+
+
+def test_all_cores_of_the_share_and_no_more_decode(workspace, monkeypatch):
+    asked = []
+    kept = fetch.fetching.write_dataset
+    monkeypatch.setenv("PROSMIN_CORES", "3")
+    monkeypatch.setattr(
+        fetch.fetching, "write_dataset", lambda *a, **k: (asked.append(k["workers"]), kept(*a, **k))[1]
+    )
+    configure(GOOD)
+    assert start(monkeypatch, "mine") == 0
+    assert asked == [3]
 
 
 def test_fetching_again_replaces_the_dataset_as_a_whole(workspace, monkeypatch):
