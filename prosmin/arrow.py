@@ -27,8 +27,8 @@ class Layout:
     """How the column ``image`` is read.
 
     encoding: ``raw``, uint8 pixels [height, width, channels], all images of one size; or ``encoded``, an 8-bit JPEG
-        or PNG of any size, so that ``height`` and ``width`` are None. channels: of the images once they are decoded;
-        with 3, encoded ones may be grey.
+        or PNG of any size, so that ``height`` and ``width`` are None;
+    channels: of the images once they are decoded; with 3, encoded ones may be grey.
     """
 
     encoding: Literal["raw", "encoded"]

@@ -20,7 +20,7 @@ from prosmin.files import read_json
 from prosmin.images import decode
 
 _CHUNK = 1024  # images converted at a time
-_THIN = 4  # long side to short side from which on the middle of an image is cut out before it is resized
+_THIN = 4  # long side to short side above which only the middle of an image is resized
 
 Rows = range | np.ndarray
 
@@ -157,7 +157,7 @@ def convert(images: Tensor, image_size: int | None, channels: int | None) -> Ten
 
 
 def _centre(images: Tensor, side: int) -> Tensor:
-    """uint8 [N, C, H, W] -> [N, C, side, side]: the short side resized to ``side``, the centre of the long one."""
+    """uint8 [N, C, H, W] -> [N, C, side, side]: short side resized, long side cut to its centre."""
     height, width = images.shape[2:]
     scale = side / min(height, width)
     size = max(side, round(height * scale)), max(side, round(width * scale))
@@ -174,6 +174,7 @@ def _centre(images: Tensor, side: int) -> Tensor:
     box = left * across, top * down, right, bottom
     resized = torch.empty(*images.shape[:2], side, side, dtype=torch.uint8)
     for image, place in zip(images.flatten(0, 1), resized.flatten(0, 1), strict=True):
-        channel = Image.fromarray(image.numpy()).resize((side, side), Image.Resampling.BILINEAR, box)
+        channel = Image.fromarray(image.numpy())
+        channel = channel.resize((side, side), Image.Resampling.BILINEAR, box)
         place.copy_(torch.from_numpy(np.array(channel)))
     return resized

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import (  # the plugins, lest Pillow load all that it has, once a format is asked for by name
+from PIL import (  # the plugins, lest Pillow load all of them when it is asked for a format
     AvifImagePlugin,  # noqa: F401
     Image,
     ImageOps,
@@ -19,7 +19,7 @@ from PIL import (  # the plugins, lest Pillow load all that it has, once a forma
     features,
 )
 
-_FORMATS = {  # as Pillow names them, with the endings of their files; what its build lacks is left out
+_FORMATS = {  # as Pillow names them, with the endings of their files
     "AVIF": (".avif",),
     "BMP": (".bmp",),
     "GIF": (".gif",),
@@ -30,18 +30,21 @@ _FORMATS = {  # as Pillow names them, with the endings of their files; what its 
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-_OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
-FORMATS = {name: ends for name, ends in _FORMATS.items() if features.check(_OPTIONAL.get(name, "pil"))}
-"""The formats that are read, by content. Pillow knows more, of which some start other programs (EPS: Ghostscript)."""
+_OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # not in every build
+FORMATS = {
+    name: ends for name, ends in _FORMATS.items() if features.check(_OPTIONAL.get(name, "pil"))
+}
+"""What is read, by content. Pillow knows more formats; one starts a program (EPS: Ghostscript)."""
 SUFFIXES = frozenset(ending for endings in FORMATS.values() for ending in endings)
 LARGEST_FILE = 2**30  # bytes
 
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N"}
 _GREY = {"1", "L", "LA", "La"} | _DEEP
 _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _TURNED = {5, 6, 7, 8}  # orientations that swap height and width
 
-# What Pillow has to say of a file (a large one, a damaged one) belongs into the manifest, not onto the screen.
+# What Pillow says of a large or damaged file belongs into the manifest, not onto the screen.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -57,15 +60,16 @@ class Withheld:
 
 
 AnyImage = bytes | Path | np.ndarray | Withheld
-"""An encoded image, the file of one, uint8 pixels [height, width, channels], or why it is not read."""
+"""An encoded image, its file, uint8 pixels [height, width, channels], or why it is not read."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known without decoding: channels after conversion (1 or 3), upright height and width in pixels.
+    """What is known without decoding.
 
-    changes: what decoding does to its pixels, of palette, alpha, CMYK, YCbCr, 16-bit, 1-bit, turned (upright, by its
-    EXIF orientation) and animated (of several pictures the first one is taken); mostly nothing.
+    channels: after conversion, 1 or 3; height, width: upright, in pixels;
+    changes: what decoding does, of palette, alpha, CMYK, YCbCr, 16-bit, 1-bit, turned (upright, as
+        its EXIF orientation says) and animated (the first picture is taken); mostly nothing.
     """
 
     channels: int
@@ -86,11 +90,12 @@ def read_header(image: AnyImage) -> Header:
 
 
 def decode(image: AnyImage, channels: int | None = None) -> np.ndarray:
-    """Pixels, uint8 [height, width, channels], upright; channels as in ``read_header``, or 3 where that is asked for.
+    """Pixels, uint8 [height, width, channels], upright.
 
-    A palette, CMYK or YCbCr becomes RGB, alpha is dropped (the colours under it stay), bilevel becomes 0 and 255,
-    16-bit grey keeps its high byte, grey becomes RGB by repetition. Raise ``Unreadable`` for an image that is broken
-    or ends early.
+    channels: 3 makes RGB of grey, by repetition; else they are as in ``read_header``.
+    A palette, CMYK or YCbCr becomes RGB, alpha is dropped (the colours under it stay), bilevel
+    becomes 0 and 255, 16-bit grey keeps its high byte. Raise ``Unreadable`` for an image that is
+    broken or ends early.
     """
     if isinstance(image, np.ndarray):
         pixels = image
@@ -133,7 +138,8 @@ def open_picture(image: bytes | Path | Withheld) -> Image.Image:
         _check_file(image)
     elif not image:
         raise Unreadable("the file is empty")
-    return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=tuple(FORMATS))
+    file = io.BytesIO(image) if isinstance(image, bytes) else image
+    return Image.open(file, formats=tuple(FORMATS))
 
 
 def orientation(picture: Image.Image) -> int:
@@ -164,10 +170,11 @@ def _header(picture: Image.Image) -> Header:
     """To be called before the picture is loaded, which changes what Pillow says of it."""
     if picture.mode not in _GREY | _COLOUR:
         raise Unreadable(f"pixel type {picture.mode} is not supported")
-    deep = picture.mode in _DEEP or (picture.format == "PNG" and ";16" in str(picture.tile))  # RGB of 16 bits is "RGB" too
+    # RGB of 16 bits has the mode RGB, too.
+    deep = picture.mode in _DEEP or (picture.format == "PNG" and ";16" in str(picture.tile))
     changes = {
         "palette": picture.mode in ("P", "PA"),
-        "alpha": picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info,
+        "alpha": picture.mode in _ALPHA or "transparency" in picture.info,
         "CMYK": picture.mode == "CMYK",
         "YCbCr": picture.mode == "YCbCr",
         "16-bit": deep,
@@ -176,7 +183,8 @@ def _header(picture: Image.Image) -> Header:
         "turned": orientation(picture) != 1,
     }
     channels = 1 if picture.mode in _GREY else 3
-    return Header(channels, *upright_size(picture), tuple(name for name, there in changes.items() if there))
+    done = tuple(name for name, there in changes.items() if there)
+    return Header(channels, *upright_size(picture), done)
 
 
 def _pixels(picture: Image.Image) -> np.ndarray:
@@ -188,12 +196,15 @@ def _pixels(picture: Image.Image) -> np.ndarray:
         pixels = (np.asarray(picture) >> 8).astype(np.uint8)
     else:
         if picture.mode in ("P", "PA", "RGBa", "La"):
-            picture = picture.convert("LA" if picture.mode == "La" else "RGBA")  # a palette may hold transparency
+            # A palette may hold transparency, which RGB alone warns about.
+            picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
         pixels = np.array(picture.convert("L" if expected.channels == 1 else "RGB"))
     pixels = pixels.reshape(*pixels.shape[:2], expected.channels)
     if pixels.shape[:2] != (expected.height, expected.width):
-        found, said = (f"{height} x {width}" for height, width in (pixels.shape[:2], (expected.height, expected.width)))
-        raise Unreadable(f"the header says {said} pixels, but it holds {found}")
+        raise Unreadable(
+            f"the header says {expected.height} x {expected.width} pixels, but there are "
+            f"{pixels.shape[0]} x {pixels.shape[1]}"
+        )
     return pixels
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's own. Folders stand in ``prosmin.folders``, tables in ``prosmin.tables``.
+"""Where images come from. Folders stand in ``prosmin.folders``, tables in ``prosmin.tables``.
 
 A source gives the labels of a split at once and its images on demand, so that neither the number of images nor
 their size is bounded by memory.
@@ -42,10 +42,8 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """classes: names in the order of the labels, None when there are no labels; splits: those that the source has.
-
-    not_read: the files that are there and are no images that can be read; notes: sentences on what looks like a slip.
-    """
+    """classes: names in the order of the labels, None without labels; splits: those that it has;
+    not_read: its files that are no images; notes: sentences on what looks like a slip."""
 
     classes: tuple[str, ...] | None
     splits: dict[str, Images]

@@ -211,7 +211,7 @@ def _own_folders(repo: str, revision: str) -> tuple[Path, Path]:
 
 
 def _check_own_files(repo: str, builder: "datasets.DatasetBuilder") -> None:
-    """Raise ``ConfigError`` where the card of a dataset names files that are not its own, such as the user's."""
+    """Raise ``ConfigError`` where the card of a dataset names files that are not its own."""
     local = Path(repo).is_dir()
     for name in (each for files in (builder.config.data_files or {}).values() for each in files):
         place = str(name).rpartition("::")[2]  # of a file in an archive the archive
@@ -220,11 +220,12 @@ def _check_own_files(repo: str, builder: "datasets.DatasetBuilder") -> None:
         else:
             own = place.startswith("hf://")
         if not own:
-            raise ConfigError("repo", repo, f"its card names a file outside of it, {name}, which is not read")
+            said = f"its card names a file outside of it, {name}, which is not read"
+            raise ConfigError("repo", repo, said)
 
 
 def _within(path: str, own: tuple[Path, Path]) -> AnyImage:
-    """The file that a row names instead of holding its bytes, if it is the dataset's own, wherever links lead."""
+    """The file that a row names in place of its bytes, if it is the dataset's own in the end."""
     start, limit = own
     file = start / path
     try:
@@ -298,7 +299,9 @@ def class_numbers(
             column.validate(full=True)
         except pyarrow.ArrowInvalid as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"label column {name!r} of {split} is damaged or not in UTF-8: {reason}") from None
+            raise UserError(
+                f"label column {name!r} of {split} is damaged or not in UTF-8: {reason}"
+            ) from None
         if not (types.is_integer(kind) or _is_text(kind)):
             raise UserError(f"label column {name!r} of {split} holds {kind}; it must hold integers or text")
         if column.null_count:

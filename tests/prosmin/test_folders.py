@@ -10,9 +10,10 @@ from PIL import Image
 
 from prosmin.errors import ConfigError, UserError
 from prosmin.fetching import cautions, divide, write_dataset
-from prosmin.folders import folder, split_named
+from prosmin.folders import folder
 from prosmin.images import decode
 from prosmin.listing import printable
+from prosmin.slips import split_named
 
 
 def place(root: Path, *files: str) -> str:
