@@ -138,8 +138,8 @@ def _difference(label: str, runs: dict[int, Run], against: dict[int, Run]) -> st
     mean, low, high = intervals.within(intervals.student(gains), -1.0, 1.0)
     verdict = ""
     if low < high and (low > 0 or high < 0):  # equal gains say nothing of their spread
-        lower_is_better = "lower is better" in label or "ece" in label
-        verdict = "better" if (mean > 0) != lower_is_better else "worse"
+        higher_is_better = next(iter(runs.values())).found[label].higher_is_better
+        verdict = "better" if (mean > 0) == higher_is_better else "worse"
     return f" {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {verdict} |"
 
 

@@ -24,19 +24,31 @@ from prosmin.errors import UserError
 from prosmin.metrics import Metric
 from prosmin.paired import Difference, auroc_difference, difference
 from prosmin.probes import Probe
+from stages.directions import higher_is_better
 from stages.params import Params, load
 
 WORKSPACE = "workspace"
 PAGE = Path("results/compare/index.html")
 DETECTORS = ("knn", "mahalanobis", "msp", "combined", "sigma")
-HIGHER, LOWER = "higher is better", "lower is better"
 
 
 class Row(NamedTuple):
-    """One metric. better: ``HIGHER`` or ``LOWER``."""
+    """One metric, named as in docs/evaluation.md, and what it is of."""
 
-    label: str
-    better: str
+    of: str
+    metric: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.of}: {self.metric}"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return higher_is_better(self.metric)
+
+    @property
+    def better(self) -> str:
+        return "higher is better" if self.higher_is_better else "lower is better"
 
 
 class Cell(NamedTuple):
@@ -48,11 +60,11 @@ class Cell(NamedTuple):
     high: float
     against: Difference | None
 
-    def mark(self, better: str) -> str:
+    def mark(self, row: Row) -> str:
         """``better`` or ``worse`` where the interval of the difference leaves out 0, else nothing."""
         if self.against is None or not self.against.apart:
             return ""
-        return "better" if (self.against.value > 0) == (better == HIGHER) else "worse"
+        return "better" if (self.against.value > 0) == row.higher_is_better else "worse"
 
 
 @dataclass
@@ -105,10 +117,10 @@ def read(left: Left) -> Left:
         scaled = logits / fitted.temperature
         probabilities = metrics.softmax(scaled)
         left.samples |= {
-            Row("linear probe: accuracy", HIGHER): partial(metrics.accuracy, logits, labels),
-            Row("linear probe: nll_calibrated", LOWER): partial(metrics.nll, scaled, labels),
-            Row("linear probe: brier_calibrated", LOWER): partial(metrics.brier, probabilities, labels),
-            Row("linear probe: aurc_calibrated", LOWER): partial(selective.aurc, probabilities, labels),
+            Row("linear probe", "accuracy"): partial(metrics.accuracy, logits, labels),
+            Row("linear probe", "nll_calibrated"): partial(metrics.nll, scaled, labels),
+            Row("linear probe", "brier_calibrated"): partial(metrics.brier, probabilities, labels),
+            Row("linear probe", "aurc_calibrated"): partial(selective.aurc, probabilities, labels),
         }
     if (chosen := left.folder / "metrics/knn.json").is_file():
         best = files.read_json(chosen)["trained"]
@@ -118,7 +130,7 @@ def read(left: Left) -> Left:
         )
         similarity, index = knn.neighbours(bank, arrays["test.features"], best["k"])
         votes = knn.vote(similarity, known[index], best["temperature"], int(max(known.max(), labels.max())) + 1)
-        left.samples[Row("k-NN: accuracy", HIGHER)] = partial(metrics.accuracy, votes, labels)
+        left.samples[Row("k-NN", "accuracy")] = partial(metrics.accuracy, votes, labels)
     for name, distance in left.params.ood.sets.items():
         path = left.folder / f"results/ood/{name}/scores.safetensors"
         if path.is_file():
@@ -129,7 +141,7 @@ def read(left: Left) -> Left:
             for detector in DETECTORS:
                 if f"trained.{detector}.id" in scores:
                     pair = (scores[f"trained.{detector}.{kind}"] for kind in ("id", "ood"))
-                    left.scores[Row(f"OOD, {name} ({distance}), {detector}: auroc", HIGHER)] = (name, *pair)
+                    left.scores[Row(f"OOD, {name} ({distance}), {detector}", "auroc")] = (name, *pair)
     return left
 
 
@@ -174,7 +186,7 @@ def lines(runs: Sequence[Left], found: dict[Row, list[Cell | None]]) -> Iterator
                 text += f"  {cell.against.value:+.4f}  {cell.against.low:+.4f} - {cell.against.high:+.4f}"
             elif run is not runs[0]:
                 text += "  other test images"
-            yield f"{text}  {cell.mark(row.better)}".rstrip()
+            yield f"{text}  {cell.mark(row)}".rstrip()
 
 
 def page(runs: Sequence[Left], found: dict[Row, list[Cell | None]], bootstrap: int) -> str:

@@ -6,7 +6,7 @@
       pretrain.objective.lambda: [0.8, 1.0, 1.2]
       seed: range(0, 3)                # 0, 1, 2; a third number is the step
     rank: metrics/linear.json:trained.accuracy_val
-    lowest: false                      # the highest is best
+    lowest: false                      # the highest is best; left out: as the metric is better
     show: [metrics/linear.json:trained.accuracy]     # more columns
     stages: [linear]                   # with what they need; left out: all
 
@@ -25,13 +25,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines import graph, machine
 from pipelines.execute import guarded
 from pipelines.experiment import check, take_snapshot
 from pipelines.server import reached, settle, stop
 from prosmin.errors import UserError
+from stages.directions import higher_is_better
 from stages.reading import first, read, sentences
 
 Value = Any  # what params.yaml may hold: a number, text, true or false, a list
@@ -44,7 +45,7 @@ class Sweep(BaseModel):
 
     grid: dict[str, Any] = Field(min_length=1)
     rank: str
-    lowest: bool = False
+    lowest: bool | None = None
     show: list[str] = []
     stages: list[str] = []
 
@@ -65,6 +66,21 @@ class Sweep(BaseModel):
             if ".json:" not in each:
                 raise ValueError("must be a file and a key in it, such as metrics/linear.json:trained.accuracy")
         return value
+
+    @model_validator(mode="after")
+    def _has_a_direction(self) -> "Sweep":
+        if self.lowest is None and self._higher_is_better is None:
+            raise ValueError(f"rank is {self.rank!r}, of which it is not known which way is better; give lowest: true or false")
+        return self
+
+    @property
+    def _higher_is_better(self) -> bool | None:
+        return higher_is_better(self.rank.rpartition(".")[2])
+
+    @property
+    def lowest_first(self) -> bool:
+        """Whether the lowest value of ``rank`` is the best: as said, else as the metric is better."""
+        return not self._higher_is_better if self.lowest is None else self.lowest
 
     def points(self) -> list[dict[str, Value]]:
         return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
@@ -180,8 +196,8 @@ def table(sweep: Sweep, names: Mapping[str, dict[str, Value]], failed: Mapping[s
         for metric in [sweep.rank, *sweep.show]:
             row[title(metric)] = interval(data, metric)
         rows.append((_value(data, sweep.rank), row | {"failed": failed.get(name, "")}))
-    worst = float("inf") if sweep.lowest else float("-inf")
-    rows.sort(key=lambda each: worst if each[0] is None else each[0], reverse=not sweep.lowest)
+    worst = float("inf") if sweep.lowest_first else float("-inf")
+    rows.sort(key=lambda each: worst if each[0] is None else each[0], reverse=not sweep.lowest_first)
     return [row for _, row in rows]
 
 

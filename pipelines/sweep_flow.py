@@ -22,7 +22,7 @@ def run_sweep(
     grid: dict[str, Any],
     rank: str,
     name: str = "sweep",
-    lowest: bool = False,
+    lowest: bool | None = None,
     show: list[str] = [],  # noqa: B006 (Prefect shows the default in its form)
     stages: list[str] = [],  # noqa: B006
     slots: int = 2,
@@ -34,7 +34,7 @@ def run_sweep(
         grid: Settings with their values, such as {"pretrain.epochs": [5, 10], "seed": "range(0, 3)"}; every combination is run.
         rank: The metric that decides, such as metrics/linear.json:trained.accuracy.
         name: Of the experiments, before their number.
-        lowest: Whether the lowest value is best.
+        lowest: Whether the lowest value is best; left out, as the metric is better.
         show: More metrics for the table.
         stages: What to run, with all that it needs; empty: everything.
         slots: Points at the same time; each has its share of cores and GPUs.
@@ -82,7 +82,7 @@ def run_sweep(
             future.wait()
     ranked = table(sweep, names, failed)
     create_table_artifact(
-        ranked, key="ranking", description=f"By {rank}, the {'lowest' if lowest else 'highest'} first."
+        ranked, key="ranking", description=f"By {rank}, the {'lowest' if sweep.lowest_first else 'highest'} first."
     )
     if echo:
         print(aligned(ranked), flush=True)

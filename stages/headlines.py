@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosmin.files import read_json
+from stages.directions import higher_is_better
 from stages.params import Params
 
 SIMILARITY = "corruption: feature similarity"
@@ -19,6 +20,7 @@ class Row(NamedTuple):
     low: float | None
     high: float | None
     random: float | None
+    higher_is_better: bool
 
     def cells(self, between: str = " - ") -> tuple[str, str, str]:
         """Value, interval and floor as text, empty where there is none. between: the ends of the interval."""
@@ -36,9 +38,8 @@ def rows(params: Params, folder: str | Path = "metrics") -> list[Row]:
         if label == SIMILARITY and "mce_unnormalised" in trained:
             continue  # the error says more
         if name in trained:
-            found.append(
-                Row(label, trained[name], trained.get(f"{name}_low"), trained.get(f"{name}_high"), random.get(name))
-            )
+            ends = (trained.get(f"{name}_{end}") for end in ("low", "high"))
+            found.append(Row(label, trained[name], *ends, random.get(name), higher_is_better(name)))
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stages.command import LEFT_OUT
+from stages.directions import higher_is_better
 from stages.params import BENCHMARK, EXTRA
 from stages.report.figures import detector_line, detectors_of
 from stages.report.inputs import Inputs, Missing, made_by
@@ -85,7 +86,7 @@ def row(content: dict[str, Any], metric: str, label: str, section: str = "") -> 
     trained, random = (value(part.get(section) if section else part, metric) for part in parts)
     if trained is None:
         return None
-    higher = metric.startswith(("accuracy", "auroc", "feature_similarity"))
+    higher = higher_is_better(metric)
     ends = [end for each in (trained, random) if each for end in each if end is not None]
     return Row(metric, label, trained, random, higher, 1.0 if higher else max(ends) or 1.0)
 

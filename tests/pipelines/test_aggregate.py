@@ -8,8 +8,11 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from pipelines import aggregate
+from prosmin.files import write_json
+from stages import headlines
 from stages.headlines import Row
-from tests.pipelines.conftest import Project
+from stages.params import load
+from tests.pipelines.conftest import ROOT, Project
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
 ACCURACIES = {"a": [0.90, 0.93, 0.91], "b": [0.85, 0.90, 0.86]}
@@ -88,7 +91,7 @@ def test_what_does_not_belong_together_is_one_sentence(project, arguments, sente
 def test_an_interval_over_seeds_stays_in_the_range_and_has_the_width_that_the_test_images_give():
     def rows(values, reach=None):
         ends = [(None, None) if reach is None else (value - reach, min(value + reach, 1.0)) for value in values]
-        return [Row("auroc", value, *each, None) for value, each in zip(values, ends, strict=True)]
+        return [Row("auroc", value, *each, None, True) for value, each in zip(values, ends, strict=True)]
 
     spread = [0.97, 0.98, 0.96, 0.82, 0.71]
     low, high = ttest_1samp(spread, 0).confidence_interval(0.95)
@@ -96,3 +99,36 @@ def test_an_interval_over_seeds_stays_in_the_range_and_has_the_width_that_the_te
     assert aggregate.over_seeds(rows(spread)) == pytest.approx((np.mean(spread), low, 1.0))
     mean, low, high = aggregate.over_seeds(rows([1.0, 1.0, 1.0, 1.0], 0.01))
     assert (mean, low, high) == pytest.approx((1.0, 0.995, 1.0))  # four times as many images
+
+
+def test_better_is_better_whatever_a_dataset_is_called(tmp_path):
+    """Names that hold those of metrics: gains in accuracy and AUROC are better, in error and calibration error worse."""
+    given = load(ROOT / "params.yaml")
+    sets = given.ood.model_copy(update={"sets": {"receipts": "far"}})
+    targets = given.transfer.model_copy(update={"targets": ("pieces", "accuracy")})
+    params = given.model_copy(update={"ood": sets, "transfer": targets})
+    values = {"linear": ("accuracy", "ece", "ece_calibrated"), "corrupt": ("mce_unnormalised",)}
+    values |= {"transfer/pieces": ("accuracy",), "transfer/accuracy": ("accuracy",)}
+    groups = []
+    for group, start in (("new", 0.6), ("old", 0.2)):
+        runs = {}
+        for seed in range(3):
+            folder = tmp_path / group / str(seed)
+            each = start + 0.01 * seed * (1 if group == "new" else 2)
+            for name, metrics in values.items():
+                write_json(folder / f"{name}.json", {"trained": dict.fromkeys(metrics, each)})
+            write_json(folder / "ood/receipts.json", {"trained": {"knn": {"auroc": each}}})
+            found = {row.label: row for row in headlines.rows(params, folder)}
+            runs[seed] = aggregate.Run(group, params, found)
+        groups.append(runs)
+    said = {line.split(" | ")[0].strip("| "): line for line in list(aggregate.table(*groups))[2:]}
+    verdicts = {label: line.strip(" |").rpartition("| ")[2] for label, line in said.items()}
+    assert verdicts == {
+        "linear probe: accuracy": "better",
+        "linear probe: ece (lower is better)": "worse",
+        "linear probe: ece after temperature scaling": "worse",
+        "OOD, receipts (far), knn: auroc": "better",
+        "corruption: mean error (lower is better)": "worse",
+        "transfer to pieces: accuracy": "better",
+        "transfer to accuracy: accuracy": "better",
+    }

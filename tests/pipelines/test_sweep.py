@@ -61,6 +61,19 @@ def test_every_combination_is_a_point():
     assert points == [{"a": 1, "b": 0}, {"a": 1, "b": 1}, {"a": 2, "b": 0}, {"a": 2, "b": 1}]
 
 
+@pytest.mark.parametrize(
+    ("metric", "said", "lowest"),
+    [("accuracy_val", None, False), ("nll", None, True), ("ece_calibrated", None, True), ("nll", False, False), ("mine", True, True)],
+)  # fmt: skip
+def test_the_best_point_is_first_as_its_metric_is_better(metric, said, lowest):
+    assert Sweep(grid={"seed": [1, 2]}, rank=f"metrics/pieces.json:trained.{metric}", lowest=said).lowest_first is lowest
+
+
+def test_a_metric_without_a_direction_needs_one():
+    with pytest.raises(ValueError, match="of which it is not known which way is better; give lowest: true or false"):
+        Sweep(grid={"seed": [1, 2]}, rank="metrics/prediction/digits.json:trained.clean.coverage_90")
+
+
 def test_a_wrong_file_is_reported_whole(tmp_path, monkeypatch):
     (tmp_path / "wrong.yaml").write_text("grid: {seed: 3}\nrank: accuracy\nslot: 2\n")
     monkeypatch.chdir(tmp_path)
