@@ -18,6 +18,7 @@ import numpy as np
 
 from pipelines import graph
 from pipelines.compare import WORKSPACE
+from pipelines.revision import stale
 from pipelines.run import command
 from prosmin import intervals
 from prosmin.errors import UserError, nearest
@@ -67,7 +68,8 @@ def fetch(revision: str, folder: Path) -> Run:
         reason = " ".join(str(error).split())
         raise UserError(f"{revision} cannot be read ({reason}); `dvc exp show` lists what there is") from None
     params = load(folder / "params.yaml")
-    return Run(revision, params, {row.label: row for row in rows(params, folder / "metrics")})
+    found = rows(params, folder / "metrics", without=stale(source, folder))
+    return Run(revision, params, {row.label: row for row in found})
 
 
 def by_seed(runs: Sequence[Run]) -> dict[int, Run]:

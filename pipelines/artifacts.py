@@ -3,22 +3,23 @@
 import base64
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines import graph
 from pipelines.execute import Result
+from pipelines.summary import REPORT
 from prosmin.files import read_csv
+from stages import current
 from stages.headlines import Row, rows
 from stages.params import load
 
-REPORT = Path("results/report/index.html")
 CURVES = 8  # curves in a plot; more cannot be told apart
 
 
 def publish(results: Mapping[str, Result]) -> None:
-    """Put everything on the page of the flow run that this is called from."""
+    """Put everything on the page of the flow run that this is called from that is of its settings."""
     from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
     create_table_artifact(
@@ -29,19 +30,22 @@ def publish(results: Mapping[str, Result]) -> None:
         key="stages",
         description="What became of each stage, in the order of `dvc repro`.",
     )
-    found = rows(load())
+    params, stale = load(), current.stale()
+    found = rows(params, without=stale)
     if found:
         create_table_artifact(
-            [_cells(row) for row in found], key="results", description="docs/evaluation.md defines each number."
+            [_cells(row) for row in found],
+            key="results",
+            description=f"On {params.dataset}. docs/evaluation.md defines each number.",
         )
     # Comparing and drawing take longer than all the rest of a run with nothing to do.
     if any(each.outcome in ("ran", "cached") for each in results.values()):
         with graph.opened() as repo:
-            changed, drawn = metrics_against_commit(repo), plots(repo)
+            changed, drawn = metrics_against_commit(repo), plots(repo, stale)
         create_table_artifact(changed or [{"metric": "none has changed"}], key="metrics-against-last-commit")
         if drawn:
             create_markdown_artifact("\n\n".join(drawn), key="plots", description="The plots that dvc.yaml declares.")
-    if REPORT.is_file():
+    if REPORT.is_file() and current.belongs(str(REPORT), stale):
         base = os.environ.get("PROSMIN_REPORT_URL")
         link = f"{base}/{REPORT.name}" if base else REPORT.resolve().as_uri()
         create_link_artifact(link, "the report", key="report", description=f"{REPORT}, as it stands now.")
@@ -64,14 +68,15 @@ def metrics_against_commit(repo: Any) -> list[dict[str, Any]]:
     return found
 
 
-def plots(repo: Any) -> list[str]:
-    """Every plot of the graph that has one x, one y and a CSV file, as an image inside Markdown."""
+def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:
+    """Every plot of the graph that has one x, one y and a CSV file, as an image inside Markdown. stale: paths to leave out."""
     found = []
     for out in repo.index.plots:
         settings = out.plot if isinstance(out.plot, dict) else {}
         path = Path(out.fs_path)
         if (
             path.suffix == ".csv"
+            and out.def_path not in stale
             and path.is_file()
             and isinstance(settings.get("x"), str)
             and isinstance(settings.get("y"), str)

@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines import graph
+from pipelines.revision import stale
 from pipelines.run import command
 from prosmin import detection, files, knn, metrics, selective
 from prosmin.errors import UserError
 from prosmin.metrics import Metric
 from prosmin.paired import Difference, auroc_difference, difference
 from prosmin.probes import Probe
+from stages.current import belongs
 from stages.directions import higher_is_better
 from stages.params import Params, load
 
@@ -94,8 +96,9 @@ def fetch(revision: str, folder: Path) -> Left:
         wanted += [f"results/embed/{name}/trained.safetensors" for name in (params.dataset, *params.ood.sets)]
         wanted += [f"results/ood/{name}/scores.safetensors" for name in params.ood.sets]
         wanted += ["plots/linear/reliability.csv", "plots/pretrain/loss.csv", "plots/pretrain/diagnostics.csv"]
+        other = stale(source, folder)
         for path in wanted:
-            if source.exists(path):
+            if belongs(path, other) and source.exists(path):
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 source.get_file(path, str(folder / path))
     except (DvcException, SCMError, OSError) as error:

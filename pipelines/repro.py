@@ -1,7 +1,8 @@
 """``make repro``: check ``params.yaml``, run ``dvc repro`` (``pipelines.quick``), name the report and print the headline numbers.
 
 ``python -m pipelines.repro [arguments]`` hands its arguments to ``dvc repro``: a target (``linear``), ``--force``,
-``--dry``. It exits with DVC's code, with 2 when ``params.yaml`` is wrong, and with 130 when interrupted.
+``--dry``. It exits with DVC's code, with 1 when a file is damaged, with 2 when ``params.yaml`` is wrong, and with 130 when
+interrupted.
 """
 
 import contextlib
@@ -12,23 +13,17 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from pipelines.summary import table
+from pipelines.summary import show
 from stages.command import run
-from stages.headlines import rows
 from stages.params import Params
-
-REPORT = Path("results/report/index.html")
 
 
 def main(params: Params, *arguments: str) -> None:
     code = reproduce(arguments)
     if code:
         sys.exit(code)  # the last line on the screen is DVC's, which says what failed
-    found = rows(params)
-    if found:
-        print(f"\n{table(found)}")
-    if REPORT.is_file():
-        print(f"\nReport: {REPORT}")
+    if code := show(params):
+        sys.exit(code)
 
 
 def reproduce(arguments: tuple[str, ...]) -> int:

@@ -8,17 +8,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines import graph
 from pipelines.experiment import check
 from pipelines.server import reached, settle
-from pipelines.summary import table
+from pipelines.summary import show
 from pipelines.workspace import alone
 from prosmin.errors import UserError
-from stages.headlines import rows
 from stages.params import Params, load
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
     from pipelines.view import Terminal
 
-REPORT = Path("results/report/index.html")
 FLUSH = 5.0  # seconds for what the server has not yet been told
 
 
@@ -107,11 +104,7 @@ def report(state: "State[Any]", view: "Terminal", params: Params) -> int:
             f"experiment {view.experiment}: compare it with `dvc exp show`, take it over with `dvc exp apply {view.experiment}`"
         )
         return 0
-    if found := rows(params):
-        print(f"\n{table(found)}")
-    if REPORT.is_file():
-        print(f"\nReport: {REPORT}")
-    return 0
+    return show(params)
 
 
 def without_server(view: "Terminal") -> int:

@@ -1,6 +1,32 @@
-"""The headline numbers of ``metrics/`` as a table for the terminal."""
+"""How a run ends on the screen: the headline numbers of ``metrics/`` that are of these settings, and where the report is."""
 
-from stages.headlines import Row
+import sys
+from pathlib import Path
+
+from stages import current, proof
+from stages.headlines import Row, rows
+from stages.params import Params
+
+REPORT = Path("results/report/index.html")
+
+
+def show(params: Params) -> int:
+    """Print what belongs to ``params`` and the code and data as they stand, and name what does not; return the exit code, 1 where
+    a file that came out of DVC's cache is damaged."""
+    whole, other = current.split()
+    paths = {out for stage in other.values() for out in stage.outs}
+    if found := rows(params, without=paths):
+        print(f"\nOn {params.dataset}:\n\n{table(found)}")
+    if REPORT.is_file() and current.belongs(str(REPORT), paths):
+        print(f"\nReport: {REPORT}")
+    left_out = {name.partition("@")[0] for name, stage in other.items() if any(Path(out).exists() for out in stage.outs)}
+    if left_out:
+        names = ", ".join(name for name in dict.fromkeys(each.partition("@")[0] for each in other) if name in left_out)
+        print(f"\nLeft out, being of other settings, code or data: {names}; `make repro` makes all of it")
+    faults = list(proof.faults(out for stage in whole.values() for out in stage.outs))
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if faults else 0
 
 
 def table(found: list[Row]) -> str:

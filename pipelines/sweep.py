@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipelines import graph, machine
 from pipelines.execute import guarded
 from pipelines.experiment import check, take_snapshot
+from pipelines.revision import stale_in_experiment
 from pipelines.server import reached, settle, stop
 from prosmin.errors import UserError
 from stages.directions import higher_is_better
@@ -184,15 +185,18 @@ class Points:
 
 
 def table(sweep: Sweep, names: Mapping[str, dict[str, Value]], failed: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A row a point, the best first, with the interval of every metric that has one; what failed stands last."""
+    """A row a point, the best first, with the interval of every metric that has one; what failed stands last. A metric that the
+    point has not made, but found in the commit that it started from, is left out."""
     with graph.opened() as repo:
         found = (
             repo.metrics.show(revs=[name for name in names if name not in failed]) if len(failed) < len(names) else {}
         )
+        other = {name: stale_in_experiment(repo, name) for name in found}
     rows = []
     for name, point in names.items():
         row: dict[str, Any] = {"experiment": name} | {key: written(value) for key, value in point.items()}
         data = found.get(name, {}).get("data", {})
+        data = {path: each for path, each in data.items() if path not in other.get(name, ())}
         for metric in [sweep.rank, *sweep.show]:
             row[title(metric)] = interval(data, metric)
         rows.append((_value(data, sweep.rank), row | {"failed": failed.get(name, "")}))

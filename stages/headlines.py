@@ -1,6 +1,6 @@
 """The headline numbers of ``metrics/``: the terminal and the model card show them, the report has all there are."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +28,15 @@ class Row(NamedTuple):
         return f"{self.value:.3f}", interval, "" if self.random is None else f"{self.random:.3f}"
 
 
-def rows(params: Params, folder: str | Path = "metrics") -> list[Row]:
-    """The rows whose metrics exist, for the datasets that ``params`` names (older files may lie beside them)."""
+def rows(params: Params, folder: str | Path = "metrics", without: Collection[str] = ()) -> list[Row]:
+    """The rows whose metrics exist, for the datasets that ``params`` names (older files may lie beside them).
+
+    without: paths, such as ``metrics/knn.json``, that are of other settings (``stages.current``).
+    """
     found = []
     for label, file, *sections, name in _wanted(params):
+        if f"metrics/{file}" in without:
+            continue
         path = Path(folder) / file
         content = read_json(path) if path.is_file() else {}
         trained, random = (_section(content, encoder, *sections) for encoder in ("trained", "random"))

@@ -60,20 +60,20 @@ def _fault(out: str, md5: str | None) -> str:
     wanted = _by_manifest(out) if md5 is None else _listed(out, md5)
     algorithm = "sha256" if md5 is None else "md5"
     if wanted is None:  # the list itself is not at hand; that of the files as they are has the same checksum if it is the same
-        found = {path: _digest(path, algorithm) for path in here}
-        if _folder_digest(out, found) != md5:
+        found = {path: digest(path, algorithm) for path in here}
+        if folder_digest(out, found) != md5:
             return _sentence(out, out, md5, ["-rf", out])
     else:
         for path in unknown:
-            if path in wanted and _digest(path, algorithm) != wanted[path]:
+            if path in wanted and digest(path, algorithm) != wanted[path]:
                 return _sentence(path, out, wanted[path], ["-f", path])
     _note(out, here)
     return ""
 
 
-def _sentence(path: str, out: str, digest: str | None, remove: list[str]) -> str:
-    copy = _cached(digest) if digest else None
-    rotten = copy is not None and copy.is_file() and _digest(str(copy), "md5") != digest.removesuffix(FOLDER)
+def _sentence(path: str, out: str, md5: str | None, remove: list[str]) -> str:
+    copy = _cached(md5) if md5 else None
+    rotten = copy is not None and copy.is_file() and digest(str(copy), "md5") != md5.removesuffix(FOLDER)
     whose = ", and so is DVC's copy of it" if rotten else ""
     command = shlex.join(["rm", *remove, *([str(copy)] if rotten else [])])
     return (
@@ -98,7 +98,7 @@ def _listed(out: str, md5: str) -> dict[str, str] | None:
     return {os.path.join(out, each["relpath"]): each["md5"] for each in json.loads(text)}
 
 
-def _folder_digest(out: str, found: Mapping[str, str]) -> str:
+def folder_digest(out: str, found: Mapping[str, str]) -> str:
     """The checksum that DVC gives to a folder with these files."""
     listed = [{"md5": md5, "relpath": Path(path).relative_to(out).as_posix()} for path, md5 in found.items()]
     listed.sort(key=lambda each: each["relpath"])
@@ -126,7 +126,8 @@ def _cached(md5: str) -> Path:
     return folder / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def _digest(path: str, algorithm: str) -> str:
+def digest(path: str, algorithm: str) -> str:
+    """md5 or sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 

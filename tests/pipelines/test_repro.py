@@ -127,3 +127,60 @@ def test_being_stopped_reaches_the_stage_which_cleans_up(project, number, code):
     assert finish(process)[0] == code
     assert not (project / "half-written").exists()
     assert not (project / "dvc.lock").exists()
+
+
+MEASURES = """
+import sys
+from pathlib import Path
+Path("metrics").mkdir(exist_ok=True)
+Path(f"metrics/{sys.argv[1]}.json").write_text('{"trained": {"accuracy": 0.5}}')
+"""
+TWO = """
+stages:
+  linear: {cmd: python measures.py linear, params: [dataset, linear], deps: [measures.py], metrics: [metrics/linear.json: {cache: false}]}
+  knn: {cmd: python measures.py knn, params: [dataset, knn], deps: [measures.py], metrics: [metrics/knn.json: {cache: false}]}
+  fetch: {foreach: "${fetch}", do: {cmd: "echo ${key} > ${key}", params: ["fetch.${key}"], outs: ["${key}"]}}
+  report: {cmd: cp -r metrics results, deps: [metrics], outs: [results/report]}
+"""
+
+
+def test_the_table_has_numbers_of_these_settings_alone(project):
+    (project / "measures.py").write_text(MEASURES)
+    (project / "dvc.yaml").write_text(TWO.replace("cp -r metrics results", "mkdir -p results/report && cp metrics/* $_"))
+    (project / "one.py").unlink()
+
+    def shown(*arguments):
+        code, out, err = finish(start(project, *arguments))
+        assert code == 0, err
+        heads = ("linear probe", "k-NN", "On digits", "On mine", "Left out")
+        return [head for line in out for head in heads if line.startswith(head)], out[-1]
+
+    everything = ["On digits", "linear probe", "k-NN"]
+    assert shown()[0] == everything
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("bootstrap: 1000", "bootstrap: 500"))
+    assert shown("--dry")[0] == ["Left out"]
+    found, last = shown("linear")
+    assert found == ["On digits", "linear probe", "Left out"]
+    assert last == "Left out, being of other settings, code or data: knn, report; `make repro` makes all of it"
+    mine = text.replace("dataset: digits ", "dataset: mine ")
+    mine = mine.replace("\n  digits:  ", "\n  mine: {source: builtin, name: patches}\n  digits:  ", 1)
+    (project / "params.yaml").write_text(mine)
+    assert shown("fetch@mine")[0] == ["Left out"]
+    (project / "params.yaml").write_text(text)
+    assert shown()[0] == everything
+
+
+def test_a_file_that_rotted_in_the_cache_is_named_when_it_comes_back(project):
+    finish(start(project))
+    page = next(path for path in (project / ".dvc/cache/files").rglob("*") if path.is_file() and path.read_bytes() == b"<html>")
+    page.chmod(0o644)
+    page.write_bytes(b"<htmm>")
+    page.chmod(0o444)
+    shutil.rmtree(project / "results")
+    code, _, err = finish(start(project))
+    assert code == 1
+    assert err[-1].startswith("error: results/report/index.html is damaged, and so is DVC's copy of it: it is not what the s")
+    subprocess.run(err[-1].split("`")[1], shell=True, cwd=project, check=True)
+    code, out, err = finish(start(project))
+    assert code == 0 and (project / "results/report/index.html").read_text() == "<html>", err

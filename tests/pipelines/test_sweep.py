@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from dvc.api import DVCFileSystem
 
-from pipelines.sweep import Sweep, expand, load_sweep
+from pipelines.revision import stale
+from pipelines.sweep import Sweep, expand, load_sweep, table
 from prosmin.errors import UserError
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.conftest import ROOT, Project
 
 RANK = "metrics/leaf/one.json:trained.accuracy"
 SWEEP = f"""
@@ -39,6 +41,21 @@ def test_points_that_fail_fail_alone_and_the_rest_is_ranked(project):
     assert [
         line.split(":")[0] for line in again.splitlines() if line.startswith("sizes-") and ":" in line.split()[0]
     ] == ["sizes-3"]
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(200)
+def test_what_a_point_has_not_made_is_left_out_though_its_commit_has_it(tmp_path, monkeypatch):
+    project = Project(tmp_path / "a project", {})
+    project.run("dvc", "repro", "-q")
+    project.commit()
+    project.run("dvc", "exp", "run", "-S", "pretrain.epochs=5", "-n", "part", "leaf@one")
+    monkeypatch.chdir(project.folder)
+    (row,) = table(Sweep(grid={"seed": [0]}, rank=RANK, show=[RANK.replace("one", "two")]), {"part": {"seed": 0}}, {})
+    assert row["leaf/one: trained.accuracy"] and row["leaf/two: trained.accuracy"] == ""
+    (project.folder.parent / "there").mkdir()
+    other = stale(DVCFileSystem(rev="part"), project.folder.parent / "there")
+    assert {"metrics/leaf/two.json", "results/total"} <= other and "metrics/leaf/one.json" not in other
 
 
 @pytest.mark.parametrize(
