@@ -46,7 +46,7 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "simclr": {"pretrain.baselines.simclr.temperature": [0.2, 0.5]},
     "vicreg": {"pretrain.projector.dim": [64, 512]},
 }
-UNTRAINED = "random"  # initial weights, in the place of an objective's name
+UNTRAINED = "random"  # initial weights with batch statistics of the images, in the place of an objective's name
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
     from prosmin.data import load_split
     from prosmin.embedding import embed
     from prosmin.training import pretrain
+    from prosmin.untrained import set_statistics
     from stages.params import load
     from stages.pretrain import model_settings_of, train_settings_of
 
@@ -104,7 +105,9 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
     pixels = seen.float() / 255.0
     described = model_settings_of(asked, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
     model, began = export.build_model(described, run.seed), time.perf_counter()
-    if run.name != UNTRAINED:
+    if run.name == UNTRAINED:
+        set_statistics(model, seen, run.seed)
+    else:
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(), mixed_precision="no" if asked.precision == "fp32" else asked.precision
         )

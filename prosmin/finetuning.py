@@ -7,6 +7,8 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from prosmin import calibration, metrics
 from prosmin.data import Split
-from prosmin.networks import Encoder
+from prosmin.networks import Encoder, decay_groups
 from prosmin.probes import ReliabilityRow, classification_metrics, reliability_rows
 from prosmin.sampling import count_classes, few_labels
 from prosmin.schedules import warmup_cosine
@@ -30,7 +32,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class FinetuneSettings:
     """views: the one random view of each image that a step sees. steps: at the least, so that a handful of labels is more than a
-    few steps. clip_norm: of the gradient. AdamW; the learning rate is warmed up and then falls to 0 by a cosine."""
+    few steps. clip_norm: of the gradient. AdamW, whose weight decay leaves biases and
+    normalisation alone; the learning rate is warmed up and then falls to 0 by a cosine."""
 
     views: ViewSettings
     epochs: int
@@ -73,7 +76,7 @@ def finetune(
     model = Classifier(copy.deepcopy(encoder), classes).requires_grad_(True)
     device = next(encoder.parameters()).device
     model.to(device).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=settings.weight_decay)
+    optimiser = torch.optim.AdamW(decay_groups(model, settings.weight_decay), lr=lr)
     images, truth = images.to(device), torch.from_numpy(labels).to(device)
     batch = min(settings.batch_size, len(images))
     each = len(images) // batch
@@ -97,7 +100,7 @@ def finetune(
 class Finetuned:
     """As ``prosmin.probes.Evaluation``, without a probe to keep."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     reliability: list[ReliabilityRow]
 
 
@@ -110,29 +113,57 @@ def evaluate_finetuned(
     lr: Sequence[float],
     bootstrap: int,
     seed: int,
+    epochs: Sequence[int] = (),
 ) -> Finetuned:
     """Select on ``val``, train again on train and val together, read ``test`` once: the protocol of ``prosmin.probes.evaluate_probe``,
-    with the learning rate in the place of l2.
+    with the learning rate in the place of l2, and the number of epochs where there is one to choose.
 
+    epochs: in the place of ``settings.epochs``. Where there are several, ``after_<n>_epochs`` has the accuracy of each on test, by its
+    best learning rate, and its held-out NLL, which chooses.
     Raises ``UserError`` where the classes of the splits do not agree.
     """
     known = {name: split.labels.numpy() for name, split in (("train", train), ("val", val), ("test", test))}
     classes = count_classes(known)
-    seen = {
-        rate: finetune(encoder, train.images, known["train"], classes, settings, rate, seed).logits(val.images)
-        for rate in lr
-    }
-    errors = {rate: metrics.nll(logits, known["val"]) for rate, logits in seen.items()}
-    best = min(sorted(errors), key=errors.__getitem__)
-    if len(errors) > 1 and best in (min(errors), max(errors)):
-        log.warning("learning rate %g, at the edge of its grid, has the lowest held-out NLL; widen the grid", best)
-    temperature = float(np.float32(calibration.fit_temperature(seen[best], known["val"])))
     images, labels = torch.cat([train.images, val.images]), np.concatenate([known["train"], known["val"]])
-    logits = finetune(encoder, images, labels, classes, settings, best, seed).logits(test.images)
+    tried: dict[int, _Tried] = {}
+    for count in sorted(set(epochs or (settings.epochs,))):
+        length = replace(settings, epochs=count)
+        seen = {
+            rate: finetune(encoder, train.images, known["train"], classes, length, rate, seed).logits(val.images)
+            for rate in lr
+        }
+        errors = {rate: metrics.nll(logits, known["val"]) for rate, logits in seen.items()}
+        best = min(sorted(errors), key=errors.__getitem__)
+        logits = finetune(encoder, images, labels, classes, length, best, seed).logits(test.images)
+        tried[count] = _Tried(best, errors[best], seen[best], logits)
+    chosen = min(tried, key=lambda count: tried[count].error)
+    best, _, held, logits = tried[chosen]
+    if len(lr) > 1 and best in (min(lr), max(lr)):
+        log.warning("learning rate %g, at the edge of its grid, has the lowest held-out NLL; widen the grid", best)
+    temperature = float(np.float32(calibration.fit_temperature(held, known["val"])))
     scored = classification_metrics(logits, known["test"], temperature, bootstrap, seed)
     rows = reliability_rows(logits, known["test"], temperature)
-    held_out = {"accuracy_val": metrics.accuracy(seen[best], known["val"]), "n_val": len(val)}
-    return Finetuned(scored | {"lr": best, "n": len(test)} | held_out, rows)
+    found = {"lr": best, "epochs": chosen, "n": len(test)}
+    found |= {"accuracy_val": metrics.accuracy(held, known["val"]), "n_val": len(val)}
+    if len(tried) > 1:
+        for count, each in tried.items():
+            accuracy = partial(metrics.accuracy, each.logits, known["test"])
+            found[f"after_{count}_epochs"] = {
+                **metrics.with_intervals({"accuracy": accuracy}, len(test), bootstrap, seed),
+                "lr": each.lr,
+                "nll_val": each.error,
+            }
+    return Finetuned(scored | found, rows)
+
+
+class _Tried(NamedTuple):
+    """One number of epochs. error: the held-out NLL of its best learning rate; held, logits: on val, and on test of the classifier that
+    was trained on train and val [N, K]."""
+
+    lr: float
+    error: float
+    held: np.ndarray
+    logits: np.ndarray
 
 
 def finetune_lowshot(

@@ -38,7 +38,7 @@ PROPORTION = Scale(proportion=True)
 UNKNOWN = Scale(-math.inf, math.inf)
 
 
-def on(scale: "Scale | Callable[[np.ndarray], Scale]") -> Callable[[Callable], Callable]:
+def on(scale: "Scale | Callable[[Any], Scale]") -> Callable[[Callable], Callable]:
     """Say beside its definition on which scale a metric is. scale: or a function of its first argument that gives it."""
 
     def mark(metric: Callable) -> Callable:

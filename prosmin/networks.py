@@ -240,3 +240,15 @@ def update_momentum(target: nn.ModuleList, online: Sequence[nn.Module], momentum
     for copied, original in zip(target, online, strict=True):
         old, new = list(copied.parameters()), list(original.parameters())
         torch._foreach_lerp_(old, new, 1.0 - momentum)
+
+
+def decay_groups(model: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    """Parameters that train, in two groups for an optimiser: matrices and kernels decay, biases and normalisation do not.
+
+    weight_decay: of the first group, which ``decays``; a schedule may set it at each step.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "decays": True, "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "decays": False, "weight_decay": 0.0},
+    ]

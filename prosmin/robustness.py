@@ -56,7 +56,8 @@ def error(hits: np.ndarray, counts: Counts | None = None) -> np.ndarray:
     return errors.reshape(len(counts), *hits.shape[:-1])
 
 
-@on(Scale(finest=4))
+# One image is looked at in each cell: at the least as one look, at the most as so many apart.
+@on(lambda model: Scale(finest=model.hits[..., 0].size))
 def mce_unnormalised(model: Measured, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean error over all types and severities, in [0, 1]."""
     return model.by_type(counts).mean(axis=-1)

@@ -24,7 +24,7 @@ from prosmin.checkpoint import Checkpoints
 from prosmin.errors import ConfigError, UserError
 from prosmin.feeding import Feed, Resident
 from prosmin.monitor import Monitor, observe, warn_of_collapse
-from prosmin.networks import Encoder
+from prosmin.networks import Encoder, decay_groups
 from prosmin.objectives.base import Objective
 from prosmin.schedules import cosine, warmup_cosine
 from prosmin.streams import epoch_order, score_stream, seed_networks
@@ -65,15 +65,6 @@ class History:
 
 class NotFinite(Exception):
     """A loss or a gradient is NaN or infinite; the message says where, and what may help."""
-
-
-def decay_groups(model: nn.Module) -> list[dict]:
-    """Parameters that train, in two groups: matrices and kernels decay, by a schedule, biases and normalisation do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "decays": True, "weight_decay": 0.0},
-        {"params": [p for p in trained if p.ndim <= 1], "decays": False, "weight_decay": 0.0},
-    ]
 
 
 def run_key(

@@ -2,13 +2,15 @@
 
 Reads   data/<name>, results/pretrain
 Writes  metrics/finetune/<name>.json: for each encoder what ``prosmin.finetuning.evaluate_finetuned`` reports, and under
-            per_class_<n> and percent_<n> the mean accuracy and its 95 % interval over draws; the floor is the same network trained from scratch
+            per_class_<n> and percent_<n> the mean accuracy and its 95 % interval over draws; the floor is the same network trained from scratch,
+            for a number of epochs of its own (``finetune.scratch_epochs``)
         plots/finetune/<name>.csv: the reliability diagram on test, before and after temperature
 
 Without labels there is nothing to measure, and ``left_out`` in the metrics gives the reason.
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -50,19 +52,21 @@ def main(params: Params, name: str = "") -> None:
     found, rows = {}, []
     for weights in ENCODERS:
         encoder = export.load_encoder("results/pretrain", weights).to(device)
-        whole = evaluate_finetuned(encoder, train, val, test, settings, asked.lr, asked.bootstrap, params.seed)
+        epochs = asked.scratch_epochs if weights == "random" else ()
+        whole = evaluate_finetuned(encoder, train, val, test, settings, asked.lr, asked.bootstrap, params.seed, epochs)
         found[weights] = dict(whole.metrics)
         rows += [(weights, *row) for row in whole.reliability]
         log.info(
             "%s, %s encoder: accuracy %.4f [%.4f, %.4f]",
             name, weights, *(whole.metrics[key] for key in ("accuracy", "accuracy_low", "accuracy_high")),
         )  # fmt: skip
+        length = replace(settings, epochs=whole.metrics["epochs"])
         sizes = {f"per_class_{count}": count for count in asked.per_class}
         sizes |= {f"percent_{share:g}": per_class_of(share, pool.labels.numpy()) for share in asked.percent}
         for setting, size in sizes.items():
             try:
                 accuracies = finetune_lowshot(
-                    encoder, pool, test, size, asked.draws, settings, asked.lr[0], params.seed
+                    encoder, pool, test, size, asked.draws, length, asked.lr[0], params.seed
                 )
             except UserError as error:
                 raise UserError(f"finetune, {name}, {setting}: {error}") from None

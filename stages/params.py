@@ -428,6 +428,7 @@ class Finetune(Section):
         default=(0.001,), min_length=1, max_length=20
     )
     epochs: Epochs = 20
+    scratch_epochs: Annotated[tuple[Epochs, ...], Once, Field(max_length=20)] = ()
     batch_size: Annotated[Width, Field(ge=2)] = 64
     steps: Annotated[Whole, Field(ge=0, le=10**6)] = 100
     weight_decay: NonNegative = 0.05

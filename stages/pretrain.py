@@ -2,7 +2,7 @@
 
 Reads   data/<dataset>
 Writes  results/pretrain/    encoder.safetensors (the timm backbone alone), model.safetensors, random.safetensors (the
-                             same network before its first step), model.json (how to rebuild them), views.safetensors
+                             same network before its first step, with batch statistics of the images), model.json (how to rebuild them), views.safetensors
         metrics/pretrain.json, plots/pretrain/{loss,diagnostics}.csv
 
 Keeps   .prosmin/checkpoints/<key> while it runs, about one a minute (PROSMIN_CHECKPOINT_SECONDS): a run that was killed goes
@@ -115,7 +115,6 @@ def main(params: Params) -> None:
             accelerator.device.type,
             torch.get_num_threads(),
         )
-    random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     training, monitor = train_settings_of(settings), monitor_of(splits, params.seed)
     checkpoints = checkpoints_of(run_key(training, feed, params.seed, accelerator, monitor, model=model_settings))
     if accelerator.is_main_process:
@@ -128,7 +127,7 @@ def main(params: Params) -> None:
 
     model = model.to("cpu").eval()
     with files.whole_folder("results/pretrain") as out:
-        save(out, model, random_state, model_settings, params, {"images": len(feed)})
+        save(out, model, untrained_of(model_settings, images, params.seed), model_settings, params, {"images": len(feed)})
         shown = images[drawn(len(images), EXAMPLES, params.seed, "examples")]
         views = make_views(shown, view_settings_of(settings)[:2], params.seed, 0, 0)
         files.write_arrays(
@@ -155,6 +154,8 @@ def main(params: Params) -> None:
 
 def adopt(params: Params) -> None:
     """Put the weights of ``pretrain.external`` where trained ones would be."""
+    import torch
+
     from prosmin import export, external, files
     from prosmin.monitor import observe
 
@@ -167,14 +168,15 @@ def adopt(params: Params) -> None:
         raise ConfigError("external.sha256", given.sha256, f"the file {weights.path} has {digest}")
     model_settings = model_settings_of(settings, *normalisation_of(settings, weights))
     model = export.build_model(model_settings, params.seed)
-    random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.encoder.backbone.load_state_dict(external.load_backbone(weights, model_settings).state_dict())
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     log.info("%s of %.2f M parameters, as %s has it", settings.encoder.name, encoder_size / 1e6, weights.name)
-    row = observe(model.eval(), monitor_of(splits_of(params)[0], params.seed))
+    splits, seen = splits_of(params)
+    row = observe(model.eval(), monitor_of(splits, params.seed))
     with files.whole_folder("results/pretrain") as out:
         facts = {"external": {"weights": weights.name, "sha256": digest}}
-        save(out, model, random_state, model_settings, params, facts)
+        images = torch.cat([splits[name].images for name in seen])
+        save(out, model, untrained_of(model_settings, images, params.seed), model_settings, params, facts)
     rounded = {name: files.rounded(value) for name, value in row.items()}
     files.write_json("metrics/pretrain.json", rounded | {"encoder_parameters": encoder_size})
     files.write_csv("plots/pretrain/loss.csv", ("step", "epoch", "loss"), [])
@@ -224,20 +226,28 @@ def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
     }, seen
 
 
+def untrained_of(settings: "ModelSettings", images: "Tensor", seed: int) -> "Objective":
+    """The floor: the network before its first step, with batch statistics of ``images``, uint8 [N, C, S, S]."""
+    from prosmin import export
+    from prosmin.untrained import set_statistics
+
+    return set_statistics(export.build_model(settings, seed), images, seed)
+
+
 def save(
     folder: Path,
     model: "Objective",
-    random_state: "Mapping[str, Tensor]",
+    untrained: "Objective",
     model_settings: "ModelSettings",
     params: Params,
     facts: Mapping[str, Any],
 ) -> None:
-    """A model, the same before its first step, and how to rebuild them. facts: about its training."""
+    """A model, its floor, and how to rebuild them. facts: about its training."""
     from prosmin import __version__, export
 
     export.save_state(folder / "encoder.safetensors", model.encoder.backbone.state_dict())
     export.save_state(folder / export.WEIGHTS["trained"], model.state_dict())
-    export.save_state(folder / export.WEIGHTS["random"], random_state)
+    export.save_state(folder / export.WEIGHTS["random"], untrained.state_dict())
     trained = {"prosmin": __version__, "dataset": params.dataset, **facts, "seed": params.seed}
     export.save_description(folder, model_settings, trained | {"params": used(params.pretrain)})
 

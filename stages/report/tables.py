@@ -131,7 +131,17 @@ def _finetuned(inputs: Inputs, name: str) -> Group:
         for key, found in few.items()
         if (each := row(content, "accuracy", f"accuracy, {lowshot_label(key, found['labels'])}", key))
     ]
-    return group._replace(note=f"{group.note}, beside the same network from scratch", rows=[*group.rows, *rows])
+    return group._replace(note=f"{group.note}, beside the same network from scratch{_budgets(content)}", rows=[*group.rows, *rows])
+
+
+def _budgets(content: dict[str, Any]) -> str:
+    """The accuracy of the network from scratch after each number of epochs that was tried, and which was taken."""
+    floor = content.get("random", {})
+    tried = {key.split("_")[1]: each["accuracy"] for key, each in floor.items() if key.startswith("after_")}
+    if not tried:
+        return ""
+    said = ", ".join(f"{accuracy:.3f} after {count} epochs" for count, accuracy in tried.items())
+    return f" ({said}; {floor['epochs']} by held-out NLL)"
 
 
 def _probe(inputs: Inputs, name: str, title: str, missing: Missing) -> Group:
@@ -322,7 +332,8 @@ def selections(inputs: Inputs) -> list[tuple[str, str, str, str]]:
             found.append((f"{title}: {key}", *_chosen(inputs, name, key), how))
     for name in inputs.params.finetune.datasets:
         how = "lowest NLL on val; then trained again on train and val"
-        found.append((f"fine-tuned on {name}: lr", *_chosen(inputs, f"finetune/{name}", "lr"), how))
+        for key in ("lr", "epochs"):
+            found.append((f"fine-tuned on {name}: {key}", *_chosen(inputs, f"finetune/{name}", key), how))
     for key in ("k", "temperature"):
         found.append(
             (f"k-NN: {key}", *_chosen(inputs, "knn", key), "highest accuracy on val; the bank is then train and val")

@@ -28,6 +28,7 @@ TINY = {
     "pretrain.encoder.kwargs": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False},
     "lowshot.per_class": [1, 2],
     "finetune.epochs": 1,
+    "finetune.scratch_epochs": [],
     "finetune.steps": 2,
     "finetune.per_class": [1],
     "finetune.bootstrap": 100,

@@ -46,7 +46,11 @@ def by_hand(encoder, split, epochs, batch, lr, seed):
     head.weight.data.zero_()
     head.bias.data.zero_()
     parameters = [*encoder.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, weight_decay=0.05)
+    decaying = [each for each in parameters if each.ndim > 1]  # kernels and matrices; not biases, not normalisation
+    plain = [each for each in parameters if each.ndim == 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": decaying, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], weight_decay=9.0
+    )
     steps = epochs * (len(split) // batch)
     warm = max(1, round(0.1 * steps))
     encoder.train()
@@ -54,9 +58,8 @@ def by_hand(encoder, split, epochs, batch, lr, seed):
     for epoch in range(epochs):
         for rows in epoch_order(len(split), batch, seed, epoch):
             after = (step - warm) / max(steps - warm - 1, 1)
-            optimiser.param_groups[0]["lr"] = (
-                lr * (step + 1) / warm if step < warm else lr * (1 + np.cos(np.pi * min(after, 1))) / 2
-            )
+            for group in optimiser.param_groups:
+                group["lr"] = lr * (step + 1) / warm if step < warm else lr * (1 + np.cos(np.pi * min(after, 1))) / 2
             loss = nn.functional.cross_entropy(head(encoder(split.images[rows] / 255)), split.labels[rows])
             optimiser.zero_grad()
             loss.backward()
@@ -128,6 +131,20 @@ def test_the_protocol_selects_on_val_and_trains_again_on_train_and_val(splits, e
     assert found.metrics["n"] == 250 and found.metrics["accuracy_low"] <= found.metrics["accuracy"]
     kinds = {row[0] for row in found.reliability}
     assert kinds == {"raw", "calibrated"}
+
+
+def test_the_number_of_epochs_is_chosen_by_held_out_nll_and_each_is_reported(splits, encoder):
+    train, val, test = splits
+    found = evaluate_finetuned(encoder, train, val, test, SETTINGS, [0.002], 100, 0, (12, 1)).metrics
+    alone = {
+        count: evaluate_finetuned(encoder, train, val, test, replace(SETTINGS, epochs=count), [0.002], 100, 0).metrics
+        for count in (1, 12)
+    }
+    for count, each in alone.items():
+        ends = ("accuracy", "accuracy_low", "accuracy_high")
+        assert [found[f"after_{count}_epochs"][name] for name in ends] == [each[name] for name in ends]
+    assert found["after_12_epochs"]["nll_val"] < found["after_1_epochs"]["nll_val"]
+    assert found["epochs"] == alone[12]["epochs"] == 12 and found["nll"] == alone[12]["nll"]
 
 
 def test_few_labels_are_drawn_as_for_the_probe(splits, encoder):

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from sklearn.datasets import load_digits
 
-from prosmin import export, training
+from prosmin import export, networks, training
 from prosmin.checkpoint import Checkpoints
 from prosmin.errors import ConfigError, UserError
 from prosmin.monitor import Monitor
@@ -95,7 +95,7 @@ def test_loss_falls_and_history_starts_before_the_first_step(digits):
 
 
 def test_biases_and_normalisation_do_not_decay():
-    decayed, plain = training.decay_groups(tiny_model())
+    decayed, plain = networks.decay_groups(tiny_model())
     assert decayed["decays"] and not plain["decays"]
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])

@@ -19,7 +19,7 @@ WRITTEN = ("metrics/finetune/digits.json", "plots/finetune/digits.csv")
 def params():
     given = load(ROOT / "params.yaml")
     asked = given.finetune.model_copy(
-        update={"datasets": ("digits", "patches", "digits_rotated"), "epochs": 1, "steps": 4, "per_class": (2,), "percent": (12.5,), "bootstrap": 100}
+        update={"datasets": ("digits", "patches", "digits_rotated"), "epochs": 1, "scratch_epochs": (2, 1), "steps": 4, "per_class": (2,), "percent": (12.5,), "bootstrap": 100}
     )  # fmt: skip
     few = {
         name: dataset.model_copy(update={"limit": {"train": 120, "val": 40, "test": 60}})
@@ -56,6 +56,10 @@ def test_both_encoders_with_all_labels_and_with_a_few(params):
         few = found[encoder]["per_class_2"]
         assert (few["labels"], few["draws"]) == (20, 3) and few["accuracy_low"] <= few["accuracy"]
         assert found[encoder]["percent_12.5"] == few  # of 160 labels, so the same ones
+    assert found["trained"]["epochs"] == 1 and not any(key.startswith("after_") for key in found["trained"])
+    tried = {count: found["random"][f"after_{count}_epochs"] for count in (1, 2)}
+    chosen = min(tried, key=lambda count: tried[count]["nll_val"])
+    assert found["random"]["epochs"] == chosen and found["random"]["accuracy"] == tried[chosen]["accuracy"]
     rows = files.read_csv("plots/finetune/digits.csv")
     counts = [int(row["count"]) for row in rows if (row["encoder"], row["calibrated"]) == ("trained", "raw")]
     assert sum(counts) == 60

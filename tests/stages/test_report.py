@@ -55,7 +55,7 @@ def tiny(content):
     content["lowshot"] = {"per_class": [1, 3], "percent": [10], "draws": 3, "l2": 1.0}
     content["prediction"] |= {"views": 2, "corruptions": ["contrast"], "bootstrap": 100}
     content["corrupt"] |= {"types": ["gaussian_noise", "contrast"], "severities": [1, 5]}
-    content["finetune"] |= {"epochs": 1, "steps": 2, "per_class": [2]}
+    content["finetune"] |= {"epochs": 1, "scratch_epochs": [1, 2], "steps": 2, "per_class": [2]}
     content["fetch"]["elsewhere"] = {"source": "folder", "path": "elsewhere", "test_fraction": 1}
     content["shift"]["sets"] = ["elsewhere"]
     for stage in ("linear", "knn", "ood", "corrupt", "transfer", "finetune", "shift"):
