@@ -13,21 +13,23 @@
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 in_venv = PATH="$$(pwd)/.venv/bin:$$PATH"; export PATH; exec
+# A run watches the process that has started it, which is make, and ends when that is killed.
+run_in_venv = PROSMIN_MAKE=$$PPID; export PROSMIN_MAKE; $(in_venv)
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 repro: environment
-	@$(in_venv) python -m pipelines.repro $(ARGS)
+	@$(run_in_venv) python -m pipelines.repro $(ARGS)
 
 flow: environment
-	@$(in_venv) python -m pipelines.run $(ARGS)
+	@$(run_in_venv) python -m pipelines.run $(ARGS)
 
 dashboard: environment
-	@$(in_venv) python -m pipelines.dashboard $(if $(PORT),--port $(PORT)) $(ARGS)
+	@$(run_in_venv) python -m pipelines.dashboard $(if $(PORT),--port $(PORT)) $(ARGS)
 
 sweep: environment
-	@$(in_venv) python -m pipelines.sweep $(FILE) $(ARGS)
+	@$(run_in_venv) python -m pipelines.sweep $(FILE) $(ARGS)
 
 test: environment
 	@$(in_venv) python -m pytest $(ARGS)

@@ -26,9 +26,10 @@ from pipelines import graph
 from pipelines.artifacts import REPORT
 from pipelines.execute import guarded
 from pipelines.local_server import HOST
+from pipelines.private import FOLDER
 from pipelines.run import command
 from pipelines.server import PASSWORD, Server, announced, dashboard, environment, free_port, settle, started, stop
-from pipelines.workspace import FOLDER
+from pipelines.workspace import tidy
 from prosmin.errors import UserError
 from prosmin.files import write_text
 from stages.params import load
@@ -145,6 +146,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(given: argparse.Namespace) -> int:
     load()
+    tidy()
     graph.read()
     if not given.file.is_file():
         raise UserError(f"{given.file} does not exist; it says what the dashboard offers, and when it runs")

@@ -11,13 +11,11 @@ KEPT = Path(".prosmin/seconds.json")
 def load() -> dict[str, float]:
     try:
         found = read_json(KEPT)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return (
-        {name: value for name, value in found.items() if isinstance(value, int | float)}
-        if isinstance(found, dict)
-        else {}
-    )
+    # A file that was torn or edited may hold NaN and infinity, which are no seconds and cannot be written again.
+    known = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in known if isinstance(value, int | float) and 0 <= value < 1e9}
 
 
 def save(seconds: Mapping[str, float]) -> None:

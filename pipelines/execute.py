@@ -4,10 +4,8 @@ DVC lets go of its lock while a stage's command runs, so several of these work i
 may still trip over is a lock held for a moment by another: those two messages are tried again, nothing else is.
 """
 
-import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.machine import Lease
-from pipelines.starter import Process, Starter
+from pipelines.starter import Process, Starter, kill_session
 
 GUARD = Path(__file__).with_name("guard.py")
 # DVC's words for a lock that another DVC holds. A stage whose own command failed is never tried again.
@@ -55,27 +53,41 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def guarded(
-    command: list[str], extra: Mapping[str, str] | None = None, folder: Path | None = None
+    command: list[str], extra: Mapping[str, str] | None = None, *, shown: bool = False, lock: int | None = None
 ) -> subprocess.Popen[str]:
-    """Start ``command`` so that it ends when this process does, however that ends; its output is a pipe of lines."""
-    return subprocess.Popen(
+    """Start ``command`` so that it ends when this process does, however that ends, and when its guard is killed.
+
+    Its output is a pipe of lines, or what this process writes to where it is ``shown``. ``lock``: of ``workspace.alone``,
+    which the guard then holds as well, until nothing of the command is left.
+    """
+    process = subprocess.Popen(
         [sys.executable, "-I", str(GUARD), *command],
-        cwd=folder,
         env=environment(extra),
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=None if shown else subprocess.PIPE,
+        stderr=None if shown else subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
+        pass_fds=[] if lock is None else [lock],
     )
+    threading.Thread(target=ended, args=(process,), daemon=True).start()
+    return process
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """Wait for a guarded process; its code, or 128 + a signal. Nothing of it is left then, even if its guard was killed."""
+    code = process.wait()
+    if code < 0:
+        kill_session(process.pid)
+    return 128 - code if code < 0 else code
 
 
 class Executor:
     """Runs stages in ``folder``, each in the thread that asks; ``stop`` ends all that run, from any thread."""
 
-    def __init__(self, folder: Path, force: bool = False):
-        self._force, self._starter = force, Starter(folder)
+    def __init__(self, folder: Path, force: bool = False, lock: int | None = None):
+        self._force, self._starter = force, Starter(folder, lock)
         self._running: set[Process] = set()
         self._guard, self._stopped = threading.Lock(), False
 
@@ -123,10 +135,6 @@ class Executor:
             code = process.wait()
             with self._guard:
                 self._running.discard(process)
-        if code is None:
-            code = 128 + signal.SIGKILL
-            if process.leader:
-                kill_session(process.leader)
         return code, "".join(lines if len(lines) < KEPT else [*head, *lines])
 
     def stop(self) -> None:
@@ -156,12 +164,3 @@ def reason(output: str, code: int) -> str:
     own = [line for line in output.splitlines() if line.startswith("error: ")]
     errors = own or [line for line in output.splitlines() if line.startswith("ERROR: ")]
     return errors[-1].partition(": ")[2] if errors else f"ended with code {code}"
-
-
-def kill_session(leader: int) -> None:
-    """Kill what a guard that was itself killed has left behind: all of its session."""
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if name.isdigit():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getsid(int(name)) == leader:
-                    os.kill(int(name), signal.SIGKILL)

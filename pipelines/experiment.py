@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,9 @@ from pathlib import Path
 import yaml
 
 from pipelines import graph
-from pipelines.workspace import private
+from pipelines.healing import clear_experiments, experiment_folder
 from prosmin.errors import UserError, nearest
 from stages.params import PARAMS, load
-
-FOLDER = Path(".prosmin/experiments")
 
 
 @dataclass(frozen=True)
@@ -63,20 +61,21 @@ def experiment(changes: Sequence[str], name: str | None = None, snapshot: str | 
     origin = Path.cwd()
     check(changes, name)
     commit, _, edits = (snapshot or take_snapshot()).partition("+")
-    folder = Path(tempfile.mkdtemp(prefix=f"{name or 'run'}-", dir=private(FOLDER).resolve()))
-    try:
-        git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
-        git(folder, "checkout", "--quiet", "--detach", commit)
-        if edits:
-            git(folder, "restore", "--source", edits, "--worktree", "--", ".")
-        _share_cache(origin, folder)
-        os.chdir(folder)
-        apply(changes)
-        load()
-        yield Experiment(folder, origin, name)
-    finally:
-        os.chdir(origin)
-        shutil.rmtree(folder, ignore_errors=True)
+    for line in clear_experiments():
+        print(line, file=sys.stderr, flush=True)
+    with experiment_folder(name or "run") as folder:
+        try:
+            git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
+            git(folder, "checkout", "--quiet", "--detach", commit)
+            if edits:
+                git(folder, "restore", "--source", edits, "--worktree", "--", ".")
+            _share_cache(origin, folder)
+            os.chdir(folder)
+            apply(changes)
+            load()
+            yield Experiment(folder, origin, name)
+        finally:
+            os.chdir(origin)
 
 
 def take_snapshot() -> str:

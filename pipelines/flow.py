@@ -79,8 +79,8 @@ def run_graph(
     log = get_run_logger()
     try:
         point = experiment(changes, name, snapshot) if changes or name else nullcontext()
-        with point as saved, alone():
-            results = _run_here(stages, downstream, force, workers)
+        with point as saved, alone() as lock:
+            results = _run_here(stages, downstream, force, workers, lock)
             ending = _ending(results)
             if saved and ending.is_completed():
                 kept = saved.save()
@@ -93,11 +93,14 @@ def run_graph(
         return Failed(message=str(error))
 
 
-def _run_here(stages: Sequence[str], downstream: bool, force: bool, workers: int | None) -> dict[str, Result]:
+def _run_here(
+    stages: Sequence[str], downstream: bool, force: bool, workers: int | None, lock: int | None
+) -> dict[str, Result]:
     """Run ``stages`` in the current folder and put the results on the page of this run."""
     chosen, unchanged = LOOK.get() or graph.look(stages, downstream)
     if force:
         unchanged = set()
+    noted = lockfile.noted()
     before = lockfile.snapshot(chosen)
     view, futures = VIEW.get(), {}
     progress = Progress(len(chosen))
@@ -140,17 +143,19 @@ def _run_here(stages: Sequence[str], downstream: bool, force: bool, workers: int
 
     took = durations.load()
     schedule = Schedule(chosen, unchanged, machine.Machine(workers or machine.cores()), submit, took)
-    with Executor(Path.cwd(), force) as executor:
+    with Executor(Path.cwd(), force, lock) as executor:
         try:
             results = schedule.run()
         finally:
             executor.stop()
             for future in futures.values():
                 future.wait()
-            if len(unchanged) < len(chosen):
+            if len(unchanged) < len(chosen) or noted:
                 with graph.locked():
                     lockfile.restore_order(before, chosen)
             progress.close()
+    if all(each.done for each in results.values()):
+        lockfile.forget()
     durations.save(took | {name: each.seconds for name, each in results.items() if each.outcome == "ran"})
     with suppress(HTTPError):  # the server has gone for good; what ran, ran
         artifacts.publish(results)

@@ -2,19 +2,108 @@
 
 DVC updates an entry where it stands and appends a new one when its stage is done, so after stages have run at the same time
 new entries stand in order of completion. Whole blocks of text are moved: what DVC wrote stays as it wrote it.
+
+The order before a run is kept in a file until the run is done, so that it is known to the next one if this one is killed.
 """
 
-from collections.abc import Iterable
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from prosmin.files import write_text
+try:
+    from yaml import CSafeLoader as Loader
+except ImportError:
+    from yaml import SafeLoader as Loader
+
+from prosmin.files import read_json, write_json, write_text
+
+ORDER = Path(".prosmin/order.json")
+LOCK = Path("dvc.lock")
+HEAD = "schema: '2.0'\nstages:\n"
 
 
 def snapshot(stages: Iterable[str]) -> dict[Path, list[str]]:
-    """The entries, in order, of each lock file that a run of ``stages`` may write (empty where there is none yet)."""
-    return {path: [name for name, _ in _split(path)[1]] for path in {_path(stage) for stage in stages}}
+    """The entries, in order, of each lock file that a run of ``stages`` may write (empty where there is none yet).
+
+    They stay noted until ``forget``; where a run that was killed has noted an order, it is that one.
+    """
+    found = {path: [name for name, _ in _split(path)[1]] for path in {_path(stage) for stage in stages}} | noted()
+    _note(found)
+    return found
+
+
+def noted() -> dict[Path, list[str]]:
+    """The order before a run that has not come to its end."""
+    try:
+        return {Path(path): [str(name) for name in names] for path, names in read_json(ORDER).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _note(order: dict[Path, list[str]]) -> None:
+    with contextlib.suppress(OSError):  # a full disk: only the order of entries is at stake
+        write_json(ORDER, {str(path): names for path, names in order.items()})
+
+
+def forget() -> None:
+    with contextlib.suppress(OSError):
+        ORDER.unlink()
+
+
+def mend(path: Path = LOCK) -> Iterator[str]:
+    """Take out of a torn lock file what is not whole, upon which its stages are made again; yields a line that says so.
+
+    DVC itself does nothing at all until the file is whole.
+    """
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    with contextlib.suppress(yaml.YAMLError, RecursionError):
+        found = yaml.load(text, Loader)
+        if isinstance(found, dict) and found.get("schema") == "2.0" and text.endswith("\n"):
+            if all(map(_is_whole, (found.get("stages") or {}).values())):
+                return
+    kept, lost, order = [], [], []
+    for block in re.split(r"^(?=  [^\s-])", text, flags=re.M)[1:]:
+        name = block.partition(":")[0].strip(" '\"\n")
+        order.append(name)
+        with contextlib.suppress(yaml.YAMLError, RecursionError, AttributeError, ValueError):
+            (entry,) = yaml.load(block, Loader).values()
+            if _is_whole(entry) and block.endswith("\n"):
+                kept.append(block)
+                continue
+        lost.append(name)
+    _note({path: order} | noted())
+    if kept:
+        write_text(path, HEAD + "".join(kept))
+    else:
+        path.unlink()
+    yield f"took out of {path}, which was torn, what was not whole: {', '.join(lost) or 'its beginning'}"
+
+
+def _is_whole(entry: Any) -> bool:
+    """Whether DVC can read it as the entry of a stage."""
+    if not isinstance(entry, dict) or not entry.keys() <= {"cmd", "deps", "params", "outs"}:
+        return False
+    files, params = [entry.get("deps", []), entry.get("outs", [])], entry.get("params", {})
+    return (
+        isinstance(entry.get("cmd"), str | list)
+        and all(isinstance(each, list) for each in files)
+        and all(isinstance(each, dict) and _is_file(each) for each in files[0] + files[1])
+        and isinstance(params, dict)
+        and all(isinstance(each, dict) for each in params.values())
+    )
+
+
+def _is_file(entry: dict[str, Any]) -> bool:
+    """DVC can do without the size and the number of files, and then never writes them again."""
+    md5 = entry.get("md5", "")
+    wanted = ("size", "nfiles") if str(md5).endswith(".dir") else ("size",) if md5 else ()
+    return isinstance(entry.get("path"), str) and None not in entry.values() and entry.keys() >= set(wanted)
 
 
 def restore_order(before: dict[Path, list[str]], stages: Iterable[str]) -> None:
@@ -57,7 +146,7 @@ def _split(path: Path) -> tuple[str, list[tuple[str, str]], str]:
             head, tail = (head, tail + line) if over else (head + line, tail)
         elif not inside:
             head, tail = (head, tail + line) if over else (head + line, tail)
-        elif line.startswith("  ") and line[2] not in " -\n":
+        elif line.startswith("  ") and line[2:3] not in (" ", "-", "\n", ""):
             entries.append((str(next(iter(yaml.safe_load(line)))), line))
         else:
             entries[-1] = (entries[-1][0], entries[-1][1] + line)

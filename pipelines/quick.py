@@ -6,17 +6,29 @@
 - Who waits for its lock looks again after half a second. Here after a fiftieth.
 - It notes the params and the files that a stage has read as they are when the stage has ended. Here a stage for which they are not
   those of its beginning has failed.
+- It empties ``.dvc/tmp/rwlock`` before it writes it, several times a stage; whoever comes upon the file that an interrupt has left
+  empty gives up. Here it is written whole, and a torn one is taken for empty.
+- An entry of its run cache that is torn or empty fails its stage, each time. Here it is removed, and the stage runs.
+- Where a copy fails it names link types and a web page. Here it says why.
 
-``python -m pipelines.quick repro ...`` is ``dvc repro ...`` with these.
+``python -m pipelines.quick repro ...`` is ``dvc repro ...`` with all of them.
 """
 
+import contextlib
+import copy
+import json
+import os
 import re
+import shutil
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipelines import lockfile
+from stages.stopping import raise_interrupts
 
 POLL = 0.02  # seconds between two looks at a lock
 # By which YAML writes what stands in params.yaml under an anchor and an alias of it.
@@ -25,6 +37,14 @@ ANCHOR = re.compile(r"[:-] &id\d+")
 
 def apply() -> None:
     """Change the DVC that this process has."""
+    _lock_files()
+    _rwlock()
+    _run_cache()
+    _reasons()
+    watch_inputs()
+
+
+def _lock_files() -> None:
     import dvc.dvcfile
     import dvc.lock
 
@@ -61,7 +81,6 @@ def apply() -> None:
 
     dvc.dvcfile.Lockfile.dump_stages = dump_stages
     dvc.lock.Lock.lock = lock
-    watch_inputs()
 
 
 def watch_inputs() -> None:
@@ -90,8 +109,76 @@ def watch_inputs() -> None:
     Stage.run, Stage.save_deps = run_watched, save_deps_watched
 
 
+def _rwlock() -> None:
+    import dvc.rwlock
+    from voluptuous import Invalid
+
+    @contextlib.contextmanager
+    def edit(folder: str, fs: Any, hardlink: bool) -> Iterator[dict[str, Any]]:
+        path = Path(folder, dvc.rwlock.RWLOCK_FILE)
+        guard = dvc.rwlock.make_lock(
+            str(path.with_name(dvc.rwlock.RWLOCK_LOCK)), tmp_dir=folder, hardlink_lock=hardlink
+        )
+        with guard:
+            try:
+                lock = dvc.rwlock.SCHEMA(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, RecursionError, Invalid):
+                lock = dvc.rwlock.SCHEMA({})
+            lock["read"] = defaultdict(list, lock["read"])
+            lock["write"] = defaultdict(dict, lock["write"])
+            yield lock
+            part = path.with_name(f".{path.name}.{os.getpid()}.part")  # not for long: a power cut ends who holds it, too
+            part.write_text(json.dumps(lock), encoding="utf-8")
+            part.replace(path)
+
+    dvc.rwlock._edit_rwlock = edit
+
+
+def _run_cache() -> None:
+    from dvc.stage import cache as run_cache
+
+    load = run_cache.StageCache._load_cache
+
+    def load_whole(self: Any, key: str, value: str | None) -> Any:
+        """The entry whose name is the hash of what it says, else None."""
+        path = Path(self._get_cache_path(key, value or ""))
+        with contextlib.suppress(Exception):
+            found = load(self, key, value)
+            if found is None or run_cache._get_cache_hash(copy.deepcopy(found)) == value:
+                return found
+        if value:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+        run_cache.logger.warning("an entry of the run cache was torn and has been removed: '%s'", run_cache.relpath(path))
+        return None
+
+    run_cache.StageCache._load_cache = load_whole
+
+
+def _reasons() -> None:
+    import dvc.exceptions
+
+    init, known = dvc.exceptions.CacheLinkError.__init__, {}
+
+    def explained(self: Any, paths: list[str]) -> None:
+        init(self, paths)
+        error = sys.exc_info()[1]
+        while error is not None and not isinstance(error, OSError):
+            error = error.__cause__ or error.__context__
+        if error is not None:  # else all that failed are listed again at the end
+            known.update(dict.fromkeys(paths, error.strerror))
+        reasons = dict.fromkeys(known[path] for path in paths if path in known)
+        if reasons:
+            self.args = self.msg, = (f"cannot write {', '.join(map(repr, paths))}: {', '.join(reasons)}",)
+
+    dvc.exceptions.CacheLinkError.__init__ = explained
+
+
 if __name__ == "__main__":
     from dvc.cli import main
 
     apply()
+    raise_interrupts()
     sys.exit(main())

@@ -5,15 +5,17 @@
 interrupted.
 """
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
 
+from pipelines import graph, lockfile
+from pipelines.execute import ended, guarded
+from pipelines.guard import STOPS
 from pipelines.summary import show
+from pipelines.workspace import alone, end_with_make
 from stages.command import run
 from stages.params import Params
 
@@ -29,25 +31,30 @@ def main(params: Params, *arguments: str) -> None:
 def reproduce(arguments: tuple[str, ...]) -> int:
     """Run ``dvc repro`` to its end and return its exit code, or 128 + the signal that stopped it.
 
-    DVC and its stages are a process group of their own. Whichever signal asks this process to stop reaches
-    each of them once, as an interrupt, upon which a stage removes what it has half-written.
+    DVC and its stages stand below a guard (``pipelines/guard.py``). When this process is asked to stop, or dies, it hands that
+    on as an interrupt, upon which a stage removes what it has half-written, and kills what has not ended after its grace.
     """
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[str] | None = None
     stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
+            process.terminate()
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
-    # The stages are started as plain `python`, which must be this one though nothing has been activated.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    command = [sys.executable, "-m", "pipelines.quick", "repro", *arguments]
-    process = subprocess.Popen(command, env={**os.environ, "PATH": path}, process_group=0)
-    code = process.wait()
+    end_with_make()
+    with alone() as lock:
+        for number in STOPS:
+            signal.signal(number, stop)
+        process = guarded([sys.executable, "-m", "pipelines.quick", "repro", *arguments], shown=True, lock=lock)
+        if stopped:  # while it was started
+            process.terminate()
+        code = ended(process)
+        if lockfile.noted():  # a run of stages at the same time had been killed
+            with graph.locked():
+                lockfile.restore_order(lockfile.noted(), graph.read())
+            if code == 0 and not arguments:
+                lockfile.forget()
     return 128 + stopped[0] if stopped else code
 
 

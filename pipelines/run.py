@@ -15,9 +15,10 @@ from pipelines import graph
 from pipelines.experiment import check
 from pipelines.server import reached, settle
 from pipelines.summary import show
-from pipelines.workspace import alone
+from pipelines.workspace import alone, end_with_make, tidy
 from prosmin.errors import UserError
 from stages.params import Params, load
+from stages.stopping import raise_interrupts
 
 if TYPE_CHECKING:
     from prefect.states import State
@@ -58,6 +59,7 @@ def main(given: argparse.Namespace) -> int:
     params = load()
     check(given.changes, given.name)
     if given.changes or given.name:
+        tidy()
         graph.read(given.stages, given.downstream)  # what is wrong is said at once; the run is in another folder
         found = None
     else:
@@ -140,8 +142,10 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
 
 def command(body: Callable[[], int]) -> NoReturn:
     """Run ``body`` as a command: its code, one sentence for bad input, no traceback for being stopped."""
+    raise_interrupts()
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, stop)
+    end_with_make()
     try:
         leave(body())
     except UserError as error:

@@ -24,9 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.execute import guarded
+from pipelines.execute import ended, guarded
 from pipelines.local_server import HOST, origins
-from pipelines.workspace import FOLDER, private
+from pipelines.private import FOLDER, private
 from prosmin.errors import UserError
 from prosmin.files import write_json, write_text
 
@@ -215,10 +215,9 @@ def ending(code: int, lines: Sequence[str]) -> str:
 
 def stop(process: subprocess.Popen[str]) -> None:
     """End a guarded process and wait for it."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+    process.terminate()
     process.stdin.close()
-    process.wait()
+    ended(process)
 
 
 @contextmanager

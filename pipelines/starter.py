@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -29,13 +30,32 @@ if __name__ == "__main__":  # started by its path, in a Python that knows of no 
 from pipelines import guard, quick  # noqa: E402
 
 
+def kill_session(leader: int) -> None:
+    """Kill what a guard that was itself killed has left behind: all of its session."""
+    for _ in range(50):  # what is killed may have started another just before
+        found = 0
+        for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                if name.isdigit() and os.getsid(int(name)) == leader:
+                    with open(f"/proc/{name}/stat") as handle:
+                        if handle.read().rpartition(")")[2].split()[0] != "Z":
+                            found += 1
+                            os.kill(int(name), signal.SIGKILL)
+        if not found:
+            return
+        time.sleep(0.02)
+
+
 class Process:
     """A running ``dvc`` below its guard. output: its lines, standard output and errors together."""
 
     def __init__(self, leader: int, output: int, life: int, status: int):
         self.leader = leader  # process id of the guard and number of its session
         self.output: IO[str] = os.fdopen(output, encoding="utf-8", errors="replace")
-        self._life, self._status, self._guard = life, status, threading.Lock()
+        self._life, self._guard = life, threading.Lock()
+        self._said = ""
+        self._watch = threading.Thread(target=self._follow, args=(status,), daemon=True)
+        self._watch.start()
 
     def stop(self) -> None:
         """Interrupt it; its guard kills what is left of it after its grace. From any thread, at any time."""
@@ -44,20 +64,27 @@ class Process:
                 os.close(self._life)
             self._life = -1
 
-    def wait(self) -> int | None:
-        """Its code once it and all it has started have ended, 128 + a signal; None when the guard itself was killed."""
+    def wait(self) -> int:
+        """Its code once it and all it has started have ended, or 128 + a signal, also when the guard itself was killed."""
         self.output.close()
-        with open(self._status) as status:
-            said = status.read()
+        self._watch.join()
         self.stop()
-        return int(said) if said else None
+        return int(self._said or 128 + signal.SIGKILL)
+
+    def _follow(self, status: int) -> None:
+        """Read the code from the guard, which alone holds the other end; when it has died without a word, do its work."""
+        with open(status) as pipe:
+            self._said = pipe.read()
+        if not self._said and self.leader:
+            kill_session(self.leader)
 
 
 class Starter:
     """Starts ``dvc`` in ``folder`` on request, from any thread. Its own process comes with the first request."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, lock: int | None = None):
+        """lock: of ``workspace.alone``, which the guards then hold as well, until nothing of what they guard is left."""
+        self.folder, self._locks = folder, [] if lock is None else [lock]
         self._guard = threading.Lock()
         self._server: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
@@ -95,7 +122,7 @@ class Starter:
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), *self._locks],
             start_new_session=True,
         )
         theirs.close()

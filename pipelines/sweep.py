@@ -28,10 +28,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines import graph, machine
-from pipelines.execute import guarded
+from pipelines.execute import ended, guarded
 from pipelines.experiment import check, take_snapshot
 from pipelines.revision import stale_in_experiment
 from pipelines.server import reached, settle, stop
+from pipelines.workspace import tidy
 from prosmin.errors import UserError
 from stages.directions import higher_is_better
 from stages.reading import first, read, sentences
@@ -163,7 +164,7 @@ class Points:
                 for line in process.stdout:
                     show(line.rstrip("\n"))
                     last = line.strip() if line.startswith("error: ") else last
-                code = process.wait()
+                code = ended(process)
             finally:
                 stop(process)
                 with self._guard:
@@ -248,6 +249,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(given: argparse.Namespace) -> int:
     sweep = load_sweep(given.file)
+    tidy()
     prepare(sweep)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     settle()

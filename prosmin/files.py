@@ -1,10 +1,15 @@
-"""Files that are either whole or absent: write beside the target, fsync, rename."""
+"""Files that are either whole or absent: write beside the target, fsync, rename.
+
+The file beside the target carries the number of the process that writes it. If that process is killed the file stays, and
+the next one that writes into the same folder removes it (``recover``).
+"""
 
 import contextlib
 import csv
 import io
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,8 +30,54 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+LEFT = re.compile(r"\.(.+)\.(\d+)\.(part|old)")  # of what ``_sibling`` names: the target, the process, the mark
+
+
 def _sibling(path: Path, mark: str) -> Path:
     return path.parent / f".{path.name}.{os.getpid()}.{mark}"
+
+
+def running(number: int, since: float) -> bool:
+    """Whether the process ``number`` that was at work at ``since`` (seconds, as in a time stamp of a file) still runs.
+
+    A process that was started later has the number again, which happens soon in a container.
+    """
+    import psutil
+
+    try:
+        process = psutil.Process(number)
+        return process.create_time() <= since + 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # it is there, and it is somebody else's
+        return True
+
+
+def recover(folder: str | Path) -> list[Path]:
+    """Remove from ``folder`` what processes that were killed while they wrote have left in it; returns what was there.
+
+    A folder that had been moved aside for a new one is put back where the new one never came.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith(".")]
+    except OSError:
+        return []
+    found = []
+    for name in sorted(names):
+        match, path = LEFT.fullmatch(name), Path(folder, name)
+        with contextlib.suppress(OSError):
+            # A rename changes this time and not that of the content.
+            if match is None or running(int(match[2]), path.lstat().st_ctime):
+                continue
+            found.append(path)
+            target = path.with_name(match[1])
+            if match[3] == "old" and not target.exists():
+                os.replace(path, target)
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    return found
 
 
 def private_folder(path: str | Path) -> None:
@@ -43,6 +94,7 @@ def write_bytes(path: str | Path, content: bytes, mode: int = 0o666) -> None:
     """mode: of the new file, from which the umask takes away."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path.parent)
     part = _sibling(path, "part")
     try:
         with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as handle:
@@ -150,6 +202,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path.parent)
     part, old = _sibling(path, "part"), _sibling(path, "old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()

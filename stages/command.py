@@ -13,12 +13,23 @@ from prosmin.allocator import keep_pages
 from prosmin.errors import ConfigError, UserError, nearest
 from stages import inputs
 from stages.params import PARAMS, load
+from stages.stopping import raise_interrupts
 from stages.threads import keep_to_share
 
 # The key of a metrics file that says why its evaluation was left out.
 LEFT_OUT = "left_out"
 
 log = logging.getLogger(__name__)
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# Faults of the disk and limits of the machine: no defect of the stage.
+OUTSIDE = {
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT", "ENXIO", "ENODEV"),
+        *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EBUSY", "ETXTBSY", "ENOLCK", "ELOOP", "ENAMETOOLONG", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+}
 
 
 def run(stage: str, main: Callable[..., None]) -> None:
@@ -27,8 +38,9 @@ def run(stage: str, main: Callable[..., None]) -> None:
     The exit code is 0 when the stage is done, 2 for bad input, 130 when interrupted; anything else that is
     raised is a defect and shows its traceback.
     """
-    logging.basicConfig(level=os.environ.get("PROSMIN_LOG", "INFO"), format=f"{stage}: %(message)s")
+    raise_interrupts()
     try:
+        logging.basicConfig(level=_level(), format=f"{stage}: %(message)s")
         text = inputs.params_text()
         params = load()  # which says what is wrong in it; only then may it be looked at with less care
         inputs.note(stage, sys.argv[1:], text)
@@ -47,9 +59,10 @@ def run(stage: str, main: Callable[..., None]) -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in OUTSIDE:
             raise
-        _fail(f"{stage} cannot write its results: {error.strerror}; nothing half-written was kept")
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{stage} cannot go on: {error.strerror}{where}; nothing half-written was kept")
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)
@@ -78,6 +91,13 @@ def leave_out(reason: Unlabelled, metrics: str, plot: str, columns: Sequence[str
     log.warning("%s, which this evaluation needs: it is left out", reason)
     files.write_csv(plot, columns, [])
     files.write_metrics(metrics, {LEFT_OUT: f"{reason}."})
+
+
+def _level() -> str:
+    level = os.environ.get("PROSMIN_LOG", "INFO")
+    if level not in LEVELS:
+        raise UserError(f"PROSMIN_LOG is {level!r}; it must be one of {', '.join(LEVELS)}{nearest(level.upper(), LEVELS)}")
+    return level
 
 
 def _usage(stage: str, main: Callable[..., None]) -> str:

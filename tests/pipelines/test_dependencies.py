@@ -17,6 +17,7 @@ PLUMBING = {
     "stages.proof",
     "stages.params",
     "stages.reading",
+    "stages.stopping",
     "stages.threads",
     "prosmin.allocator",
     "prosmin.errors",

@@ -1,5 +1,6 @@
 """``python -m pipelines.repro`` on a real, tiny DVC project whose one stage each test chooses."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.pipelines.conftest import until
 
 ROOT = Path(__file__).parents[2]
 METRICS = '{"trained": {"accuracy": 0.975, "accuracy_low": 0.96, "accuracy_high": 0.99}, "random": {"accuracy": 0.875}}'
@@ -184,3 +187,87 @@ def test_a_file_that_rotted_in_the_cache_is_named_when_it_comes_back(project):
     subprocess.run(err[-1].split("`")[1], shell=True, cwd=project, check=True)
     code, out, err = finish(start(project))
     assert code == 0 and (project / "results/report/index.html").read_text() == "<html>", err
+
+
+WAITS_LONG = """
+import os, time
+open("pid", "w").write(str(os.getpid()))
+time.sleep(100)
+"""
+
+
+def below(process: subprocess.Popen[str], folder: Path) -> dict[str, int]:
+    """The process ids of a run: of its guard, of DVC and of the stage, once that runs."""
+    stage = int(until(lambda: (folder / "pid").is_file() and (folder / "pid").read_text().strip()))
+    line = [stage]
+    while line[-1] != process.pid:
+        line.append(int(Path(f"/proc/{line[-1]}/stat").read_text().rpartition(")")[2].split()[1]))
+    return {"stage": stage, "dvc": line[-3], "guard": line[-2], "run": line[-1]}
+
+
+def nothing_left(folder: Path) -> bool:
+    """No process has this folder as its current one, but for those that have ended and not been waited for."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.readlink(entry / "cwd").startswith(str(folder)):
+                found.append(entry.name)
+    return not found
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "code"),
+    [
+        ("run", signal.SIGKILL, -9),
+        ("run", signal.SIGHUP, 129),
+        ("guard", signal.SIGKILL, 137),
+        ("dvc", signal.SIGTERM, 143),
+        ("dvc", signal.SIGKILL, 137),
+    ],
+)
+def test_whatever_is_killed_nothing_is_left(project, victim, number, code):
+    (project / "one.py").write_text(WAITS_LONG)
+    process = start(project, "one")
+    os.kill(below(process, project)[victim], number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    until(lambda: nothing_left(project), 30)
+    (project / "one.py").write_text(WORKS)
+    assert finish(start(project, "one"))[0] == 0  # it waits for what is still ending, and finds no lock
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make on the path")
+def test_a_killed_make_ends_what_it_has_started(project):
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    kept = [line for line in lines if line.startswith(("in_venv", "run_in_venv", "\t@$(run_in_venv) python -m pipelines.repro"))]
+    assert len(kept) == 3
+    (project / "Makefile").write_text("\n".join([*kept[:2], "repro:", kept[2], ""]))
+    (project / "one.py").write_text(WAITS_LONG)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+    make = subprocess.Popen(["make", "repro", "ARGS=one"], cwd=project, env=environment, stderr=subprocess.DEVNULL)
+    until(lambda: (project / "pid").is_file() and (project / "pid").read_text().strip())
+    make.kill()
+    make.wait()
+    until(lambda: nothing_left(project), 30)
+
+
+TOLD_WHILE_IT_STARTS = """
+import os, signal, subprocess, sys
+init = subprocess.Popen.__init__
+def started(self, *arguments, **options):
+    init(self, *arguments, **options)
+    os.kill(os.getpid(), signal.SIGTERM)
+subprocess.Popen.__init__ = started
+from pipelines.repro import main
+from stages.command import run
+sys.argv = ["repro", "one"]
+run("repro", main)
+"""
+
+
+def test_a_signal_that_comes_while_dvc_is_started_is_not_lost(project):
+    (project / "one.py").write_text(WAITS_LONG)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", TOLD_WHILE_IT_STARTS], cwd=project, env=environment, timeout=60)
+    assert done.returncode == 143 and nothing_left(project)

@@ -1,4 +1,6 @@
 import errno
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,12 +54,53 @@ def test_an_interruption_is_told_by_its_exit_code(outcome):
     assert code == 130 and "interrupted" in said
 
 
-def test_a_full_disk_is_one_line_and_another_fault_of_a_file_is_a_defect(outcome):
-    code, said = outcome(raising(OSError(errno.ENOSPC, "No space left on device")))
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO", "EMFILE"])
+def test_a_fault_of_the_disk_or_a_limit_of_the_machine_is_one_line(outcome, name):
+    number = getattr(errno, name)
+    code, said = outcome(raising(OSError(number, os.strerror(number), "results/linear")))
     assert code == 2
-    assert said == "error: linear cannot write its results: No space left on device; nothing half-written was kept\n"
-    with pytest.raises(PermissionError):
-        outcome(raising(PermissionError(errno.EACCES, "Permission denied")))
+    assert said == f"error: linear cannot go on: {os.strerror(number)} (results/linear); nothing half-written was kept\n"
+
+
+def test_another_fault_of_a_file_is_a_defect(outcome):
+    with pytest.raises(FileNotFoundError):
+        outcome(raising(FileNotFoundError(errno.ENOENT, "No such file or directory")))
+
+
+def test_an_unknown_level_of_messages_is_one_line(outcome, monkeypatch):
+    monkeypatch.setenv("PROSMIN_LOG", "warnin")
+    code, said = outcome(lambda params: None)
+    assert code == 2
+    assert said == (
+        "error: PROSMIN_LOG is 'warnin'; it must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL (did you mean 'WARNING'?)\n"
+    )
+
+
+# An import of NumPy that is interrupted says that NumPy is not installed well, if it is let.
+INTERRUPTED = """
+import os, runpy, signal, sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+module = sys.argv[1]
+sys.argv[:] = ["-m"]  # as the interpreter has it until it knows the file
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["stages.linear", "stages.report"])
+def test_an_interrupt_while_modules_load_is_no_traceback(module):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, module], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted before anything was begun\n")
+
+
+def test_a_backend_of_matplotlib_that_does_not_exist_changes_nothing(tmp_path):
+    command = [sys.executable, "-m", "stages.report", "too", "many"]
+    variables = {**os.environ, "MPLBACKEND": "nope"}
+    said = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True).stderr
+    assert said == "error: report was given too many; start it as: python -m stages.report\n"
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):

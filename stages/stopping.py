@@ -1,0 +1,26 @@
+"""Ctrl-C while modules load: there is nothing to clean up yet, and some packages take the interrupt for a broken installation.
+
+``python -m stages.<stage>`` and ``python -m pipelines.<command>`` come here before they load anything else.
+"""
+
+import os
+import signal
+from types import FrameType
+from typing import NoReturn
+
+
+def end_at_once() -> None:
+    """Let Ctrl-C end this process with code 130 and one line, until ``raise_interrupts``."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, in the background of a script
+        signal.signal(signal.SIGINT, _end)
+
+
+def raise_interrupts() -> None:
+    """Ctrl-C is a ``KeyboardInterrupt`` again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    os.write(2, b"interrupted before anything was begun\n")
+    os._exit(128 + number)
