@@ -28,16 +28,17 @@ def test_whatever_stops_a_run_or_its_stage_leaves_no_process_and_a_folder_that_g
         ("run", signal.SIGKILL, -9),
         ("stage", signal.SIGKILL, 1),
         ("stage", signal.SIGTERM, 1),
+        ("guard", signal.SIGKILL, 1),
     ):
         project.record.unlink(missing_ok=True)
         run = project.start("-m", "pipelines.run", WAIT="middle")
         stage = project.wait_for("middle")
-        os.kill(run.pid if victim == "run" else stage, number)
+        os.kill({"run": run.pid, "stage": stage, "guard": os.getsid(stage)}[victim], number)
         said = run.communicate(timeout=60)[1]
         assert run.returncode == code and "Traceback" not in said, said
         until(lambda pid=stage: not Path(f"/proc/{pid}").exists(), 10)
         until(lambda: not project.processes(), 15)
-        if victim == "stage":
+        if victim != "run":
             assert outcomes(said)["middle"] == "failed" and outcomes(said)["total"] == "blocked"
         if left is not None:  # this run had found what the one before it had done
             assert {name for name, outcome in outcomes(said).items() if outcome == "skipped"} == BEFORE
