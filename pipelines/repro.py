@@ -8,14 +8,12 @@ interrupted.
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import FrameType
 
 from pipelines import graph, lockfile
 from pipelines.execute import ended, guarded
-from pipelines.guard import STOPS
 from pipelines.summary import show
-from pipelines.workspace import alone, end_with_make
+from pipelines.workspace import alone, end_with_make, heard
 from stages.command import run
 from stages.params import Params
 
@@ -44,8 +42,7 @@ def reproduce(arguments: tuple[str, ...]) -> int:
 
     end_with_make()
     with alone() as lock:
-        for number in STOPS:
-            signal.signal(number, stop)
+        before = {number: signal.signal(number, stop) for number in heard()}
         process = guarded([sys.executable, "-m", "pipelines.quick", "repro", *arguments], shown=True, lock=lock)
         if stopped:  # while it was started
             process.terminate()
@@ -55,6 +52,8 @@ def reproduce(arguments: tuple[str, ...]) -> int:
                 lockfile.restore_order(lockfile.noted(), graph.read())
             if code == 0 and not arguments:
                 lockfile.forget()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 128 + stopped[0] if stopped else code
 
 

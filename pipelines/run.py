@@ -15,7 +15,7 @@ from pipelines import graph
 from pipelines.experiment import check
 from pipelines.server import reached, settle
 from pipelines.summary import show
-from pipelines.workspace import alone, end_with_make, tidy
+from pipelines.workspace import alone, end_with_make, heard, tidy
 from prosmin.errors import UserError
 from stages.params import Params, load
 from stages.stopping import raise_interrupts
@@ -143,8 +143,9 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
 def command(body: Callable[[], int]) -> NoReturn:
     """Run ``body`` as a command: its code, one sentence for bad input, no traceback for being stopped."""
     raise_interrupts()
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, stop)
+    for each in heard():
+        if each != signal.SIGINT:
+            signal.signal(each, stop)
     end_with_make()
     try:
         leave(body())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
+from pipelines.guard import STOPS
 from pipelines.healing import heal, make_room
 from pipelines.private import FOLDER, private
 from prosmin.errors import UserError
@@ -49,6 +50,11 @@ def tidy() -> None:
     """Put in order what an earlier run has left, unless one is at work here, which has done so."""
     with contextlib.suppress(UserError), alone():
         pass
+
+
+def heard() -> list[int]:
+    """The signals that ask a run to stop. ``nohup`` has it ignore the end of the terminal, and that is to stay so."""
+    return [number for number in STOPS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def end_with_make() -> None:

@@ -236,6 +236,13 @@ def test_whatever_is_killed_nothing_is_left(project, victim, number, code):
     assert finish(start(project, "one"))[0] == 0  # it waits for what is still ending, and finds no lock
 
 
+def test_nohup_lets_a_run_outlive_its_terminal(project):
+    (project / "two.py").write_text("import os, signal, sys; os.kill(int(os.environ['RUN']), signal.SIGHUP)\n")
+    code = "import os; os.environ['RUN'] = str(os.getpid()); from pipelines.repro import *; run('repro', main)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(["nohup", sys.executable, "-c", code], cwd=project, env=environment).returncode == 0
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="no make on the path")
 def test_a_killed_make_ends_what_it_has_started(project):
     lines = (ROOT / "Makefile").read_text().splitlines()
