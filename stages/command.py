@@ -69,6 +69,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
 
 
 confirm = inputs.confirm  # for a stage that has something to lose by going on
+leave_to_the_first = inputs.forget  # for the other processes of a stage that runs as several
 
 
 def check_name(stage: str, what: str, name: str, names: Collection[str]) -> None:

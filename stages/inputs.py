@@ -70,8 +70,14 @@ def finish() -> None:
     except UserError:
         _discard()
         raise
-    if _now and _first():
+    if _now:
         proof.remember(_now.stage.outs)
+
+
+def forget() -> None:
+    """For a process that writes nothing, as all but the first of those that train: what is there at its end is another's."""
+    global _now
+    _now = None
 
 
 def look(name: str, text: bytes | None = None) -> Inputs | None:
@@ -91,13 +97,8 @@ def confirm(remedy: str) -> None:
         raise UserError(f"{what}; {remedy}")
 
 
-def _first() -> bool:
-    """Whether this is the process that writes, of several that run one stage."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _discard() -> None:
-    for out in _now.stage.outs if _now and _first() else ():
+    for out in _now.stage.outs if _now else ():
         if os.path.isdir(out):
             shutil.rmtree(out, ignore_errors=True)
         else:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from prosmin.errors import ConfigError, UserError
 from stages import launcher, workers
-from stages.command import confirm, run
+from stages.command import confirm, leave_to_the_first, run
 from stages.params import Params, Pretrain
 from stages.threads import cores
 
@@ -74,7 +74,9 @@ def workers_of(processes: int, gpu: bool) -> int:
 def main(params: Params) -> None:
     settings, launched = params.pretrain, launcher.launched()
     if settings.external:
-        if not launched or os.environ["RANK"] == "0":
+        if launched and os.environ["RANK"] != "0":
+            leave_to_the_first()
+        else:
             adopt(params)
         return
     launcher.check_accelerate(settings.precision)
@@ -121,6 +123,7 @@ def main(params: Params) -> None:
         checkpoints.prune_runs()
     history = pretrain(model, feed, training, params.seed, accelerator, monitor, checkpoints=checkpoints)
     if not accelerator.is_main_process:
+        leave_to_the_first()
         return
     log.info("%.0f images/s", history.images_per_second)
     confirm("nothing is written. With that undone it goes on from its last checkpoint; else it trains anew")

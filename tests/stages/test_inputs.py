@@ -110,6 +110,14 @@ def test_by_hand_it_is_a_sentence_and_what_was_made_is_removed(folder):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_variable_that_a_launcher_left_changes_nothing_for_a_stage_that_is_one_process(folder):
+    assert run(folder, "linear.py", RANK="1").returncode == 0
+    assert list((folder / ".prosmin/intact").iterdir())
+    edit(folder, "linear", "bootstrap", to=500)
+    assert run(folder, "linear.py", EDIT="params.yaml", RANK="1").returncode == 2
+    assert not (folder / "metrics/linear.json").exists()
+
+
 def test_another_stages_keys_may_be_edited(folder):
     edit(folder, "knn", "bootstrap", to=500)
     assert run(folder, "linear.py", EDIT="params.yaml").returncode == 0
