@@ -202,7 +202,11 @@ def _shown(array: np.ndarray) -> str:
 
 
 def check_labels(cells: Cells, split: Split, dataset: str) -> None:
-    """Raise ``UserError`` unless as many images of each class are corrupted as the test split has clean ones."""
+    """Raise ``UserError`` unless as many images of each class are corrupted as the test split has clean ones.
+
+    Classes of equal size agree in this whatever they are called, so the labels of ``Arrays``, which have no names, must
+    also come in the order of the split.
+    """
     names = split.classes or ()
     found, expected = (np.bincount(each, minlength=len(names)) for each in (cells.labels, split.labels.numpy()))
     for name, corrupted, clean in zip(names, found, expected):
@@ -211,3 +215,10 @@ def check_labels(cells: Cells, split: Split, dataset: str) -> None:
                 f"{corrupted} corrupted images are of class {name!r}, but {clean} of the test split of {dataset!r}; "
                 "the clean and the corrupted images must be the same"
             )
+    differing = np.flatnonzero(cells.labels != split.labels.numpy())
+    if isinstance(cells, Arrays) and len(differing):
+        corrupted, clean = (names[each[differing[0]]] for each in (cells.labels, split.labels.numpy()))
+        raise UserError(
+            f"corrupted image {differing[0]} is of class {corrupted!r}, but that of the test split of {dataset!r} of class "
+            f"{clean!r}, as for {len(differing)} of {len(split)} images; labels.npy must have the order of the test split"
+        )

@@ -5,14 +5,15 @@ and a measured reference see the same resampled images, so an interval is that o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from prosmin.errors import ConfigError
-from prosmin.files import read_json
+from prosmin.files import read_json, rounded
 from prosmin.intervals import Scale, on
 from prosmin.metrics import Counts
 
@@ -111,8 +112,12 @@ def _ratios(own: np.ndarray, reference: np.ndarray) -> "float | np.ndarray":
 
 # --- references -----------------------------------------------------------------------------------
 
-# Errors of AlexNet on ImageNet-C, means over the five severities, as published with the benchmark. Its clean error is not
-# given there to this precision, so there is no relative mCE against it.
+# Errors of AlexNet on ImageNet-C, means over the five severities, as published with the benchmark; its error without
+# corruption is that of the paper's table 1.
+ALEXNET_CLEAN = 0.435
+ALEXNET_NEEDS = (
+    "its errors are of ImageNet-C's published files; needed: source folders, its 15 types, severities 1 to 5"
+)
 ALEXNET = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -132,29 +137,48 @@ ALEXNET = {
 }
 
 
-def known(reference: str, types: Sequence[str]) -> Known:
+def known(reference: str, types: Sequence[str], cells: Mapping[str, Any]) -> Known:
     """A reference by name (``alexnet``) or from a JSON file of its errors by type under ``error``, means over severities,
-    and, if known, its ``accuracy_clean``: a part of ``metrics/corrupt.json`` is such a file.
+    and, if known, its ``accuracy_clean``: an encoder's part of ``metrics/corrupt.json`` is such a file.
 
-    Raise ``ConfigError`` where there is none, or where it lacks one of the types.
+    cells: what tells the corrupted images here from others, by name, at least ``source`` and ``severities`` (ascending). A
+    file must say the same of its own. AlexNet's are the published files of ImageNet-C, all 15 types at all five severities.
+    Raise ``ConfigError`` where there is no such reference, or where it is of other images or lacks one of the types.
     """
     if reference == "alexnet":
-        errors, clean = ALEXNET, None
-    else:
-        errors, clean = _read(reference)
+        if cells["source"] != "folders" or len(cells["severities"]) < 5 or set(types) != set(ALEXNET):
+            raise ConfigError("reference", reference, ALEXNET_NEEDS)
+        return Known(np.array([ALEXNET[name] for name in types]), ALEXNET_CLEAN)
+    content, errors, accuracy = _read(reference)
+    for key, value in cells.items():
+        if key not in content:
+            lacking = f"it does not say of which {key} its errors are; here it is {value}"
+            raise ConfigError("reference", reference, lacking)
+        if content[key] != value:
+            other = f"its {key} is {content[key]}, here it is {value}; errors of other images are no reference"
+            raise ConfigError("reference", reference, other)
     if missing := [name for name in types if name not in errors]:
         raise ConfigError("reference", reference, f"it has no error for {', '.join(missing)}")
-    return Known(np.array([errors[name] for name in types]), clean)
+    count = len(cells["severities"]) * cells.get("n", 0)
+    clean = None if accuracy is None else 1 - _share(accuracy, cells.get("n", 0))
+    return Known(np.array([_share(errors[name], count) for name in types]), clean)
 
 
-def _read(file: str) -> tuple[dict[str, float], float | None]:
+def _share(value: float, count: int) -> float:
+    """The share of ``count`` that this is when a metrics file has rounded it, so that a model is to itself as 1 to 1."""
+    exact = round(value * count) / count if count else value
+    return exact if rounded(exact) == rounded(value) else value
+
+
+def _read(file: str) -> tuple[dict[str, Any], dict[str, float], float | None]:
+    """All that the file holds, its errors by type and its accuracy without corruption."""
     try:
         content = read_json(Path(file).expanduser())
         accuracy = content.get("accuracy_clean")
         errors = {name: float(value) for name, value in content["error"].items()}
         if not all(0 <= each <= 1 for each in (*errors.values(), accuracy or 0)):
             raise ValueError
-        return errors, None if accuracy is None else 1 - accuracy
+        return content, errors, accuracy
     except FileNotFoundError:
         raise ConfigError(
             "reference", file, "allowed: random, alexnet, or a JSON file, and there is no such file"

@@ -4,7 +4,8 @@ Reads   data/<dataset>, results/pretrain, results/linear, and what corrupt.path,
 Writes  metrics/corrupt.json: for each encoder accuracy_clean; over the types of the benchmark mce_unnormalised, mce and
             relative_mce (``prosmin.robustness``) and ece_severity_<s>, the mean over types of the uncalibrated ECE; over
             the extra types mce_unnormalised_extra; error: the mean over severities for each type; how many types of
-            the benchmark there are; feature_similarity. A ratio that its reference leaves undefined is null.
+            the benchmark there are; feature_similarity; and of which images all that is: dataset, source, severities, n, of
+            generated ones a checksum of the clean images. A ratio that its reference leaves undefined is null.
         plots/corrupt/accuracy.csv: accuracy, ECE and feature similarity for each encoder, type and severity
 
 Without labels the feature similarity alone is measured, and ``left_out`` in the metrics gives the reason. The images of
@@ -15,6 +16,7 @@ chosen by that size (``prosmin.corruptions``). Each cell is corrupted once and s
 compare with each other, not with published files; those are read (``corrupt.source``).
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -32,6 +34,7 @@ from stages.features import ENCODERS, require_labels
 from stages.params import Corrupt, Params
 from stages.probing import load_probe
 
+IMAGENET_C = 50_000  # images of each cell
 METRICS, PLOT = "metrics/corrupt.json", "plots/corrupt/accuracy.csv"
 COLUMNS = ("encoder", "type", "severity", "accuracy", "ece", "feature_similarity")
 
@@ -54,9 +57,11 @@ def main(params: Params) -> None:
     cells = _cells(params, split, device)
     if not lacking:
         corrupted.check_labels(cells, split, params.dataset)
-    known = None
+    facts, known = _facts(params, split), None
     if asked.reference != "random":
-        known = robustness.known(asked.reference, _benchmark(types))
+        known = robustness.known(asked.reference, _benchmark(types), facts)
+        if asked.reference == "alexnet" and len(split) != IMAGENET_C:
+            log.warning("mCE against AlexNet: its errors are of %d images, here there are %d", IMAGENET_C, len(split))
     observers = {}
     for encoder in ENCODERS:
         network = export.load_encoder("results/pretrain", encoder).to(device)
@@ -78,6 +83,7 @@ def main(params: Params) -> None:
         found[encoder] = _summary(observer, reference, asked, params.seed)
         if observer.measured:
             found[encoder]["error"] = dict(zip(types, observer.measured.by_type().tolist()))
+            found[encoder] |= facts
         found[encoder] |= {"benchmark_types": len(_benchmark(types)), "n": len(split)}
     rows = [
         (encoder, name, severity, *observer.cell(i, j))
@@ -153,6 +159,19 @@ def _cells(params: Params, split: data.Split, device: str) -> corrupted.Cells:
         return corrupted.Arrays(asked.path, asked.types, len(split.classes), size, channels)
     frost = None if asked.frost is None else corruptions.read_frost(asked.frost)
     return corrupted.Generated(split, params.seed, device, frost)
+
+
+def _facts(params: Params, split: data.Split) -> dict[str, Any]:
+    """What tells the cells of a run from those of another, so that errors are not held against those on other images."""
+    asked = params.corrupt
+    facts = {
+        "dataset": params.dataset, "source": asked.source, "severities": sorted(asked.severities), "n": len(split)
+    }  # fmt: skip
+    if asked.source == "generated":  # from the clean images as the encoder sees them
+        facts["images"] = hashlib.sha256(split.images.numpy().tobytes()).hexdigest()[:16]
+        if "frost" in asked.types:
+            facts["frost"] = "photographs" if asked.frost else "procedural"
+    return facts
 
 
 def _places(types: Sequence[str], group: Sequence[str]) -> list[int]:

@@ -474,9 +474,11 @@ class Corrupt(Section):
             raise ValueError(f"path is {self.path!r}; it is read by source folders or arrays only")
         if self.source != "generated" and self.frost is not None:
             raise ValueError(f"frost is {self.frost!r}; it is read by source generated only")
-        if self.reference == "alexnet" and len(self.severities) < 5:
+        whole = len(self.severities) == 5 and set(BENCHMARK) <= set(self.types)
+        if self.reference == "alexnet" and not (self.source == "folders" and whole):
             raise ValueError(
-                "reference is 'alexnet', whose published errors are means over five severities; ask for all"
+                "reference is 'alexnet', whose errors are of ImageNet-C's published files; "
+                "it goes with source folders, types: [benchmark] and severities 1 to 5"
             )
         return self
 

@@ -198,6 +198,15 @@ def test_nothing_is_unpickled(arrays):
 # --- against the clean images ---------------------------------------------------------------------
 
 
+def test_arrays_must_hold_the_images_in_the_order_of_the_test_split(arrays):
+    """Classes of equal size, in another order: the counts agree, the images do not."""
+    cells, images = corrupted.Arrays(arrays, TYPES, 3, 32, 3), photographs(32)
+    corrupted.check_labels(cells, Split(images, torch.tensor([0, 1, 2, 0, 1, 2]), CLASSES), "birds")
+    says = "corrupted image 1 is of class 'n01443537', but that of the test split of 'birds' of class 'n01440764', as for 4 of 6"
+    with pytest.raises(UserError, match=says):
+        corrupted.check_labels(cells, Split(images, torch.tensor([0, 0, 1, 1, 2, 2]), CLASSES), "birds")
+
+
 def test_the_clean_and_the_corrupted_images_must_be_as_many_of_each_class(folders):
     cells = open_folders(folders)
     images = photographs(80)

@@ -82,19 +82,55 @@ def test_a_known_reference_by_hand():
     assert np.isnan(robustness.relative_mce(A, Known(np.array([0.75, 0.5]))))
 
 
-def test_alexnet_is_known_for_the_benchmark():
-    alexnet = robustness.known("alexnet", corruptions.BENCHMARK)
-    assert len(alexnet.errors) == 15 and alexnet.clean is None
-    assert robustness.known("alexnet", ["fog", "snow"]).errors.tolist() == [0.819324, 0.866816]
-    with pytest.raises(ConfigError, match="reference is 'alexnet'; it has no error for spatter"):
-        robustness.known("alexnet", ["fog", "spatter"])
+CELLS = {"dataset": "birds", "source": "folders", "severities": [1, 2, 3, 4, 5], "n": 50}
+
+
+def test_alexnet_is_known_for_the_published_files_of_the_benchmark():
+    alexnet = robustness.known("alexnet", corruptions.BENCHMARK, CELLS)
+    assert len(alexnet.errors) == 15 and alexnet.clean == 0.435
+    assert robustness.known("alexnet", corruptions.BENCHMARK[::-1], CELLS).errors.tolist() == alexnet.errors.tolist()[::-1]
+
+
+@pytest.mark.parametrize(
+    ("types", "cells"),
+    [
+        (corruptions.BENCHMARK[:14], {}),
+        (corruptions.BENCHMARK, {"source": "generated"}),
+        (corruptions.BENCHMARK, {"source": "arrays"}),
+        (corruptions.BENCHMARK, {"severities": [5]}),
+    ],
+)
+def test_alexnet_is_no_reference_for_other_images(types, cells):
+    with pytest.raises(ConfigError, match="reference is 'alexnet'; its errors are of ImageNet-C's published files; needed"):
+        robustness.known("alexnet", types, CELLS | cells)
 
 
 def test_a_file_of_errors_is_a_reference(tmp_path):
     file = tmp_path / "supervised.json"
-    file.write_text(json.dumps({"accuracy_clean": 0.75, "mce": 1, "error": {"fog": 0.5, "snow": 0.25}}))
-    found = robustness.known(str(file), ["snow", "fog"])
+    file.write_text(json.dumps({"accuracy_clean": 0.75, "mce": 1, "error": {"fog": 0.5, "snow": 0.25}} | CELLS))
+    found = robustness.known(str(file), ["snow", "fog"], CELLS)
     assert found.errors.tolist() == [0.25, 0.5] and found.clean == 0.25
+
+
+def test_rounded_errors_are_read_as_the_counts_that_they_are(tmp_path):
+    """1 and 250 wrong of 5 x 50, 0.004 and 1; 16 right of 49 is 0.326531. What is no such share stays as it is."""
+    cells = CELLS | {"n": 49}
+    content = {"accuracy_clean": 0.326531, "error": {"fog": 0.00408163, "snow": 1.0, "frost": 0.3333}} | cells
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    found = robustness.known(str(tmp_path / "own.json"), ["fog", "snow", "frost"], cells)
+    assert found.errors.tolist() == [1 / 245, 1.0, 0.3333] and found.clean == 1 - 16 / 49
+
+
+@pytest.mark.parametrize("key", CELLS)
+def test_a_file_of_other_images_is_refused(tmp_path, key):
+    file = tmp_path / "errors.json"
+    other = {"dataset": "fish", "source": "generated", "severities": [5], "n": 40}[key]
+    file.write_text(json.dumps({"error": {"fog": 0.5}} | CELLS | {key: other}))
+    with pytest.raises(ConfigError, match=f"its {key} is .*, here it is .*; errors of other images are no reference"):
+        robustness.known(str(file), ["fog"], CELLS)
+    file.write_text(json.dumps({"error": {"fog": 0.5}} | {name: CELLS[name] for name in CELLS if name != key}))
+    with pytest.raises(ConfigError, match=f"it does not say of which {key} its errors are; here it is"):
+        robustness.known(str(file), ["fog"], CELLS)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +141,7 @@ def test_a_file_of_errors_is_a_reference(tmp_path):
         ('{"error": {"fog": "high"}}', "needed: JSON"),
         ('{"error": {"fog": 43.5}}', "needed: JSON"),
         ("{", "needed: JSON"),
-        ('{"error": {"snow": 0.2}}', "it has no error for fog"),
+        (json.dumps({"error": {"snow": 0.2}} | CELLS), "it has no error for fog"),
     ],
 )
 def test_a_file_that_is_no_reference_is_refused(tmp_path, content, says):
@@ -113,4 +149,4 @@ def test_a_file_that_is_no_reference_is_refused(tmp_path, content, says):
     if content:
         file.write_text(content)
     with pytest.raises(ConfigError, match=says):
-        robustness.known(str(file), ["fog"])
+        robustness.known(str(file), ["fog"], CELLS)

@@ -142,26 +142,54 @@ def test_a_reference_from_a_file(place, params):
     found = files.read_json("metrics/corrupt.json")
     for name in ("mce", "relative_mce"):
         assert found["trained"][name] == pytest.approx(before["trained"][name], rel=1e-4)
+        assert found["random"][name] == 1.0  # exactly, though the file holds rounded errors
     assert found["random"]["mce_low"] < 1 < found["random"]["mce_high"]  # a fixed reference is not resampled
 
 
+def test_a_reference_of_other_cells_is_refused_before_anything_is_measured(place, params):
+    """The same model asked at another severity, on other images or on a model file of before: no number at all."""
+    corrupt.main(params)
+    content = files.read_json("metrics/corrupt.json")["random"]
+    assert content["severities"] == [1, 5] and content["source"] == "generated" and content["dataset"] == "digits"
+    files.write_json("reference.json", content)
+    before = written()
+    with pytest.raises(UserError, match=r"its severities is \[1, 5\], here it is \[5\]; errors of other images"):
+        corrupt.main(changed(params, reference="reference.json", severities=(5,)))
+    files.write_json("reference.json", content | {"images": "0" * 16})
+    with pytest.raises(UserError, match="its images is 0000000000000000, here it is"):
+        corrupt.main(changed(params, reference="reference.json"))
+    files.write_json("reference.json", {name: content[name] for name in ("accuracy_clean", "error")})
+    with pytest.raises(UserError, match="it does not say of which dataset its errors are; here it is digits"):
+        corrupt.main(changed(params, reference="reference.json"))
+    assert written() == before
+
+
 def test_a_ratio_that_its_reference_leaves_undefined_is_null(place, params):
-    corrupt.main(changed(params, types=("contrast",), severities=(1, 2, 3, 4, 5), reference="alexnet"))
-    found = files.read_json("metrics/corrupt.json")["trained"]
-    measured = found["error"]["contrast"]
-    assert found["mce"] == pytest.approx(measured / robustness.ALEXNET["contrast"], rel=1e-4)
-    assert found["relative_mce"] is None  # its clean error is not published
+    corrupt.main(params)
+    content = files.read_json("metrics/corrupt.json")["random"]
+    del content["accuracy_clean"]
+    files.write_json("reference.json", content)
+    corrupt.main(changed(params, reference="reference.json"))
+    found = files.read_json("metrics/corrupt.json")["random"]
+    assert found["mce"] == 1 and found["relative_mce"] is None
 
 
 def generated(split, name, severity):
     return corruptions.corrupt(split.images, name, severity, 3)
 
 
+SOURCE = ("dataset", "source", "images")  # of which cells the numbers are
+
+
 def without_similarity() -> tuple:
-    """All that was written but the feature similarity, which published files have not."""
+    """All that was written but the feature similarity, which published files have not, and where the cells are from."""
     content = files.read_json("metrics/corrupt.json")
     metrics = {
-        encoder: {name: value for name, value in part.items() if not name.startswith("feature_similarity")}
+        encoder: {
+            name: value
+            for name, value in part.items()
+            if not name.startswith("feature_similarity") and name not in SOURCE
+        }
         for encoder, part in content.items()
     }
     rows = files.read_csv("plots/corrupt/accuracy.csv")
@@ -196,7 +224,8 @@ def test_published_folders_give_the_numbers_of_the_same_images(place, params):
     corrupt.main(asked)
     found = files.read_json("metrics/corrupt.json")
     for encoder, values in expected.items():
-        for name, value in values.items():
+        for name in set(values) - set(SOURCE):
+            value = values[name]
             if name == "feature_similarity":
                 assert name not in found[encoder]  # the files come in another order than the clean images
             elif not name.endswith(("_low", "_high")):  # resamples meet the images in another order

@@ -59,6 +59,8 @@ def complaints(tmp_path, monkeypatch, capsys):
 
 
 # (edits, what the one line says after "params.yaml: ", in this order)
+PUBLISHED = {"corrupt.reference": "alexnet", "corrupt.source": "folders", "corrupt.path": "c"}
+ALEXNET = "reference is 'alexnet', whose errors are of ImageNet-C's published files;"
 FAULTS = {
     # wrong type
     "text for a count": ({"pretrain.epochs": "many"}, "pretrain.epochs is 'many'; it must be a whole number"),
@@ -155,8 +157,17 @@ FAULTS = {
         "corrupt: frost is 'f'; it is read by source generated only",
     ),
     "alexnet in part": (
-        {"corrupt.reference": "alexnet", "corrupt.severities": [1, 5]},
-        "corrupt: reference is 'alexnet', whose published errors are means over five severities; ask for all",
+        PUBLISHED | {"corrupt.types": ["benchmark"], "corrupt.severities": [1, 5]},
+        f"corrupt: {ALEXNET} it goes with source folders, types: [benchmark] and severities 1 to 5",
+    ),
+    "alexnet on some types": (PUBLISHED | {"corrupt.types": ["fog", "snow"]}, f"corrupt: {ALEXNET}"),
+    "alexnet on generated images": (
+        {"corrupt.reference": "alexnet", "corrupt.types": ["benchmark"]},
+        f"corrupt: {ALEXNET}",
+    ),
+    "alexnet on CIFAR": (
+        PUBLISHED | {"corrupt.types": ["benchmark"], "corrupt.source": "arrays"},
+        f"corrupt: {ALEXNET}",
     ),
     "type in its group": ({"corrupt.types": ["extra", "spatter"]}, "corrupt.types is ["),
     "severity six": ({"corrupt.severities": [1, 6]}, "corrupt.severities.1 is 6; it must be at most 5"),
