@@ -22,7 +22,7 @@ from pipelines.revision import stale
 from pipelines.run import command
 from prosmin import intervals
 from prosmin.errors import UserError, nearest
-from stages.headlines import Row, rows
+from stages.headlines import SIMILARITY, Row, rows
 from stages.params import Params, load
 
 
@@ -121,16 +121,16 @@ def table(runs: dict[int, Run], against: dict[int, Run] | None = None) -> Iterat
 
 
 def over_seeds(found: Sequence[Row]) -> tuple[float, float, float]:
-    """Mean of one metric, a share in [0, 1] as all that stand here are, and its interval over seeds.
+    """Mean of one metric, a share in [0, 1] as all that stand here are but a cosine, and its interval over seeds.
 
-    Student's t, cut to [0, 1], and no narrower than what the test images of the runs, drawn apart, allow: seeds that agree to
+    Student's t, cut to that range, and no narrower than what the test images of the runs, drawn apart, allow: seeds that agree to
     the last digit, as where an AUROC is 1, do not make the metric known.
     """
     mean, low, high = intervals.student([row.value for row in found])
     if all(row.low is not None and row.high is not None for row in found):
         low = min(low, mean - float(np.linalg.norm([row.value - row.low for row in found])) / len(found))
         high = max(high, mean + float(np.linalg.norm([row.high - row.value for row in found])) / len(found))
-    return intervals.within((mean, low, high), 0.0, 1.0)
+    return intervals.within((mean, low, high), -1.0 if found[0].label == SIMILARITY else 0.0, 1.0)
 
 
 def _difference(label: str, runs: dict[int, Run], against: dict[int, Run]) -> str:

@@ -157,11 +157,13 @@ def convert(images: Tensor, image_size: int | None, channels: int | None) -> Ten
 
 
 def _centre(images: Tensor, side: int) -> Tensor:
-    """uint8 [N, C, H, W] -> [N, C, side, side]: short side resized, long side cut to its centre."""
+    """uint8 [N, C, H, W] -> [N, C, side, side]: short side resized, long side cut to its centre.
+
+    Sizes and margins are rounded as ``Resize`` and ``CenterCrop`` of torchvision, and so of timm, round them.
+    """
     height, width = images.shape[2:]
-    scale = side / min(height, width)
-    size = max(side, round(height * scale)), max(side, round(width * scale))
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    size = tuple(side * each // min(height, width) for each in (height, width))
+    top, left = (round((each - side) / 2) for each in size)
     if max(size) <= _THIN * side:
         resized = functional.interpolate(
             images, size=size, mode="bilinear", antialias=True, align_corners=False

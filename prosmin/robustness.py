@@ -95,6 +95,7 @@ def cosines(features: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
 
 @on(Scale(-1.0, 1.0))
+@on(Scale(-1.0, 1.0))
 def feature_similarity(similarity: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean cosine over types, severities and images, at most 1: features that no corruption changes.
 

@@ -64,8 +64,10 @@ def timm_config(model: dict[str, Any]) -> dict[str, Any]:
             "input_size": [model["channels"], size, size],
             "mean": list(model["mean"]),
             "std": list(model["std"]),
-            "interpolation": "bicubic",
+            # As ``prosmin.data`` reads images, with which all numbers on the card were measured.
+            "interpolation": "bilinear",
             "crop_pct": 1.0,
+            "crop_mode": "center",
             "num_classes": 0,
         },
     }
@@ -96,12 +98,14 @@ def card(
         f"A {model['encoder']} of {parameters / 1e6:.2f} M parameters, {_origin(trained)}.", "",
         "## Use", "",
         f"Input: {channels} images of {size} x {size} pixels as `(pixel / 255 - mean) / std`, mean {list(model['mean'])}, "
-        f"std {list(model['std'])}. Output: one feature vector an image.", "",
+        f"std {list(model['std'])}. Output: one feature vector an image. All numbers below were measured so: the short side resized to {size} "
+        "pixels (bilinear, antialiased), the centre cut out.", "",
         "```python", *_loading(model), "```", "",
         "## Data", "",
         *_data(trained["dataset"], manifest), "",
         "## Results", "",
-        "With 95 % bootstrap intervals over test images, beside the same network before training. Nothing was chosen on test "
+        "With 95 % intervals (of a share of images Wilson's, of another metric the score interval with the bootstrap's variance; over draws of "
+        "the labels Student's t and Wilson's together), beside the same network before training. Nothing was chosen on test "
         "images. They say what the frozen features are worth on these sets, and nothing of others.", "",
         *_table(found), "",
         "## Settings", "",
@@ -155,10 +159,11 @@ def _table(found: list[Row]) -> Iterator[str]:
     if not found:
         yield "None yet: no evaluation has run."
         return
-    yield "| metric | value | 95 % interval | before training |"
-    yield "|---|---|---|---|"
+    yield "| metric | value | 95 % interval | before training | interval over |"
+    yield "|---|---|---|---|---|"
     for row in found:
-        yield f"| {' | '.join((row.label, *row.cells(' – ')))} |"
+        over = "" if row.low is None else row.over
+        yield f"| {' | '.join((row.label, *row.cells(' – '), over))} |"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ class Row(NamedTuple):
     high: float | None
     random: float | None
     higher_is_better: bool
+    over: str = "test images"  # what its interval covers
 
     def cells(self, between: str = " - ") -> tuple[str, str, str]:
         """Value, interval and floor as text, empty where there is none. between: the ends of the interval."""
@@ -44,7 +45,10 @@ def rows(params: Params, folder: str | Path = "metrics", without: Collection[str
             continue  # the error says more
         if name in trained:
             ends = (trained.get(f"{name}_{end}") for end in ("low", "high"))
-            found.append(Row(label, trained[name], *ends, random.get(name), higher_is_better(name)))
+            over = Row._field_defaults["over"]
+            if draws := trained.get("draws"):
+                over = f"{draws} draws of the labels and {over}"
+            found.append(Row(label, trained[name], *ends, random.get(name), higher_is_better(name), over))
     return found
 
 

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from prosmin.arrow import Layout, SplitReader, SplitWriter
 from prosmin.data import convert, load_split, read_manifest, split_names
@@ -171,13 +172,18 @@ def test_16_bit_colour_is_stored_with_8_bits():
 # --- resizing and colours -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(90, 130), (130, 90), (20, 31)], ids=["wide", "tall", "enlarged"])
-def test_resizing_takes_the_short_side_and_crops_the_centre_as_pillow_would(size):
+def centre(pixels, side):
+    """int [side, side, 3], as torchvision makes it with Pillow."""
+    whole = Resize(side, InterpolationMode.BILINEAR)(Image.fromarray(pixels))
+    return np.asarray(CenterCrop(side)(whole)).astype(int)
+
+
+@pytest.mark.parametrize(
+    "size", [(90, 130), (130, 90), (20, 31), (50, 75)], ids=["wide", "tall", "enlarged", "odd"]
+)
+def test_resizing_takes_the_short_side_and_crops_the_centre_as_torchvision_does(size):
     pixels = photograph(*size)
-    height, width = (round(side * 32 / min(size)) for side in size)
-    resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)).astype(int)
-    top, left = (height - 32) // 2, (width - 32) // 2
-    expected = resized[top : top + 32, left : left + 32]
+    expected = centre(pixels, 32)
     image = convert(torch.tensor(pixels).permute(2, 0, 1)[None], 32, None)
     assert image.dtype == torch.uint8
     assert abs(image[0].permute(1, 2, 0).numpy() - expected).max() <= 1
@@ -185,12 +191,9 @@ def test_resizing_takes_the_short_side_and_crops_the_centre_as_pillow_would(size
 
 @pytest.mark.parametrize("size", [(30, 200), (200, 30), (9, 180), (64, 7)])
 def test_of_a_thin_image_the_middle_is_that_of_the_whole_one_resized(size):
-    """The oracle is Pillow, which resizes the whole image."""
+    """The oracle resizes the whole image."""
     pixels = photograph(*size)
-    height, width = (round(side * 32 / min(size)) for side in size)
-    whole = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
-    top, left = (height - 32) // 2, (width - 32) // 2
-    expected = np.asarray(whole).astype(int)[top : top + 32, left : left + 32]
+    expected = centre(pixels, 32)
     for batch in (1, 3):
         image = convert(torch.tensor(pixels).permute(2, 0, 1).expand(batch, -1, -1, -1), 32, None)
         assert image.dtype == torch.uint8 and image.shape == (batch, 3, 32, 32)

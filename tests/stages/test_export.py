@@ -3,13 +3,16 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 
 from prosmin import export as models
 from prosmin import files
+from prosmin.data import convert
 from prosmin.errors import UserError
 from stages import export
 from stages.params import load
@@ -41,6 +44,8 @@ def pretrained(request, tmp_path, monkeypatch):
         folder, settings, {"prosmin": "0", "dataset": "digits", "images": 7, "seed": 0, "params": params}
     )
     files.write_metrics("metrics/fetch/digits.json", {"train": {"count": 7, "sha256": "ab"}, "classes": 10})
+    few = {"accuracy": 0.9, "accuracy_low": 0.85, "accuracy_high": 0.93, "labels": 100, "draws": 5}
+    files.write_metrics("metrics/lowshot.json", {"trained": {"per_class_10": few}, "random": {}})
     files.write_metrics(
         "metrics/linear.json",
         {"trained": {"accuracy": 0.97, "accuracy_low": 0.95, "accuracy_high": 0.98}, "random": {"accuracy": 0.5}},
@@ -69,6 +74,18 @@ def test_timm_itself_loads_what_it_has_a_name_for(pretrained, tmp_path):
     if not pretrained.cifar_stem:
         encoder = timm.create_model(f"local-dir:{tmp_path}/results/export", pretrained=True)
         assert encoder.pretrained_cfg["mean"] == list(pretrained.mean)
+        # What timm does to a picture is what every number on the card was measured with.
+        transform = timm.data.create_transform(**timm.data.resolve_data_config(model=encoder), is_training=False)
+        colour = "L" if pretrained.channels == 1 else "RGB"
+        for width, height in ((500, 334), (100, 67), (64, 64)):
+            shape = (height, width, 3)
+            pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+            picture = Image.fromarray(pixels).resize((width, height)).convert(colour)
+            given = torch.from_numpy(np.array(picture).reshape(height, width, -1)).permute(2, 0, 1)[None]
+            ours = convert(given, pretrained.image_size, pretrained.channels)[0].float() / 255
+            scaled = [torch.tensor(each)[:, None, None] for each in (pretrained.mean, pretrained.std)]
+            theirs = transform(picture) * scaled[1] + scaled[0]
+            assert (theirs - ours).abs().max() < 2 / 255
         assert tuple(encoder.pretrained_cfg["input_size"]) == (pretrained.channels, *2 * [pretrained.image_size])
 
 
@@ -77,7 +94,8 @@ def test_the_card_has_data_metrics_and_settings_and_is_the_same_each_time(pretra
     card = (tmp_path / "results/export/README.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["library_name"] == "timm" and front["datasets"] == ["digits"]
-    assert "| linear probe: accuracy | 0.970 | 0.950 – 0.980 | 0.500 |" in card
+    assert "| linear probe: accuracy | 0.970 | 0.950 – 0.980 | 0.500 | test images |" in card
+    assert "| 0.850 – 0.930 |  | 5 draws of the labels and test images |" in card
     assert '"sha256": "ab"' in card and "on 7 images of `digits`, seed 0, 80 epochs" in card
     settings = yaml.safe_load(re.search("```yaml\n(.*?)```", card, re.DOTALL)[1])
     assert settings["pretrain"]["epochs"] == 80
