@@ -1,0 +1,101 @@
+"""How far rounding alone moves the numbers: ``python -m benchmarks.noise [--epochs 80] [--seeds 5] [--repeats 1]``.
+
+The same seed on the same machine with one thread, with two, with oneDNN held to AVX2 and without oneDNN differs in the order of its
+sums alone. Each run is the real stages by hand, from fetch to the OOD leaves, in a folder of its own. Beside the spread over these
+ways stands that over seeds, all with one thread, for each headline number there is. A minute or so a run with the default epochs.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import stdev
+
+import yaml
+
+from benchmarks.record import record
+from prosmin.files import write_text
+from stages.headlines import rows
+from stages.params import load
+
+ROOT = Path(__file__).parents[1]
+WITHOUT = "import torch; torch.backends.mkldnn.enabled = False; "
+RUN = "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+# By name: the environment, and what is said to Python before the stage.
+WAYS: dict[str, tuple[dict[str, str], str]] = {
+    "1 thread": ({"OMP_NUM_THREADS": "1"}, ""),
+    "2 threads": ({"OMP_NUM_THREADS": "2"}, ""),
+    "1 thread, oneDNN to AVX2": ({"OMP_NUM_THREADS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}, ""),
+    "1 thread, without oneDNN": ({"OMP_NUM_THREADS": "1"}, WITHOUT),
+}
+FIRST = "1 thread"
+
+
+def complete(folder: Path, seed: int, epochs: int, way: str) -> dict[str, float]:
+    """The headline numbers of one run, by label."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["seed"] = seed
+    content["pretrain"] |= {"epochs": epochs, "warmup_epochs": min(content["pretrain"]["warmup_epochs"], epochs)}
+    write_text(folder / "params.yaml", yaml.safe_dump(content, sort_keys=False))
+    environment, before = WAYS[way]
+    sets = [content["dataset"], *content["ood"]["sets"], *content["transfer"]["targets"]]
+    names = list(dict.fromkeys(sets))
+    stages = [*(("fetch", name) for name in names), ("pretrain",), *(("embed", name) for name in names)]
+    stages += [*(("prediction", name) for name in names), ("linear",), ("knn",), ("lowshot",)]
+    stages += [*(("ood", name) for name in content["ood"]["sets"])]
+    stages += [*(("transfer", name) for name in content["transfer"]["targets"])]
+    for stage, *name in stages:
+        done = subprocess.run(
+            [sys.executable, "-c", before + RUN, f"stages.{stage}", *name],
+            cwd=folder,
+            env={**os.environ, **environment, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "PROSMIN_PROCESSES": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode:
+            raise SystemExit(f"{way}, seed {seed}, {stage} {' '.join(name)}: {done.stderr[-2000:]}")
+    return {row.label: row.value for row in rows(load(folder / "params.yaml"), folder / "metrics")}
+
+
+def spread(runs: dict[str, dict[str, float]], label: str) -> dict[str, object]:
+    values = [found[label] for found in runs.values()]
+    return {
+        "range": round(max(values) - min(values), 4),
+        "std": round(stdev(values), 4),
+        "values": {name: round(found[label], 4) for name, found in runs.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.noise", description="Rounding beside seeds.")
+    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--seeds", type=int, default=5, help="runs with one thread, from seed 0")
+    parser.add_argument("--repeats", type=int, default=1, help="more runs of seed 0 with one thread, which must be equal")
+    given = parser.parse_args()
+    if given.seeds < 2:
+        parser.error(f"--seeds is {given.seeds}; the spread over seeds needs at least 2")
+    wanted = [(way, 0, way) for way in WAYS]
+    wanted += [(f"seed {seed}", seed, FIRST) for seed in range(1, given.seeds)]
+    wanted += [(f"again {turn}", 0, FIRST) for turn in range(given.repeats)]
+    found = {}
+    for name, seed, way in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = complete(Path(folder), seed, given.epochs, way)
+        print(name, {label: round(value, 3) for label, value in found[name].items()}, file=sys.stderr, flush=True)
+    by_way = {way: found[way] for way in WAYS}
+    by_seed = {"seed 0": found[FIRST]} | {f"seed {seed}": found[f"seed {seed}"] for seed in range(1, given.seeds)}
+    table = {
+        label: {"rounding": spread(by_way, label), "seeds": spread(by_seed, label)} for label in found[FIRST]
+    }
+    equal = all(found[f"again {turn}"] == found[FIRST] for turn in range(given.repeats))
+    for label, each in table.items():
+        print(f"{label:<50} rounding {each['rounding']['range']:.3f}   seeds {each['seeds']['range']:.3f}")
+    figures = {"epochs": given.epochs, "seeds": given.seeds, "repeats_are_equal": equal, "table": table}
+    record("noise", ["torch", "numpy", "scipy"], figures)
+
+
+if __name__ == "__main__":
+    main()
