@@ -13,7 +13,7 @@ from PIL import (  # the plugins, lest Pillow load all of them when it is asked 
     Image,
     ImageOps,
     Jpeg2KImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
     features,
@@ -94,7 +94,7 @@ def decode(image: AnyImage, channels: int | None = None) -> np.ndarray:
 
     channels: 3 makes RGB of grey, by repetition; else they are as in ``read_header``.
     A palette, CMYK or YCbCr becomes RGB, alpha is dropped (the colours under it stay), bilevel
-    becomes 0 and 255, 16-bit grey keeps its high byte. Raise ``Unreadable`` for an image that is
+    becomes 0 and 255, 16-bit grey keeps its high byte (12-bit TIFFs their upper 8 bits). Raise ``Unreadable`` for an image that is
     broken or ends early.
     """
     if isinstance(image, np.ndarray):
@@ -113,14 +113,18 @@ def encode(image: AnyImage) -> tuple[bytes, np.ndarray]:
 
     Every image is decoded in full first, so that a truncated one raises ``Unreadable`` here and not in training.
     """
-    if isinstance(image, Path):
-        try:
+    if isinstance(image, np.ndarray):
+        return to_png(image), image
+    try:
+        if isinstance(image, Path):
             _check_file(image)
             image = image.read_bytes()
-        except (OSError, Unreadable) as error:
-            raise Unreadable(_reason(error)) from None
-    pixels = decode(image)
-    return (image if isinstance(image, bytes) and _is_plain(image) else to_png(pixels)), pixels
+        with open_picture(image) as picture:
+            plain = isinstance(image, bytes) and _is_plain(picture, image)
+            pixels = _pixels(picture)
+    except Exception as error:
+        raise Unreadable(_reason(error)) from None
+    return (image if plain else to_png(pixels)), pixels
 
 
 def to_png(pixels: np.ndarray) -> bytes:
@@ -187,13 +191,19 @@ def _header(picture: Image.Image) -> Header:
     return Header(channels, *upright_size(picture), done)
 
 
+def _bits(picture: Image.Image) -> int:
+    """Of a deep grey image: 12 where a TIFF says so, else 16."""
+    said = picture.tag_v2.get(258) if isinstance(picture, TiffImagePlugin.TiffImageFile) else None
+    return 12 if said == (12,) else 16
+
+
 def _pixels(picture: Image.Image) -> np.ndarray:
-    expected = _header(picture)
+    expected, bits = _header(picture), _bits(picture)
     picture.load()
     if orientation(picture) != 1:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode in _DEEP:
-        pixels = (np.asarray(picture) >> 8).astype(np.uint8)
+        pixels = (np.asarray(picture) >> (bits - 8)).astype(np.uint8)
     else:
         if picture.mode in ("P", "PA", "RGBa", "La"):
             # A palette may hold transparency, which RGB alone warns about.
@@ -208,13 +218,12 @@ def _pixels(picture: Image.Image) -> np.ndarray:
     return pixels
 
 
-def _is_plain(image: bytes) -> bool:
-    """A JPEG or PNG that any decoder reads as 8-bit grey or RGB, without a conversion that may differ."""
-    with open_picture(image) as picture:
-        if picture.mode not in ("L", "RGB"):
-            return False
-        eight_bits = image[24:25] == b"\x08"  # of a PNG: Pillow reads 16-bit RGB as 8-bit without saying so
-        return picture.format in ("JPEG", "MPO") or (picture.format == "PNG" and eight_bits)
+def _is_plain(picture: Image.Image, image: bytes) -> bool:
+    """A JPEG or PNG that any decoder reads as 8-bit grey or RGB, without a conversion of its own."""
+    if picture.mode not in ("L", "RGB"):
+        return False
+    eight_bits = image[24:25] == b"\x08"  # of a PNG: Pillow reads RGB of 16 bits as RGB of 8
+    return picture.format in ("JPEG", "MPO") or (picture.format == "PNG" and eight_bits)
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,16 @@ def test_the_colours_under_transparency_stay():
 def test_16_bit_grey_keeps_its_high_byte_so_that_12_bits_come_out_dark():
     twelve = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     assert decode(saved(Image.fromarray(twelve), "PNG")).max() == 15
+
+
+def test_of_a_tiff_of_12_bits_the_upper_8_are_kept():
+    values = np.arange(4096).reshape(64, 64)
+    pairs = zip(values[:, ::2].ravel().tolist(), values[:, 1::2].ravel().tolist(), strict=True)
+    packed = b"".join((one << 12 | other).to_bytes(3, "big") for one, other in pairs)
+    tags = {256: 64, 257: 64, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 64, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + packed
+    assert np.array_equal(decode(content)[..., 0], values >> 4)
 
 
 @pytest.mark.parametrize(
