@@ -10,6 +10,7 @@ from typing import Any
 from pipelines import graph
 from pipelines.execute import Result
 from pipelines.summary import REPORT
+from prosmin.draws import drawn
 from prosmin.files import read_csv
 from stages import current
 from stages.headlines import Row, rows
@@ -100,8 +101,12 @@ def draw(table: list[dict[str, str]], x: str, y: str) -> bytes:
     for row in table:
         if _number(row[x]) and _number(row[y]):
             curves.setdefault(" ".join(row[name] for name in names), []).append((float(row[x]), float(row[y])))
-    for label, points in list(curves.items())[:CURVES]:
-        axes.plot(*zip(*sorted(points), strict=True), marker=".", label=label)
+    labels = list(curves)
+    for place in drawn(len(labels), CURVES, 0, "curves"):
+        points = sorted(curves[labels[place]])
+        axes.plot(*zip(*points, strict=True), marker=".", label=labels[place])
+    if len(labels) > CURVES:
+        axes.set_title(f"{CURVES} of {len(labels)} curves, drawn at random", fontsize="small")
     if len(curves) > 1:
         axes.legend(fontsize="x-small")
     content = io.BytesIO()

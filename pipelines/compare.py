@@ -176,7 +176,7 @@ def _cell(row: Row, run: Left, first: Left, bootstrap: int, seed: int) -> Cell |
 
 
 def lines(runs: Sequence[Left], found: dict[Row, list[Cell | None]]) -> Iterator[str]:
-    """The table as text: a block for each metric, a line for each revision."""
+    """The table as text: a block for each metric, a line for each revision; then how many marks chance alone gives."""
     width = max(len(run.name) for run in runs)
     for row, cells in found.items():
         yield f"{row.label} ({row.better})"
@@ -190,6 +190,17 @@ def lines(runs: Sequence[Left], found: dict[Row, list[Cell | None]]) -> Iterator
             elif run is not runs[0]:
                 text += "  other test images"
             yield f"{text}  {cell.mark(row)}".rstrip()
+    told = sum(cell is not None and cell.against is not None for cells in found.values() for cell in cells)
+    if told:
+        yield f"\n{chance(told)}"
+
+
+def chance(told: int) -> str:
+    """What as many differences would show by chance."""
+    return (
+        f"Each of the {told} differences is a test at 5 % by itself: if there were none, "
+        f"about {told / 20:.1f} would be marked all the same."
+    )
 
 
 def page(runs: Sequence[Left], found: dict[Row, list[Cell | None]], bootstrap: int) -> str:

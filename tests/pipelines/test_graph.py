@@ -105,6 +105,8 @@ def compared(said: str, folder: Path) -> None:
     for name, value in (("main", "metrics/linear.json"), ("workspace", "metrics/knn.json")):
         accuracy = json.loads((folder / value).read_text())["trained"]["accuracy"]
         assert f"{name.ljust(9)}  {accuracy:.4f}" in said
+    told = len(blocks) + len(changed)
+    assert said.count(f"Each of the {told} differences is a test at 5 % by itself") == 1
     html = (folder / "results/compare/index.html").read_text()
     assert "main, workspace" in html and html.count("<svg") >= 4 and "http" not in html.replace("http-equiv", "")
 
