@@ -69,6 +69,19 @@ def test_small_images_come_back_pixel_for_pixel_over_several_record_batches(tmp_
     assert split.classes == tuple(f"class {label}" for label in range(7))
 
 
+@pytest.mark.parametrize("size", [6, 100])
+@pytest.mark.parametrize("rows", [[0], [3, 4, 1999, 2700], range(1100, 2600), range(0, 3000, 7)], ids=str)
+def test_some_rows_are_those_of_all(tmp_path, size, rows):
+    """Raw over several record batches, and encoded."""
+    count = 3000 if size == 6 else 30
+    rows = np.unique(np.asarray(rows) * count // 3000)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 1), dtype=np.uint8)
+    fetched(tmp_path, list(pixels), (np.arange(count) % 7).tolist())
+    whole, part = load_split(tmp_path, "train"), load_split(tmp_path, "train", rows=rows)
+    assert part.images.equal(whole.images[rows]) and part.labels.equal(whole.labels[rows])
+    assert torch.equal(whole.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
 def test_unlabelled_images_have_label_minus_one_and_no_classes(tmp_path):
     fetched(tmp_path, [photograph(8, 8)] * 3)
     split = load_split(tmp_path, "train")
