@@ -67,8 +67,12 @@ def fetch(revision: str, folder: Path) -> Run:
     except (DvcException, SCMError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{revision} cannot be read ({reason}); `dvc exp show` lists what there is") from None
-    params = load(folder / "params.yaml")
-    found = rows(params, folder / "metrics", without=stale(source, folder))
+    try:
+        params = load(folder / "params.yaml")
+        found = rows(params, folder / "metrics", without=stale(source, folder))
+    except UserError as error:
+        lines = str(error).replace(f"{folder}/", "").splitlines()
+        raise UserError("\n".join(f"{revision}: {line}" for line in lines)) from None
     return Run(revision, params, {row.label: row for row in found})
 
 

@@ -27,6 +27,7 @@ from prosmin.paired import Difference, auroc_difference, difference
 from prosmin.probes import Probe
 from stages.current import belongs
 from stages.directions import higher_is_better
+from stages.features import read_features
 from stages.params import Params, load
 
 WORKSPACE = "workspace"
@@ -104,7 +105,10 @@ def fetch(revision: str, folder: Path) -> Left:
     except (DvcException, SCMError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{revision} cannot be read ({reason}); `dvc exp show` lists what there is") from None
-    return read(Left(revision, params, folder))
+    try:
+        return read(Left(revision, params, folder))
+    except UserError as error:
+        raise UserError(f"{revision}: {str(error).replace(f'{folder}/', '')}") from None
 
 
 def read(left: Left) -> Left:
@@ -112,7 +116,7 @@ def read(left: Left) -> Left:
     embedded = left.folder / f"results/embed/{left.params.dataset}/trained.safetensors"
     if not embedded.is_file():
         raise UserError(f"{left.name} has no results of its own in DVC's cache; run it, or `dvc pull`")
-    arrays = files.read_arrays(embedded)
+    arrays = read_features(embedded, left.params.dataset).arrays
     left.digests, labels = arrays["test.digest"], arrays["test.labels"]
     if (probe := left.folder / "results/linear/trained.safetensors").is_file():
         fitted = Probe.load(probe)
@@ -126,23 +130,24 @@ def read(left: Left) -> Left:
             Row("linear probe", "aurc_calibrated"): partial(selective.aurc, probabilities, labels),
         }
     if (chosen := left.folder / "metrics/knn.json").is_file():
-        best = files.read_json(chosen)["trained"]
+        best = files.read_metrics(chosen).section("trained")
+        k, temperature = int(best.number("k")), best.number("temperature")
         splits = [split for split in ("train", "val") if f"{split}.features" in arrays]
         bank, known = (
             np.concatenate([arrays[f"{split}.{what}"] for split in splits]) for what in ("features", "labels")
         )
-        similarity, index = knn.neighbours(bank, arrays["test.features"], best["k"])
-        votes = knn.vote(similarity, known[index], best["temperature"], int(max(known.max(), labels.max())) + 1)
+        similarity, index = knn.neighbours(bank, arrays["test.features"], k)
+        votes = knn.vote(similarity, known[index], temperature, int(max(known.max(), labels.max())) + 1)
         left.samples[Row("k-NN", "accuracy")] = partial(metrics.accuracy, votes, labels)
     for name, distance in left.params.ood.sets.items():
         path = left.folder / f"results/ood/{name}/scores.safetensors"
         if path.is_file():
             scores = files.read_arrays(path)
-            left.others[name] = files.read_arrays(left.folder / f"results/embed/{name}/trained.safetensors")[
-                "test.digest"
-            ]
+            outside = left.folder / f"results/embed/{name}/trained.safetensors"
+            left.others[name] = read_features(outside, name).digests("test")
             for detector in DETECTORS:
                 if f"trained.{detector}.id" in scores:
+                    scores.check({f"trained.{detector}.{kind}": ("float32", kind[0]) for kind in ("id", "ood")})
                     pair = (scores[f"trained.{detector}.{kind}"] for kind in ("id", "ood"))
                     left.scores[Row(f"OOD, {name} ({distance}), {detector}", "auroc")] = (name, *pair)
     return left

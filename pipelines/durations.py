@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from prosmin.errors import UserError
 from prosmin.files import read_json, write_json
 
 KEPT = Path(".prosmin/seconds.json")
@@ -11,7 +12,7 @@ KEPT = Path(".prosmin/seconds.json")
 def load() -> dict[str, float]:
     try:
         found = read_json(KEPT)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, UserError):
         return {}
     # A file that was torn or edited may hold NaN and infinity, which are no seconds and cannot be written again.
     known = found.items() if isinstance(found, dict) else ()

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow
+import pyarrow.compute
 
-from prosmin.errors import UserError
+from prosmin.errors import UserError, reason, shown
 
 SPLITS = ("train", "val", "test")
 RAW_SIDE = 64  # pixels: up to here decoding costs more time than the raw bytes cost space
@@ -84,11 +85,35 @@ class SplitReader:
         try:
             self.table = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))).read_all()
             self.layout = Layout(**json.loads(self.table.schema.metadata[_KEY]))
+            self._check()
         except FileNotFoundError:
             raise UserError(f"{path} does not exist") from None
-        except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path} is damaged or no split of a dataset ({reason}); fetch it again") from None
+        except Exception as error:  # Arrow, JSON and Python each have their own for what is damaged
+            raise UserError(f"{path} is damaged or no split of a dataset ({reason(error)}); fetch it again") from None
+        self._path = path
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` where the columns are not as the layout says; what they hold is looked at when it is read."""
+        layout, columns = self.layout, self.table.schema.names
+        if layout.encoding not in ("raw", "encoded") or layout.channels not in (1, 3):
+            raise ValueError(f"its layout is {shown(asdict(layout))}")
+        if not self.table.schema.equals(layout.schema(), check_metadata=False):
+            raise ValueError(f"its columns are {', '.join(columns)}")
+        self.table.validate(full=True)
+        if self.table["image"].null_count or self.table["source"].null_count:
+            raise ValueError("an image or its source is missing")
+        if layout.encoding == "raw":
+            size = layout.height * layout.width * layout.channels
+            ends = pyarrow.compute.min_max(pyarrow.compute.binary_length(self.table["image"])).as_py()
+            if min(layout.height, layout.width) < 1 or len(self) and set(ends.values()) != {size}:
+                raise ValueError(f"an image has another size than {layout.height} x {layout.width} x {layout.channels}")
+
+    def check_labels(self, classes: int) -> None:
+        """Raise ``UserError`` unless each label is the number of one of so many classes, or there is none."""
+        ends = pyarrow.compute.min_max(self.table["label"]).as_py()
+        if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < classes:
+            wrong = ends["min"] if ends["min"] < 0 else ends["max"]
+            raise UserError(f"{self._path} is damaged: it holds label {wrong} of {classes} classes; fetch it again")
 
     def __len__(self) -> int:
         return self.table.num_rows

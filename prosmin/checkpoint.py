@@ -148,19 +148,18 @@ def _head(content: bytes) -> dict[str, str]:
     try:
         head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         return {"run": head["run"], **head}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError("it is not a whole checkpoint") from None
 
 
 def parse(content: bytes) -> tuple[Arrays, Any]:
     """The arrays and facts of a checkpoint. Raises ``UserError`` where it is not whole."""
-    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     head = _head(content)
     try:
         arrays, facts = load(content), json.loads(head["facts"])
-    except (SafetensorError, KeyError, ValueError):
+    except Exception:  # SafetensorError, ValueError, KeyError, TypeError: whatever it is, it is not what was written
         raise UserError("it is not a whole checkpoint") from None
     if not files.matches(arrays, head):
         raise UserError("its content does not match its checksum")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prosmin.corruptions import SEVERITIES, Frost, block, corrupt
 from prosmin.data import Split, convert
-from prosmin.errors import ConfigError, UserError, nearest
+from prosmin.errors import ConfigError, UserError, nearest, reason
 from prosmin.images import Unreadable, decode
 from prosmin.listing import files_in, subfolders
 
@@ -193,8 +193,8 @@ def _array(file: Path) -> np.ndarray:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{file} does not exist") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{file} is no array that can be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # its header is parsed as Python, which raises TokenError, SyntaxError, OverflowError and others
+        raise UserError(f"{file} is no array that can be read: {reason(error)}; download it again") from None
 
 
 def _shown(array: np.ndarray) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prosmin.arrow import NO_LABEL, SPLITS, SplitReader
-from prosmin.errors import UserError, nearest
+from prosmin.errors import UserError, nearest, shown
 from prosmin.files import read_json
 from prosmin.images import decode
 
@@ -40,14 +40,33 @@ class Split:
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """What ``stages.fetch`` found out about the dataset in ``folder``."""
     folder = Path(folder)
+    path, again = folder / "manifest.json", f"run `python -m stages.fetch {folder.name}` again"
     try:
-        return read_json(folder / "manifest.json")
+        manifest = read_json(path, again)
     except FileNotFoundError:
         remedy = f"run `dvc repro` or `python -m stages.fetch {folder.name}`"
         raise UserError(f"{folder} holds no dataset; {remedy}") from None
-    except ValueError:
-        remedy = f"run `python -m stages.fetch {folder.name}` again"
-        raise UserError(f"{folder / 'manifest.json'} is damaged; {remedy}") from None
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if fault := _fault(manifest):
+        raise UserError(f"{path} is damaged: {fault}; {again}")
+    return manifest
+
+
+def _fault(manifest: Any) -> str:
+    """What a manifest lacks of what readers rely on; empty where it has it all."""
+    if not isinstance(manifest, dict) or not {"classes", "splits"} <= manifest.keys():
+        return "classes or splits are missing"
+    classes, splits = manifest["classes"], manifest["splits"]
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(each, str) for each in classes)):
+        return f"classes is {shown(classes)}, where a list of names is needed, or null"
+    if not isinstance(splits, dict) or not splits or not set(splits) <= set(SPLITS):
+        return f"splits is {shown(splits)}, where some of {', '.join(SPLITS)} are needed"
+    for name, split in splits.items():
+        count = split.get("count") if isinstance(split, dict) else None
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            return f"splits.{name}.count is {shown(count)}, where a number of images is needed"
+    return ""
 
 
 def split_names(folder: str | Path) -> list[str]:
@@ -74,12 +93,16 @@ def load_split(
     if split not in manifest["splits"]:
         there = ", ".join(manifest["splits"])
         raise UserError(f"{folder} has no split {split!r}; there are: {there}{nearest(split, manifest['splits'])}")
-    reader = SplitReader(Path(folder, f"{split}.arrow"))
+    reader = SplitReader(path := Path(folder, f"{split}.arrow"))
+    classes, count = manifest["classes"], manifest["splits"][split]["count"]
+    reader.check_labels(len(classes or ()))
+    if len(reader) != count:
+        raise UserError(f"{path} holds {len(reader)} images and its manifest {count}; fetch it again")
     load = _raw if reader.layout.encoding == "raw" else _encoded
     rows = range(len(reader)) if rows is None else rows
     images = load(reader, image_size, channels, rows)
     labels = torch.from_numpy(reader.table["label"].fill_null(NO_LABEL).to_numpy()[np.asarray(rows)])
-    return Split(images, labels, tuple(manifest["classes"]) if manifest["classes"] else None)
+    return Split(images, labels, tuple(classes) if classes else None)
 
 
 def chunks(

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 SHOWN = 80  # characters of a value in a message
+TOLD = 400  # where the value is what the message is about, such as a long path
 LISTED = 30  # names in a message
 COMPARED = 2000  # names that a misspelt one is compared with
 
@@ -22,7 +23,7 @@ class ConfigError(UserError):
     """
 
     def __init__(self, key: str, value: object, allowed: str):
-        written = repr(value) if value is None or isinstance(value, bool) else shown(value)
+        written = repr(value) if value is None or isinstance(value, bool) else shown(value, TOLD)
         super().__init__(f"{key} is {written}; {allowed}")
         self.key, self.value, self.allowed = key, value, allowed
 
@@ -43,35 +44,35 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, most: int = SHOWN) -> str:
     """A value as YAML writes it, on one line and cut where it would fill the screen. No more of a long or deep value is looked at
     than is shown."""
     text = ""
-    for piece in _pieces(value):
+    for piece in _pieces(value, most):
         text += piece
-        if len(text) > SHOWN:
-            return f"{text[: SHOWN - 3]}..."
+        if len(text) > most:
+            return f"{text[: most - 3]}..."
     return text
 
 
-def _pieces(value: Any) -> Iterator[str]:
+def _pieces(value: Any, most: int) -> Iterator[str]:
     if value is None or isinstance(value, bool):
         yield {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, str | bytes):
-        yield repr(value[: SHOWN + 1])
+        yield repr(value[: most + 1])
     elif isinstance(value, int) and abs(value) >= 10**SHOWN:  # of which Python writes some thousand digits and no more
         yield f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
     elif isinstance(value, Mapping):
         for place, (key, each) in enumerate(value.items()):
             yield ", " if place else "{"
-            yield from _pieces(key)
+            yield from _pieces(key, most)
             yield ": "
-            yield from _pieces(each)
+            yield from _pieces(each, most)
         yield "}" if value else "{}"
     elif isinstance(value, list | tuple):
         for place, each in enumerate(value):
             yield ", " if place else "[("[isinstance(value, tuple)]
-            yield from _pieces(each)
+            yield from _pieces(each, most)
         yield ("])" if value else ["[]", "()"])[isinstance(value, tuple)]
     else:
         yield repr(value)

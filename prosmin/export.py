@@ -1,6 +1,5 @@
 """Models as safetensors files beside one ``model.json`` that says how to rebuild them. Nothing is ever unpickled."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from prosmin import files
-from prosmin.errors import UserError
+from prosmin.errors import UserError, reason, shown
 from prosmin.networks import Encoder, build_backbone
 from prosmin.objectives import build
 from prosmin.objectives.base import Objective
 
 DESCRIPTION = "model.json"
 FORMAT = 1
+AGAIN = "make it again with `dvc repro pretrain`"
 WEIGHTS = {"trained": "model.safetensors", "random": "random.safetensors"}
 
 
@@ -69,23 +69,35 @@ def save_description(folder: Path, settings: ModelSettings, trained: Mapping[str
 def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]:
     path = Path(folder) / DESCRIPTION
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path, AGAIN, "does not describe a model")
         if content["format"] != FORMAT:
             raise UserError(f"{path} is of format {content['format']}; this version reads format {FORMAT}")
-        return ModelSettings(**content["model"]), content["trained"]
+        trained = content["trained"]
+        if not isinstance(trained, dict):
+            raise TypeError(f"trained is {shown(trained)}, where facts are needed")
+        settings = ModelSettings(**content["model"])
+        for values in (settings.mean, settings.std):
+            if len(values) != settings.channels:
+                raise TypeError(f"{shown(values)} is not a number for each of {settings.channels} channels")
+        return settings, trained
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not describe a model: {error}") from None
+    except UserError:
+        raise
+    except (TypeError, KeyError) as error:  # KeyError: of a list where sections should be
+        raise UserError(f"{path} does not describe a model ({error}); {AGAIN}") from None
 
 
 def load_model(folder: str | Path, weights: str = "trained") -> Objective:
     """The full model (target network and heads included) of a folder, in evaluation mode. ``weights``: ``trained`` or ``random``,
     the same network before its first step."""
     settings, _ = load_description(folder)
-    model = build_model(settings)
+    try:
+        model = build_model(settings)
+    except Exception as error:  # the file alone decides what is built
+        raise UserError(f"{Path(folder) / DESCRIPTION} describes no model ({reason(error)}); {AGAIN}") from None
     _load_weights(model, Path(folder) / WEIGHTS[weights])
     return model.eval()
 
@@ -96,16 +108,13 @@ def load_encoder(folder: str | Path, weights: str = "trained") -> Encoder:
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    from safetensors import SafetensorError
-
     try:
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in files.read_arrays(path).items()})
+        arrays = files.read_arrays(path, AGAIN, files.WHOLE)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`"
         ) from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} does not fit the model that {DESCRIPTION} beside it describes: {reason}") from None
+        last = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit the model that {DESCRIPTION} beside it describes: {last}; {AGAIN}") from None

@@ -4,15 +4,14 @@ Nothing is unpickled, and what comes from the hub is of one commit.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from prosmin import imports
-from prosmin.errors import ConfigError, UserError
+from prosmin import files, imports
+from prosmin.errors import ConfigError, UserError, reason, shown
 from prosmin.networks import build_backbone, timm_options
 
 if TYPE_CHECKING:
@@ -83,13 +82,22 @@ def from_hub(repo: str, revision: str) -> Weights:
 
 
 def _config(path: Path) -> dict[str, Any]:
+    remedy = "download it again"
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path, remedy, "is not JSON")
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    for section in (content, content.get("pretrained_cfg", {})):
+        if not isinstance(section, dict):
+            raise files.damaged(path, f"pretrained_cfg is {shown(section)}, where settings are needed", remedy)
+        for name in ("mean", "std"):
+            values = section.get(name, [])
+            numbers = isinstance(values, list) and all(isinstance(each, int | float) for each in values)
+            if not numbers or name == "std" and not all(each > 0 for each in values):
+                raise files.damaged(path, f"{name} is {shown(values)}, where a number for each channel is needed", remedy)
+    return content
 
 
 def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
@@ -125,19 +133,12 @@ def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
         return imports.timm().create_model(
             name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, in_chans=channels, **options
         )
-    except (RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the weights of {weights.name} do not fit {name}: {reason[:300]}") from None
+    except Exception as error:  # timm converts weights of many makers, and stumbles over others in many ways
+        raise UserError(f"the weights of {weights.name} do not fit {name}: {reason(error)}") from None
 
 
 def _read(weights: Weights) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(str(weights.path))
-    except SafetensorError as error:
-        raise UserError(f"{weights.path} is not a whole safetensors file: {error}") from None
+    return files.read_tensors(weights.path, "download it again")
 
 
 def _without(state: dict[str, Tensor], classifier: str | tuple[str, ...] | None) -> dict[str, Tensor]:

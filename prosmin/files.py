@@ -1,23 +1,34 @@
 """Files that are either whole or absent: write beside the target, fsync, rename.
 
 The file beside the target carries the number of the process that writes it. If that process is killed the file stays, and
-the next one that writes into the same folder removes it (``recover``).
+the next one that writes into the same folder removes it (``recover``). A file that is damaged all the same, by a disk or a hand,
+is one sentence for whoever reads it: which file, why, and what to do.
 """
 
 import contextlib
 import csv
 import io
 import json
+import logging
+import math
 import os
 import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prosmin.errors import UserError
+from prosmin.errors import UserError, reason, shown
 
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+AGAIN = "remove it and run `dvc repro`"  # what to do about a damaged file that a stage has made
+WHOLE = "is not a whole safetensors file"
 CHECKSUM = "crc32"  # its name in the head of a safetensors file
 
 
@@ -142,13 +153,94 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[
     write_text(path, text.getvalue())
 
 
+@contextlib.contextmanager
+def decoding(path: str | Path, remedy: str = AGAIN, says: str = "cannot be read") -> Iterator[None]:
+    """Turn whatever a reader makes of a damaged file into a ``UserError``; the readers of other libraries raise nearly anything.
+
+    Errors of the system, such as a file that does not exist, stay what they are. remedy: what to do about it; says: what is wrong with it.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        log.debug("%s", path, exc_info=True)
+        raise damaged(path, reason(error), remedy, says) from None
+
+
+def damaged(path: str | Path, why: str, remedy: str = AGAIN, says: str = "cannot be read") -> UserError:
+    return UserError(f"{path} {says} ({why}); {remedy}")
+
+
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    with open(path, newline="") as handle:
-        return list(csv.DictReader(handle))
+    """Raises ``UserError`` for a row with more or fewer cells than columns, as for what is no text."""
+    with decoding(path), open(path, newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("a row has more or fewer cells than there are columns")
+        return rows
 
 
-def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text())
+class Section(dict[str, Any]):
+    """A section of a JSON file. A key that it lacks is a ``UserError``, as the file is another than was written."""
+
+    def __init__(self, content: Any = (), path: str | Path = "a file", remedy: str = AGAIN):
+        super().__init__(content)
+        self._path, self._remedy = path, remedy
+
+    def __missing__(self, key: str) -> Any:
+        raise damaged(self._path, f"it has no {shown(key)}", self._remedy)
+
+    def section(self, key: str) -> "Section":
+        """The section under a key, empty where there is none or null. Raises ``UserError`` where it is no section."""
+        found = self.get(key)
+        if found is not None and not isinstance(found, Section):
+            raise damaged(self._path, f"{shown(key)} is {shown(found)}, where a section is needed", self._remedy)
+        return Section((), self._path, self._remedy) if found is None else found
+
+    def number(self, key: str) -> float:
+        """The number under a key. Raises ``UserError`` where there is none."""
+        found = self[key]
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise damaged(self._path, f"{shown(key)} is {shown(found)}, where a number is needed", self._remedy)
+        return found
+
+
+def read_json(path: str | Path, remedy: str = AGAIN, says: str = "cannot be read") -> Any:
+    """Mappings are ``Section``. Raises ``UserError`` for what is no JSON, NaN and infinity included."""
+    with decoding(path, remedy, says):
+        return json.loads(
+            Path(path).read_bytes(),
+            object_hook=lambda content: Section(content, path, remedy),
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{shown(text)} is no finite number")
+    return value
+
+
+def read_metrics(path: str | Path) -> Section:
+    """What ``write_metrics`` wrote: sections of sections, numbers and facts. Raises ``UserError`` for anything else."""
+    content = read_json(path)
+    if not isinstance(content, Section):
+        raise damaged(path, "it holds no metrics")
+    _same_kinds(content.section("trained"), content.section("random"))
+    return content
+
+
+def _same_kinds(one: Section, other: Section) -> None:
+    """Raise ``UserError`` unless both hold numbers and sections alone (null: undefined), and of each name the same kind."""
+    for key in one | other:
+        if isinstance(one.get(key), dict) or isinstance(other.get(key), dict):
+            _same_kinds(one.section(key), other.section(key))
+        else:
+            for each in (one, other):
+                if each.get(key) is not None:
+                    each.number(key)
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> None:
@@ -164,17 +256,50 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], facts: Mapping[str
     write_bytes(path, save(whole, head | {CHECKSUM: checksum(whole, head)}))
 
 
-def read_arrays(path: str | Path) -> dict[str, Any]:
-    """NumPy arrays by name from a safetensors file (never a pickle). Raises ``UserError`` where they do not match the checksum
-    that the file carries; one of another program need not carry any."""
+class Arrays(dict[str, "np.ndarray"]):
+    """The arrays of a file by name. One that it lacks is a ``UserError``, as the file is another than was written."""
+
+    def __init__(self, arrays: Mapping[str, "np.ndarray"], path: str | Path):
+        super().__init__(arrays)
+        self._path = path
+
+    def __missing__(self, name: str) -> "np.ndarray":
+        raise damaged(self._path, f"it has no {shown(name)}")
+
+    def check(self, wanted: Mapping[str, tuple[str, str]]) -> None:
+        """Raise ``UserError`` where an array has another type or shape. wanted: by name the type and a letter for each dimension;
+        a digit is a size, and a letter the same size wherever it stands."""
+        sizes: dict[str, int] = {}
+        for name, (kind, letters) in wanted.items():
+            array = self[name]
+            fits = str(array.dtype) == kind and array.ndim == len(letters)
+            for letter, size in zip(letters, array.shape):
+                fits = fits and size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size))
+            if not fits:
+                there, needed = f"{array.dtype} {list(array.shape)}", f"{kind} [{', '.join(letters)}]"
+                raise damaged(self._path, f"{shown(name)} is {there} where {needed} is needed")
+
+
+def read_arrays(path: str | Path, remedy: str = AGAIN, says: str = "cannot be read") -> Arrays:
+    """NumPy arrays by name from a safetensors file (never a pickle). Raises ``UserError`` where it is not whole, or does not match the
+    checksum that it carries; one of another program need not carry any."""
     from safetensors import safe_open
 
-    with safe_open(str(path), framework="np") as file:
-        head = file.metadata() or {}
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
-    if CHECKSUM in head and not matches(arrays, head):
-        raise UserError(f"{path} is damaged: its content does not match its checksum; remove it and make it again")
-    return arrays
+    with decoding(path, remedy, says):
+        with safe_open(str(path), framework="np") as file:
+            head = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        if CHECKSUM in head and not matches(arrays, head):
+            raise UserError(f"{path} is damaged: its content does not match its checksum; {remedy}")
+    return Arrays(arrays, path)
+
+
+def read_tensors(path: str | Path, remedy: str = AGAIN) -> "dict[str, Tensor]":
+    """The same as tensors on the CPU, of a file of another program."""
+    from safetensors.torch import load_file
+
+    with decoding(path, remedy, WHOLE):
+        return load_file(str(path))
 
 
 def matches(arrays: Mapping[str, Any], head: Mapping[str, str]) -> bool:

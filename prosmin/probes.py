@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from prosmin import calibration, metrics, selective
-from prosmin.errors import UserError
-from prosmin.files import read_arrays, write_arrays
+from prosmin.errors import UserError, shown
+from prosmin.files import damaged, read_arrays, write_arrays
 from prosmin.sampling import Labelled, count_classes
 
 ReliabilityRow = tuple[str, float, float, float, float, int]
@@ -62,6 +62,10 @@ class Probe:
     @classmethod
     def load(cls, path: str | Path) -> "Probe":
         arrays = read_arrays(path)
+        vectors = {"bias": "C", "mean": "F", "std": "F", "temperature": "1"}
+        arrays.check({"weight": ("float32", "CF")} | {name: ("float32", shape) for name, shape in vectors.items()})
+        if unknown := arrays.keys() - {"weight", *vectors}:
+            raise damaged(path, f"it has {shown(sorted(unknown))} too")
         return cls(**(arrays | {"temperature": float(arrays["temperature"][0])}))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prosmin.errors import ConfigError
+from prosmin.errors import ConfigError, UserError
 from prosmin.files import read_json, rounded
 from prosmin.intervals import Scale, on
 from prosmin.metrics import Counts
@@ -184,5 +184,5 @@ def _read(file: str) -> tuple[dict[str, Any], dict[str, float], float | None]:
         raise ConfigError(
             "reference", file, "allowed: random, alexnet, or a JSON file, and there is no such file"
         ) from None
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (UserError, ValueError, KeyError, AttributeError, TypeError, OverflowError):
         raise ConfigError("reference", file, 'needed: JSON {"error": {type: a share in [0, 1]}}') from None

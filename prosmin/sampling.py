@@ -26,7 +26,9 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
     fitted = next(iter(labels))
     classes = int(labels[fitted].max()) + 1
     for name, values in labels.items():
-        unseen = np.setdiff1d(np.arange(classes) if name == fitted else values, labels[fitted])
+        # Not all of range(classes): a damaged label would make that as long as memory.
+        every = np.arange(min(classes, len(values) + 1)) if name == fitted else values
+        unseen = np.setdiff1d(every, labels[fitted])
         if len(unseen):
             where = "while higher classes have" if name == fitted else f"while the {name} split has"
             raise UserError(f"class {unseen[0]} has no image in the {fitted} split, {where}; it cannot be learned")

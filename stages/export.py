@@ -37,13 +37,18 @@ def main(params: Params) -> None:
         arrays = files.read_arrays(weights)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} does not exist; make it with `dvc repro pretrain`") from None
-    model, trained = description["model"], description["trained"]
-    with files.whole_folder("results/export") as folder:
+    # All that is written of it is made of this one file, of which anything may be missing or other than it was.
+    damaged = files.decoding(PRETRAINED / "model.json", "make it again with `dvc repro pretrain`")
+    with files.whole_folder("results/export") as folder, damaged:
+        model, trained = description["model"], description["trained"]
         shutil.copyfile(weights, folder / "model.safetensors")
         if not model["cifar_stem"]:
             files.write_json(folder / "config.json", timm_config(model))
         parameters = sum(array.size for name, array in arrays.items() if not name.endswith(BUFFERS))
-        manifest = files.read_json(f"metrics/fetch/{trained['dataset']}.json")
+        try:
+            manifest = files.read_metrics(f"metrics/fetch/{trained['dataset']}.json")
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} does not exist; make it with `dvc repro fetch`") from None
         files.write_text(folder / "README.md", card(params, model, trained, manifest, parameters, rows(params)))
     log.info("results/export: %s, %.2f M parameters", model["encoder"], parameters / 1e6)
 
@@ -109,9 +114,14 @@ def card(
         "images. They say what the frozen features are worth on these sets, and nothing of others.", "",
         *_table(found), "",
         "## Settings", "",
-        "```yaml", yaml.safe_dump({"pretrain": trained["params"]}, sort_keys=False).rstrip(), "```", "",
+        "```yaml", yaml.safe_dump({"pretrain": _plain(trained["params"])}, sort_keys=False).rstrip(), "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _plain(content: Any) -> Any:
+    """Sections of a JSON file as the plain mappings that YAML writes."""
+    return json.loads(json.dumps(content))
 
 
 def _origin(trained: dict[str, Any]) -> str:

@@ -70,9 +70,23 @@ def load_features(dataset: str, encoder: str) -> Features:
     """The features of ``dataset`` by ``encoder``, one of ``ENCODERS``. Raises ``UserError`` where there are none."""
     path = RESULTS / dataset / f"{encoder}.safetensors"
     try:
-        return Features(dataset, read_arrays(path))
+        return read_features(path, dataset)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.embed {dataset}`") from None
+
+
+def read_features(path: Path, dataset: str) -> Features:
+    """The features of ``dataset`` in a file. Raises ``UserError`` where it does not hold what ``stages.embed`` writes."""
+    arrays = read_arrays(path)
+    found = Features(dataset, arrays)
+    wanted = {}
+    for count, split in zip("LMN", found.splits):
+        wanted |= {f"{split}.features": ("float32", f"{count}F"), f"{split}.labels": ("int64", count)}
+        wanted |= {f"{split}.digest": ("uint64", count)}
+        if f"{split}.log_sigma" in arrays:
+            wanted[f"{split}.log_sigma"] = ("float32", count)
+    arrays.check(wanted)
+    return found
 
 
 def load_labelled(dataset: str, encoder: str, seed: int) -> tuple[Labelled, Labelled, Labelled]:

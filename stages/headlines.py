@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from prosmin.files import read_json
+from prosmin.files import Section, read_metrics
 from stages.directions import higher_is_better
 from stages.params import Params
 
@@ -39,16 +39,17 @@ def rows(params: Params, folder: str | Path = "metrics", without: Collection[str
         if f"metrics/{file}" in without:
             continue
         path = Path(folder) / file
-        content = read_json(path) if path.is_file() else {}
+        content = read_metrics(path) if path.is_file() else Section()
         trained, random = (_section(content, encoder, *sections) for encoder in ("trained", "random"))
         if label == SIMILARITY and "mce_unnormalised" in trained:
             continue  # the error says more
-        if name in trained:
-            ends = (trained.get(f"{name}_{end}") for end in ("low", "high"))
+        if trained.get(name) is not None:
+            ends = (_number(trained, f"{name}_{end}") for end in ("low", "high"))
             over = Row._field_defaults["over"]
             if draws := trained.get("draws"):
                 over = f"{draws} draws of the labels and {over}"
-            found.append(Row(label, trained[name], *ends, random.get(name), higher_is_better(name), over))
+            floor = _number(random, name)
+            found.append(Row(label, trained.number(name), *ends, floor, higher_is_better(name), over))
     return found
 
 
@@ -74,7 +75,12 @@ def _wanted(params: Params) -> Iterator[tuple[str, ...]]:
         yield f"transfer to {name}: accuracy", f"transfer/{name}.json", "accuracy"
 
 
-def _section(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+def _section(content: Section, *keys: str) -> Section:
     for key in keys:
-        content = content.get(key, {})
+        content = content.section(key)
     return content
+
+
+def _number(content: Section, key: str) -> float | None:
+    """None where there is none."""
+    return None if content.get(key) is None else content.number(key)

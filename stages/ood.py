@@ -116,7 +116,9 @@ def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
         arrays = files.read_arrays(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.prediction {name}`") from None
-    return {detector: arrays[f"{encoder}.{detector}"] for detector in PREDICTED if f"{encoder}.{detector}" in arrays}
+    there = [detector for detector in PREDICTED if f"{encoder}.{detector}" in arrays]
+    arrays.check({f"{encoder}.{detector}": ("float32", "N") for detector in there})
+    return {detector: arrays[f"{encoder}.{detector}"] for detector in there}
 
 
 def _scores(

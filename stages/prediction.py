@@ -25,7 +25,7 @@ from prosmin.prediction import BINS, Measured
 from prosmin.views import ViewSettings
 from stages.command import check_name, run
 from stages.features import ENCODERS
-from stages.params import Params
+from stages.params import Params, Views
 
 CLEAN = "clean"
 SEEN = 512  # at most so many training images behind the statistics of the targets
@@ -36,9 +36,12 @@ log = logging.getLogger(__name__)
 def main(params: Params, name: str = "") -> None:
     check_name("prediction", "the name of a dataset", name, params.fetch)
     settings, trained = export.load_description("results/pretrain")
-    views = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
-    seeing = prediction.Seeing(params.prediction.views, ViewSettings(size=settings.image_size, **views), params.seed)
-    known = _training_images(params.dataset, trained["params"]["splits"], settings, params.seed)
+    with files.decoding(f"results/pretrain/{export.DESCRIPTION}", export.AGAIN):
+        settled = Views.model_validate(trained["params"]["views"]).model_dump(exclude={"local"})
+        seen = list(trained["params"]["splits"])
+    views = ViewSettings(size=settings.image_size, **settled)
+    seeing = prediction.Seeing(params.prediction.views, views, params.seed)
+    known = _training_images(params.dataset, seen, settings, params.seed)
     images = data.load_split(f"data/{name}", "test", settings.image_size, settings.channels).images
     conditions = {CLEAN: images}
     if name == params.dataset:
@@ -85,7 +88,7 @@ def _training_images(
     folder = f"data/{dataset}"
     present = [split for split in data.split_names(folder) if split in splits]
     if not present:
-        raise UserError(f"{folder} has none of the splits that results/pretrain was trained on: {', '.join(splits)}")
+        raise UserError(f"{folder} has none of the splits that results/pretrain was trained on: {', '.join(map(str, splits))}")
     parts = [data.load_split(folder, split, settings.image_size, settings.channels).images for split in present]
     images = torch.cat(parts)
     return images[drawn(len(images), SEEN, seed, "statistics of the targets")]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prosmin.errors import UserError
-from prosmin.files import read_arrays, read_csv, read_json
+from prosmin.files import read_arrays, read_csv, read_metrics
 from stages.command import LEFT_OUT
 from stages.params import Params
 
@@ -41,7 +41,7 @@ class Inputs:
 
     def metrics(self, name: str) -> Any:
         """``metrics/<name>.json``, such as ``ood/patches``."""
-        return self._read(f"metrics/{name}.json", read_json)
+        return self._read(f"metrics/{name}.json", read_metrics)
 
     def plot(self, name: str) -> Rows | None:
         """``plots/<name>.csv``, its numbers as floats."""
@@ -57,9 +57,8 @@ class Inputs:
             return None
         try:
             return reader(self.root / path)
-        except Exception as error:  # whatever a JSON, CSV or safetensors reader makes of a broken file
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path} cannot be read ({reason}); remove it and run `dvc repro`") from None
+        except UserError as error:
+            raise UserError(str(error).replace(str(self.root / path), path)) from None
 
     def params_text(self) -> str:
         return (self.root / "params.yaml").read_text(encoding="utf-8")

@@ -82,7 +82,7 @@ def _pretraining(inputs: Inputs) -> str:
     if settings.external:
         given = settings.external
         source = given.path if given.source == "file" else f"{given.repo} at {given.revision[:12]}"
-        count = f" of {whole(trained['encoder_parameters'])} parameters" if trained else ""
+        count = f" of {whole(trained.number('encoder_parameters'))} parameters" if trained else ""
         return (
             f"A {settings.encoder.name}{count} was taken as others have trained it ({source}) and evaluated on images of "
             f"{inputs.params.dataset} ({size})."
@@ -90,8 +90,8 @@ def _pretraining(inputs: Inputs) -> str:
     if not trained:
         return f"A {settings.encoder.name} is to be pretrained by {method(inputs)} on images of {inputs.params.dataset} ({size})."
     return (
-        f"A {settings.encoder.name} of {whole(trained['encoder_parameters'])} parameters was pretrained by {method(inputs)} "
-        f"for {trained['epochs']} epochs on {whole(trained['images'])} images of {inputs.params.dataset} ({size}), "
+        f"A {settings.encoder.name} of {whole(trained.number('encoder_parameters'))} parameters was pretrained by {method(inputs)} "
+        f"for {trained.number('epochs')} epochs on {whole(trained.number('images'))} images of {inputs.params.dataset} ({size}), "
         "their labels unseen."
     )
 
@@ -100,7 +100,7 @@ def _probe(inputs: Inputs) -> str:
     found = _row(inputs, "linear", "accuracy")
     if not found:
         return ""
-    n = inputs.metrics("linear")["trained"]["n"]
+    n = inputs.metrics("linear")["trained"].number("n")
     said = f"A linear probe on its frozen features is right on {percent(found.trained.value)} of {whole(n)} test images"
     said += _percent_interval(found.trained)
     if found.random:

@@ -1,5 +1,6 @@
 """Corrupted test splits from small ImageNet-C folders and CIFAR-10-C arrays, made here from real photographs."""
 
+import io
 import pickle
 import re
 import shutil
@@ -161,6 +162,15 @@ def test_arrays_are_read_by_severity(arrays):
     assert whole(small, "fog", 2).equal(convert(whole(cells, "fog", 2), 16, 1))
 
 
+def header() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.zeros((30, 32, 32, 3), np.uint8))
+    return file.getvalue()
+
+
+HEADER = header()
+
+
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
@@ -172,6 +182,11 @@ def test_arrays_are_read_by_severity(arrays):
         ("fog.npy", np.zeros((29, 32, 32, 3), np.uint8), "ROOT/fog.npy is uint8 [29, 32, 32, 3]; needed: uint8 [30, H, W, 3], as many images as labels.npy has labels"),
         ("fog.npy", np.zeros((30, 32, 32, 3)), "ROOT/fog.npy is float64 [30, 32, 32, 3]; needed: uint8 [30, H, W, 3], as many images as labels.npy has labels"),
         ("fog.npy", b"no array", "ROOT/fog.npy is no array that can be read: "),
+        ("fog.npy", HEADER.replace(b"(30,", b"(30 "), "ROOT/fog.npy is no array that can be read: "),
+        ("fog.npy", HEADER.replace(b"'shape'", b"'shape "), "ROOT/fog.npy is no array that can be read: "),
+        ("fog.npy", HEADER.replace(b"(30, 32,", b"(9e9999,"), "ROOT/fog.npy is no array that can be read: "),
+        ("fog.npy", HEADER.replace(b"(30, 32", b"(" + b"9" * 6), "ROOT/fog.npy is no array that can be read: "),
+        ("fog.npy", HEADER[:40], "ROOT/fog.npy is no array that can be read: "),
         ("fog.npy", None, "types is 'fog'; ROOT has only contrast; name no other types"),
     ],
 )  # fmt: skip

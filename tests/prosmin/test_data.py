@@ -301,6 +301,37 @@ def test_a_damaged_dataset_is_one_clear_error(three_splits, damage):
         load_split(three_splits, "train")
 
 
+MANIFESTS = {
+    "classes": (lambda it: it.pop("classes"), "classes or splits are missing"),
+    "splits": (lambda it: it.pop("splits"), "classes or splits are missing"),
+    "numbers for classes": (lambda it: it.update(classes=[1, 2]), "classes is \\[1, 2\\], where a list of names is needed"),
+    "unknown split": (lambda it: it["splits"].update(trian=5), "splits is .* where some of train, val, test are needed"),
+    "no count": (lambda it: it["splits"]["train"].pop("count"), "splits.train.count is null, where a number of images"),
+    "fewer": (lambda it: it["splits"]["train"].update(count=3), "train.arrow holds \\d+ images and its manifest 3; fetch it"),
+    "fewer classes": (lambda it: it.update(classes=["a"]), "train.arrow is damaged: it holds label \\d+ of 1 classes; fetch it"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_that_lacks_what_readers_need_is_one_sentence(three_splits, case):
+    harm, why = MANIFESTS[case]
+    content = json.loads((three_splits / "manifest.json").read_text())
+    harm(content)
+    write_json(three_splits / "manifest.json", content)
+    with pytest.raises(UserError, match=why):
+        load_split(three_splits, "train")
+
+
+def test_a_split_whose_layout_is_not_its_images_is_one_sentence(three_splits):
+    path = three_splits / "train.arrow"
+    content = path.read_bytes()
+    for old, new in ((b'"height": 8', b'"height": 9'), (b'"channels": 1', b'"channels": 2'), (b'"raw"', b'"row"'), (b"label", b"labe1")):
+        assert old in content
+        path.write_bytes(content.replace(old, new))
+        with pytest.raises(UserError, match=r"train.arrow is damaged or no split of a dataset \(.*\); fetch it again$"):
+            load_split(three_splits, "train")
+
+
 def test_rows_are_held_in_memory_one_bounded_batch_at_a_time(tmp_path):
     with SplitWriter(tmp_path / "a.arrow", Layout("encoded", 3)) as writer:
         for row in range(50):

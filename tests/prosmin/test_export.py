@@ -62,12 +62,25 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator
     assert not torch.equal(first.head.mu.weight, other.head.mu.weight)
 
 
+def described(path, **changes):
+    content = json.loads((path / "model.json").read_text())
+    content["model"] |= changes
+    (path / "model.json").write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
         (lambda path: (path / "model.json").unlink(), "does not exist; make it with"),
         (lambda path: (path / "model.json").write_text("{"), "does not describe a model"),
         (lambda path: (path / "model.json").write_text('{"format": 99}'), "is of format 99"),
+        (lambda path: (path / "model.json").write_text("[1]"), "does not describe a model"),
+        (lambda path: (path / "model.json").write_text('{"format": 1}'), "it has no 'trained'"),
+        (lambda path: described(path, wdith=3), "does not describe a model .*unexpected keyword argument 'wdith'"),
+        (lambda path: described(path, image_size="x"), "model.json describes no model .*; make it again with"),
+        (lambda path: described(path, mean=[]), "model.json does not describe a model .*; make it again with"),
+        (lambda path: described(path, objective={"name": "no"}), "model.json describes no model .*; make it again with"),
+        (lambda path: described(path, hidden_dim=-1), "model.json describes no model .*; make it again with"),
         (lambda path: (path / "model.safetensors").unlink(), "does not exist; make it with"),
         (lambda path: (path / "model.safetensors").write_bytes(b"PK\x03\x04 a pickle"), "not a whole safetensors file"),
         (lambda path: files.write_arrays(path / "model.safetensors", {}), "does not fit the model"),

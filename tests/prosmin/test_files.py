@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from prosmin import files
+from prosmin.errors import UserError
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -115,3 +116,91 @@ def test_a_process_that_began_later_or_is_a_zombie_is_not_the_one_that_wrote():
         time.sleep(0.01)
     assert not files.running(other.pid, time.time())
     other.wait()
+
+
+# --- damaged files ----------------------------------------------------------------------------------
+
+JSON = {
+    "cut short": (b'{"trained": {"accuracy": 0.9', "Expecting"),
+    "empty": (b"", "Expecting value"),
+    "no text": (b"\xff\xfe\x00", "codec can't decode"),
+    "not a number": (b'{"trained": {"accuracy": NaN}}', "'NaN' is no finite number"),
+    "past a float": (b'{"trained": {"accuracy": 1e999}}', "'1e999' is no finite number"),
+    "past Python": (b'{"trained": {"accuracy": ' + b"9" * 9000 + b"}}", "Exceeds the limit"),
+    "nested": (b"[" * 100_000, "maximum recursion depth exceeded"),
+    "a list": (b"[1]", "it holds no metrics"),
+    "a section is a number": (b'{"trained": 5}', "'trained' is 5, where a section is needed"),
+    "a number is text": (b'{"trained": {"accuracy": "x"}}', "'accuracy' is 'x', where a number is needed"),
+    "a number is a section": (b'{"trained": {"a": {}}, "random": {"a": 1}}', "'a' is 1, where a section is needed"),
+}
+
+
+@pytest.mark.parametrize("case", JSON)
+def test_damaged_metrics_are_one_sentence_with_the_file_and_what_to_do(tmp_path, case):
+    content, why = JSON[case]
+    (tmp_path / "knn.json").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        files.read_metrics(tmp_path / "knn.json")
+    said = str(error.value)
+    assert said.startswith(f"{tmp_path}/knn.json cannot be read (") and why in said
+    assert said.endswith("; remove it and run `dvc repro`") and "\n" not in said
+
+
+def test_a_key_that_a_json_file_lacks_is_a_sentence_and_no_key_error(tmp_path):
+    files.write_json(tmp_path / "a.json", {"trained": {"accuracy": 0.5}})
+    content = files.read_json(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"a.json cannot be read \(it has no 'ece'\); remove it and run `dvc repro`$"):
+        content["trained"]["ece"]
+    assert content["trained"].get("ece") is None and "ece" not in content["trained"]
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    files.write_arrays(tmp_path / "a.safetensors", {"x": np.zeros((3, 2), np.float32), "y": np.zeros(3, np.int64)})
+    return tmp_path / "a.safetensors"
+
+
+HARM = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[:-1],
+    "a length that lies": lambda content: (2**63).to_bytes(8, "little") + content[8:],
+    "no JSON": lambda content: content[:8] + b"[" + content[9:],
+    "no such type": lambda content: content.replace(b'"F32"', b'"F3x"'),
+    "a type that NumPy lacks": lambda content: content.replace(b'"I64","shape":[3],', b'"F8_E4M3","shape":[24],').replace(
+        content[:8], (int.from_bytes(content[:8], "little") + 6).to_bytes(8, "little"), 1
+    ),
+    "a shape that lies": lambda content: content.replace(b"[3,2]", b"[3,9]"),
+    "a shape past memory": lambda content: content.replace(b"[3,2]", b"[9e9]"),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("read", [files.read_arrays, files.read_tensors])
+def test_damaged_arrays_are_one_sentence(arrays, harm, read):
+    arrays.write_bytes(HARM[harm](arrays.read_bytes()))
+    if read is files.read_tensors and "NumPy" in harm:
+        return  # which torch has
+    with pytest.raises(UserError, match=r"a.safetensors .*; remove it and run `dvc repro`$") as error:
+        read(arrays)
+    assert "\n" not in str(error.value)
+
+
+def test_arrays_of_other_names_types_and_shapes_are_one_sentence(arrays):
+    found = files.read_arrays(arrays)
+    found.check({"x": ("float32", "NF"), "y": ("int64", "N")})
+    for wanted, why in [
+        ({"z": ("float32", "N")}, "it has no 'z'"),
+        ({"x": ("float64", "NF")}, r"'x' is float32 \[3, 2\] where float64 \[N, F\] is needed"),
+        ({"x": ("float32", "N")}, r"'x' is float32 \[3, 2\] where float32 \[N\] is needed"),
+        ({"x": ("float32", "FN"), "y": ("int64", "N")}, r"'y' is int64 \[3\] where int64 \[N\] is needed"),
+        ({"x": ("float32", "N1")}, r"'x' is float32 \[3, 2\] where float32 \[N, 1\] is needed"),
+    ]:
+        with pytest.raises(UserError, match=rf"a.safetensors cannot be read \({why}\)"):
+            found.check(wanted)
+
+
+def test_a_row_that_is_too_short_or_too_long_is_one_sentence(tmp_path):
+    for row in ("1", "1,2,3"):
+        (tmp_path / "a.csv").write_text(f"x,y\n{row}\n")
+        with pytest.raises(UserError, match="a.csv cannot be read .a row has more or fewer cells"):
+            files.read_csv(tmp_path / "a.csv")

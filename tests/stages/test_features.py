@@ -1,5 +1,8 @@
 """What the leaves read, and what they say when it is not there."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -45,3 +48,38 @@ def test_without_a_val_split_a_fifth_of_train_is_held_out_alike_for_both_encoder
     found = sorted(map(tuple, np.concatenate([train[0], val[0]])))
     assert found == sorted(map(tuple, workplace.features["digits", "trained"]["train.features"]))
     np.testing.assert_array_equal(val[1], load_labelled("digits", "random", 0)[1][1])
+
+
+DAMAGE = {
+    "cut short": (lambda arrays: None, "SafetensorError"),
+    "no labels": (lambda arrays: arrays.pop("val.labels"), "it has no 'val.labels'"),
+    "other labels": (lambda arrays: arrays.update({"val.labels": np.zeros(3, np.int64)}), "'val.labels' is int64 [3] where"),
+    "labels with a point": (lambda arrays: arrays.update({"val.labels": np.zeros(150)}), "'val.labels' is float64 [150]"),
+    "narrow": (lambda arrays: arrays.update({"test.features": arrays["test.features"][:, :3]}), "is float32 [250, 3] where"),
+    "flat": (lambda arrays: arrays.update({"test.features": arrays["test.features"][0]}), "is float32 [64] where float32 ["),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_file_is_one_sentence_of_a_real_stage_that_keeps_what_there_is(workplace, case):
+    harm, why = DAMAGE[case]
+    harm(workplace.features["digits", "trained"])
+    workplace.write()
+    path = Path("results/embed/digits/trained.safetensors")
+    if case == "cut short":
+        path.write_bytes(path.read_bytes()[:-7])
+        shutil.rmtree("results/linear", ignore_errors=True)
+        done = workplace.python("-m", "stages.linear")
+        assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+        assert workplace.written() == {} and why in done.stderr and done.stderr.endswith("remove it and run `dvc repro`\n")
+        return
+    with pytest.raises(UserError) as error:
+        load_labelled("digits", "trained", 0)
+    assert why in str(error.value) and str(error.value).startswith(f"{path} cannot be read (")
+
+
+def test_a_label_past_memory_is_one_sentence(workplace):
+    from prosmin.sampling import count_classes
+
+    with pytest.raises(UserError, match="class 3 has no image in the train split"):
+        count_classes({"train": np.array([0, 1, 2, 2**62])})
