@@ -147,7 +147,7 @@ def read(left: Left) -> Left:
             left.others[name] = read_features(outside, name).digests("test")
             for detector in DETECTORS:
                 if f"trained.{detector}.id" in scores:
-                    scores.check({f"trained.{detector}.{kind}": ("float32", kind[0]) for kind in ("id", "ood")})
+                    scores.check({f"trained.{detector}.{kind}": (files.NUMBER, kind[0]) for kind in ("id", "ood")})
                     pair = (scores[f"trained.{detector}.{kind}"] for kind in ("id", "ood"))
                     left.scores[Row(f"OOD, {name} ({distance}), {detector}", "auroc")] = (name, *pair)
     return left

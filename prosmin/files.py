@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 AGAIN = "remove it and run `dvc repro`"  # what to do about a damaged file that a stage has made
 WHOLE = "is not a whole safetensors file"
+NUMBER = "number"
 CHECKSUM = "crc32"  # its name in the head of a safetensors file
 
 
@@ -172,13 +173,13 @@ def damaged(path: str | Path, why: str, remedy: str = AGAIN, says: str = "cannot
     return UserError(f"{path} {says} ({why}); {remedy}")
 
 
-def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Raises ``UserError`` for a row with more or fewer cells than columns, as for what is no text."""
+def read_csv(path: str | Path) -> "list[Section]":
+    """Rows by column. Raises ``UserError`` for a row with more or fewer cells than columns, as for what is no text."""
     with decoding(path), open(path, newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
         if any(None in row or None in row.values() for row in rows):
             raise ValueError("a row has more or fewer cells than there are columns")
-        return rows
+        return [Section(row, path) for row in rows]
 
 
 class Section(dict[str, Any]):
@@ -233,11 +234,11 @@ def read_metrics(path: str | Path) -> Section:
 
 
 def _same_kinds(one: Section, other: Section) -> None:
-    """Raise ``UserError`` unless both hold numbers and sections alone (null: undefined), and of each name the same kind."""
+    """Raise ``UserError`` unless both hold numbers, sections and the same facts (null: undefined), and of each name the same kind."""
     for key in one | other:
         if isinstance(one.get(key), dict) or isinstance(other.get(key), dict):
             _same_kinds(one.section(key), other.section(key))
-        else:
+        elif one.get(key) != other.get(key) or not isinstance(one.get(key), str | list):  # a fact of both
             for each in (one, other):
                 if each.get(key) is not None:
                     each.number(key)
@@ -267,12 +268,12 @@ class Arrays(dict[str, "np.ndarray"]):
         raise damaged(self._path, f"it has no {shown(name)}")
 
     def check(self, wanted: Mapping[str, tuple[str, str]]) -> None:
-        """Raise ``UserError`` where an array has another type or shape. wanted: by name the type and a letter for each dimension;
-        a digit is a size, and a letter the same size wherever it stands."""
+        """Raise ``UserError`` where an array has another type or shape. wanted: by name the type, or ``NUMBER`` for
+        any that counts or measures, and a letter for each dimension; a digit is a size, and a letter the same size wherever it stands."""
         sizes: dict[str, int] = {}
         for name, (kind, letters) in wanted.items():
             array = self[name]
-            fits = str(array.dtype) == kind and array.ndim == len(letters)
+            fits = (kind == str(array.dtype) or kind == NUMBER and array.dtype.kind in "fiu") and array.ndim == len(letters)
             for letter, size in zip(letters, array.shape):
                 fits = fits and size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size))
             if not fits:
@@ -290,7 +291,7 @@ def read_arrays(path: str | Path, remedy: str = AGAIN, says: str = "cannot be re
             head = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}
         if CHECKSUM in head and not matches(arrays, head):
-            raise UserError(f"{path} is damaged: its content does not match its checksum; {remedy}")
+            raise UserError(f"{path} is damaged: its content does not match its checksum; remove it and make it again")
     return Arrays(arrays, path)
 
 

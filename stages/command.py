@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from prosmin import files
 from prosmin.allocator import keep_pages
-from prosmin.errors import ConfigError, UserError, nearest
+from prosmin.errors import ConfigError, UserError, nearest, reason
 from stages import inputs
 from stages.params import PARAMS, load
 from stages.stopping import raise_interrupts
@@ -63,6 +63,13 @@ def run(stage: str, main: Callable[..., None]) -> None:
             raise
         where = f" ({error.filename})" if error.filename else ""
         _fail(f"{stage} cannot go on: {error.strerror}{where}; nothing half-written was kept")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        _fail(
+            f"{stage} needs more memory than there is ({reason(error)}); ask for less at a time in {PARAMS}: a smaller "
+            "batch_size, image or encoder"
+        )
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)
@@ -99,6 +106,12 @@ def _level() -> str:
     if level not in LEVELS:
         raise UserError(f"PROSMIN_LOG is {level!r}; it must be one of {', '.join(LEVELS)}{nearest(level.upper(), LEVELS)}")
     return level
+
+
+def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """torch raises a ``RuntimeError`` for it: on a GPU one of its own class, on a CPU a plain one."""
+    told = ("allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in told)
 
 
 def _usage(stage: str, main: Callable[..., None]) -> str:

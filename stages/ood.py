@@ -117,7 +117,7 @@ def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.prediction {name}`") from None
     there = [detector for detector in PREDICTED if f"{encoder}.{detector}" in arrays]
-    arrays.check({f"{encoder}.{detector}": ("float32", "N") for detector in there})
+    arrays.check({f"{encoder}.{detector}": (files.NUMBER, "N") for detector in there})
     return {detector: arrays[f"{encoder}.{detector}"] for detector in there}
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prosmin.errors import UserError
-from prosmin.files import read_arrays, read_csv, read_metrics
+from prosmin.errors import UserError, shown
+from prosmin.files import Section, damaged, read_arrays, read_csv, read_metrics
 from stages.command import LEFT_OUT
 from stages.params import Params
 
@@ -45,8 +45,16 @@ class Inputs:
 
     def plot(self, name: str) -> Rows | None:
         """``plots/<name>.csv``, its numbers as floats."""
-        rows = self._read(f"plots/{name}.csv", read_csv)
-        return rows and [{key: _number(cell) for key, cell in row.items()} for row in rows]
+        path = f"plots/{name}.csv"
+        rows = self._read(path, read_csv)
+        if not rows:
+            return rows
+        found = [Section({key: _number(cell) for key, cell in row.items()}, path) for row in rows]
+        for column in found[0]:
+            kinds = {type(row[column]) for row in found if row[column] != ""}
+            if len(kinds) > 1:
+                raise damaged(path, f"{shown(column)} holds numbers and text")
+        return found
 
     def arrays(self, name: str) -> dict[str, np.ndarray] | None:
         """``results/<name>.safetensors``."""

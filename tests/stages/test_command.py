@@ -103,6 +103,17 @@ def test_a_backend_of_matplotlib_that_does_not_exist_changes_nothing(tmp_path):
     assert said == "error: report was given too many; start it as: python -m stages.report\n"
 
 
+def test_too_little_memory_is_one_line(outcome):
+    import torch
+
+    def too_large(params):
+        torch.zeros(2**50)
+
+    for main in (too_large, raising(MemoryError("Unable to allocate 8 PiB")), raising(torch.OutOfMemoryError("CUDA out of memory"))):
+        code, said = outcome(main)
+        assert code == 2 and said.startswith("error: linear needs more memory than there is (") and said.count("\n") == 1
+
+
 def test_a_defect_keeps_its_traceback(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["stage"])
