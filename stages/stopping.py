@@ -4,9 +4,7 @@
 """
 
 import os
-import signal
-from types import FrameType
-from typing import NoReturn
+import signal  # and nothing that takes longer to load
 
 
 def end_at_once() -> None:
@@ -21,6 +19,6 @@ def raise_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
+def _end(number: int, frame: object) -> None:
     os.write(2, b"interrupted before anything was begun\n")
     os._exit(128 + number)

@@ -74,3 +74,29 @@ def test_a_lock_that_is_held_is_waited_for_or_given_up(tmp_path, monkeypatch, ch
     thread.join(timeout=30)
     assert waiting.is_locked
     waiting.unlock()
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+from dvc.cli import main
+from pipelines import quick
+quick.apply()
+sys.exit(main(["repro"]))
+"""
+
+
+@pytest.mark.integration
+def test_where_dvc_cannot_copy_it_says_why(tmp_path):
+    """A file may grow to a megabyte, which is a disk that is full for whoever writes more."""
+    project = Project(tmp_path / "a project", {})
+    stage = "  big: {cmd: head -c 3000000 /dev/zero > big, deps: [work.py], outs: [big]}\n"
+    (project.folder / "dvc.yaml").write_text(f"stages:\n{stage}")
+    project.run("pipelines.quick", "repro")
+    (project.folder / "big").unlink()
+    run = project.start("-c", LIMITED)
+    said = run.communicate(timeout=100)[1]
+    assert run.returncode and f"cannot write '{project.folder / 'big'}': File too large" in said
+    assert "No possible cache link types" not in said
+    project.run("pipelines.quick", "repro")
+    assert (project.folder / "big").stat().st_size == 3_000_000
