@@ -1,4 +1,5 @@
-"""What of a commit or an experiment belongs together: its metrics and results that are of its own settings."""
+"""What of a commit or an experiment belongs together: its metrics and results that are of its own
+settings."""
 
 import subprocess
 import tempfile
@@ -9,9 +10,11 @@ from stages import current, declared
 
 
 def stale(source: Any, folder: Path) -> set[str]:
-    """Paths of results that a revision holds of other settings, as a run of some of the stages leaves them.
+    """Paths of results that a revision holds of other settings, as a run of some of the stages
+    leaves them.
 
-    source: DVC's file system of it; folder: its metrics, into which its params and its lock are brought.
+    source: DVC's file system of it; folder: its metrics, into which its params and its lock are
+    brought.
     """
     for path in (declared.PARAMS, declared.GRAPH, declared.LOCK):
         if source.exists(str(path)):
@@ -28,7 +31,9 @@ def stale_in_experiment(repo: Any, name: str) -> set[str]:
         return set()
     with tempfile.TemporaryDirectory() as folder:
         for path in (declared.PARAMS, declared.GRAPH, declared.LOCK):
-            done = subprocess.run(["git", "show", f"{found[0]}:{path}"], cwd=repo.root_dir, capture_output=True)
+            done = subprocess.run(
+                ["git", "show", f"{found[0]}:{path}"], cwd=repo.root_dir, capture_output=True
+            )
             if done.returncode == 0:
                 Path(folder, path).write_bytes(done.stdout)
         return current.stale(Path(folder))

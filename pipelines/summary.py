@@ -1,5 +1,7 @@
-"""How a run ends on the screen: the headline numbers of ``metrics/`` that are of these settings, and where the report is."""
+"""How a run ends on the screen: the headline numbers of ``metrics/`` that are of these settings,
+and where the report is."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,18 +13,20 @@ REPORT = Path("results/report/index.html")
 
 
 def show(params: Params) -> int:
-    """Print what belongs to ``params`` and the code and data as they stand, and name what does not; return the exit code, 1 where
-    a file that came out of DVC's cache is damaged."""
+    """Print what belongs to ``params`` and the code and data as they stand, and name what does not;
+    return the exit code, 1 where a file that came out of DVC's cache is damaged."""
     whole, other = current.split()
     paths = {out for stage in other.values() for out in stage.outs}
     if found := rows(params, without=paths):
         print(f"\nOn {params.dataset}:\n\n{table(found)}")
     if REPORT.is_file() and current.belongs(str(REPORT), paths):
         print(f"\nReport: {REPORT}")
-    left_out = {name.partition("@")[0] for name, stage in other.items() if any(Path(out).exists() for out in stage.outs)}
-    if left_out:
-        names = ", ".join(name for name in dict.fromkeys(each.partition("@")[0] for each in other) if name in left_out)
-        print(f"\nLeft out, being of other settings, code or data: {names}; `make repro` makes all of it")
+    lying = [name for name, stage in other.items() if any(map(os.path.exists, stage.outs))]
+    if lying:
+        names = ", ".join(dict.fromkeys(name.partition("@")[0] for name in lying))
+        print(
+            f"\nLeft out, being of other settings, code or data: {names}; `make repro` makes it all"
+        )
     faults = list(proof.faults(out for stage in whole.values() for out in stage.outs))
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
@@ -35,6 +39,11 @@ def table(found: list[Row]) -> str:
     lines += [(row.label, *row.cells()) for row in found]
     label, *numbers = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
-        "  ".join([line[0].ljust(label), *(cell.rjust(width) for cell, width in zip(line[1:], numbers, strict=True))])
+        "  ".join(
+            [
+                line[0].ljust(label),
+                *(cell.rjust(width) for cell, width in zip(line[1:], numbers, strict=True)),
+            ]
+        )
         for line in lines
     )

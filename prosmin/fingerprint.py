@@ -1,6 +1,8 @@
-"""What code says, apart from how it is written: a checksum of modules and of all of this package that they import.
+"""What code says, apart from how it is written: a checksum of modules and of all of this package
+that they import.
 
-It changes with each statement and each message, and not with comments, docstrings, blank lines or the place of a line.
+It changes with each statement and each message, and not with comments, docstrings, blank lines or
+the place of a line.
 """
 
 import ast
@@ -20,7 +22,8 @@ def code(*modules: str, package: Path = PACKAGE) -> str:
 
 
 def reached(*modules: str, package: Path = PACKAGE) -> dict[str, ast.Module]:
-    """Modules, such as ``prosmin.training``, and what they import of ``package``, at their top or inside a function."""
+    """Modules, such as ``prosmin.training``, and what they import of ``package``, at their top or
+    inside a function."""
     trees: dict[str, ast.Module] = {}
     waiting = list(modules)
     while waiting:
@@ -33,12 +36,16 @@ def reached(*modules: str, package: Path = PACKAGE) -> dict[str, ast.Module]:
 
 
 def _path(name: str, package: Path) -> Path | None:
-    """The file of a module of ``package``, None for any other. The package itself is none: it holds but the version."""
+    """The file of a module of ``package``, None for any other. The package itself is none: it holds
+    but the version."""
     top, *inside = name.split(".")
     if top != package.name or not inside:
         return None
     path = package.joinpath(*inside)
-    return next((found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file()), None)
+    return next(
+        (found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file()),
+        None,
+    )
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
@@ -47,7 +54,8 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             parts = node.module.split(".")
-            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))  # importing a module imports those above
+            # To import a module imports those above it.
+            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 

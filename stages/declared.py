@@ -1,7 +1,9 @@
-"""What ``dvc.yaml`` says of each stage, resolved with ``params.yaml``, and what ``dvc.lock`` has noted of it.
+"""What ``dvc.yaml`` says of each stage, resolved with ``params.yaml``, and what ``dvc.lock`` has
+noted of it.
 
-DVC can tell the same, but takes longer to load than most stages take to run. Read here is the part of its language that this
-graph uses: ``foreach`` over a section or a list, ``${a.dotted.key}``, ``${key}`` and ``${item}``.
+DVC can tell the same, but takes longer to load than most stages take to run. Read here is the part
+of its language that this graph uses: ``foreach`` over a section or a list, ``${a.dotted.key}``,
+``${key}`` and ``${item}``.
 """
 
 import contextlib
@@ -16,12 +18,15 @@ import yaml
 PARAMS, GRAPH, LOCK = Path("params.yaml"), Path("dvc.yaml"), Path("dvc.lock")
 
 _TEMPLATE = re.compile(r"\$\{([^}]*)\}")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time, where libyaml is there
+_Loader = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # a tenth of the time, where libyaml is there
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as ``dvc.yaml`` has it. params: dotted keys of ``params.yaml``, or "" for all of it; deps, outs: paths."""
+    """A stage as ``dvc.yaml`` has it. params: dotted keys of ``params.yaml``, or "" for all of it;
+    deps, outs: paths."""
 
     name: str
     command: str
@@ -36,18 +41,26 @@ def address(stage: str, arguments: tuple[str, ...] | list[str]) -> str:
 
 
 def definitions(path: Path = GRAPH) -> dict[str, Any]:
-    """The stages as they are written, a ``foreach`` as one; none where ``path`` is not there or holds none."""
+    """The stages as they are written, a ``foreach`` as one; none where ``path`` is not there or
+    holds none."""
     content = parse(path.read_bytes()) if path.is_file() else None
     found = content.get("stages") if isinstance(content, dict) else None
-    return {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
+    return (
+        {name: each for name, each in found.items() if isinstance(each, dict)}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def asked_for(params: Mapping[str, Any], path: Path = GRAPH) -> list[str]:
-    """Dotted keys of ``params.yaml`` without which DVC refuses a stage, in the order of the file and each once: those that it
-    depends on and those whose value stands in its definition. Those that depend on a loop are left out."""
+    """Dotted keys of ``params.yaml`` without which DVC refuses a stage, in the order of the file
+    and each once: those that it depends on and those whose value stands in its definition. Those
+    that depend on a loop are left out."""
     found: list[str] = []
     for definition in definitions(path).values():
-        templates = [each.strip() for text in _texts(definition) for each in _TEMPLATE.findall(text)]
+        templates = [
+            each.strip() for text in _texts(definition) for each in _TEMPLATE.findall(text)
+        ]
         found += [each for each in templates if each.partition(".")[0] not in ("key", "item")]
         body = definition.get("do", definition)
         wanted = body.get("params") if isinstance(body, dict) else None
@@ -84,7 +97,8 @@ def graph(params: Mapping[str, Any], path: Path = GRAPH) -> dict[str, Stage]:
 
 
 def locked(path: Path = LOCK) -> dict[str, Any]:
-    """The entries of ``dvc.lock`` by stage; none where there is no such file, or another DVC is writing it."""
+    """The entries of ``dvc.lock`` by stage; none where there is no such file, or another DVC is
+    writing it."""
     content = parse(path.read_bytes()) if path.is_file() else None
     found = content.get("stages") if isinstance(content, dict) else None
     return found if isinstance(found, dict) else {}

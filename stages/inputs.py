@@ -1,8 +1,9 @@
 """What a stage reads stays as it is while the stage runs.
 
-DVC notes the params, the code and the data of a stage when the stage has ended, as they are *then*. So a stage looks at its own
-keys of ``params.yaml`` and at the files that it depends on before it reads them, and again at its end: where they differ, the
-result is of the old ones and would be noted under the new ones.
+DVC notes the params, the code and the data of a stage when the stage has ended, as they are *then*.
+So a stage looks at its own keys of ``params.yaml`` and at the files that it depends on before it
+reads them, and again at its end: where they differ, the result is of the old ones and would be
+noted under the new ones.
 """
 
 import hashlib
@@ -18,14 +19,19 @@ from stages import declared, proof
 from stages.declared import PARAMS
 from stages.reading import read
 
-SMALL = 2**20  # bytes up to which a file is told by its content, above by its size, time and place on the disk
+SMALL = (
+    2**20
+)  # bytes up to which a file is told by its content, above by its size, time and place on the disk
 
-State = str | tuple[int, int, int]  # the checksum of a small file; size, time of the last change and inode of another
+State = (
+    str | tuple[int, int, int]
+)  # the checksum of a small file; size, time of the last change and inode of another
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What ``stage`` was about to read. text: of ``params.yaml``; values: of its keys in it; files: their states by path."""
+    """What ``stage`` was about to read. text: of ``params.yaml``; values: of its keys in it; files:
+    their states by path."""
 
     stage: declared.Stage
     text: bytes
@@ -55,8 +61,9 @@ _now: Inputs | None = None
 
 
 def note(stage: str, arguments: list[str], text: bytes | None = None) -> None:
-    """Look at what ``stage`` of ``dvc.yaml`` is about to read in this process. text: of ``params.yaml``, as it was before it was
-    read; None: as it is now. Raises ``UserError`` where a file that the stage reads is damaged."""
+    """Look at what ``stage`` of ``dvc.yaml`` is about to read in this process. text: of
+    ``params.yaml``, as it was before it was read; None: as it is now. Raises ``UserError`` where a
+    file that the stage reads is damaged."""
     global _now
     _now = look(declared.address(stage, arguments), text)
     if _now:
@@ -64,7 +71,8 @@ def note(stage: str, arguments: list[str], text: bytes | None = None) -> None:
 
 
 def finish() -> None:
-    """Raise ``UserError``, and remove what this process has written, where ``confirm`` does; else remember it as its own."""
+    """Raise ``UserError``, and remove what this process has written, where ``confirm`` does; else
+    remember it as its own."""
     try:
         confirm("its results are removed; run it again")
     except UserError:
@@ -75,13 +83,15 @@ def finish() -> None:
 
 
 def forget() -> None:
-    """For a process that writes nothing, as all but the first of those that train: what is there at its end is another's."""
+    """For a process that writes nothing, as all but the first of those that train: what is there at
+    its end is another's."""
     global _now
     _now = None
 
 
 def look(name: str, text: bytes | None = None) -> Inputs | None:
-    """The inputs of a stage as they are now; None where ``dvc.yaml`` and ``params.yaml`` give no such stage. text: as for ``note``."""
+    """The inputs of a stage as they are now; None where ``dvc.yaml`` and ``params.yaml`` give no
+    such stage. text: as for ``note``."""
     text = params_text() if text is None else text
     content = declared.parse(text)
     stage = declared.graph(content).get(name) if isinstance(content, dict) else None
@@ -92,7 +102,8 @@ def look(name: str, text: bytes | None = None) -> Inputs | None:
 
 
 def confirm(remedy: str) -> None:
-    """Raise ``UserError`` where what this process has read is not what stands there now. remedy: what to do then."""
+    """Raise ``UserError`` where what this process has read is not what stands there now. remedy:
+    what to do then."""
     if _now and (what := _now.changed()):
         raise UserError(f"{what}; {remedy}")
 
@@ -123,7 +134,8 @@ def _state(path: str) -> State | None:
         found = os.stat(path)
         if found.st_size > SMALL:
             return found.st_size, found.st_mtime_ns, found.st_ino
-        # A file that is written anew with the same content, as an editor or git does, is the same file.
+        # A file that is written anew with the same content, as an editor or git does, is the same
+        # file.
         return hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
     except OSError:
         return None

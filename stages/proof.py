@@ -1,9 +1,12 @@
-"""What a stage reads is what was written: proof by the checksums of ``dvc.lock``, once for each file.
+"""What a stage reads is what was written: proof by the checksums of ``dvc.lock``, once for each
+file.
 
-DVC takes an object of its cache for what its name says, so one that has rotted comes back into the folder and is used, and noted
-as the right one, for good. Here a file that a stage is about to read is compared with what the lock says of it, or by the checksum
-in its dataset's manifest where the lock says nothing, and is remembered by its size, time and place on the disk
-(``.prosmin/intact``). A file that a stage has just written is remembered too, so only what came from elsewhere is read for it.
+DVC takes an object of its cache for what its name says, so one that has rotted comes back into the
+folder and is used, and noted as the right one, for good. Here a file that a stage is about to read
+is compared with what the lock says of it, or by the checksum in its dataset's manifest where the
+lock says nothing, and is remembered by its size, time and place on the disk (``.prosmin/intact``).
+A file that a stage has just written is remembered too, so only what came from elsewhere is read for
+it.
 """
 
 import configparser
@@ -27,15 +30,20 @@ Place = list[int]  # size, time of the last change, inode
 
 
 def check(paths: Iterable[str]) -> None:
-    """Raise ``UserError`` for the first file of these outputs of stages, or below them, that is damaged."""
+    """Raise ``UserError`` for the first file of these outputs of stages, or below them, that is
+    damaged."""
     for fault in faults(paths):
         raise UserError(fault)
 
 
 def faults(paths: Iterable[str]) -> Iterator[str]:
-    """A sentence for each output among ``paths``, or below one of them, of which a file is damaged."""
+    """A sentence for each output among ``paths``, or below one of them, of which a file is
+    damaged."""
     noted = {
-        out["path"]: out["md5"] for entry in declared.locked().values() for out in entry.get("outs", ()) if "md5" in out
+        out["path"]: out["md5"]
+        for entry in declared.locked().values()
+        for out in entry.get("outs", ())
+        if "md5" in out
     }
     for path in paths:
         inside = [out for out in noted if out == path or f"{out}/".startswith(f"{path}/")]
@@ -51,7 +59,8 @@ def remember(outs: Iterable[str]) -> None:
 
 
 def _fault(out: str, md5: str | None) -> str:
-    """What is wrong with an output, empty where nothing is. md5: that of the lock, None where it has none."""
+    """What is wrong with an output, empty where nothing is. md5: that of the lock, None where it
+    has none."""
     known = _noted(out)
     here = {path: place for path in below(out) if (place := _place(path))}
     unknown = [path for path, place in here.items() if known.get(path) != place]
@@ -59,7 +68,7 @@ def _fault(out: str, md5: str | None) -> str:
         return ""
     wanted = _by_manifest(out) if md5 is None else _listed(out, md5)
     algorithm = "sha256" if md5 is None else "md5"
-    if wanted is None:  # the list itself is not at hand; that of the files as they are has the same checksum if it is the same
+    if wanted is None:  # DVC's list is not at hand; that of the files as they are must be the same
         found = {path: digest(path, algorithm) for path in here}
         if folder_digest(out, found) != md5:
             return _sentence(out, out, md5, ["-rf", out])
@@ -73,12 +82,14 @@ def _fault(out: str, md5: str | None) -> str:
 
 def _sentence(path: str, out: str, md5: str | None, remove: list[str]) -> str:
     copy = _cached(md5) if md5 else None
-    rotten = copy is not None and copy.is_file() and digest(str(copy), "md5") != md5.removesuffix(FOLDER)
+    rotten = (
+        copy is not None and copy.is_file() and digest(str(copy), "md5") != md5.removesuffix(FOLDER)
+    )
     whose = ", and so is DVC's copy of it" if rotten else ""
     command = shlex.join(["rm", *remove, *([str(copy)] if rotten else [])])
     return (
-        f"{path} is damaged{whose}: it is not what the stage that makes {out} has written; `{command}` and run again with "
-        "`dvc repro`, which restores it or makes it anew"
+        f"{path} is damaged{whose}: it is not what the stage that makes {out} has written; "
+        f"`{command}` and run again with `dvc repro`, which restores it or makes it anew"
     )
 
 
@@ -86,7 +97,8 @@ def _sentence(path: str, out: str, md5: str | None, remove: list[str]) -> str:
 
 
 def _listed(out: str, md5: str) -> dict[str, str] | None:
-    """MD5 by path of the files of an output, None where DVC's list of them is not there or damaged."""
+    """MD5 by path of the files of an output, None where DVC's list of them is not there or
+    damaged."""
     if not md5.endswith(FOLDER):
         return {out: md5}
     try:
@@ -100,16 +112,24 @@ def _listed(out: str, md5: str) -> dict[str, str] | None:
 
 def folder_digest(out: str, found: Mapping[str, str]) -> str:
     """The checksum that DVC gives to a folder with these files."""
-    listed = [{"md5": md5, "relpath": Path(path).relative_to(out).as_posix()} for path, md5 in found.items()]
+    listed = [
+        {"md5": md5, "relpath": Path(path).relative_to(out).as_posix()}
+        for path, md5 in found.items()
+    ]
     listed.sort(key=lambda each: each["relpath"])
-    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + FOLDER
+    return (
+        hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+        + FOLDER
+    )
 
 
 def _by_manifest(out: str) -> dict[str, str]:
     """SHA-256 by path of the splits of a dataset, nothing for another output."""
     try:
         splits = files.read_json(Path(out, MANIFEST))["splits"]
-        return {os.path.join(out, f"{name}.arrow"): facts["sha256"] for name, facts in splits.items()}
+        return {
+            os.path.join(out, f"{name}.arrow"): facts["sha256"] for name, facts in splits.items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # whoever reads it says what is wrong
 
@@ -129,19 +149,24 @@ def _cached(md5: str) -> Path:
 def digest(path: str, algorithm: str) -> str:
     """md5 or sha256 of a file."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+        ).hexdigest()
 
 
 # --- what is known of a file ----------------------------------------------------------------------
 
 
 def below(out: str) -> Iterator[str]:
-    """The files of a folder, or the file itself. A name with a dot in front is of what another process is about to write."""
+    """The files of a folder, or the file itself. A name with a dot in front is of what another
+    process is about to write."""
     if not os.path.isdir(out):
         yield out
     for folder, inside, names in os.walk(out):
         inside[:] = [name for name in inside if not name.startswith(".")]
-        yield from (os.path.join(folder, name) for name in sorted(names) if not name.startswith("."))
+        yield from (
+            os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")
+        )
 
 
 def _place(path: str) -> Place | None:

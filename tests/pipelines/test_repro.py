@@ -165,7 +165,7 @@ def test_the_table_has_numbers_of_these_settings_alone(project):
     assert shown("--dry")[0] == ["Left out"]
     found, last = shown("linear")
     assert found == ["On digits", "linear probe", "Left out"]
-    assert last == "Left out, being of other settings, code or data: knn, report; `make repro` makes all of it"
+    assert last == "Left out, being of other settings, code or data: knn, report; `make repro` makes it all"
     mine = text.replace("dataset: digits ", "dataset: mine ")
     mine = mine.replace("\n  digits:  ", "\n  mine: {source: builtin, name: patches}\n  digits:  ", 1)
     (project / "params.yaml").write_text(mine)

@@ -1,4 +1,5 @@
-"""The checksum of code follows what training imports, and what is said there, not how it is written."""
+"""The checksum of code follows what training imports, and what is said there, not how it is
+written."""
 
 import ast
 import shutil
@@ -10,12 +11,16 @@ import pytest
 
 from prosmin import checkpoint, fingerprint
 
-MODULES = sorted(path.relative_to(fingerprint.PACKAGE) for path in fingerprint.PACKAGE.rglob("*.py"))
+MODULES = sorted(
+    path.relative_to(fingerprint.PACKAGE) for path in fingerprint.PACKAGE.rglob("*.py")
+)
 
 
 @pytest.fixture
 def package(tmp_path) -> Path:
-    return shutil.copytree(fingerprint.PACKAGE, tmp_path / "prosmin", ignore=shutil.ignore_patterns("__pycache__"))
+    return shutil.copytree(
+        fingerprint.PACKAGE, tmp_path / "prosmin", ignore=shutil.ignore_patterns("__pycache__")
+    )
 
 
 def code(package: Path) -> str:
@@ -31,7 +36,9 @@ def test_a_comment_a_docstring_or_another_layout_changes_nothing_and_a_statement
     path = package / "scoring.py"
     text = path.read_text()
     tree = ast.parse(text)
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and ast.get_docstring(node))
+    function = next(
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and ast.get_docstring(node)
+    )
     path.write_text(text.replace(ast.get_docstring(function, clean=False), "Other words."))
     assert path.read_text() != text and code(package) == before
     path.write_text(ast.unparse(tree))
@@ -41,13 +48,18 @@ def test_a_comment_a_docstring_or_another_layout_changes_nothing_and_a_statement
 
 
 def test_it_sees_each_module_that_training_loads_and_no_evaluation(package):
-    """The oracle is Python: which modules of the package are there when the modules that train have been imported."""
+    """The oracle is Python: which modules of the package are there when the modules that train have
+    been imported."""
     load = "import sys, importlib; [importlib.import_module(each) for each in sys.argv[1:]]; print(*sys.modules)"
-    out = subprocess.run([sys.executable, "-c", load, *checkpoint.TRAINS], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", load, *checkpoint.TRAINS], capture_output=True, text=True, check=True
+    )
     loaded = {name for name in out.stdout.split() if name.startswith("prosmin.")}
     seen = set(fingerprint.reached(*checkpoint.TRAINS))
     assert loaded <= seen
-    assert not seen & {f"prosmin.{name}" for name in ("ood", "probes", "corruptions", "fetching", "metrics")}
+    assert not seen & {
+        f"prosmin.{name}" for name in ("ood", "probes", "corruptions", "fetching", "metrics")
+    }
     before = code(package)
     with open(package / "ood.py", "a") as file:
         file.write("another = 1\n")

@@ -1,4 +1,5 @@
-"""Whose results belong to the settings as they stand is what DVC itself would find nothing to do for."""
+"""Whose results belong to the settings as they stand is what DVC itself would find nothing to do
+for."""
 
 import shutil
 from pathlib import Path
@@ -50,12 +51,16 @@ def append(path: str) -> None:
 CHANGES = {
     "nothing": lambda: None,
     "comments": lambda: append("params.yaml"),
-    "a number written otherwise": lambda: set_param("linear.l2", [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1]),
+    "a number written otherwise": lambda: set_param(
+        "linear.l2", [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1]
+    ),
     "a setting above": lambda: set_param("pretrain.epochs", 7),
     "a setting of some": lambda: set_param("knn.k", [3]),
     "a setting that one reads of all": lambda: set_param("report.examples", 3),
     "code": lambda: append("work.py"),
-    "a command": lambda: Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("work.py middle", "work.py  middle", 1)),
+    "a command": lambda: Path("dvc.yaml").write_text(
+        Path("dvc.yaml").read_text().replace("work.py middle", "work.py  middle", 1)
+    ),
     "a metric": lambda: append("metrics/leaf/two.json"),
     "a file beside the metrics": lambda: Path("metrics/other.json").write_text("{}"),
     "no lock": lambda: Path("dvc.lock").unlink(),

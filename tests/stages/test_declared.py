@@ -54,4 +54,6 @@ def test_a_graph_or_a_lock_that_is_none_is_empty(tmp_path, text):
 
 def test_a_key_is_looked_up_by_its_dots():
     assert declared.value({"a": {"b": 1}}, "a.b") == 1
-    assert declared.value({"a": {"b": 1}}, "a.b.c") is None and declared.value({"a": 1}, "") == {"a": 1}
+    assert declared.value({"a": {"b": 1}}, "a.b.c") is None and declared.value({"a": 1}, "") == {
+        "a": 1
+    }

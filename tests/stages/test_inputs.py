@@ -1,4 +1,5 @@
-"""A stage whose params, code or data are changed while it runs fails, by hand, by ``dvc repro`` and by ``make repro``."""
+"""A stage whose params, code or data are changed while it runs fails, by hand, by ``dvc repro`` and
+by ``make repro``."""
 
 import os
 import shutil
@@ -50,7 +51,11 @@ if os.environ.get("EDIT"):
 @pytest.fixture
 def folder(tmp_path) -> Path:
     folder = tmp_path / "a project"
-    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+    shutil.copytree(
+        ROOT / ".dvc",
+        folder / ".dvc",
+        ignore=shutil.ignore_patterns("cache", "tmp", "config.local"),
+    )
     subprocess.run(["git", "init", "--quiet", folder], check=True)
     shutil.copy(ROOT / "params.yaml", folder)
     for name, text in {"dvc.yaml": GRAPH, "linear.py": STAGE, "used.py": "1"}.items():
@@ -63,7 +68,9 @@ def folder(tmp_path) -> Path:
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **variables}
-    return subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True
+    )
 
 
 def edit(folder: Path, *keys: str, to: object) -> None:
@@ -104,8 +111,13 @@ def test_params_that_are_edited_while_a_stage_runs_are_not_noted(folder, code, m
 def test_by_hand_it_is_a_sentence_and_what_was_made_is_removed(folder):
     edit(folder, "linear", "bootstrap", to=500)
     done = run(folder, "linear.py", EDIT="params.yaml")
-    assert (done.returncode, done.stderr) == (2, f"error: {SAID}; its results are removed; run it again\n")
-    assert not (folder / "metrics/linear.json").exists() and not (folder / "results/linear").exists()
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: {SAID}; its results are removed; run it again\n",
+    )
+    assert (
+        not (folder / "metrics/linear.json").exists() and not (folder / "results/linear").exists()
+    )
     done = run(folder, "linear.py")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -164,7 +176,9 @@ def test_a_file_of_params_that_is_none_any_more_is_a_change(now, text, said):
     assert re.match(said, now())
 
 
-def test_a_file_that_comes_into_a_folder_is_a_change_and_one_half_written_is_none(tmp_path, monkeypatch):
+def test_a_file_that_comes_into_a_folder_is_a_change_and_one_half_written_is_none(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("seed: 0\n")
     Path("dvc.yaml").write_text("stages: {total: {cmd: x, deps: [metrics], outs: [y]}}")

@@ -1,4 +1,5 @@
-"""What the environment may say to the training: all that a launcher sets, and nothing that params.yaml says."""
+"""What the environment may say to the training: all that a launcher sets, and nothing that
+params.yaml says."""
 
 import re
 from pathlib import Path
@@ -9,7 +10,13 @@ import pytest
 from prosmin.errors import UserError
 from stages import launcher, pretrain
 
-WHOLE = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+WHOLE = {
+    "RANK": "1",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +38,10 @@ def given(monkeypatch, **variables):
     [
         ({}, False),
         (WHOLE, True),
-        ({"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"}, False),  # of a cluster's login shell; nobody reads it
+        (
+            {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"},
+            False,
+        ),  # of a cluster's login shell; nobody reads it
         ({"PMI_SIZE": "1", "PMI_RANK": "0"}, False),
         (WHOLE | {"OMPI_COMM_WORLD_SIZE": "4"}, True),
     ],
@@ -41,29 +51,67 @@ def test_a_whole_set_of_a_launchers_variables_or_none(monkeypatch, variables, fo
 
     given(monkeypatch, **variables)
     assert launcher.launched() == found
-    assert not any(name.startswith(launcher.MPI) for name in os.environ)  # Accelerate would believe them before others
+    assert not any(
+        name.startswith(launcher.MPI) for name in os.environ
+    )  # Accelerate would believe them before others
 
 
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"WORLD_SIZE": "2"}, "the environment has WORLD_SIZE=2 but not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT; a launch"),
-        ({"RANK": "0"}, "the environment has RANK=0 but not LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; a launcher"),
-        ({"LOCAL_RANK": "0", "MASTER_PORT": "29500"}, "the environment has LOCAL_RANK=0 but not RANK, WORLD_SIZE, MASTER_ADDR"),
-        (WHOLE | {"MASTER_ADDR": ""}, "the environment has RANK=1, LOCAL_RANK=1, WORLD_SIZE=2 but not MASTER_ADDR; a launch"),
-        (WHOLE | {"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; it must be a number of processes, at least 1, as a launcher"),
-        (WHOLE | {"RANK": "2"}, "RANK is '2'; it must be a whole number from 0 to below WORLD_SIZE, 2, as a launcher sets it"),
-        (WHOLE | {"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'; it must be a whole number from 0 to below WORLD_SIZE, 2, as a"),
-        (WHOLE | {"MASTER_PORT": "99999"}, "MASTER_PORT is '99999'; it must be a port, 1 to 65535, as a launcher sets it"),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE is '2': MPI has started this process as one of several, or has"),
-        ({"PMI_SIZE": "x"}, "PMI_SIZE is 'x': MPI has started this process as one of several, or has left that behind; st"),
+        (
+            {"WORLD_SIZE": "2"},
+            "the environment has WORLD_SIZE=2 but not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT; a launch",
+        ),
+        (
+            {"RANK": "0"},
+            "the environment has RANK=0 but not LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; a launcher",
+        ),
+        (
+            {"LOCAL_RANK": "0", "MASTER_PORT": "29500"},
+            "the environment has LOCAL_RANK=0 but not RANK, WORLD_SIZE, MASTER_ADDR",
+        ),
+        (
+            WHOLE | {"MASTER_ADDR": ""},
+            "the environment has RANK=1, LOCAL_RANK=1, WORLD_SIZE=2 but not MASTER_ADDR; a launch",
+        ),
+        (
+            WHOLE | {"WORLD_SIZE": "two"},
+            "WORLD_SIZE is 'two'; it must be a number of processes, at least 1, as a launcher",
+        ),
+        (
+            WHOLE | {"RANK": "2"},
+            "RANK is '2'; it must be a whole number from 0 to below WORLD_SIZE, 2, as a launcher sets it",
+        ),
+        (
+            WHOLE | {"LOCAL_RANK": "-1"},
+            "LOCAL_RANK is '-1'; it must be a whole number from 0 to below WORLD_SIZE, 2, as a",
+        ),
+        (
+            WHOLE | {"MASTER_PORT": "99999"},
+            "MASTER_PORT is '99999'; it must be a port, 1 to 65535, as a launcher sets it",
+        ),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2"},
+            "OMPI_COMM_WORLD_SIZE is '2': MPI has started this process as one of several, or has",
+        ),
+        (
+            {"PMI_SIZE": "x"},
+            "PMI_SIZE is 'x': MPI has started this process as one of several, or has left that behind; st",
+        ),
     ],
 )
-def test_half_a_set_is_refused_in_a_sentence_before_anything_runs(monkeypatch, params, variables, said):
+def test_half_a_set_is_refused_in_a_sentence_before_anything_runs(
+    monkeypatch, params, variables, said
+):
     given(monkeypatch, **variables)
     with pytest.raises(UserError) as error:
         pretrain.main(params)
-    assert str(error.value).startswith(said) and "unset" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(error.value).startswith(said)
+        and "unset" in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +157,8 @@ def test_what_accelerate_launch_sets_by_itself_is_taken(monkeypatch):
     accelerate.Accelerator(cpu=True, mixed_precision="no")
 
 
-# Read only in a mode that is refused or on hardware that is not supported, or by functions that are not called here.
+# Read only in a mode that is refused or on hardware that is not supported, or by functions that are
+# not called here.
 ELSEWHERE = (
     "DYNAMO_|DEEPSPEED_|FP8_|CONFIG_DS_FIELDS|GRADIENT_CLIPPING|SAGEMAKER_|ALLOW_CP_STANDALONE|BYPASS_DEVICE_MAP|"
     "DOWNCAST_BF16|INIT_INCLUDE_BUFFERS|DEBUG_RDV_FILE"

@@ -1,4 +1,5 @@
-"""A damaged file is told before it is used, whichever way it came into the folder, and the mend that is named mends it."""
+"""A damaged file is told before it is used, whichever way it came into the folder, and the mend
+that is named mends it."""
 
 import os
 import shlex
@@ -41,7 +42,9 @@ run("NAME", main)
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True
+    )
 
 
 def flip(path: Path) -> None:
@@ -58,7 +61,11 @@ def flip(path: Path) -> None:
 def made(tmp_path_factory) -> Path:
     """A folder in which DVC has run both stages."""
     folder = tmp_path_factory.mktemp("made") / "a project"
-    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+    shutil.copytree(
+        ROOT / ".dvc",
+        folder / ".dvc",
+        ignore=shutil.ignore_patterns("cache", "tmp", "config.local"),
+    )
     subprocess.run(["git", "init", "--quiet", folder], check=True)
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "dvc.yaml").write_text(GRAPH)
@@ -78,7 +85,11 @@ def folder(made, tmp_path, monkeypatch) -> Path:
 
 def copy_of(folder: Path, content: bytes) -> Path:
     """The object of the cache with this content."""
-    return next(path for path in (folder / ".dvc/cache/files").rglob("*") if path.is_file() and path.read_bytes() == content)
+    return next(
+        path
+        for path in (folder / ".dvc/cache/files").rglob("*")
+        if path.is_file() and path.read_bytes() == content
+    )
 
 
 @pytest.mark.integration
@@ -90,17 +101,24 @@ def test_a_bit_that_flips_in_the_cache_is_told_before_it_is_used_and_the_mend_me
     done = run(folder, "-m", "dvc", "repro", "--force", "-s", "knn")
     assert done.returncode  # it is not there at all
     run(folder, "-m", "dvc", "repro", "linear")
-    assert Path("results/linear/weights").read_bytes() != whole  # as DVC restores it, and takes it for right
+    assert (
+        Path("results/linear/weights").read_bytes() != whole
+    )  # as DVC restores it, and takes it for right
     for command in (("-m", "dvc", "repro", "--force", "-s", "knn"), ("knn.py",)):
         done = run(folder, *command)
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert done.returncode and line.startswith("error: results/linear/weights is damaged, and so is DVC's copy of it: ")
+        assert done.returncode and line.startswith(
+            "error: results/linear/weights is damaged, and so is DVC's copy of it: "
+        )
     assert str(rotten.relative_to(folder)) in line and not Path("results/knn").exists()
     mend = line.split("`")[1]
     assert shlex.split(mend)[:2] == ["rm", "-f"]
     subprocess.run(mend, shell=True, cwd=folder, check=True)
     assert run(folder, "-m", "dvc", "repro").returncode == 0
-    assert Path("results/linear/weights").read_bytes() == whole and Path("results/knn/weights").exists()
+    assert (
+        Path("results/linear/weights").read_bytes() == whole
+        and Path("results/knn/weights").exists()
+    )
 
 
 def damaged(*paths: str) -> list[str]:
@@ -126,7 +144,11 @@ def test_each_file_is_looked_at_again_when_it_has_changed_and_only_then(folder, 
 
 @pytest.mark.parametrize("list_of_files", ["gone", "damaged"])
 def test_without_dvcs_list_the_folder_is_told_as_a_whole(folder, list_of_files):
-    (path,) = [path for path in (folder / ".dvc/cache/files").rglob("*.dir") if b"weights" in path.read_bytes()][:1]
+    (path,) = [
+        path
+        for path in (folder / ".dvc/cache/files").rglob("*.dir")
+        if b"weights" in path.read_bytes()
+    ][:1]
     for path in (folder / ".dvc/cache/files").rglob("*.dir"):
         flip(path) if list_of_files == "damaged" else path.unlink()
     shutil.rmtree(proof.NOTES)
@@ -148,14 +170,21 @@ def test_what_a_stage_has_written_by_hand_is_its_own_though_the_lock_has_another
 
 def test_the_cache_is_where_the_settings_say(folder):
     os.rename(".dvc/cache", "kept")
-    Path(".dvc/config.local").write_text("[cache]\n    dir = ../kept\n['remote \"x\"']\n    url = y\n")
+    Path(".dvc/config.local").write_text(
+        "[cache]\n    dir = ../kept\n['remote \"x\"']\n    url = y\n"
+    )
     assert proof._listed("results/linear", next_md5("results/linear")) is not None
 
 
 def next_md5(path: str) -> str:
     from stages import declared
 
-    return next(out["md5"] for each in declared.locked().values() for out in each["outs"] if out["path"] == path)
+    return next(
+        out["md5"]
+        for each in declared.locked().values()
+        for out in each["outs"]
+        if out["path"] == path
+    )
 
 
 def test_a_dataset_without_a_lock_is_held_against_its_manifest(tmp_path, monkeypatch):
@@ -169,7 +198,10 @@ def test_a_dataset_without_a_lock_is_held_against_its_manifest(tmp_path, monkeyp
     proof.check(["data/pets", "stages/fetch.py"])
     assert [path.name for path in proof.NOTES.iterdir()] == ["data+pets.json"]
     Path("data/pets/train.arrow").write_bytes(b"rowt")
-    with pytest.raises(UserError, match="^data/pets/train.arrow is damaged: it is not what the stage that makes data/pets has"):
+    with pytest.raises(
+        UserError,
+        match="^data/pets/train.arrow is damaged: it is not what the stage that makes data/pets has",
+    ):
         proof.check(["data/pets"])
 
 
@@ -178,7 +210,11 @@ def test_arrays_carry_a_checksum_of_all_that_is_in_their_file(tmp_path, place):
     from safetensors import SafetensorError
 
     path = tmp_path / "x.safetensors"
-    arrays = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.float32(3), "none": np.zeros((1, 0))}
+    arrays = {
+        "a": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "b": np.float32(3),
+        "none": np.zeros((1, 0)),
+    }
     files.write_arrays(path, arrays, {"fact": "text"})
     for name, array in files.read_arrays(path).items():
         np.testing.assert_array_equal(array, arrays[name])
