@@ -16,7 +16,7 @@ from pipelines.experiment import check
 from pipelines.server import reached, settle
 from pipelines.summary import show
 from pipelines.workspace import alone, end_with_make, heard, tidy
-from prosmin.errors import UserError
+from prosmin.errors import UserError, say
 from stages.params import Params, load
 from stages.stopping import raise_interrupts
 
@@ -150,8 +150,7 @@ def command(body: Callable[[], int]) -> NoReturn:
     try:
         leave(body())
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        say(error)
         leave(2)
     except KeyboardInterrupt:
         print("interrupted; stages that were done are kept", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one sentence each, shown without a traceback."""
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -76,6 +77,13 @@ def _pieces(value: Any, most: int) -> Iterator[str]:
         yield ("])" if value else ["[]", "()"])[isinstance(value, tuple)]
     else:
         yield repr(value)
+
+
+def say(error: object) -> None:
+    """Write each line of a message on standard error. Codes for the screen, in a file's name or content, are spelt out."""
+    for line in str(error).splitlines():
+        shown_as = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+        print(f"error: {shown_as}", file=sys.stderr)
 
 
 def printable(text: object) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from prosmin import files
 from prosmin.allocator import keep_pages
-from prosmin.errors import ConfigError, UserError, nearest, reason
+from prosmin.errors import ConfigError, UserError, nearest, reason, say
 from stages import inputs
 from stages.params import PARAMS, load
 from stages.stopping import raise_interrupts
@@ -120,6 +120,5 @@ def _usage(stage: str, main: Callable[..., None]) -> str:
 
 
 def _fail(message: str) -> None:
-    for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+    say(message)
     sys.exit(2)

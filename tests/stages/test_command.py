@@ -103,6 +103,10 @@ def test_a_backend_of_matplotlib_that_does_not_exist_changes_nothing(tmp_path):
     assert said == "error: report was given too many; start it as: python -m stages.report\n"
 
 
+def test_codes_for_the_screen_in_a_message_are_spelt_out(outcome):
+    assert outcome(raising(UserError("a\x1b[31mb.png\x0f é"))) == (2, "error: a\\x1b[31mb.png\\x0f é\n")
+
+
 def test_too_little_memory_is_one_line(outcome):
     import torch
 

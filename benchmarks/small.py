@@ -1,0 +1,235 @@
+"""The small project of ``benchmarks.mutants``: made by the stages in a few seconds, with a file of every kind that they read."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from benchmarks import mutations
+from pipelines import durations, lockfile
+from pipelines.sweep import load_sweep
+from prosmin import corrupted, export, external, files, imports, robustness
+from prosmin.checkpoint import Checkpoints
+from prosmin.errors import UserError, say
+from stages import command, embed, headlines, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
+from stages import export as exporting
+from stages import fetch as fetching
+from stages.params import Params, load
+from stages.report import __main__ as report
+
+# What the stages import when they need it, here once for all mutants.
+for name in ("prosmin.training", "prosmin.feeding", "scipy.optimize", "scipy.special", "scipy.stats", "sklearn.datasets",
+             "pyarrow.parquet", "stages.report.page", "safetensors.torch"):  # fmt: skip
+    importlib.import_module(name)
+imports.timm()
+
+ROOT = Path(__file__).parents[1]
+IMAGES = {"png": {}, "jpg": {}, "gif": {}, "webp": {}, "bmp": {}, "tif": {"compression": "tiff_lzw"}, "ppm": {}}
+SHAPE = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False}
+LOCK = """schema: '2.0'
+stages:
+  elsewhere:
+    cmd: python -m stages.elsewhere
+    deps:
+    - path: data/elsewhere
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef.dir
+      size: 100
+      nfiles: 4
+    params:
+      params.yaml:
+        dataset: digits
+    outs:
+    - path: results/elsewhere
+      hash: md5
+      md5: 123456789abcdef0123456789abcdef0.dir
+      size: 100
+      nfiles: 4
+"""
+CHANGES = {
+    "fetch.digits.limit": {"train": 60, "val": 30, "test": 40},
+    "fetch.patches.limit": {"train": 40, "val": 20, "test": 30},
+    "fetch.photos": {"source": "folder", "path": "photos", "max_unreadable": 0.5},
+    "fetch.table": {"source": "parquet", "files": {"train": "table.parquet"}, "image": "image", "label": "label"},
+    "pretrain.encoder.kwargs": SHAPE,
+    "pretrain.projector": {"hidden_dim": 32, "dim": 8},
+    "ood.sets": {"patches": "far"},
+    "finetune.datasets": [],
+    "lowshot.per_class": [1],
+    "lowshot.percent": [],
+    "linear.l2": [0.01, 1.0],
+    "transfer.l2": [0.01, 1.0],
+    "prediction.views": 2,
+    "prediction.corruptions": ["contrast"],
+} | {f"{stage}.bootstrap": 100 for stage in ("linear", "knn", "ood", "transfer", "prediction", "corrupt", "shift")}
+
+
+class Kind(NamedTuple):
+    """files: a pattern; changes: mutations that suit it; readers: of which one is called with the path of the file."""
+
+    files: str
+    changes: list[Callable[..., bytes]]
+    readers: list[Callable[[Path], Any]]
+
+
+def stage(module: Any, *arguments: str) -> Callable[[Path], None]:
+    """A reader that runs the stage as a process of its own would."""
+    name = module.__name__.removeprefix("stages.").removesuffix(".__main__")
+
+    def read(path: Path) -> None:
+        sys.argv = [name, *arguments]
+        command.run(name, module.main)
+
+    return read
+
+
+def library(work: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """A reader that calls the library and says what it refuses as a stage does."""
+
+    def read(path: Path) -> None:
+        try:
+            work(path)
+        except UserError as error:
+            say(error)
+            sys.exit(2)
+
+    return read
+
+
+def _weights(path: Path) -> None:
+    params = load()
+    weights = external.from_file("theirs")
+    settings = pretrain.model_settings_of(params.pretrain, *(weights.normalisation("resnet18") or ([0.5], [0.5])))
+    external.load_backbone(weights, settings)
+
+
+def _arrays(path: Path) -> None:
+    cells = corrupted.Arrays("arrays", ["fog"], 10, 8, 1)
+    assert sum(len(part) for severity in range(1, 6) for part in cells.parts("fog", severity)) == 5 * len(cells.labels)
+
+
+def _checkpoint(path: Path) -> None:
+    if Checkpoints("checkpoints", "key").newest() is None:
+        raise UserError("the checkpoint is put aside")
+
+
+BYTES, JSON, TENSORS = mutations.BYTES, [mutations.as_json, *mutations.BYTES], [mutations.head, *mutations.BYTES]
+PROBES = [stage(each) for each in (linear, knn, lowshot)]
+KINDS = {
+    **{f"image, {suffix}": Kind(f"photos/*/*.{suffix}", BYTES, [stage(fetching, "photos")]) for suffix in IMAGES},
+    "parquet": Kind("table.parquet", BYTES, [stage(fetching, "table")]),
+    "arrow": Kind("data/digits/*.arrow", BYTES, [stage(embed, "digits"), stage(prediction, "digits"), stage(ood, "patches")]),
+    "manifest": Kind("data/digits/manifest.json", JSON, [stage(embed, "digits"), stage(shift, "patches")]),
+    "model.json": Kind("results/pretrain/model.json", JSON, [stage(embed, "patches"), stage(exporting), stage(prediction, "patches")]),
+    "weights": Kind("results/pretrain/*m.safetensors", TENSORS, [stage(embed, "patches")]),
+    "features": Kind("results/embed/digits/*.safetensors", TENSORS, [*PROBES, *PROBES, stage(ood, "patches")]),
+    "features of others": Kind("results/embed/patches/*.safetensors", TENSORS, [stage(ood, "patches"), stage(transfer, "patches")]),
+    "probe": Kind("results/linear/*.safetensors", TENSORS, [stage(ood, "patches"), stage(shift, "patches")]),
+    "prediction scores": Kind("results/prediction/*/scores.safetensors", TENSORS, [stage(ood, "patches")]),
+    "metrics": Kind("metrics/**/*.json", JSON, [stage(report), stage(exporting), library(lambda path: headlines.rows(load()))]),
+    "plots": Kind("plots/**/*.csv", [mutations.words, *BYTES], [stage(report)]),
+    "pictures": Kind("results/ood/patches/*.safetensors", TENSORS, [stage(report)]),
+    "external weights": Kind("theirs/model.safetensors", TENSORS, [library(_weights)]),
+    "config.json": Kind("theirs/config.json", JSON, [library(_weights)]),
+    "npy": Kind("arrays/*.npy", [mutations.words, *BYTES], [library(_arrays)]),
+    "checkpoint": Kind("checkpoints/key/*.safetensors", TENSORS, [library(_checkpoint)]),
+    "reference of mCE": Kind("errors.json", JSON, [library(lambda path: robustness.known(str(path), ["fog"], {}))]),
+    "sweep": Kind("sweep.yaml", [mutations.settings], [library(load_sweep)]),
+    "durations": Kind(".prosmin/seconds.json", JSON, [library(lambda path: durations.save(durations.load()))]),
+    "dvc.lock": Kind("dvc.lock", [mutations.words, *BYTES], [library(lambda path: lockfile.snapshot(["linear"])), stage(linear)]),
+}  # fmt: skip
+
+
+def checked_params() -> None:
+    """What becomes of a params.yaml at the start of a stage and, where it is accepted, of the model that it asks for."""
+
+    def main(params: Params) -> None:
+        settings = params.pretrain
+        pretrain.train_settings_of(settings)
+        if settings.external is None:
+            channels = settings.channels
+            model = export.build_model(pretrain.model_settings_of(settings, [0.5] * channels, [0.25] * channels), params.seed)
+            model.eval().encoder(torch.zeros(2, channels, settings.image_size, settings.image_size))
+
+    sys.argv = ["pretrain"]
+    command.run("pretrain", main)
+
+
+def build() -> None:
+    """Make the project in the current folder."""
+    logging.disable(logging.INFO)
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name in ("digits_halves", "digits_rotated", "digits_inverted"):
+        del content["fetch"][name]
+    for key, value in CHANGES.items():
+        *steps, last = key.split(".")
+        section = content
+        for step in steps:
+            section = section[step]
+        section[last] = value
+    files.write_text("params.yaml", yaml.safe_dump(content, sort_keys=False))
+    files.write_text("dvc.yaml", (ROOT / "dvc.yaml").read_text())
+    files.write_text("dvc.lock", LOCK)  # that says nothing of the files here, so that their readers see them damaged
+    files.write_text("sweep.yaml", (ROOT / "sweeps/lambda.yaml").read_text())
+    files.write_json(".prosmin/seconds.json", {"linear": 1.5, "pretrain": 20.0})
+    files.write_json("errors.json", {"error": {"fog": 0.5, "snow": 0.6}, "accuracy_clean": 0.9})
+    _pictures()
+    params = load()
+    for name in ("digits", "patches"):
+        fetching.main(params, name)
+    _model(params)
+    for name in ("digits", "patches"):
+        embed.main(params, name)
+        prediction.main(params, name)
+    for each in (linear, knn, lowshot):
+        each.main(params)
+    ood.main(params, "patches")
+    transfer.main(params, "patches")
+
+
+def _pictures() -> None:
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[Any]] = {"image": [], "label": []}
+    for label in range(2):
+        Path("photos", str(label)).mkdir(parents=True)
+        for suffix, options in IMAGES.items():
+            for place in range(2):
+                path = Path("photos", str(label), f"{place}.{suffix}")
+                Image.fromarray(rng.integers(0, 256, (24, 20, 3), np.uint8)).save(path, **options)
+                rows["image"].append(path.read_bytes())
+                rows["label"].append(label)
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(rows), "table.parquet")
+    Path("arrays").mkdir()
+    np.save("arrays/fog.npy", rng.integers(0, 256, (50, 8, 8, 3), np.uint8))
+    np.save("arrays/labels.npy", np.tile(np.arange(10), 5))
+
+
+def _model(params: Params) -> None:
+    """Results of a pretraining of no steps, a checkpoint, and the same encoder as one of others."""
+    settings = pretrain.model_settings_of(params.pretrain, [0.3], [0.3])
+    model = export.build_model(settings)
+    facts = {"images": 60}
+    with files.whole_folder("results/pretrain") as folder:
+        pretrain.save(folder, model, export.build_model(settings), settings, params, facts)
+        views = np.zeros((2, 1, 8, 8), np.uint8)
+        files.write_arrays(folder / "views.safetensors", {"images": views, "views": np.stack([views, views], 1)})
+    files.write_json("metrics/pretrain.json", {"loss": 1.0, "epochs": 1, "steps": 3, "images": 60, "encoder_parameters": 5000})
+    files.write_csv("plots/pretrain/loss.csv", ("step", "epoch", "loss"), [(1, 0.5, 1.0), (2, 1.0, 0.9)])
+    diagnostics = ("step", "epoch", "knn_accuracy", "rankme", "feature_std")
+    files.write_csv("plots/pretrain/diagnostics.csv", diagnostics, [(0, 0.0, 0.5, 3.0, 0.1), (2, 1.0, 0.6, 4.0, 0.2)])
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    Checkpoints("checkpoints", "key").save(3, state, {"step": 3, "loss": [1.0, 0.5]})
+    backbone = Path("results/pretrain/encoder.safetensors").read_bytes()
+    files.write_bytes("theirs/model.safetensors", backbone)
+    config = {"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {"mean": [0.5], "std": [0.5]}}
+    files.write_json("theirs/config.json", config)
