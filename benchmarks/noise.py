@@ -1,8 +1,9 @@
-"""How far rounding alone moves the numbers: ``python -m benchmarks.noise [--epochs 80] [--seeds 5] [--repeats 1]``.
+"""How far rounding alone moves the numbers: ``python -m benchmarks.noise [--epochs 80] [--seeds 5]``.
 
-The same seed on the same machine with one thread, with two, with oneDNN held to AVX2 and without oneDNN differs in the order of its
-sums alone. Each run is the real stages by hand, from fetch to the OOD leaves, in a folder of its own. Beside the spread over these
-ways stands that over seeds, all with one thread, for each headline number there is. A minute or so a run with the default epochs.
+The same seed on the same machine with one thread, with two, with oneDNN held to AVX2 and without
+oneDNN differs in the order of its sums alone. Each run is the real stages by hand, from fetch to the
+OOD leaves, in a folder of its own. Beside the spread over these ways stands that over seeds, all with
+one thread, for each headline number there is. Two or three minutes a run with the default epochs.
 """
 
 import argparse
@@ -37,12 +38,16 @@ def complete(folder: Path, seed: int, epochs: int, way: str) -> dict[str, float]
     """The headline numbers of one run, by label."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["seed"] = seed
-    content["pretrain"] |= {"epochs": epochs, "warmup_epochs": min(content["pretrain"]["warmup_epochs"], epochs)}
+    warmup = min(content["pretrain"]["warmup_epochs"], epochs)
+    content["pretrain"] |= {"epochs": epochs, "warmup_epochs": warmup}
     write_text(folder / "params.yaml", yaml.safe_dump(content, sort_keys=False))
-    environment, before = WAYS[way]
+    special, before = WAYS[way]
+    environment = {**os.environ, **special, "PYTHONPATH": str(ROOT), "PROSMIN_PROCESSES": "1"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     sets = [content["dataset"], *content["ood"]["sets"], *content["transfer"]["targets"]]
     names = list(dict.fromkeys(sets))
-    stages = [*(("fetch", name) for name in names), ("pretrain",), *(("embed", name) for name in names)]
+    stages = [*(("fetch", name) for name in names), ("pretrain",)]
+    stages += [("embed", name) for name in names]
     stages += [*(("prediction", name) for name in names), ("linear",), ("knn",), ("lowshot",)]
     stages += [*(("ood", name) for name in content["ood"]["sets"])]
     stages += [*(("transfer", name) for name in content["transfer"]["targets"])]
@@ -50,7 +55,7 @@ def complete(folder: Path, seed: int, epochs: int, way: str) -> dict[str, float]
         done = subprocess.run(
             [sys.executable, "-c", before + RUN, f"stages.{stage}", *name],
             cwd=folder,
-            env={**os.environ, **environment, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "PROSMIN_PROCESSES": "1"},
+            env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -73,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.noise", description="Rounding beside seeds.")
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--seeds", type=int, default=5, help="runs with one thread, from seed 0")
-    parser.add_argument("--repeats", type=int, default=1, help="more runs of seed 0 with one thread, which must be equal")
+    parser.add_argument("--repeats", type=int, default=1, help="more runs of seed 0, one thread: equal?")
     given = parser.parse_args()
     if given.seeds < 2:
         parser.error(f"--seeds is {given.seeds}; the spread over seeds needs at least 2")
@@ -84,17 +89,21 @@ def main() -> None:
     for name, seed, way in wanted:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = complete(Path(folder), seed, given.epochs, way)
-        print(name, {label: round(value, 3) for label, value in found[name].items()}, file=sys.stderr, flush=True)
+        said = {label: round(value, 3) for label, value in found[name].items()}
+        print(name, said, file=sys.stderr, flush=True)
     by_way = {way: found[way] for way in WAYS}
-    by_seed = {"seed 0": found[FIRST]} | {f"seed {seed}": found[f"seed {seed}"] for seed in range(1, given.seeds)}
+    by_seed = {"seed 0": found[FIRST]}
+    by_seed |= {name: each for name, each in found.items() if name.startswith("seed ")}
     table = {
-        label: {"rounding": spread(by_way, label), "seeds": spread(by_seed, label)} for label in found[FIRST]
+        label: {"rounding": spread(by_way, label), "seeds": spread(by_seed, label)}
+        for label in found[FIRST]
     }
     equal = all(found[f"again {turn}"] == found[FIRST] for turn in range(given.repeats))
     for label, each in table.items():
-        print(f"{label:<50} rounding {each['rounding']['range']:.3f}   seeds {each['seeds']['range']:.3f}")
-    figures = {"epochs": given.epochs, "seeds": given.seeds, "repeats_are_equal": equal, "table": table}
-    record("noise", ["torch", "numpy", "scipy"], figures)
+        ranges = (each[of]["range"] for of in ("rounding", "seeds"))
+        print("{:<50} rounding {:.3f}   seeds {:.3f}".format(label, *ranges))
+    figures = {"epochs": given.epochs, "seeds": given.seeds, "repeats_are_equal": equal}
+    record("noise", ["torch", "numpy", "scipy"], figures | {"table": table})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """95 % intervals that stay inside the range of their metric and hold near its ends, in NumPy.
 
-A percentile bootstrap near 0 or 1 covers far less than it says, and has no width where all resamples agree. So an
-interval here is that of a score test (Wilson 1927): the values theta from which the one observed lies within z standard
-errors, where the variance is that *at theta* and vanishes at the ends of the range. For a share of images it is Wilson's;
-for another metric the number of images is the one whose share would vary as the bootstrap says that the metric does.
-``python -m benchmarks.coverage`` compares them with percentiles and BCa; docs/evaluation.md has its table.
+A percentile bootstrap near 0 or 1 covers far less than it says, and has no width where all
+resamples agree. So an interval here is that of a score test (Wilson 1927): the values theta from
+which the one observed lies within z standard errors, where the variance is that *at theta* and
+vanishes at the ends of the range. For a share of images it is Wilson's; for another metric the
+number of images is the one whose share would vary as the bootstrap says that the metric does.
+``python -m benchmarks.coverage`` compares them with percentiles and BCa; docs/evaluation.md has its
+table.
 """
 
 import math
@@ -22,8 +24,9 @@ class Scale:
     """The range of a metric of n images, and how finely they can tell it.
 
     proportion: it is the share of images for which something holds, so its variance is known.
-    finest: its variance is taken for no smaller than that of ``finest`` n images of which each holds or does not (it is at
-        one end of the range or at the other): what n images did not show, such as a first confident error, they have not excluded.
+    finest: its variance is taken for no smaller than that of ``finest`` n images of which each is at
+        one end of the range or at the other: what n images did not show, such as a first confident
+        error, they have not excluded.
     unit: in the place of the range in that bound, where one end of the range is infinite.
     """
 
@@ -39,7 +42,8 @@ UNKNOWN = Scale(-math.inf, math.inf)
 
 
 def on(scale: "Scale | Callable[[Any], Scale]") -> Callable[[Callable], Callable]:
-    """Say beside its definition on which scale a metric is. scale: or a function of its first argument that gives it."""
+    """Say beside its definition on which scale a metric is. scale: or a function of its first
+    argument that gives it."""
 
     def mark(metric: Callable) -> Callable:
         metric.scale = scale
@@ -49,7 +53,8 @@ def on(scale: "Scale | Callable[[Any], Scale]") -> Callable[[Callable], Callable
 
 
 def scale_of(metric: Callable) -> Scale:
-    """The scale of a metric whose data are bound by ``functools.partial``; ``UNKNOWN`` where it has not said one."""
+    """The scale of a metric whose data are bound by ``functools.partial``; ``UNKNOWN`` where it has
+    not said one."""
     bound: tuple[Any, ...] = ()
     while isinstance(metric, partial):
         bound, metric = (*metric.args, *bound), metric.func
@@ -74,15 +79,19 @@ def wilson(
     return (low, high) if np.ndim(low) else (float(low), float(high))
 
 
-def score(value: float, variance: float, n: float, scale: Scale, level: float = 0.95) -> tuple[float, float]:
-    """(low, high) around a metric of n images whose sampling variance is ``variance``; NaN where that is not known."""
+def score(
+    value: float, variance: float, n: float, scale: Scale, level: float = 0.95
+) -> tuple[float, float]:
+    """(low, high) around a metric of n images whose sampling variance is ``variance``; NaN where that
+    is not known."""
     if not (math.isfinite(value) and math.isfinite(variance)):
         return math.nan, math.nan
     if math.isinf(scale.low) and math.isinf(scale.high):
         reach = _z(level) * math.sqrt(variance)
         return value - reach, value + reach
     if math.isinf(scale.low):
-        low, high = score(-value, variance, n, Scale(-scale.high, math.inf, False, scale.finest, scale.unit), level)
+        mirrored = Scale(-scale.high, math.inf, False, scale.finest, scale.unit)
+        low, high = score(-value, variance, n, mirrored, level)
         return -high, -low
     if math.isinf(scale.high):
         return _above(value - scale.low, variance, n, scale, level)
@@ -102,8 +111,11 @@ def _images(share: float, variance: float, n: float, finest: float) -> float:
     return n * finest if math.isfinite(finest) else n
 
 
-def _above(excess: float, variance: float, n: float, scale: Scale, level: float) -> tuple[float, float]:
-    """A metric without an upper end, ``excess`` above its lower one: the variance rises as the metric does, as that of a count."""
+def _above(
+    excess: float, variance: float, n: float, scale: Scale, level: float
+) -> tuple[float, float]:
+    """A metric without an upper end, ``excess`` above its lower one: the variance rises as the metric
+    does, as that of a count."""
     step = variance / excess if excess > 0 else 0.0  # the variance a unit of the metric
     if math.isfinite(scale.finest):
         step = max(step, scale.unit / (scale.finest * n))
@@ -119,7 +131,8 @@ def from_resamples(
 ) -> tuple[float, float]:
     """(low, high) around the value of a metric, from its values [R] on bootstrap resamples of the n images.
 
-    Resamples on which it is undefined (NaN) are left out. A metric of unknown scale has the percentiles of ``drawn``.
+    Resamples on which it is undefined (NaN) are left out. A metric of unknown scale has the
+    percentiles of ``drawn``.
     """
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
@@ -135,8 +148,9 @@ def difference(
 ) -> tuple[float, float]:
     """(low, high) of second - first, of each its (value, low, high), whose sampling errors correlate.
 
-    Square-and-add (Newcombe 1998, method 10; Zou & Donner 2008): the reach of a difference towards an end is made of the reaches
-    of the two towards theirs, so that it too holds near the ends of the range and never leaves it.
+    Square-and-add (Newcombe 1998, method 10; Zou & Donner 2008): the reach of a difference towards an
+    end is made of the reaches of the two towards theirs, so that it too holds near the ends of the
+    range and never leaves it.
     """
     (one, one_low, one_high), (other, other_low, other_high) = first, second
 
@@ -144,7 +158,8 @@ def difference(
         return math.sqrt(max(down**2 + up**2 - 2 * correlation * down * up, 0.0))
 
     value = other - one
-    return value - reach(other - other_low, one_high - one), value + reach(other_high - other, one - one_low)
+    below, above = reach(other - other_low, one_high - one), reach(other_high - other, one - one_low)
+    return value - below, value + above
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -156,12 +171,13 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t interval for the mean of at least two values, such as those of several seeds. It knows no
-    range; ``within`` cuts it."""
+    """(mean, low, high): Student's t interval for the mean of at least two values, such as those of
+    several seeds. It knows no range; ``within`` cuts it."""
     from scipy.special import stdtrit
 
     mean = float(np.mean(values))
-    reach = float(stdtrit(len(values) - 1, (1 + level) / 2) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    reach = float(stdtrit(len(values) - 1, (1 + level) / 2)) * error
     return mean, mean - reach, mean + reach
 
 
@@ -174,11 +190,10 @@ def within(interval: tuple[float, float, float], low: float, high: float) -> tup
 def over_draws(shares: Sequence[float], n: int, level: float = 0.95) -> tuple[float, float, float]:
     """(mean, low, high) of shares of the same n test images, one for each draw of the labels.
 
-    It covers the draw of the labels (Student's t) and that of the test images (Wilson), added as squares and cut to [0, 1]: draws
-    that agree do not make the test set any larger.
+    It covers the draw of the labels (Student's t) and that of the test images (Wilson), added as
+    squares and cut to [0, 1]: draws that agree do not make the test set any larger.
     """
     mean, low, _ = student(shares, level)
     ends = wilson(mean, n, level)
-    return within(
-        (mean, mean - math.hypot(mean - low, mean - ends[0]), mean + math.hypot(mean - low, ends[1] - mean)), 0.0, 1.0
-    )
+    below, above = (math.hypot(mean - low, abs(mean - end)) for end in ends)
+    return within((mean, mean - below, mean + above), 0.0, 1.0)

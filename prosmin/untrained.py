@@ -1,7 +1,8 @@
-"""The floor of every evaluation: a network at its initial weights, its batch normalisation with statistics of real images.
+"""The floor of every evaluation: a network at its initial weights, its batch normalisation with
+statistics of real images.
 
-As initialised, batch normalisation in evaluation mode is the identity (mean 0, variance 1), which no trained network has; what
-such a network is worth then depends on the scale of its initial weights.
+As initialised, batch normalisation in evaluation mode is the identity (mean 0, variance 1), which no
+trained network has; what such a network is worth then depends on the scale of its initial weights.
 """
 
 from collections.abc import Iterator
@@ -20,15 +21,19 @@ PIXELS = 2**22  # about so many of them in a batch
 
 @torch.no_grad()
 def set_statistics(model: Objective, images: Tensor, seed: int) -> Objective:
-    """Give the batch normalisation of ``model`` the statistics of a sample of images, drawn by the seed, no label seen; returns it.
+    """Give the batch normalisation of ``model`` the statistics of a sample of images, drawn by the
+    seed, no label seen; returns it.
 
-    images: uint8 [N, C, S, S], un-augmented. Mean and variance are the means over batches of theirs (Wu & Johnson 2021, arXiv
-    2105.07576), taken in one pass of the layers that evaluation reads; a target network, at first equal to the online one, gets
-    what that got. Nothing else changes: no weight, no mode, no random state, and no batch of one image is used. Call it
-    in one process and outside training; on a CPU one thread computes it, so that no number depends on how many there are.
+    images: uint8 [N, C, S, S], un-augmented. Mean and variance are the means over batches of theirs
+    (Wu & Johnson 2021, arXiv 2105.07576), taken in one pass of the layers that evaluation reads; a
+    target network, at first equal to the online one, gets what that got. Nothing else changes: no
+    weight, no mode, no random state. Call it in one process and outside training; on a CPU one thread
+    computes it, so that no number depends on how many there are.
     """
-    layers = [each for each in model.modules() if isinstance(each, _BatchNorm) and each.running_mean is not None]
-    chosen = images[torch.from_numpy(drawn(len(images), SAMPLE, seed, "statistics of the floor"))]
+    layers = [each for each in model.modules() if isinstance(each, _BatchNorm)]
+    layers = [each for each in layers if each.running_mean is not None]
+    rows = drawn(len(images), SAMPLE, seed, "statistics of the floor")
+    chosen = images[torch.from_numpy(rows)]
     if not layers or len(chosen) < 2:
         return model
     kept = [(each, each.momentum, each.num_batches_tracked.clone()) for each in layers]
