@@ -16,6 +16,7 @@ fails fails alone. A point whose experiment exists for this commit is not run ag
 
 import argparse
 import itertools
+import math
 import os
 import queue
 import sys
@@ -33,10 +34,11 @@ from pipelines.experiment import check, take_snapshot
 from pipelines.revision import stale_in_experiment
 from pipelines.server import reached, settle, stop
 from pipelines.workspace import tidy
-from prosmin.errors import UserError
+from prosmin.errors import UserError, printable, shown
 from stages.directions import higher_is_better
 from stages.reading import first, read, sentences
 
+MOST = 10_000  # points of a sweep: more run for months, and to list them alone would take the memory
 Value = Any  # what params.yaml may hold: a number, text, true or false, a list
 
 
@@ -56,10 +58,15 @@ class Sweep(BaseModel):
     def _expanded(cls, grid: dict[str, Any]) -> dict[str, list[Value]]:
         for key, values in grid.items():
             if not expand(values):
+                long = f" and has at most {MOST} numbers" if isinstance(values, str) and values.startswith("range(") else ""
                 raise ValueError(
-                    f"{key} is {values!r}; it must be a list or a range that is not empty, such as range(1, 9, 2)"
+                    f"{printable(key)} is {shown(values)}; it must be a list or a range that is not empty{long}, "
+                    "such as range(1, 9, 2)"
                 )
-        return {key: expand(values) for key, values in grid.items()}
+        expanded = {key: expand(values) for key, values in grid.items()}
+        if (count := math.prod(map(len, expanded.values()))) > MOST:
+            raise ValueError(f"there are {shown(count)} points; there must be at most {MOST}")
+        return expanded
 
     @field_validator("rank", "show")
     @classmethod
@@ -89,15 +96,17 @@ class Sweep(BaseModel):
 
 
 def expand(values: Any) -> list[Value]:
-    """A list as it is; ``range(start, stop[, step])`` as its whole numbers, without the stop; empty for anything else."""
+    """A list as it is; ``range(start, stop[, step])`` as its whole numbers, without the stop; empty for anything else, and for more
+    than ``MOST``."""
     if isinstance(values, list):
         return values
-    name, _, rest = str(values).partition("(")
+    name, _, rest = values.partition("(") if isinstance(values, str) else ("", "", "")
+    if name != "range" or not rest.endswith(")"):
+        return []
     try:
-        return (
-            list(range(*map(int, rest.removesuffix(")").split(",")))) if name == "range" and rest.endswith(")") else []
-        )
-    except (ValueError, TypeError):
+        numbers = range(*map(int, rest.removesuffix(")").split(",")))
+        return list(numbers) if len(numbers) <= MOST else []
+    except (ValueError, TypeError, OverflowError):
         return []
 
 

@@ -66,11 +66,16 @@ def test_lists_and_ranges_are_expanded(given, expected):
     assert expand(given) == expected
 
 
-@pytest.mark.parametrize("wrong", ["range(0)", "range(a)", "1,2", "range(1,2,0)", []])
+@pytest.mark.parametrize("wrong", ["range(0)", "range(a)", "1,2", "range(1,2,0)", "range(10**9)", f"range({10**9})", f"range({10**30})", []])
 def test_what_is_neither_is_refused(wrong):
     assert expand(wrong) == []
     with pytest.raises(ValueError, match="must be a list or a range"):
         Sweep(grid={"seed": wrong}, rank=RANK)
+
+
+def test_a_sweep_of_more_points_than_anyone_can_run_is_refused():
+    with pytest.raises(ValueError, match="there are 1000000 points; there must be at most 10000"):
+        Sweep(grid={each: "range(100)" for each in "abc"}, rank=RANK)
 
 
 def test_every_combination_is_a_point():
