@@ -1,7 +1,8 @@
 """One stage as several processes of this machine that look like one: one output, one error, one exit code.
 
 Process 0 speaks; what the others say is shown only if they alone fail. When one ends with an error the rest are stopped, and
-on Linux none outlives the process that started them. Across machines torchrun or ``accelerate launch`` do this.
+on Linux none outlives the process that started them. They talk on this machine's loopback alone: who reaches their sockets
+from a network could change what they compute. Across machines torchrun or ``accelerate launch`` do this.
 """
 
 import contextlib
@@ -13,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stages import threads
 
+LOOPBACK = "127.0.0.1"
 GRACE = 5.0  # seconds for the first process to word the error that another has met too, and for each to end when told
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -25,9 +27,8 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 def run(module: str, count: int) -> int:
     """Run ``python -m module`` in ``count`` processes joined by torch.distributed's variables; the exit code."""
-    with tempfile.TemporaryDirectory() as folder, _terminated_as_interrupted():
-        port = _free_port()
-        workers = [_start(module, rank, count, port, Path(folder)) for rank in range(count)]
+    with tempfile.TemporaryDirectory() as folder, _terminated_as_interrupted(), meeting() as variables:
+        workers = [_start(module, rank, count, variables, Path(folder)) for rank in range(count)]
         try:
             return _wait(workers, Path(folder))
         except KeyboardInterrupt:
@@ -37,22 +38,36 @@ def run(module: str, count: int) -> int:
             _stop(workers, signal.SIGKILL)
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+@contextlib.contextmanager
+def meeting() -> Iterator[dict[str, str]]:
+    """The variables by which processes of torch.distributed find each other on loopback, as long as the block runs.
+
+    Process 0 would open the store at which they meet on every network. It stands here instead, as it does under torchrun.
+    """
+    from torch.distributed import TCPStore
+
+    listening = socket.create_server((LOOPBACK, 0))
+    port = listening.getsockname()[1]
+    store = TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
+    variables = {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for _, name in socket.if_nameindex():
+        if name in ("lo", "lo0"):  # what each process listens on for the others
+            variables |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}
+    try:
+        yield variables
+    finally:
+        del store
 
 
-def _start(module: str, rank: int, count: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
+def _start(module: str, rank: int, count: int, meeting: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
     share = max(1, (threads.given() or 1) // count)  # of the threads that the stage has
-    environment = os.environ | dict.fromkeys(threads.NAMES, str(share))
+    environment = os.environ | dict.fromkeys(threads.NAMES, str(share)) | dict(meeting)
     environment |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
     }
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, "-m", module]
     if rank == 0:
         return subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)

@@ -1,6 +1,8 @@
 """The real graph on a folder of photographs, run by the real DVC at tiny size in clones of this checkout."""
 
+import contextlib
 import filecmp
+import ipaddress
 import json
 import os
 import shutil
@@ -111,15 +113,46 @@ def compared(said: str, folder: Path) -> None:
     assert "main, workspace" in html and html.count("<svg") >= 4 and "http" not in html.replace("http-equiv", "")
 
 
+def listening(parent):
+    """(process, address) for each socket on which ``parent`` or a child of it takes calls."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            address = bytes.fromhex(fields[1].partition(":")[0])
+            if fields[3] == "0A":  # listens; the kernel writes words of four bytes in the order of this machine
+                words = [address[place : place + 4][::-1] for place in range(0, len(address), 4)]
+                sockets[f"socket:[{fields[9]}]"] = str(ipaddress.ip_address(b"".join(words)))
+    found = set()
+    for process in (parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())):
+        with contextlib.suppress(FileNotFoundError):  # it has ended, or closed what was open a moment ago
+            for entry in Path(f"/proc/{process}/fd").iterdir():
+                if (address := sockets.get(os.readlink(entry))) is not None:
+                    found.add((process, address))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_two_processes_train_one_model(finished, tmp_path):
     shutil.copytree(finished / "data", tmp_path / "data")
     for name in ("prosmin", "stages"):
         shutil.copytree(finished / name, tmp_path / name)
     shutil.copy(finished / "params.yaml", tmp_path)
-    output = command(
-        tmp_path, "-m", "stages.pretrain", environment={"PROSMIN_PROCESSES": "2", "CUDA_VISIBLE_DEVICES": ""}
-    )
-    assert "2 process(es)" in output
+    output, found = [], set()
+    with subprocess.Popen(
+        [sys.executable, "-m", "stages.pretrain"],
+        cwd=tmp_path,
+        env={**os.environ, "PROSMIN_PROCESSES": "2", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            output.append(line)
+            found |= listening(process.pid)
+    assert process.returncode == 0 and any("2 process(es)" in line for line in output), "".join(output)
+    assert len({holder for holder, _ in found}) == 3  # the two, and the one where they meet
+    assert {address for _, address in found} == {"127.0.0.1"}
     two, one = (json.loads((folder / "metrics/pretrain.json").read_text()) for folder in (tmp_path, finished))
     assert (two["steps"], two["images"]) == (one["steps"], one["images"])
     # Each process draws views of its own, so the runs agree only roughly.
