@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from pipelines import graph
 from pipelines.healing import clear_experiments, experiment_folder
-from prosmin.errors import UserError, nearest
+from prosmin.errors import UserError, nearest, printable, shown
 from stages.params import PARAMS, load
+from stages.reading import INTERPOLATION, read
+
+SNAPSHOT = r"[0-9a-f]{40,64}(\+[0-9a-f]{40,64})?"  # a commit and the uncommitted changes, as ``take_snapshot`` has them
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def experiment(changes: Sequence[str], name: str | None = None, snapshot: str | 
     """
     origin = Path.cwd()
     check(changes, name)
+    if snapshot and not re.fullmatch(SNAPSHOT, snapshot):
+        raise UserError(f"snapshot is {shown(snapshot)}; it must be the full id of a commit, which a sweep fills in")
     commit, _, edits = (snapshot or take_snapshot()).partition("+")
     for line in clear_experiments():
         print(line, file=sys.stderr, flush=True)
@@ -101,24 +104,53 @@ def check(changes: Sequence[str], name: str | None = None) -> None:
                 raise UserError(
                     f"there is an experiment {name} already; choose another name, or `dvc exp remove {name}`"
                 )
-    content = yaml.safe_load(PARAMS.read_text()) if PARAMS.is_file() else None
+    content = read(PARAMS) if PARAMS.is_file() else None
     for change in changes:
         key, equals, _ = change.partition("=")
         if not equals or not key:
-            raise UserError(f"{change!r} is not key=value, such as pretrain.epochs=5")
+            raise UserError(f"{shown(change)} is not key=value, such as pretrain.epochs=5")
         section, known = content, ""
         for step in key.split("."):
             if not isinstance(section, dict) or step not in section:
                 options = [f"{known}{option}" for option in section] if isinstance(section, dict) else []
-                raise UserError(f"{key} is not in {PARAMS}{nearest(f'{known}{step}', options)}")
+                raise UserError(f"{printable(key)} is not in {PARAMS}{nearest(f'{known}{step}', options)}")
             section, known = section[step], f"{known}{step}."
+        _one_value(change)
+
+
+LONGEST = 4000  # characters of a change; to read more takes DVC's grammar many seconds
+
+
+def _one_value(change: str) -> None:
+    """Refuse what is more than a value: a sweep, and what is put in the place of a reference, such as an environment variable."""
+    from dvc.utils.hydra import to_hydra_overrides
+    from hydra.core.override_parser.types import OverrideType
+    from hydra.errors import HydraException
+
+    key, _, value = change.partition("=")
+    if INTERPOLATION in change:
+        raise UserError(f"{key} is {shown(value)}; a value is taken as it stands, so it must not hold {INTERPOLATION!r}")
+    try:
+        if len(change) > LONGEST:
+            raise ValueError
+        (parsed,) = to_hydra_overrides([change])
+    except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
+        said = (str(error).splitlines() or [""])[0]
+        why = "is too long or too deep to be read" if not isinstance(error, HydraException) else f"cannot be read: {said[:100]}"
+        raise UserError(f"{key} is {shown(value)}, which {why}") from None
+    if parsed.is_sweep_override() or parsed.type != OverrideType.CHANGE:
+        raise UserError(
+            f"{key} is {shown(value)}; it must be one value (a list is [1, 2], text with brackets stands in quotes); "
+            "several runs are a sweep: make sweep"
+        )
 
 
 def apply(changes: Sequence[str]) -> None:
-    """Set keys of params.yaml as DVC does; the comments stay."""
+    """Set keys of params.yaml as DVC does; the comments stay. ``check`` has seen the changes."""
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
+    read(PARAMS)  # in which DVC would resolve references too
     try:
         apply_overrides(str(PARAMS), list(changes))
     except DvcException as error:

@@ -166,7 +166,7 @@ def check(url: str) -> None:
     except ValueError:  # of JSON, or of what Prefect itself expects of an address
         why = "what answers there is not Prefect (an address of Prefect ends with /api)"
     raise UserError(
-        f"PREFECT_API_URL is {url}, and a run cannot be reported there: {why}; start that server, or unset PREFECT_API_URL"
+        f"PREFECT_API_URL is {url}, and a run cannot be reported there: {why}; unset PREFECT_API_URL to do without that server"
     )
 
 

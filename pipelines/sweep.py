@@ -118,7 +118,7 @@ def load_sweep(path: Path) -> Sweep:
 
 
 def written(value: Value) -> str:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 class Slots:
@@ -284,7 +284,7 @@ def main(given: argparse.Namespace) -> int:
 def prepare(sweep: Sweep) -> str:
     """Everything that can be told before the first point runs; returns the snapshot that all points start from."""
     graph.read(sweep.stages)
-    check([f"{key}=" for key in sweep.grid])
+    check([f"{key}={written(value)}" for key, values in sweep.grid.items() for value in values])
     return take_snapshot()
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weights:
-    """path: of the safetensors file. name: what messages and cards call it. config: of the ``config.json`` that goes with it, as timm
+    """path: of the safetensors file. name: what cards call it, which says nothing of the machine that it lies on. config: of the ``config.json`` that goes with it, as timm
     writes it, or empty."""
 
     path: Path
@@ -56,7 +56,7 @@ def from_file(path: str | Path) -> Weights:
         )
     if not file.is_file():
         raise ConfigError("external.path", str(path), f"there is no file {file}")
-    return Weights(file, str(path), _config(file.parent / "config.json"))
+    return Weights(file, file.name, _config(file.parent / "config.json"))
 
 
 def from_hub(repo: str, revision: str) -> Weights:

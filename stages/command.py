@@ -4,6 +4,7 @@ import errno
 import inspect
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -43,16 +44,15 @@ def run(stage: str, main: Callable[..., None]) -> None:
         logging.basicConfig(level=_level(), format=f"{stage}: %(message)s")
         text = inputs.params_text()
         params = load()  # which says what is wrong in it; only then may it be looked at with less care
-        inputs.note(stage, sys.argv[1:], text)
+        arguments = [_told(stage, each) for each in sys.argv[1:]]
+        inputs.note(stage, arguments, text)
         try:
-            inspect.signature(main).bind(params, *sys.argv[1:])
+            inspect.signature(main).bind(params, *arguments)
         except TypeError:
-            raise UserError(
-                f"{stage} was given {shlex.join(sys.argv[1:]) or 'no argument'}; {_usage(stage, main)}"
-            ) from None
+            raise UserError(f"{stage} was given {shlex.join(arguments) or 'no argument'}; {_usage(stage, main)}") from None
         keep_to_share(stage)
         keep_pages()
-        main(params, *sys.argv[1:])
+        main(params, *arguments)
         inputs.finish()
     except ConfigError as error:
         _fail(f"{PARAMS}: {stage}.{error}")
@@ -73,6 +73,11 @@ def run(stage: str, main: Callable[..., None]) -> None:
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)
+
+
+def _told(stage: str, argument: str) -> str:
+    """What an argument names: ``digits``, or the same as DVC names the stage, ``fetch@digits`` or ``../dvc.yaml:fetch@digits``."""
+    return re.sub(rf"^(.*:)?{stage}@", "", argument, count=1, flags=re.DOTALL)
 
 
 confirm = inputs.confirm  # for a stage that has something to lose by going on

@@ -94,8 +94,9 @@ def card(
             "image-feature-extraction",
             *([] if "external" in trained else ["self-supervised-learning", "prosmin"]),
         ],
-        "datasets": [trained["dataset"]],
     }
+    if "external" not in trained:  # what others have trained it on is not known here
+        front["datasets"] = [trained["dataset"]]
     size, channels = model["image_size"], "grey" if model["channels"] == 1 else f"{model['channels']}-channel"
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "",

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from prosmin.errors import UserError, listed, nearest, printable, shown
 
+# How a reference begins, such as ${oc.env:HOME}, that DVC would resolve when it writes a changed setting into the file.
+INTERPOLATION = "${"
 # pydantic's kinds of error as what the value must be.
 EXPECTED = {
     "string_type": "text",
@@ -78,6 +80,9 @@ class _Loader(yaml.SafeLoader):
                 raise _fault(f"the tag {node.tag!r} is refused; lists and sections are written without", node.start_mark)
             return super().construct_object(node, deep)
         kind = node.tag.rpartition(":")[2]
+        if INTERPOLATION in node.value:
+            text = f"{shown(node.value)} holds {INTERPOLATION!r}, and nothing is put in the place of such a reference"
+            raise _Unreadable(text, node.start_mark)
         try:
             if node.tag in REFUSED or kind in ("int", "float") and ":" in node.value:
                 raise ValueError  # 1:30 is 90 in YAML 1.1, and text for whoever reads 1.2

@@ -1,5 +1,6 @@
 """What the report reads: files that other stages left, and for one that is missing the command that makes it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prosmin.errors import UserError, shown
-from prosmin.files import Section, damaged, read_arrays, read_csv, read_metrics
+from prosmin.files import Section, damaged, read_arrays, read_csv, read_json, read_metrics
 from stages.command import LEFT_OUT
 from stages.params import Params
 
@@ -60,6 +61,11 @@ class Inputs:
         """``results/<name>.safetensors``."""
         return self._read(f"results/{name}.safetensors", read_arrays)
 
+    def origin(self) -> Section:
+        """Of ``results/pretrain/model.json``: how the encoder came about."""
+        found = self._read("results/pretrain/model.json", read_json)
+        return found.section("trained") if isinstance(found, Section) else Section()
+
     def _read(self, path: str, reader: Any) -> Any:
         if not (self.root / path).is_file():
             return None
@@ -69,7 +75,11 @@ class Inputs:
             raise UserError(str(error).replace(str(self.root / path), path)) from None
 
     def params_text(self) -> str:
-        return (self.root / "params.yaml").read_text(encoding="utf-8")
+        """``params.yaml`` as it stands, with "…" for folders of this machine, which are nothing to who reads the page."""
+        text = (self.root / "params.yaml").read_text(encoding="utf-8")
+        for path in sorted(_whole_paths(self.params.model_dump()), key=len, reverse=True):
+            text = text.replace(path, f"…/{Path(path).name}")
+        return text
 
     def absent(self, path: str, stage: str, item: str = "") -> Missing:
         """Why the results of a stage that needs labels are not there: it left them out, or has not run."""
@@ -77,6 +87,16 @@ class Inputs:
         if reason := metrics.get(LEFT_OUT):
             return Missing(path, (), f"Left out: {reason}")
         return made_by(path, stage, item)
+
+
+def _whole_paths(settings: Any) -> Iterator[str]:
+    """The values, however deep, that say where something lies on this machine."""
+    if isinstance(settings, str):
+        if len(settings) > 1 and settings.startswith(("/", "~")):
+            yield settings
+    elif isinstance(settings, dict | list | tuple):
+        for each in settings.values() if isinstance(settings, dict) else settings:
+            yield from _whole_paths(each)
 
 
 @cache

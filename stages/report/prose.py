@@ -1,5 +1,7 @@
 """Numbers as the report writes them, and its sentences that are made of numbers."""
 
+from pathlib import Path
+
 from stages.params import BENCHMARK
 from stages.report.figures import detector_line
 from stages.report.inputs import Inputs
@@ -81,7 +83,7 @@ def _pretraining(inputs: Inputs) -> str:
     size = f"{settings.image_size} × {settings.image_size} {colour} pixels"
     if settings.external:
         given = settings.external
-        source = given.path if given.source == "file" else f"{given.repo} at {given.revision[:12]}"
+        source = _weights(inputs) if given.source == "file" else f"{given.repo} at {given.revision[:12]}"
         count = f" of {whole(trained.number('encoder_parameters'))} parameters" if trained else ""
         return (
             f"A {settings.encoder.name}{count} was taken as others have trained it ({source}) and evaluated on images of "
@@ -94,6 +96,12 @@ def _pretraining(inputs: Inputs) -> str:
         f"for {trained.number('epochs')} epochs on {whole(trained.number('images'))} images of {inputs.params.dataset} ({size}), "
         "their labels unseen."
     )
+
+
+def _weights(inputs: Inputs) -> str:
+    """A file of weights by its name and checksum: where it lies on this machine is nothing to a reader."""
+    made = inputs.origin().section("external")
+    return f"{made['weights']}, SHA-256 {made['sha256']}" if made else Path(inputs.params.pretrain.external.path).name
 
 
 def _probe(inputs: Inputs) -> str:

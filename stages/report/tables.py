@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.command import LEFT_OUT
@@ -201,7 +202,7 @@ def _corruption(inputs: Inputs) -> Group:
     note = f"{len(corrupt.types) - extra} of the benchmark's {len(BENCHMARK)} types"
     note += f" and {extra} extra" if extra else ""
     note += f" × {len(corrupt.severities)} severities, {SOURCES[corrupt.source]}"
-    labels = {metric: label.format(reference=corrupt.reference) for metric, label in CORRUPTION.items()}
+    labels = {metric: label.format(reference=Path(corrupt.reference).name) for metric, label in CORRUPTION.items()}
     return Group(title, ", ".join(filter(None, (tested(content), note))), _rows(content, labels))
 
 

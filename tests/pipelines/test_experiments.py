@@ -1,9 +1,15 @@
 """Runs with other settings: DVC experiments, made beside the folder and not in it."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+from pipelines.experiment import apply, check, experiment
+from pipelines.sweep import Sweep, prepare
+from prosmin.errors import UserError
+from stages.params import load
 from tests.pipelines.conftest import until
 from tests.pipelines.test_flow import outcomes
 
@@ -50,6 +56,52 @@ def test_an_experiment_that_fails_leaves_neither_a_result_nor_a_folder(project):
     assert project.flow("--set", "pretrain.epochs=-3", expect=1).splitlines()[-1] == (
         "error: params.yaml: pretrain.epochs is -3; it must be at least 1"
     )
+
+
+ODD = [
+    ("export.license=${oc.env:SECRET,none}", "must not hold '${'"),
+    ("seed='${oc.decode:1}'", "must not hold '${'"),
+    ("knn.k=[1,${now:%Y}]", "must not hold '${'"),
+    ("pretrain.epochs=range(1,3)", "it must be one value"),
+    ("pretrain.epochs=glob(*)", "it must be one value"),
+    ("pretrain.epochs=choice(1,2)", "it must be one value"),
+    ("pretrain.epochs=1,2", "it must be one value"),
+    ("pretrain.epochs=interval(1,2)", "it must be one value"),
+    ("pretrain.epochs=[1", "cannot be read"),
+    ("pretrain.epochs=" + "9" * 5000, "is too long or too deep to be read"),
+    ("pretrain.epochs=" + "9" * 4000, "is too long or too deep to be read"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), ODD, ids=[change[:30] for change, _ in ODD])
+def test_a_change_is_one_value_as_it_stands(project, monkeypatch, change, says):
+    """From the command line, the form of the dashboard and the grid of a sweep, which all come here."""
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("SECRET", "token")
+    key, _, value = change.partition("=")
+    for refuse in (lambda: check([change]), lambda: prepare(Sweep(grid={key: [value]}, rank="metrics/a.json:b"))):
+        with pytest.raises(UserError, match=re.escape(says)) as caught:
+            refuse()
+        assert str(caught.value).startswith(f"{key} is ") and len(str(caught.value).splitlines()) == 1
+        assert "token" not in str(caught.value)
+    check(["pretrain.epochs=3", "knn.k=[1, 7]", "export.license='range(1,3)'"])
+
+
+def test_params_hold_no_reference_to_what_is_elsewhere(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("license: null", "license: x-${oc.env:HOME}"))
+    for refuse in (load, lambda: check(["seed=1"]), lambda: apply(["seed=1"])):
+        with pytest.raises(UserError, match=r"params.yaml holds .*'x-\$\{oc.env:HOME\}' holds '\$\{'"):
+            refuse()
+    assert "oc.env:HOME" in Path("params.yaml").read_text()
+
+
+@pytest.mark.parametrize("snapshot", ["--upload-pack=x", "HEAD", "main", "a" * 40 + "+--help", "../x"])
+def test_a_snapshot_is_the_id_of_a_commit(project, monkeypatch, snapshot):
+    monkeypatch.chdir(project.folder)
+    with pytest.raises(UserError, match="snapshot is .* the full id of a commit"), experiment([], "x", snapshot):
+        pass
 
 
 def test_plain_dvc_sweeps_too(project):

@@ -1,5 +1,6 @@
 """The pretrain stage: what params name is what the library has, and what the environment may say."""
 
+import hashlib
 import inspect
 from pathlib import Path
 from typing import get_args
@@ -227,6 +228,12 @@ def test_an_external_encoder_takes_the_place_of_a_trained_one(tmp_path, monkeypa
     assert files.read_csv("plots/pretrain/loss.csv") == []
     embed.main(params, "digits")
     assert not any("log_sigma" in name for name in files.read_arrays("results/embed/digits/trained.safetensors"))
+    export_stage.main(params)
+    said = Path("results/export/README.md").read_text()
+    assert f"`theirs.safetensors` (SHA-256 `{hashlib.sha256(Path('theirs.safetensors').read_bytes()).hexdigest()}`)" in said
+    assert "datasets" not in yaml.safe_load(said.split("---\n")[1])  # it has seen others, which nobody here knows
+    written = [path for part in ("data", "results", "metrics", "plots") for path in Path(part).rglob("*") if path.is_file()]
+    assert len(written) > 10 and not [path for path in written if str(tmp_path).encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize(

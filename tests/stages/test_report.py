@@ -156,9 +156,17 @@ def test_an_objective_without_a_predicted_distribution_goes_through_to_the_repor
 
 def test_an_external_encoder_is_named_and_has_no_sections_on_its_training(folder):
     content = yaml.safe_load((folder / "params.yaml").read_text())
-    content["pretrain"]["external"] = {"source": "file", "path": "theirs.safetensors", "mean": [0.3], "std": [0.4]}
+    content["pretrain"]["external"] = {
+        "source": "file",
+        "path": "/home/somebody/theirs.safetensors",
+        "mean": [0.3],
+        "std": [0.4],
+    }
+    content["corrupt"]["reference"] = "/home/somebody/errors.json"
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    found = Tags(build())
+    html = build()
+    found = Tags(html)
+    assert "/home/somebody" not in html and "mCE, errors.json = 1" in found.text
     assert "resnet18 on digits" in found.text and "as others have trained it (theirs.safetensors)" in found.text
     sections = {attributes["id"] for tag, attributes in found.tags if tag == "section"}
     assert sections == SECTIONS - {"training", "views"}
