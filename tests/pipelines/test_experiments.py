@@ -79,7 +79,8 @@ def test_a_change_is_one_value_as_it_stands(project, monkeypatch, change, says):
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("SECRET", "token")
     key, _, value = change.partition("=")
-    for refuse in (lambda: check([change]), lambda: prepare(Sweep(grid={key: [value]}, rank="metrics/a.json:b"))):
+    sweep = Sweep(grid={key: [value]}, rank="metrics/a.json:b", lowest=True)
+    for refuse in (lambda: check([change]), lambda: prepare(sweep)):
         with pytest.raises(UserError, match=re.escape(says)) as caught:
             refuse()
         assert str(caught.value).startswith(f"{key} is ") and len(str(caught.value).splitlines()) == 1
