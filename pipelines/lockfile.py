@@ -7,6 +7,7 @@ The order before a run is kept in a file until the run is done, so that it is kn
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ except ImportError:
     from yaml import SafeLoader as Loader
 
 from prosmin.files import read_json, write_json, write_text
+from stages import proof
 
 ORDER = Path(".prosmin/order.json")
 LOCK = Path("dvc.lock")
@@ -57,15 +59,26 @@ def forget() -> None:
 def mend(path: Path = LOCK) -> Iterator[str]:
     """Take out of a torn lock file what is not whole, upon which its stages are made again; yields a line that says so.
 
-    DVC itself does nothing at all until the file is whole.
+    DVC itself does nothing at all until the file is whole. It reads sizes and line ends that are wrong, and keeps them for good:
+    those are put right.
     """
+    if path.is_dir():
+        away = path.with_name(f"{path.name}.away")
+        os.replace(path, away)
+        yield f"moved {path} to {away}: it was a folder, and there must be a file"
     if not path.is_file():
         return
-    text = path.read_text(encoding="utf-8", errors="replace")
+    read = path.read_bytes().decode("utf-8", errors="replace")
+    text = read.replace("\r\n", "\n")
     with contextlib.suppress(yaml.YAMLError, RecursionError):
         found = yaml.load(text, Loader)
         if isinstance(found, dict) and found.get("schema") == "2.0" and text.endswith("\n"):
-            if all(map(_is_whole, (found.get("stages") or {}).values())):
+            entries = found.get("stages") or {}
+            if all(map(_is_whole, entries.values())):
+                text = _with_sizes(text, entries)
+                if text != read:
+                    write_text(path, text)
+                    yield f"put right sizes or line ends in {path}"
                 return
     kept, lost, order = [], [], []
     for block in re.split(r"^(?=  [^\s-])", text, flags=re.M)[1:]:
@@ -103,7 +116,38 @@ def _is_file(entry: dict[str, Any]) -> bool:
     """DVC can do without the size and the number of files, and then never writes them again."""
     md5 = entry.get("md5", "")
     wanted = ("size", "nfiles") if str(md5).endswith(".dir") else ("size",) if md5 else ()
-    return isinstance(entry.get("path"), str) and None not in entry.values() and entry.keys() >= set(wanted)
+    known = isinstance(entry.get("path"), str) and entry.get("hash", "md5") == "md5"
+    return known and all(isinstance(entry.get(number), int) for number in wanted)
+
+
+def _with_sizes(text: str, entries: dict[str, Any]) -> str:
+    """The lock file with the sizes of the files that are as it says but for their size."""
+    for name, entry in entries.items():
+        for file in (*entry.get("deps", ()), *entry.get("outs", ())):
+            numbers = {number: file[number] for number in ("size", "nfiles") if number in file}
+            here = _numbers(file["path"], file.get("md5", ""))
+            if numbers and here and here != numbers and _digest(file["path"]) == file.get("md5"):
+                start = text.index(f"\n  {name}:\n")
+                for number, value in here.items():
+                    wrong = re.compile(
+                        rf"(\n    - path: {re.escape(file['path'])}\n(?:      .*\n)*?      {number}: ).*"
+                    )
+                    text = text[:start] + wrong.sub(rf"\g<1>{value}", text[start:], count=1)
+    return text
+
+
+def _numbers(path: str, md5: str) -> dict[str, int]:
+    """The size of a file, or of a folder and its number of files; nothing where there is none."""
+    try:
+        sizes = [os.path.getsize(each) for each in proof.below(path)]
+    except OSError:
+        return {}
+    return {"size": sum(sizes)} | ({"nfiles": len(sizes)} if md5.endswith(proof.FOLDER) else {})
+
+
+def _digest(path: str) -> str:
+    found = {each: proof.digest(each, "md5") for each in proof.below(path)}
+    return proof.folder_digest(path, found) if os.path.isdir(path) else found[path]
 
 
 def restore_order(before: dict[Path, list[str]], stages: Iterable[str]) -> None:

@@ -9,6 +9,8 @@
 - It empties ``.dvc/tmp/rwlock`` before it writes it, several times a stage; whoever comes upon the file that an interrupt has left
   empty gives up. Here it is written whole, and a torn one is taken for empty.
 - An entry of its run cache that is torn or empty fails its stage, each time. Here it is removed, and the stage runs.
+- It takes a read-only object of its cache for whole. Here its checksum is looked at, once for each state of the file; a rotten one
+  is removed, and what it held is made again.
 - Where a copy fails it names link types and a web page. Here it says why.
 
 ``python -m pipelines.quick repro ...`` is ``dvc repro ...`` with all of them.
@@ -40,6 +42,7 @@ def apply() -> None:
     _lock_files()
     _rwlock()
     _run_cache()
+    _cache()
     _reasons()
     watch_inputs()
 
@@ -146,15 +149,21 @@ def _run_cache() -> None:
             found = load(self, key, value)
             if found is None or run_cache._get_cache_hash(copy.deepcopy(found)) == value:
                 return found
-        if value:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-        else:
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
         run_cache.logger.warning("an entry of the run cache was torn and has been removed: '%s'", run_cache.relpath(path))
         return None
 
     run_cache.StageCache._load_cache = load_whole
+
+
+def _cache() -> None:
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_data.hashfile.db.local import LocalHashFileDB
+
+    LocalHashFileDB.check = HashFileDB.check  # which knows the objects that it has looked at
 
 
 def _reasons() -> None:

@@ -47,6 +47,9 @@ def reproduce(arguments: tuple[str, ...]) -> int:
         if stopped:  # while it was started
             process.terminate()
         code = ended(process)
+        if code > 128 and not stopped:
+            name = signal.Signals(code - 128).name
+            print(f"error: DVC was ended by {name}; stages that were done are kept, run it again", file=sys.stderr)
         if lockfile.noted():  # a run of stages at the same time had been killed
             with graph.locked():
                 lockfile.restore_order(lockfile.noted(), graph.read())

@@ -4,6 +4,7 @@ It exits with 0 when all is done, 1 when a stage failed, 2 for bad input, 130 or
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -156,6 +157,9 @@ def command(body: Callable[[], int]) -> NoReturn:
         print("interrupted; stages that were done are kept", file=sys.stderr)
         leave(130)
     except SystemExit as end:
+        if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
+            with contextlib.suppress(OSError):  # the terminal has gone
+                print("stopped; stages that were done are kept", file=sys.stderr)
         leave(end.code if isinstance(end.code, int) else 1)
 
 

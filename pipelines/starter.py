@@ -25,6 +25,7 @@ from typing import IO, Any, NoReturn
 ROOT = Path(__file__).parents[1]
 HEADER = 8  # bytes that say how long a request is
 if __name__ == "__main__":  # started by its path, in a Python that knows of no other folder
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it has nothing to clean up: what it has forked stands below guards
     sys.path.insert(0, str(ROOT))
 
 from pipelines import guard, quick  # noqa: E402

@@ -1,7 +1,9 @@
 """What runs that were killed leave in a folder, and that the next one ends as if nothing had happened."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -122,6 +124,26 @@ def test_a_torn_lock_is_made_whole(damaged, cut):
     assert said.count("took out of dvc.lock, which was torn") == 1
 
 
+@pytest.mark.parametrize("end", ["line ends", "size", "nfiles"])
+def test_what_dvc_reads_and_would_keep_for_good_is_put_right_in_a_lock(damaged, end):
+    path = damaged.folder / "dvc.lock"
+    text = path.read_text()
+    if end == "line ends":
+        path.write_bytes(text.replace("\n", "\r\n").encode())
+    else:
+        path.write_text(re.sub(rf"({end}: )\d+", r"\g<1>7", text, count=1))
+    assert path.read_bytes() != text.encode()
+    assert "put right sizes or line ends in dvc.lock" in damaged.run(REPRO)
+
+
+def test_a_folder_in_the_place_of_a_lock_is_moved_away(damaged):
+    path = damaged.folder / "dvc.lock"
+    path.unlink()
+    path.mkdir()
+    assert "moved dvc.lock to dvc.lock.away" in damaged.run(REPRO)
+    (damaged.folder / "dvc.lock.away").rmdir()
+
+
 def test_a_lock_with_a_hole_ends_with_its_entries_in_the_order_they_had(damaged):
     path = damaged.folder / "dvc.lock"
     text = path.read_bytes()
@@ -136,6 +158,8 @@ def test_a_torn_entry_of_the_run_cache_is_not_cached(damaged):
         text = entry.read_text()
         if place % 4 == 3:
             entry.unlink()
+            if place % 8 == 3:
+                entry.mkdir()
         else:
             entry.write_text(["", text[: len(text) // 2], text.replace("cmd: python", "cmd: true")][place % 4])
     (damaged.folder / "dvc.lock").unlink()
@@ -143,6 +167,18 @@ def test_a_torn_entry_of_the_run_cache_is_not_cached(damaged):
     assert said.count("Running stage") == 8 and "ERROR" not in said
     lines = [line for line in said.splitlines() if "entry of the run cache was torn" in line or "corrupted cache file" in line]
     assert len(lines) == len(entries) >= 8
+
+
+@pytest.mark.parametrize("path", ["results/middle", "metrics/leaf/one.json"])
+def test_what_a_rotten_object_of_the_cache_held_is_made_again(damaged, path):
+    out = damaged.folder / path
+    md5 = hashlib.md5(out.read_bytes()).hexdigest()
+    rotten = damaged.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    rotten.chmod(0o644)
+    rotten.write_bytes(bytes([rotten.read_bytes()[0] ^ 1]) + rotten.read_bytes()[1:])
+    rotten.chmod(0o444)  # by which DVC takes it for whole
+    out.unlink()
+    damaged.run(REPRO)
 
 
 def test_times_that_are_none_are_left_out(tmp_path, monkeypatch):
