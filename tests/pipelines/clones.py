@@ -19,7 +19,7 @@ TINY = {
     "fetch.digits_halves": None,
     "fetch.digits_rotated": None,
     "fetch.digits_inverted": None,
-    "dataset": "photos",  # images of one's own, which ``clone`` is told where to find
+    "dataset": "photos",  # images of one's own, of which ``on_photos`` says where they are
     "ood.sets": {"digits": "far"},
     "transfer.targets": ["digits"],
     "pretrain.channels": 3,
@@ -43,6 +43,11 @@ TINY = {
     "prediction.bootstrap": 100,
     "prediction.views": 2,
 }
+
+
+def on_photos(photos: Path) -> dict[str, Any]:
+    """A small graph on the images in ``photos``."""
+    return TINY | {"fetch.photos": {"source": "folder", "path": str(photos)}}
 
 
 def command(folder: Path, *arguments: str, environment: dict[str, str] | None = None, expect: int | None = 0) -> str:
@@ -76,8 +81,8 @@ def edit(folder: Path, changes: dict[str, Any]) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def clone(folder: Path, photos: Path) -> Path:
-    """What git would check out of this working tree, with a small graph on ``photos``, in a repository of its own."""
+def clone(folder: Path, changes: dict[str, Any]) -> Path:
+    """What git would check out of this working tree, with ``changes`` of its params, in a repository of its own."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -88,7 +93,7 @@ def clone(folder: Path, photos: Path) -> Path:
         if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/", "metrics/", "plots/", "dvc.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    edit(folder, TINY | {"fetch.photos": {"source": "folder", "path": str(photos)}})
+    edit(folder, changes)
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], [*identity, "commit", "-q", "-m", "tiny"]):
         subprocess.run(["git", *arguments], cwd=folder, check=True)

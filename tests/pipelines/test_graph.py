@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.clones import ROOT, clone, command, commit, edit, photographs, ran
+from benchmarks.faults import __main__ as faults
+from benchmarks.faults import project
+from tests.pipelines.clones import ROOT, clone, command, commit, edit, on_photos, photographs, ran
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -29,7 +31,7 @@ def photos(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, photos) -> Path:
     """A clone, at a path with a space, whose graph has run on images of one's own, by params alone."""
-    folder = clone(tmp_path_factory.mktemp("a clone"), photos)
+    folder = clone(tmp_path_factory.mktemp("a clone"), on_photos(photos))
     output = command(folder, "-m", "dvc", "repro")
     assert {"fetch@photos", "pretrain", "embed@digits", "linear", "finetune@digits", "ood@digits", "report"} <= ran(
         output
@@ -193,3 +195,14 @@ def test_a_stage_without_its_inputs_says_which_stage_makes_them(tmp_path, module
     arguments = ["digits"] if module == "embed" else []
     output = command(tmp_path, "-m", f"stages.{module}", *arguments, environment={"PYTHONPATH": str(ROOT)}, expect=2)
     assert output.startswith("error: ") and len(output.splitlines()) == 1 and "stages." in output
+
+
+@pytest.mark.parametrize("kind", ["repro", "lock", "made", "leftovers"])
+def test_a_fault_is_put_right_by_the_next_run(finished, tmp_path, kind):
+    """One of each of the kinds that take no server; ``python -m benchmarks.faults`` makes hundreds, of all kinds."""
+    original = project.Place(tmp_path / "original")
+    original.root.mkdir()
+    original.folder.symlink_to(finished)
+    original.expected = original.left()
+    entry = faults.one(0, kind, 0, original, tmp_path)
+    assert entry["held"], entry
