@@ -57,14 +57,18 @@ def error(hits: np.ndarray, counts: Counts | None = None) -> np.ndarray:
     return errors.reshape(len(counts), *hits.shape[:-1])
 
 
-# One image is looked at in each cell: at the least as one look, at the most as so many apart.
-@on(lambda model: Scale(finest=model.hits[..., 0].size))
+def _scale(model: Measured, high: float) -> Scale:
+    """One image is looked at in each cell: at the most that is as many looks apart."""
+    return Scale(0.0, high, finest=model.hits[..., 0].size)
+
+
+@on(lambda model: _scale(model, 1.0))
 def mce_unnormalised(model: Measured, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean error over all types and severities, in [0, 1]."""
     return model.by_type(counts).mean(axis=-1)
 
 
-@on(Scale(0.0, math.inf, finest=4))
+@on(lambda model: _scale(model, math.inf))
 def mce(model: Measured, reference: Measured | Known, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean corruption error as a ratio: the mean over types of sum_s error / sum_s error of the reference.
 
