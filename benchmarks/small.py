@@ -31,6 +31,7 @@ for name in ("prosmin.training", "prosmin.feeding", "scipy.optimize", "scipy.spe
 imports.timm()
 
 ROOT = Path(__file__).parents[1]
+CELLS = {"source": "folders", "severities": [1, 2, 3, 4, 5]}  # of a reference of mCE
 IMAGES = {"png": {}, "jpg": {}, "gif": {}, "webp": {}, "bmp": {}, "tif": {"compression": "tiff_lzw"}, "ppm": {}}
 SHAPE = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False}
 LOCK = """schema: '2.0'
@@ -120,6 +121,11 @@ def _checkpoint(path: Path) -> None:
         raise UserError("the checkpoint is put aside")
 
 
+def _lock(path: Path) -> None:
+    list(lockfile.mend())
+    lockfile.restore_order(lockfile.snapshot(["linear"]), ["linear"])
+
+
 BYTES, JSON, TENSORS = mutations.BYTES, [mutations.as_json, *mutations.BYTES], [mutations.head, *mutations.BYTES]
 PROBES = [stage(each) for each in (linear, knn, lowshot)]
 KINDS = {
@@ -140,10 +146,10 @@ KINDS = {
     "config.json": Kind("theirs/config.json", JSON, [library(_weights)]),
     "npy": Kind("arrays/*.npy", [mutations.words, *BYTES], [library(_arrays)]),
     "checkpoint": Kind("checkpoints/key/*.safetensors", TENSORS, [library(_checkpoint)]),
-    "reference of mCE": Kind("errors.json", JSON, [library(lambda path: robustness.known(str(path), ["fog"], {}))]),
+    "reference of mCE": Kind("errors.json", JSON, [library(lambda path: robustness.known(str(path), ["fog"], CELLS))]),
     "sweep": Kind("sweep.yaml", [mutations.settings], [library(load_sweep)]),
     "durations": Kind(".prosmin/seconds.json", JSON, [library(lambda path: durations.save(durations.load()))]),
-    "dvc.lock": Kind("dvc.lock", [mutations.words, *BYTES], [library(lambda path: lockfile.snapshot(["linear"])), stage(linear)]),
+    "dvc.lock": Kind("dvc.lock", [mutations.words, *BYTES], [library(_lock), stage(linear)]),
 }  # fmt: skip
 
 
@@ -179,7 +185,7 @@ def build() -> None:
     files.write_text("dvc.lock", LOCK)  # that says nothing of the files here, so that their readers see them damaged
     files.write_text("sweep.yaml", (ROOT / "sweeps/lambda.yaml").read_text())
     files.write_json(".prosmin/seconds.json", {"linear": 1.5, "pretrain": 20.0})
-    files.write_json("errors.json", {"error": {"fog": 0.5, "snow": 0.6}, "accuracy_clean": 0.9})
+    files.write_json("errors.json", {"error": {"fog": 0.5, "snow": 0.6}, "accuracy_clean": 0.9} | CELLS)
     _pictures()
     params = load()
     for name in ("digits", "patches"):

@@ -20,6 +20,7 @@ try:
 except ImportError:
     from yaml import SafeLoader as Loader
 
+from prosmin.errors import UserError
 from prosmin.files import read_json, write_json, write_text
 from stages import proof
 
@@ -42,7 +43,7 @@ def noted() -> dict[Path, list[str]]:
     """The order before a run that has not come to its end."""
     try:
         return {Path(path): [str(name) for name in names] for path, names in read_json(ORDER).items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, UserError, ValueError, TypeError, AttributeError):
         return {}
 
 

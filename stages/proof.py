@@ -130,7 +130,7 @@ def _by_manifest(out: str) -> dict[str, str]:
         return {
             os.path.join(out, f"{name}.arrow"): facts["sha256"] for name, facts in splits.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # whoever reads it says what is wrong
 
 
@@ -184,7 +184,7 @@ def _file(out: str) -> Path:
 def _noted(out: str) -> dict[str, Place]:
     try:
         found = files.read_json(_file(out))
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -6,10 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from prosmin.errors import UserError, shown
-from prosmin.files import Section, damaged, read_arrays, read_csv, read_json, read_metrics
+from prosmin.files import Arrays, Section, damaged, read_arrays, read_csv, read_json, read_metrics
 from stages.command import LEFT_OUT
 from stages.params import Params
 
@@ -57,7 +55,7 @@ class Inputs:
                 raise damaged(path, f"{shown(column)} holds numbers and text")
         return found
 
-    def arrays(self, name: str) -> dict[str, np.ndarray] | None:
+    def arrays(self, name: str) -> Arrays | None:
         """``results/<name>.safetensors``."""
         return self._read(f"results/{name}.safetensors", read_arrays)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from prosmin.files import NUMBER, damaged
 from stages.command import LEFT_OUT
 from stages.params import BENCHMARK
 from stages.report import figures, pictures, prediction, prose, tables
@@ -163,6 +164,7 @@ def _views(inputs: Inputs) -> dict[str, Any]:
     arrays = inputs.arrays("pretrain/views")
     if not arrays:
         return {"missing": made_by("results/pretrain/views.safetensors", "pretrain")}
+    arrays.check({"images": ("uint8", "nCHW"), "views": ("uint8", "nVCHW")})
     return {"missing": None, "rows": pictures.views(arrays, inputs.params.report.examples)}
 
 
@@ -175,6 +177,13 @@ def _ood_examples(inputs: Inputs, sets: list[tables.OodSet]) -> list[dict[str, A
             missing = made_by(f"results/ood/{each.name}/examples.safetensors", "ood", each.name)
             found.append({"title": each.name, "note": each.distance, "missing": missing, "examples": []})
             continue
+        for prefix, kind in (("id_", "id"), ("", "ood")):
+            scores.check({key: (NUMBER, "N") for key in scores if key.endswith(f".{kind}")})
+            examples.check({f"{prefix}images": ("uint8", "nCHW"), f"{prefix}index": (NUMBER, "n")})
+            rows = len(scores[f"trained.knn.{kind}"])
+            if not all(0 <= row < rows for row in examples[f"{prefix}index"].tolist()):
+                why = f"{prefix}index has a number that is none of {rows} test images"
+                raise damaged(f"results/ood/{each.name}/examples.safetensors", why)
         limit = inputs.params.report.examples
         if not known:
             strip = pictures.examples(examples, scores, "id", limit)

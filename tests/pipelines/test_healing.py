@@ -253,3 +253,16 @@ def test_make_repro_after_a_killed_flow_leaves_the_order_of_a_run_that_nobody_di
     lockfile._note({Path("dvc.lock"): []})
     damaged.run(REPRO)
     assert not lockfile.noted()
+
+
+@pytest.mark.parametrize("torn", ["", "{", "[1]", "NaN", "5", '{"dvc.lock": 1e999}'])
+def test_notes_that_are_torn_are_none(tmp_path, monkeypatch, torn):
+    from pipelines import durations, lockfile
+    from stages import proof
+
+    monkeypatch.chdir(tmp_path)
+    for path in (lockfile.ORDER, durations.KEPT, proof._file("data/digits")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(torn)
+    assert lockfile.noted() == {} and durations.load() == {}
+    assert not list(proof.faults(["data/digits"]))

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import binomtest, percentileofscore
 
 from prosmin.errors import UserError
-from prosmin.files import read_arrays, read_csv, read_json, write_csv, write_json
+from prosmin.files import read_arrays, read_csv, read_json, write_arrays, write_csv, write_json
 from stages import corrupt, embed, fetch, finetune, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
 from stages.params import load
 from stages.report import __main__ as report
@@ -412,6 +412,19 @@ def test_broken_file_is_one_sentence_and_leaves_the_old_page(folder, path):
     with pytest.raises(UserError, match=f"^{path} cannot be read .*dvc repro`$"):
         report.main(load())
     assert Path("results/report/index.html").read_bytes() == old
+
+
+def test_pictures_that_are_not_of_the_scores_are_one_sentence(folder):
+    path = Path("results/ood/patches/examples.safetensors")
+    arrays = dict(read_arrays(path))
+    for name, content, why in (
+        ("index", arrays["index"] + 10**6, "index has a number that is none of"),
+        ("id_index", arrays["id_index"][1:], "'id_index' is int64"),
+        ("images", arrays["images"].astype(np.float32), "'images' is float32"),
+    ):
+        write_arrays(path, arrays | {name: content})
+        with pytest.raises(UserError, match=rf"^{path} cannot be read \({why}.*\); remove it and run `dvc repro`$"):
+            report.main(load())
 
 
 # --- drawings and pictures ------------------------------------------------------------------------
