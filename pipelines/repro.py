@@ -47,7 +47,7 @@ def reproduce(arguments: tuple[str, ...]) -> int:
         if stopped:  # while it was started
             process.terminate()
         code = ended(process)
-        if code > 128 and not stopped:
+        if code - 128 in set(signal.Signals) and not stopped:  # 255 is DVC's own code
             name = signal.Signals(code - 128).name
             print(f"error: DVC was ended by {name}; stages that were done are kept, run it again", file=sys.stderr)
         if lockfile.noted():  # a run of stages at the same time had been killed

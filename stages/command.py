@@ -73,6 +73,8 @@ def run(stage: str, main: Callable[..., None]) -> None:
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)
+    finally:
+        inputs.forget()  # what runs next in this process is another stage
 
 
 def _told(stage: str, argument: str) -> str:

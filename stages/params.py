@@ -108,6 +108,7 @@ Temperature = Annotated[Real, Field(ge=1e-4, le=1e4)]
 Count = Annotated[Whole, Field(ge=1, le=10**9)]  # of what there is: images, labels, neighbours
 Epochs = Annotated[Whole, Field(ge=1, le=10**6)]
 Width = Annotated[Whole, Field(ge=1, le=MOST)]
+Several = Annotated[Whole, Field(ge=2, le=MOST)]
 Pixels = Annotated[Whole, Field(ge=4, le=4096)]
 Draws = Annotated[Whole, Field(ge=3, le=1000)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
@@ -236,7 +237,7 @@ class HubWeights(External):
 
 class Projector(Section):
     hidden_dim: Width = 512
-    dim: Annotated[Width, Field(ge=2)] = 64
+    dim: Several = 64
 
 
 class Target(Section):
@@ -301,7 +302,7 @@ class SimSiam(Section):
 
 
 class Dino(Section):
-    prototypes: Annotated[Width, Field(ge=2)] = 1024
+    prototypes: Several = 1024
     temperature: Temperature = 0.1
     target_temperature: Temperature = 0.04
     centre_momentum: Probability = 0.9
@@ -379,7 +380,7 @@ class Pretrain(Section):
     baselines: Baselines = Baselines()
     views: Views = Views()
     epochs: Epochs
-    batch_size: Annotated[Width, Field(ge=2)]
+    batch_size: Several
     lr: Annotated[Positive, Field(le=1000)]
     weight_decay: NonNegative = 0.05
     weight_decay_end: NonNegative | None = None
@@ -429,7 +430,7 @@ class Finetune(Section):
     )
     epochs: Epochs = 20
     scratch_epochs: Annotated[tuple[Epochs, ...], Once, Field(max_length=20)] = ()
-    batch_size: Annotated[Width, Field(ge=2)] = 64
+    batch_size: Several = 64
     steps: Annotated[Whole, Field(ge=0, le=10**6)] = 100
     weight_decay: NonNegative = 0.05
     per_class: Annotated[Labels, Once] = ()

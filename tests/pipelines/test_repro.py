@@ -174,17 +174,13 @@ def test_the_table_has_numbers_of_these_settings_alone(project):
     assert shown()[0] == everything
 
 
-def test_a_file_that_rotted_in_the_cache_is_named_when_it_comes_back(project):
+def test_a_file_that_rotted_in_the_cache_is_made_again(project):
     finish(start(project))
     page = next(path for path in (project / ".dvc/cache/files").rglob("*") if path.is_file() and path.read_bytes() == b"<html>")
     page.chmod(0o644)
     page.write_bytes(b"<htmm>")
     page.chmod(0o444)
     shutil.rmtree(project / "results")
-    code, _, err = finish(start(project))
-    assert code == 1
-    assert err[-1].startswith("error: results/report/index.html is damaged, and so is DVC's copy of it: it is not what the s")
-    subprocess.run(err[-1].split("`")[1], shell=True, cwd=project, check=True)
     code, out, err = finish(start(project))
     assert code == 0 and (project / "results/report/index.html").read_text() == "<html>", err
 
