@@ -113,9 +113,7 @@ def mutant(name: str, seed: int, base: Path, scratch: Path) -> Mutant:
     """The mutant ``params:<number>`` or ``data:<number>`` of a seed."""
     group, number = name.split(":")
     rng = np.random.default_rng([seed, zlib.crc32(group.encode()), int(number)])
-    folder = scratch / "project"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(base, folder, copy_function=os.link, symlinks=True)
+    folder = _copy(base, scratch)
     if group == "params":
         kind, path, changes, read = "params.yaml", Path("params.yaml"), [mutations.settings], checked_params
     else:
@@ -136,6 +134,7 @@ def run(params: int, data: int, seed: int, show: Callable[[Mutant], Any] = lambd
     names = [f"{group}:{number}" for group, count in (("params", params), ("data", data)) for number in range(count)]
     with tempfile.TemporaryDirectory() as scratch:
         base = prepare(Path(scratch))
+        check_sound(base, Path(scratch))
         found = []
         for name in names:
             found.append(mutant(name, seed, base, Path(scratch)))
@@ -152,6 +151,25 @@ def prepare(scratch: Path) -> Path:
         raise RuntimeError(f"the project cannot be made: {said}")
     (base / ".log").unlink()
     return base
+
+
+def check_sound(base: Path, scratch: Path) -> None:
+    """Raise ``RuntimeError`` unless each reader reads what is not damaged."""
+    readers = {reader: (kind, made) for kind, made in KINDS.items() for reader in made.readers}
+    for reader, (kind, made) in readers.items():
+        folder = _copy(base, scratch)
+        path = min(base.glob(made.files)).relative_to(base)
+        outcome, said = in_child(partial(reader, path), folder)
+        if outcome != "read":
+            raise RuntimeError(f"{kind} is not read undamaged: {said}")
+
+
+def _copy(base: Path, scratch: Path) -> Path:
+    """The project anew, without a copy of what is in its files: whoever writes one replaces it."""
+    folder = scratch / "project"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(base, folder, copy_function=os.link, symlinks=True)
+    return folder
 
 
 def table(found: list[Mutant]) -> dict[str, dict[str, int]]:

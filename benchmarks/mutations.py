@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from prosmin import files
+
 Rng = np.random.Generator
 
 BOMB = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 'lol'}]\n" for i in range(12))
@@ -113,6 +115,33 @@ def head(content: bytes, rng: Rng) -> bytes:
         return struct.pack("<Q", lie) + content[8:]
     text = as_json(content[8 : 8 + size], rng)
     return struct.pack("<Q", len(text)) + text + content[8 + size :]
+
+
+def arrays(content: bytes, rng: Rng) -> bytes:
+    """Of a safetensors file: an array that is gone, or of another name, type, shape or content, under a checksum that is right."""
+    from safetensors.numpy import load, save
+
+    size = int.from_bytes(content[:8], "little")
+    facts = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    found = load(content)
+    name = pick(rng, sorted(found))
+    array = found.pop(name)
+    fill = pick(rng, [0, -1, 2**31, 2**62, np.nan, np.inf, -np.inf, 1e38])
+    change: Callable[[], Any] = pick(rng, [
+        lambda: None, lambda: found.update({pick(rng, [f"{name}x", "", name[:-1], "test.features", "weight"]): array}),
+        lambda: found.update({name: array.astype(pick(rng, ["float16", "float64", "int8", "int64", "uint8", "bool"]))}),
+        lambda: found.update({name: array.reshape(-1)}), lambda: found.update({name: array[:0]}),
+        lambda: found.update({name: array[1:]}), lambda: found.update({name: np.stack([array, array])}),
+        lambda: found.update({name: np.ascontiguousarray(array.T)}), lambda: found.update({name: np.full_like(array, fill)}),
+        lambda: found.update({name: np.where(rng.random(array.shape) < 0.1, fill, array).astype(array.dtype)}),
+    ])  # fmt: skip
+    with np.errstate(invalid="ignore"):
+        try:
+            change()
+        except OverflowError:  # a number that the type does not hold
+            found[name] = array[:1]
+    facts = {key: text for key, text in facts.items() if key != files.CHECKSUM}
+    return save(found, facts | {files.CHECKSUM: files.checksum(found, facts)})
 
 
 def words(content: bytes, rng: Rng) -> bytes:

@@ -62,6 +62,8 @@ CHANGES = {
     "pretrain.encoder.kwargs": SHAPE,
     "pretrain.projector": {"hidden_dim": 32, "dim": 8},
     "ood.sets": {"patches": "far"},
+    "fetch.more": {"source": "builtin", "name": "digits", "limit": {"train": 40, "val": 20, "test": 30}},
+    "shift.sets": ["more"],
     "finetune.datasets": [],
     "lowshot.per_class": [1],
     "lowshot.percent": [],
@@ -126,22 +128,24 @@ def _lock(path: Path) -> None:
     lockfile.restore_order(lockfile.snapshot(["linear"]), ["linear"])
 
 
-BYTES, JSON, TENSORS = mutations.BYTES, [mutations.as_json, *mutations.BYTES], [mutations.head, *mutations.BYTES]
+BYTES, JSON, TENSORS = mutations.BYTES, [mutations.as_json, *mutations.BYTES], [mutations.head, *[mutations.arrays] * 4, *mutations.BYTES]
+REPORT = stage(report)
+PHOTOS = [stage(fetching, "photos")]
 PROBES = [stage(each) for each in (linear, knn, lowshot)]
 KINDS = {
-    **{f"image, {suffix}": Kind(f"photos/*/*.{suffix}", BYTES, [stage(fetching, "photos")]) for suffix in IMAGES},
+    **{f"image, {suffix}": Kind(f"photos/*/*.{suffix}", BYTES, PHOTOS) for suffix in IMAGES},
     "parquet": Kind("table.parquet", BYTES, [stage(fetching, "table")]),
     "arrow": Kind("data/digits/*.arrow", BYTES, [stage(embed, "digits"), stage(prediction, "digits"), stage(ood, "patches")]),
-    "manifest": Kind("data/digits/manifest.json", JSON, [stage(embed, "digits"), stage(shift, "patches")]),
+    "manifest": Kind("data/digits/manifest.json", JSON, [stage(embed, "digits"), stage(shift, "more")]),
     "model.json": Kind("results/pretrain/model.json", JSON, [stage(embed, "patches"), stage(exporting), stage(prediction, "patches")]),
     "weights": Kind("results/pretrain/*m.safetensors", TENSORS, [stage(embed, "patches")]),
     "features": Kind("results/embed/digits/*.safetensors", TENSORS, [*PROBES, *PROBES, stage(ood, "patches")]),
     "features of others": Kind("results/embed/patches/*.safetensors", TENSORS, [stage(ood, "patches"), stage(transfer, "patches")]),
-    "probe": Kind("results/linear/*.safetensors", TENSORS, [stage(ood, "patches"), stage(shift, "patches")]),
+    "probe": Kind("results/linear/*.safetensors", TENSORS, [stage(ood, "patches"), stage(shift, "more")]),
     "prediction scores": Kind("results/prediction/*/scores.safetensors", TENSORS, [stage(ood, "patches")]),
-    "metrics": Kind("metrics/**/*.json", JSON, [stage(report), stage(exporting), library(lambda path: headlines.rows(load()))]),
-    "plots": Kind("plots/**/*.csv", [mutations.words, *BYTES], [stage(report)]),
-    "pictures": Kind("results/ood/patches/*.safetensors", TENSORS, [stage(report)]),
+    "metrics": Kind("metrics/**/*.json", JSON, [REPORT, stage(exporting), library(lambda path: headlines.rows(load()))]),
+    "plots": Kind("plots/**/*.csv", [mutations.words, *BYTES], [REPORT]),
+    "pictures": Kind("results/ood/patches/*.safetensors", TENSORS, [REPORT]),
     "external weights": Kind("theirs/model.safetensors", TENSORS, [library(_weights)]),
     "config.json": Kind("theirs/config.json", JSON, [library(_weights)]),
     "npy": Kind("arrays/*.npy", [mutations.words, *BYTES], [library(_arrays)]),
@@ -188,9 +192,10 @@ def build() -> None:
     files.write_json("errors.json", {"error": {"fog": 0.5, "snow": 0.6}, "accuracy_clean": 0.9} | CELLS)
     _pictures()
     params = load()
-    for name in ("digits", "patches"):
+    for name in ("digits", "patches", "more"):
         fetching.main(params, name)
     _model(params)
+    embed.main(params, "more")
     for name in ("digits", "patches"):
         embed.main(params, name)
         prediction.main(params, name)

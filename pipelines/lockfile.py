@@ -26,6 +26,7 @@ from stages import proof
 
 ORDER = Path(".prosmin/order.json")
 LOCK = Path("dvc.lock")
+LOST = "\ufffd"  # what is read in the place of bytes that are no text
 HEAD = "schema: '2.0'\nstages:\n"
 
 
@@ -73,7 +74,7 @@ def mend(path: Path = LOCK) -> Iterator[str]:
     text = read.replace("\r\n", "\n")
     with contextlib.suppress(yaml.YAMLError, RecursionError):
         found = yaml.load(text, Loader)
-        if isinstance(found, dict) and found.get("schema") == "2.0" and text.endswith("\n"):
+        if isinstance(found, dict) and found.get("schema") == "2.0" and text.endswith("\n") and LOST not in text:
             entries = found.get("stages") or {}
             if all(map(_is_whole, entries.values())):
                 text = _with_sizes(text, entries)
@@ -87,7 +88,7 @@ def mend(path: Path = LOCK) -> Iterator[str]:
         order.append(name)
         with contextlib.suppress(yaml.YAMLError, RecursionError, AttributeError, ValueError):
             (entry,) = yaml.load(block, Loader).values()
-            if _is_whole(entry) and block.endswith("\n"):
+            if _is_whole(entry) and block.endswith("\n") and LOST not in block:
                 kept.append(block)
                 continue
         lost.append(name)

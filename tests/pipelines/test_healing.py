@@ -136,6 +136,18 @@ def test_what_dvc_reads_and_would_keep_for_good_is_put_right_in_a_lock(damaged, 
     assert "put right sizes or line ends in dvc.lock" in damaged.run(REPRO)
 
 
+@pytest.mark.parametrize(("place", "kept"), [(b"stages:", ["one", "two"]), (b"work.py one", ["two"])])
+def test_bytes_of_a_lock_that_are_no_text_are_taken_out(tmp_path, monkeypatch, place, kept):
+    from pipelines import lockfile
+
+    monkeypatch.chdir(tmp_path)
+    entry = "  {0}:\n    cmd: python work.py {0}\n    outs:\n    - path: results/{0}\n      hash: md5\n      md5: {1}\n      size: 3\n"
+    text = "schema: '2.0'\nstages:\n" + entry.format("one", "0" * 32) + entry.format("two", "1" * 32)
+    Path("dvc.lock").write_bytes(text.encode().replace(place, place[:3] + b"\xff" + place[4:]))
+    assert len(list(lockfile.mend())) == 1
+    assert [name for name, _ in lockfile._split(Path("dvc.lock"))[1]] == kept and list(lockfile.mend()) == []
+
+
 def test_a_folder_in_the_place_of_a_lock_is_moved_away(damaged):
     path = damaged.folder / "dvc.lock"
     path.unlink()
