@@ -9,9 +9,12 @@ import signal
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-# What is started in the background of a script ignores Ctrl-C and hands that on to what it starts.
+# What is started in the background of a script ignores Ctrl-C, below nohup it ignores the end of its terminal,
+# and either is handed on to what it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest
 
