@@ -18,6 +18,8 @@ from typing import Any
 from pipelines import lockfile
 from pipelines.private import FOLDER, private
 from prosmin.files import recover, running, write_text
+from stages import declared
+from stages.declared import PARAMS
 
 DVC = Path(".dvc/tmp")
 EXPERIMENTS = FOLDER / "experiments"
@@ -30,7 +32,11 @@ def heal() -> Iterator[str]:
     yield from make_room(DVC, *(DVC / name for name in ("lock", "rwlock", "rwlock.lock")))
     yield from make_room(FOLDER, FOLDER / "seconds.json")
     with _held(DVC / "lock") as alone:  # else a `dvc` that somebody has started by hand is copying
-        found = [path for folder in _folders() for path in (*recover(folder), *(_copies(folder) if alone else ()))]
+        found = [
+            path
+            for folder in _folders()
+            for path in (*recover(folder, _is_output), *(_copies(folder) if alone else ()))
+        ]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         yield f"removed what an interrupted write had left: {', '.join(map(str, found[:3]))}{more}"
@@ -39,6 +45,13 @@ def heal() -> Iterator[str]:
             yield from _rwlock(DVC / "rwlock")
     yield from lockfile.mend()
     yield from clear_experiments()
+
+
+def _is_output(path: Path) -> bool:
+    """Whether a stage writes this folder; where the graph cannot be read, any may be one."""
+    content = declared.parse(PARAMS.read_bytes()) if PARAMS.is_file() else None
+    stages = declared.graph(content) if isinstance(content, dict) else {}
+    return not stages or any(str(path) in stage.outs for stage in stages.values())
 
 
 def _folders() -> Iterator[Path]:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,10 +65,12 @@ def running(number: int, since: float) -> bool:
         return True
 
 
-def recover(folder: str | Path) -> list[Path]:
+def recover(
+    folder: str | Path, belongs: Callable[[Path], bool] = lambda target: True
+) -> list[Path]:
     """Remove from ``folder`` what processes that were killed while they wrote have left in it; returns what was there.
 
-    A folder that had been moved aside for a new one is put back where the new one never came.
+    A folder that had been moved aside for a new one is put back where the new one never came, if it ``belongs`` at that path.
     """
     try:
         names = [name for name in os.listdir(folder) if name.startswith(".")]
@@ -83,7 +85,7 @@ def recover(folder: str | Path) -> list[Path]:
                 continue
             found.append(path)
             target = path.with_name(match[1])
-            if match[3] == "old" and not target.exists():
+            if match[3] == "old" and not target.exists() and belongs(target):
                 os.replace(path, target)
             elif path.is_dir():
                 shutil.rmtree(path)

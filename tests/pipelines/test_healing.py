@@ -52,6 +52,7 @@ def test_a_leftover_of_a_write_is_never_hashed_and_is_removed(damaged):
     half = folder / f"metrics/leaf/.one.json.{dead.pid}.part"
     assert half.read_text() == "half"
     (folder / "metrics" / COPY).write_text("half of a copy")
+    (folder / f"metrics/leaf/.stray.{dead.pid}.old").mkdir()  # no stage writes a folder there
     (folder / f".dvc.lock.{dead.pid}.part").write_text("half of a lock")
     os.replace(folder / "results/middle", folder / f"results/.middle.{dead.pid}.old")
     assert "metrics" not in damaged.run("dvc", "status", "total")
