@@ -138,8 +138,8 @@ def arrays(content: bytes, rng: Rng) -> bytes:
     with np.errstate(invalid="ignore"):
         try:
             change()
-        except OverflowError:  # a number that the type does not hold
-            found[name] = array[:1]
+        except (OverflowError, IndexError):  # a number that the type does not hold; a scalar has no rows
+            found[name] = array.reshape(1, -1)
     facts = {key: text for key, text in facts.items() if key != files.CHECKSUM}
     return save(found, facts | {files.CHECKSUM: files.checksum(found, facts)})
 
