@@ -174,8 +174,19 @@ def _share_cache(origin: Path, folder: Path) -> None:
 
 
 def git(folder: Path, *arguments: str, fails: str = "") -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise UserError(f"git {fails or f'{arguments[0]} failed: {said[-1] if said else done.returncode}'}")
-    return done.stdout
+    process = subprocess.Popen(
+        ["git", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        output, errors = process.communicate()
+    except BaseException:  # this process is to stop, and a git that is killed leaves its lock
+        process.communicate()
+        raise
+    if process.returncode:
+        said = errors.strip().splitlines()
+        why = f"{arguments[0]} failed: {said[-1] if said else process.returncode}"
+        lock = Path(folder, ".git", "index.lock")
+        if not fails and lock.exists():  # of which `git stash` says nothing
+            why = f"{arguments[0]} failed: {lock} is there; if no git is at work in this folder, `rm {lock}`"
+        raise UserError(f"git {fails or why}")
+    return output

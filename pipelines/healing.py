@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from typing import Any
 from pipelines import lockfile
 from pipelines.private import FOLDER, private
 from prosmin.files import recover, running, write_text
-from stages import declared
+from stages import declared, proof
 from stages.declared import PARAMS
 
 DVC = Path(".dvc/tmp")
 EXPERIMENTS = FOLDER / "experiments"
 WRITTEN = ("metrics", "plots", "results")  # by stages, at any depth; data/ holds folders of files and may be large
+QUIET = 60.0  # seconds since the last write, after which a copy that no process here has open is nobody's
 COPY = re.compile(r".*\.[\w-]{22}\.tmp")  # the name of DVC's copies until they are whole
 
 
@@ -37,6 +39,7 @@ def heal() -> Iterator[str]:
             for folder in _folders()
             for path in (*recover(folder, _is_output), *(_copies(folder) if alone else ()))
         ]
+    found += _abandoned(proof.cache())
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         yield f"removed what an interrupted write had left: {', '.join(map(str, found[:3]))}{more}"
@@ -71,6 +74,29 @@ def _copies(folder: Path) -> Iterator[Path]:
             if COPY.fullmatch(name):
                 Path(folder, name).unlink()
                 yield Path(folder, name)
+
+
+def _abandoned(cache: Path) -> Iterator[Path]:
+    """Remove unfinished copies from a cache, which others may share: only those that nobody is writing."""
+    for pattern in ("files/md5/.*.tmp", "files/md5/*/.*.tmp", "runs/*/*/.*.tmp"):
+        for path in sorted(cache.glob(pattern)):
+            with contextlib.suppress(OSError):
+                facts = path.stat()
+                old = time.time() - facts.st_mtime > QUIET
+                if COPY.fullmatch(path.name) and old and facts.st_uid == os.getuid() and not _is_open(path):
+                    path.unlink()
+                    yield path
+
+
+def _is_open(path: Path) -> bool:
+    """Whether a process of this user has the file open."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if str(path.resolve()) in {each.path for each in process.open_files()}:
+                return True
+    return False
 
 
 # --- locks ----------------------------------------------------------------------------------------

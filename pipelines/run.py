@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from pipelines.view import Terminal
 
+STOPPING = 30.0  # seconds for a run that was told to stop to end in order
 FLUSH = 5.0  # seconds for what the server has not yet been told
 
 
@@ -138,14 +140,18 @@ def leave(code: int) -> NoReturn:
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+    """End in order by an exception; without further ado if some code has swallowed it, as an import or a finaliser may."""
+    late = threading.Timer(STOPPING, leave, [128 + number])  # upon which the guards end what was started
+    late.daemon = True
+    late.start()
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def command(body: Callable[[], int]) -> NoReturn:
     """Run ``body`` as a command: its code, one sentence for bad input, no traceback for being stopped."""
     raise_interrupts()
     for each in heard():
-        if each != signal.SIGINT:
+        if signal.getsignal(each) != signal.SIG_IGN:  # as Ctrl-C is in the background of a script
             signal.signal(each, stop)
     end_with_make()
     try:

@@ -136,14 +136,18 @@ def _by_manifest(out: str) -> dict[str, str]:
 
 def _cached(md5: str) -> Path:
     """The object of DVC's cache with this checksum."""
+    return cache() / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def cache() -> Path:
+    """The folder of DVC's cache."""
     where = "cache"
     for name in ("config", "config.local"):
         settings = configparser.ConfigParser(strict=False, interpolation=None)
         with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
             settings.read_string(Path(".dvc", name).read_text())
         where = settings.get("cache", "dir", fallback=where)
-    folder = Path(".dvc", where)  # relative to the file of settings
-    return folder / "files" / "md5" / md5[:2] / md5[2:]
+    return Path(".dvc", where)  # relative to the file of settings
 
 
 def digest(path: str, algorithm: str) -> str:

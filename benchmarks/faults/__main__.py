@@ -87,6 +87,7 @@ KINDS = {
     "at once": Kind(4, resources.at_once, "two runs at the same time"),
 }
 DRAWS = 8  # times that a fault which hit nothing is drawn again
+WORDS = 6000  # characters of what was said that are kept of a fault that was not held
 KEPT = RESULTS / "faults.json"
 
 
@@ -121,7 +122,7 @@ def one(
         except judge.Skipped as reason:
             entry |= {"held": None, "why": str(reason)}
         except judge.NotHeld as reason:
-            entry |= {"why": str(reason)}
+            entry |= {"why": str(reason), "said": "\n".join(place.said)[-WORDS:]}
         finally:
             entry["fault"] = ", ".join(place.story)
             judge.kill_all(place)

@@ -223,14 +223,17 @@ def leftovers(place: Place, draw: random.Random) -> None:
     """Files and folders that an interrupted write leaves: ours, and those of DVC's copies."""
     for _ in range(draw.randint(1, 4)):
         part = place.folder / draw.choice(MADE)
-        # What lies inside a folder that DVC keeps whole is part of it.
-        inside = [] if part.name in ("data", "results") else sorted(part.rglob("*"))
+        # Whole folders are written in data/ and results/, and what lies inside is part of them.
+        whole = part.name in ("data", "results")
+        inside = [] if whole else sorted(part.rglob("*"))
         folder = draw.choice([part, *(path for path in inside if path.is_dir())])
+        names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+        name = draw.choice(names)
+        ours = [f".{name}.{NOBODY}.{mark}" for mark in (("part", "old") if whole else ("part",))]
         letters = "".join(draw.choices(string.ascii_letters + string.digits, k=22))
-        ours = [f".linear.json.{NOBODY}.part", f".linear.{NOBODY}.old", f".digits.{NOBODY}.part"]
         path = folder / draw.choice([*ours, f".{letters}.tmp"])
         place.story.append(str(path.relative_to(place.folder)))
-        if draw.random() < 0.3 and path.suffix != ".tmp":
+        if whole and path.suffix != ".tmp":
             path.mkdir(exist_ok=True)
             path = path / "half.arrow"
         path.write_bytes(draw.randbytes(draw.randint(0, 1000)))

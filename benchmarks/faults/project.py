@@ -35,6 +35,7 @@ MADE = ("data", "metrics", "plots", "results")  # folders that a run fills, besi
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",
     "PROSMIN_CHECKPOINT_SECONDS": "0",
     **{f"GIT_{who}_NAME": "faults" for who in ("AUTHOR", "COMMITTER")},
     **{f"GIT_{who}_EMAIL": "faults@example.org" for who in ("AUTHOR", "COMMITTER")},

@@ -95,6 +95,30 @@ GUARD = ROOT / "pipelines" / "guard.py"
 ESCAPES = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(p.pid, flush=True); time.sleep({})"
 
 
+SWALLOWS = """
+import signal, sys, time
+from pipelines import run
+run.STOPPING = 0.5
+
+def body():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except BaseException:
+        time.sleep(60)
+
+run.command(body)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_ends_when_it_is_told_to_even_if_some_code_swallows_that(number):
+    run = subprocess.Popen([sys.executable, "-c", SWALLOWS], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == "ready\n"
+    run.send_signal(number)
+    assert run.wait(timeout=30) == 128 + number
+
+
 @pytest.mark.parametrize("way", ["stdin closes", "SIGTERM", "the command ends"])
 def test_the_guard_leaves_nothing_behind(way):
     seconds = 0 if way == "the command ends" else 60

@@ -14,9 +14,11 @@ import pytest
 import yaml
 
 from pipelines import durations, lockfile
+from pipelines.experiment import git
 from pipelines.healing import clear_experiments, experiment_folder, heal
 from pipelines.workspace import alone
-from tests.pipelines.conftest import ROOT, Project
+from prosmin.errors import UserError
+from tests.pipelines.conftest import ROOT, Project, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 COPY = ".5olDpSrtAbCdEfGh_-01xZ.tmp"  # as DVC names a copy that is not yet whole
@@ -61,6 +63,21 @@ def test_a_leftover_of_a_write_is_never_hashed_and_is_removed(damaged):
     assert "removed what an interrupted write had left" in said and "Running stage" not in said
     assert ".dvc/tmp/rwlock was torn" in said and "ERROR" not in said
     assert not half.exists()
+
+
+def test_an_unfinished_copy_in_the_cache_is_removed_once_nobody_writes_it(damaged):
+    cache = damaged.folder / ".dvc/cache"
+    entry = next(iter(sorted((cache / "runs").glob("*/*"))))
+    copies = [folder / COPY for folder in (cache / "files/md5", cache / "files/md5/ab", entry)]
+    copies[1].parent.mkdir(exist_ok=True)
+    for copy in copies:
+        copy.write_text("half")
+    assert not list(heal())  # written just now
+    for copy in copies:
+        os.utime(copy, (0, 0))
+    with open(copies[0], "a"):
+        assert len(list(heal())) == 1 and [copy.exists() for copy in copies] == [True, False, False]
+    assert len(list(heal())) == 1 and not copies[0].exists()
 
 
 def test_git_and_dvc_ignore_what_a_write_may_leave():
@@ -279,3 +296,35 @@ def test_notes_that_are_torn_are_none(tmp_path, monkeypatch, torn):
         path.write_text(torn)
     assert lockfile.noted() == {} and durations.load() == {}
     assert not list(proof.faults(["data/digits"]))
+
+
+GIT = """
+import os, sys, time
+open(".git/index.lock", "w").close()
+time.sleep(2)
+os.unlink(".git/index.lock")
+"""
+
+
+def test_a_git_that_is_at_work_when_a_run_is_stopped_ends_its_work(tmp_path):
+    """One that is killed would leave its lock, over which every later sweep fails."""
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin/git"
+    fake.write_text(f"#!{sys.executable}\n{GIT}")
+    fake.chmod(0o755)
+    (tmp_path / ".git").mkdir()
+    code = "from pathlib import Path; from pipelines import experiment, run; run.command(lambda: experiment.git(Path(), 'stash'))"
+    variables = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=variables)
+    until(lambda: (tmp_path / ".git/index.lock").exists())
+    run.send_signal(signal.SIGHUP)
+    assert run.wait(timeout=60) == 129
+    assert not (tmp_path / ".git/index.lock").exists()
+
+
+def test_the_lock_of_a_git_that_was_killed_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    (tmp_path / ".git/index.lock").touch()
+    with pytest.raises(UserError, match=r"git add failed: .git/index.lock is there; .* `rm .git/index.lock`"):
+        git(Path(), "add", ".")
