@@ -89,6 +89,7 @@ def take_snapshot() -> str:
     ).strip()
     for path in ("dvc.yaml", str(PARAMS)):
         git(here, "ls-files", "--error-unmatch", path, fails=f"does not track {path}; `git add {path}` first")
+    git(here, "status", "--porcelain")  # notes new time stamps, over which alone `git stash create` fails
     return "+".join(filter(None, [commit, git(here, "stash", "create").strip()]))
 
 
