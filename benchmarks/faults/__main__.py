@@ -14,7 +14,9 @@ sentence with a command, which is then carried out.
     python -m benchmarks.faults --kind flow --fresh     # one kind, anew
     python -m benchmarks.faults --number 17             # one once more, with all that was said
 
-All outcomes stand in benchmarks/results/faults.json. The exit code is 1 when one was not held.
+All outcomes stand in benchmarks/results/faults.json. What a number stands for depends on the seed,
+the count and the code: outcomes of others are kept and neither counted nor replaced, and one that
+is made once more by ``--number`` is not kept. The exit code is 1 when one was not held.
 """
 
 import argparse
@@ -172,7 +174,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kind", choices=list(KINDS), action="append", help="only of this kind")
     parser.add_argument("--number", type=int, action="append", help="only this one, word for word")
     parser.add_argument("--fresh", action="store_true", help="forget what was done before")
-    parser.add_argument("--failed", action="store_true", help="make again what was not held")
     parser.add_argument("--keep", type=Path, default=KEPT, help="the file of outcomes")
     parser.add_argument("--scratch", type=Path, default=scratch, help="the folder of the copies")
     return parser.parse_args()
@@ -186,17 +187,17 @@ def main() -> int:
     resources.own_mounts()
     version, names = code(), plan(given.seed, given.count)
     scratch = given.scratch / version
-    done: dict[int, dict[str, Any]] = {}
-    if given.keep.exists() and not given.fresh:
-        kept = read_json(given.keep)["faults"]
-        done = {entry["number"]: entry for entry in kept if entry["seed"] == given.seed}
+    same = {"seed": given.seed, "count": given.count, "code": version}
+    kept = read_json(given.keep)["faults"] if given.keep.exists() and not given.fresh else []
+    others = [entry for entry in kept if not same.items() <= entry.items()]
+    done = {entry["number"]: entry for entry in kept if same.items() <= entry.items()}
 
     def wanted(number: int) -> bool:
         if given.kind and names[number] not in given.kind:
             return False
         if given.number:
             return number in given.number
-        return number not in done or (given.failed and done[number]["held"] is False)
+        return number not in done
 
     chosen = [number for number in range(given.count) if wanted(number)]
     needed = {KINDS[names[number]].original for number in chosen}
@@ -207,9 +208,10 @@ def main() -> int:
         original = originals[KINDS[names[number]].original]
         entry = one(number, names[number], given.seed, original, scratch, bool(given.number))
         with keeping:
-            done[number] = entry | {"code": version}
-            faults = [done[each] for each in sorted(done)]
-            write_json(given.keep, {"machine": machine(), "faults": faults})
+            done[number] = entry | same
+            if not given.number:
+                faults = [*others, *(done[each] for each in sorted(done))]
+                write_json(given.keep, {"machine": machine(), "faults": faults})
             word = {True: "held", False: "NOT HELD", None: "left out"}[entry["held"]]
             what = f"{entry['kind']}: {entry['fault']}: {entry['why']}"
             print(f"{number:4d} {word}: {what} ({entry['seconds']} s)", flush=True)
@@ -217,7 +219,7 @@ def main() -> int:
     with ThreadPoolExecutor(given.jobs) as pool:
         for each in [pool.submit(work, number) for number in chosen]:
             each.result()
-    shown = [done[number] for number in sorted(done) if number < given.count]
+    shown = [done[number] for number in sorted(done)]
     print(f"\n{table(shown)}")
     return 1 if any(entry["held"] is False for entry in shown) else 0
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -175,10 +176,12 @@ def forget(place: Place, *names: str) -> None:
             start, _, _ = lines[number + 2].partition("md5: ")
             lines[number + 2] = f"{start}md5: {'f' * 32}\n"
     path.write_text("".join(lines))
-    commands = [f"cmd: python -m stages.{name.replace('@', ' ')}\n" for name in names]
-    for entry in (place.folder / ".dvc/cache/runs").glob("*/*/*"):
-        if any(command in entry.read_text() for command in commands):
-            shutil.rmtree(entry.parent)
+    # The stages of a foreach have one command.
+    modules = "|".join({name.partition("@")[0] for name in names})
+    command = re.compile(rf"^cmd: python -m stages\.({modules})\b", re.M)
+    for entries in list((place.folder / ".dvc/cache/runs").glob("*/*")):
+        if any(command.search(entry.read_text()) for entry in entries.iterdir()):
+            shutil.rmtree(entries)
 
 
 def never_ran(place: Place, count: int) -> None:
