@@ -1,12 +1,12 @@
 """How long each stage took when it last ran in this folder: what the order of the next run goes by, and nothing else."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
+from pipelines.private import FOLDER
 from prosmin.errors import UserError
 from prosmin.files import read_json, write_json
 
-KEPT = Path(".prosmin/seconds.json")
+KEPT = FOLDER / "seconds.json"
 
 
 def load() -> dict[str, float]:

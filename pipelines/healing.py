@@ -16,11 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines import lockfile
+from pipelines import durations, lockfile
 from pipelines.private import FOLDER, private
 from prosmin.files import recover, running, write_text
 from stages import declared, proof
-from stages.declared import PARAMS
 
 DVC = Path(".dvc/tmp")
 EXPERIMENTS = FOLDER / "experiments"
@@ -32,7 +31,7 @@ COPY = re.compile(r".*\.[\w-]{22}\.tmp")  # the name of DVC's copies until they 
 def heal() -> Iterator[str]:
     """Yields what has been done, a sentence each. Call it while no other run is at work in the current folder."""
     yield from make_room(DVC, *(DVC / name for name in ("lock", "rwlock", "rwlock.lock")))
-    yield from make_room(FOLDER, FOLDER / "seconds.json")
+    yield from make_room(FOLDER, durations.KEPT)
     with _held(DVC / "lock") as alone:  # else a `dvc` that somebody has started by hand is copying
         found = [
             path
@@ -52,8 +51,8 @@ def heal() -> Iterator[str]:
 
 def _is_output(path: Path) -> bool:
     """Whether a stage writes this folder; where the graph cannot be read, any may be one."""
-    content = declared.parse(PARAMS.read_bytes()) if PARAMS.is_file() else None
-    stages = declared.graph(content) if isinstance(content, dict) else {}
+    content = declared.sections(declared.PARAMS)
+    stages = declared.graph(content) if content else {}
     return not stages or any(str(path) in stage.outs for stage in stages.values())
 
 

@@ -15,17 +15,13 @@ from typing import Any
 
 import yaml
 
-try:
-    from yaml import CSafeLoader as Loader
-except ImportError:
-    from yaml import SafeLoader as Loader
-
+from pipelines.private import FOLDER
 from prosmin.errors import UserError
 from prosmin.files import read_json, write_json, write_text
 from stages import proof
+from stages.declared import LOCK, Loader
 
-ORDER = Path(".prosmin/order.json")
-LOCK = Path("dvc.lock")
+ORDER = FOLDER / "order.json"
 LOST = "\ufffd"  # what is read in the place of bytes that are no text
 HEAD = "schema: '2.0'\nstages:\n"
 

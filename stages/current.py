@@ -41,8 +41,7 @@ class _Look:
 
     def __init__(self, root: Path):
         self.root = root
-        content = root / declared.PARAMS
-        self.params = (declared.parse(content.read_bytes()) if content.is_file() else None) or {}
+        self.params = declared.sections(root / declared.PARAMS)
         self.graph = declared.graph(self.params, root / declared.GRAPH)
         self.lock = declared.locked(root / declared.LOCK)
         self.writer = {out: name for name, stage in self.graph.items() for out in stage.outs}

@@ -18,9 +18,8 @@ import yaml
 PARAMS, GRAPH, LOCK = Path("params.yaml"), Path("dvc.yaml"), Path("dvc.lock")
 
 _TEMPLATE = re.compile(r"\$\{([^}]*)\}")
-_Loader = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # a tenth of the time, where libyaml is there
+# A tenth of the time, where libyaml is there.
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ def address(stage: str, arguments: tuple[str, ...] | list[str]) -> str:
 def definitions(path: Path = GRAPH) -> dict[str, Any]:
     """The stages as they are written, a ``foreach`` as one; none where ``path`` is not there or
     holds none."""
-    content = parse(path.read_bytes()) if path.is_file() else None
-    found = content.get("stages") if isinstance(content, dict) else None
+    found = sections(path).get("stages")
     return (
         {name: each for name, each in found.items() if isinstance(each, dict)}
         if isinstance(found, dict)
@@ -99,8 +97,7 @@ def graph(params: Mapping[str, Any], path: Path = GRAPH) -> dict[str, Stage]:
 def locked(path: Path = LOCK) -> dict[str, Any]:
     """The entries of ``dvc.lock`` by stage; none where there is no such file, or another DVC is
     writing it."""
-    content = parse(path.read_bytes()) if path.is_file() else None
-    found = content.get("stages") if isinstance(content, dict) else None
+    found = sections(path).get("stages")
     return found if isinstance(found, dict) else {}
 
 
@@ -112,10 +109,16 @@ def value(params: Mapping[str, Any], key: str) -> Any:
     return here
 
 
+def sections(path: Path) -> dict[str, Any]:
+    """The content of a YAML file; empty where there is no such file or it holds no sections."""
+    content = parse(path.read_bytes()) if path.is_file() else None
+    return content if isinstance(content, dict) else {}
+
+
 def parse(text: bytes) -> Any:
     """What YAML holds, None where it is no YAML. Quick, and not as strict as ``stages.reading``."""
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, Loader)
     except Exception:  # YAML's constructors raise many kinds for a tag that does not fit its value
         return None
 

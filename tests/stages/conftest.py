@@ -17,6 +17,22 @@ ROOT = Path(__file__).parents[2]
 SPLITS = {"train": slice(0, 500), "val": slice(500, 650), "test": slice(650, 900)}
 
 
+def project(folder: Path) -> Path:
+    """A new folder with git, DVC as this checkout has it, and params.yaml; no stage."""
+    ignored = shutil.ignore_patterns("cache", "tmp", "config.local")
+    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=ignored)
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    shutil.copy(ROOT / "params.yaml", folder)
+    return folder
+
+
+def moved_to_copy(made: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a folder, in which the test then works."""
+    shutil.copytree(made, scratch / "a copy", symlinks=True)
+    monkeypatch.chdir(scratch / "a copy")
+    return scratch / "a copy"
+
+
 class Workplace:
     """features: what stands in results/embed, by dataset and encoder; ``write`` puts it on disk."""
 

@@ -10,6 +10,7 @@ import yaml
 from pipelines import graph
 from stages import current
 from tests.pipelines.conftest import Project
+from tests.stages.conftest import moved_to_copy
 
 WHOLE = """
   whole: {cmd: python work.py total, params: [params.yaml: ], deps: [work.py, results/source], outs: [results/whole]}
@@ -28,9 +29,7 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(made, tmp_path, monkeypatch) -> Path:
-    shutil.copytree(made, tmp_path / "a copy", symlinks=True)
-    monkeypatch.chdir(tmp_path / "a copy")
-    return tmp_path / "a copy"
+    return moved_to_copy(made, tmp_path, monkeypatch)
 
 
 def set_param(key: str, value: object) -> None:

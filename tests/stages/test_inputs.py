@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stages import inputs
-from tests.stages.conftest import ROOT
+from tests.stages.conftest import ROOT, project
 
 GRAPH = """
 stages:
@@ -50,14 +50,7 @@ if os.environ.get("EDIT"):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    folder = tmp_path / "a project"
-    shutil.copytree(
-        ROOT / ".dvc",
-        folder / ".dvc",
-        ignore=shutil.ignore_patterns("cache", "tmp", "config.local"),
-    )
-    subprocess.run(["git", "init", "--quiet", folder], check=True)
-    shutil.copy(ROOT / "params.yaml", folder)
+    folder = project(tmp_path / "a project")
     for name, text in {"dvc.yaml": GRAPH, "linear.py": STAGE, "used.py": "1"}.items():
         (folder / name).write_text(text)
     (folder / "data").mkdir()

@@ -14,7 +14,7 @@ import pytest
 from prosmin import files
 from prosmin.errors import UserError
 from stages import proof
-from tests.stages.conftest import ROOT
+from tests.stages.conftest import ROOT, moved_to_copy, project
 
 GRAPH = """
 stages:
@@ -60,14 +60,7 @@ def flip(path: Path) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A folder in which DVC has run both stages."""
-    folder = tmp_path_factory.mktemp("made") / "a project"
-    shutil.copytree(
-        ROOT / ".dvc",
-        folder / ".dvc",
-        ignore=shutil.ignore_patterns("cache", "tmp", "config.local"),
-    )
-    subprocess.run(["git", "init", "--quiet", folder], check=True)
-    shutil.copy(ROOT / "params.yaml", folder)
+    folder = project(tmp_path_factory.mktemp("made") / "a project")
     (folder / "dvc.yaml").write_text(GRAPH)
     for name in ("linear", "knn"):
         (folder / f"{name}.py").write_text(MAKE.replace("NAME", name))
@@ -78,9 +71,7 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(made, tmp_path, monkeypatch) -> Path:
-    shutil.copytree(made, tmp_path / "a copy", symlinks=True)
-    monkeypatch.chdir(tmp_path / "a copy")
-    return tmp_path / "a copy"
+    return moved_to_copy(made, tmp_path, monkeypatch)
 
 
 def copy_of(folder: Path, content: bytes) -> Path:
