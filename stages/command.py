@@ -16,6 +16,7 @@ from stages import inputs
 from stages.params import PARAMS, load
 from stages.stopping import raise_interrupts
 from stages.threads import keep_to_share
+from stages.workers import PEER_LOST
 
 # The key of a metrics file that says why its evaluation was left out.
 LEFT_OUT = "left_out"
@@ -36,8 +37,8 @@ OUTSIDE = {
 def run(stage: str, main: Callable[..., None]) -> None:
     """Call ``main(params, *arguments)`` for ``python -m stages.<stage> [arguments]`` and exit.
 
-    The exit code is 0 when the stage is done, 2 for bad input, 130 when interrupted; anything else that is
-    raised is a defect and shows its traceback.
+    The exit code is 0 when the stage is done, 2 for bad input, 130 when interrupted, 75 where another
+    process of the stage has ended; anything else that is raised is a defect and shows its traceback.
     """
     raise_interrupts()
     try:
@@ -64,6 +65,9 @@ def run(stage: str, main: Callable[..., None]) -> None:
         where = f" ({error.filename})" if error.filename else ""
         _fail(f"{stage} cannot go on: {error.strerror}{where}; nothing half-written was kept")
     except (MemoryError, RuntimeError) as error:
+        if _peer_lost(error):
+            log.warning("another process of this stage has ended (%s)", reason(error))
+            sys.exit(PEER_LOST)
         if not _out_of_memory(error):
             raise
         _fail(
@@ -119,6 +123,12 @@ def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """torch raises a ``RuntimeError`` for it: on a GPU one of its own class, on a CPU a plain one."""
     told = ("allocate memory", "out of memory")
     return isinstance(error, MemoryError) or any(words in str(error) for words in told)
+
+
+def _peer_lost(error: MemoryError | RuntimeError) -> bool:
+    """Gloo raises a plain ``RuntimeError`` in the processes that live when one of them dies; NCCL one of its own class."""
+    told = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "remote process exited")
+    return "RANK" in os.environ and any(words in str(error) for words in told)
 
 
 def _usage(stage: str, main: Callable[..., None]) -> str:

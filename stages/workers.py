@@ -22,6 +22,9 @@ from stages import threads
 LOOPBACK = "127.0.0.1"
 GRACE = 5.0  # seconds for the first process to word the error that another has met too, and for each to end when told
 
+# Exit code of a process that could not go on without another one, whose own end is the cause. EX_TEMPFAIL of sysexits.h.
+PEER_LOST = 75
+
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -81,18 +84,18 @@ def _die_with_parent() -> None:
 
 
 def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:
-    while any(worker.poll() is None for worker in workers):
-        if any(worker.poll() for worker in workers):
-            break
+    """The exit code of the process whose end is the cause of the others', once its error is said."""
+    while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
         time.sleep(0.1)
-    failed = next((rank for rank, worker in enumerate(workers) if worker.poll()), None)
-    if failed is None:
+    if not any(worker.poll() for worker in workers):
         return 0
-    if failed:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            workers[0].wait(GRACE)
-    if workers[0].poll():
-        failed = 0
+    until = time.monotonic() + GRACE
+    while workers[0].poll() is None or _cause(workers) is None:
+        if time.monotonic() > until or all(worker.poll() is not None for worker in workers):
+            break
+        time.sleep(0.05)
+    if (failed := _cause(workers)) is None:
+        return PEER_LOST
     code = workers[failed].returncode
     if code < 0:
         print(f"error: process {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr)
@@ -100,6 +103,11 @@ def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:
     if failed:
         sys.stderr.write((folder / str(failed)).read_text(errors="replace"))
     return code
+
+
+def _cause(workers: list[subprocess.Popen[bytes]]) -> int | None:
+    """The first process that has failed by itself."""
+    return next((rank for rank, worker in enumerate(workers) if worker.poll() not in (None, 0, PEER_LOST)), None)
 
 
 def _stop(workers: list[subprocess.Popen[bytes]], number: int) -> None:

@@ -161,6 +161,32 @@ def test_two_processes_train_one_model(finished, tmp_path):
     assert two["loss"] == pytest.approx(one["loss"], rel=0.2)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_death_of_one_of_two_processes_is_one_sentence(finished, tmp_path):
+    for name in ("data", "prosmin", "stages"):
+        shutil.copytree(finished / name, tmp_path / name)
+    shutil.copy(finished / "params.yaml", tmp_path)
+    edit(tmp_path, {"pretrain.epochs": 100_000})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.pretrain"],
+        cwd=tmp_path,
+        env={**os.environ, "PROSMIN_PROCESSES": "2", "CUDA_VISIBLE_DEVICES": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if "process(es)" in line:
+            break
+    time.sleep(1)
+    workers = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    second = next(worker for worker in workers if b"\0RANK=1\0" in Path(f"/proc/{worker}/environ").read_bytes())
+    os.kill(second, signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == "error: process 1 was ended by SIGTERM"
+    assert process.returncode == 143
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_pretraining_leaves_the_old_model_whole(finished, tmp_path, number):
     for name in ("data", "prosmin", "stages", "results/pretrain", "metrics"):

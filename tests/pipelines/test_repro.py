@@ -149,7 +149,7 @@ stages:
 
 def test_the_table_has_numbers_of_these_settings_alone(project):
     (project / "measures.py").write_text(MEASURES)
-    (project / "dvc.yaml").write_text(TWO.replace("cp -r metrics results", "mkdir -p results/report && cp metrics/* $_"))
+    (project / "dvc.yaml").write_text(TWO.replace("cp -r metrics results", "mkdir -p results/report && cp metrics/* results/report"))
     (project / "one.py").unlink()
 
     def shown(*arguments):

@@ -40,7 +40,6 @@ SECTIONS = {
     "params",
     "definitions",
 }
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 VOID = {"meta", "img", "br", "link"}
 
 

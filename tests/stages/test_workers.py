@@ -63,6 +63,17 @@ def test_a_process_that_is_killed_is_named(started, rank):
     assert process.returncode == 137
 
 
+@pytest.mark.parametrize(("code", "said", "ended"), [("os.kill(os.getpid(), 15)", "process 1 was ended by SIGTERM", 143), ("sys.exit('error: one')", "one", 1)])
+def test_the_cause_is_told_and_not_its_effect_on_the_others(started, code, said, ended):
+    process = started(f"""
+if rank == 1:
+    time.sleep(0.3)
+    {code}
+sys.exit(75)""")
+    assert process.communicate(timeout=60)[1] == f"error: {said}\n"
+    assert process.returncode == ended
+
+
 @pytest.mark.parametrize(("threads", "each"), [("7", "2"), ("6,2", "2"), ("2", "1"), ("", "1")])
 def test_the_threads_of_a_stage_are_shared_out(started, tmp_path, monkeypatch, threads, each):
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
