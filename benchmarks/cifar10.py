@@ -20,9 +20,9 @@ import yaml
 from pyarrow.parquet import read_schema
 
 from benchmarks.record import record
-from pipelines.execute import environment
-from stages.headlines import rows
-from stages.params import load
+from pipelines.engine.execute import environment
+from stages.common.headlines import rows
+from stages.params.load import load
 
 # The default run's ResNet with a stem as wide as its first stage (He et al., CVPR 2016, sec. 4.2), and shortcuts that average where they
 # get smaller instead of leaving out three pixels of four (He et al., CVPR 2019, ResNet-D).

@@ -22,7 +22,8 @@ import torch
 from sklearn.datasets import load_sample_images
 
 from benchmarks.record import machine
-from prosmin import corruptions, files
+from prosmin import corruptions
+from prosmin.common import files
 
 TURNS = 3
 COUNTS = {32: (24, 512), 224: (3, 10)}  # size: (images for the library, images for us)

@@ -2,7 +2,7 @@
 
 Test sets are drawn of which the truth is known, near the ends of the range above all. For each metric
 the share of test sets whose interval holds it, by the percentile bootstrap, by BCa (Efron 1987) and by
-``prosmin.intervals``, with the mean width. ``above`` and ``below``: the shares of intervals that lie
+``prosmin.metrics.intervals``, with the mean width. ``above`` and ``below``: the shares of intervals that lie
 wholly to that side of the truth. Of ECE the truth is what so many images show on average. Test sets on
 which a metric is undefined (an mCE whose reference makes no error) are left out and counted. Each case
 is kept in benchmarks/results/coverage.json as it ends.
@@ -17,8 +17,9 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from benchmarks.record import keep
-from prosmin import calibration, detection, intervals, metrics, paired, prediction, robustness, selective
-from prosmin.metrics import Metric
+from prosmin.evaluation import prediction
+from prosmin.metrics import calibration, classification, corruption_error, detection, intervals, paired, selective
+from prosmin.metrics.classification import Metric
 
 RESAMPLES = 400
 METHODS = ("percentile", "bca", "ours")
@@ -53,7 +54,7 @@ def bca(metric: Metric, n: int, value: float, drawn: np.ndarray) -> Interval:
 
 def of(metric: Metric, n: int, seed: int) -> dict[str, Interval]:
     """The intervals of one metric of one test set."""
-    blocks = metrics.resamples(n, RESAMPLES, seed)
+    blocks = classification.resamples(n, RESAMPLES, seed)
     drawn = np.concatenate([np.asarray(metric(counts)) for counts in blocks])
     value, whole = float(metric(None)), drawn[np.isfinite(drawn)]
     if not (np.isfinite(value) and len(whole)):
@@ -71,7 +72,7 @@ def of(metric: Metric, n: int, seed: int) -> dict[str, Interval]:
 
 def hits_of(right: np.ndarray) -> Metric:
     """The accuracy of answers of which it is known whether they are right, bool [n]."""
-    return partial(metrics.accuracy, np.stack([right, ~right], 1) * 1.0, np.zeros(len(right), int))
+    return partial(classification.accuracy, np.stack([right, ~right], 1) * 1.0, np.zeros(len(right), int))
 
 
 def answers(
@@ -79,15 +80,15 @@ def answers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits [n, 10] and labels [n] of a classifier that is calibrated at heat 1 and over-confident
     above."""
-    logits = metrics.log_softmax(rng.normal(size=(n, 10)) * sharpness)
+    logits = classification.log_softmax(rng.normal(size=(n, 10)) * sharpness)
     return logits * heat, (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
 
 
 def bound(name: str, logits: np.ndarray, labels: np.ndarray) -> Metric:
     if name in ("accuracy", "nll"):
-        return partial(getattr(metrics, name), logits, labels)
-    home = {"brier": metrics, "aurc": selective}.get(name, calibration)
-    return partial(getattr(home, name), metrics.softmax(logits), labels)
+        return partial(getattr(classification, name), logits, labels)
+    home = {"brier": classification, "aurc": selective}.get(name, calibration)
+    return partial(getattr(home, name), classification.softmax(logits), labels)
 
 
 def classifiers() -> Iterator[Case]:
@@ -95,7 +96,7 @@ def classifiers() -> Iterator[Case]:
     shapes = [(6.0, 1.0), (25.0, 1.0), (25.0, 1.5), (120.0, 1.0), (600.0, 1.0), (1500.0, 1.0)]
     for sharpness, heat in shapes:
         many = answers(rng, MANY, sharpness, heat)
-        accuracy = round(float(metrics.accuracy(*many)), 4)
+        accuracy = round(float(classification.accuracy(*many)), 4)
         for n in (100, 360, 2000) if sharpness == 120.0 else (360,):
             small = [answers(rng, n, sharpness, heat) for _ in range(1000)]
             for name in METRICS:
@@ -159,13 +160,13 @@ def others() -> Iterator[Case]:
             hard = rng.normal(size=n) * 1.5 + types + severities
             chances = [1 / (1 + np.exp(hard - skill)) for skill in (skilled, reference)]
             return [
-                robustness.Measured(rng.random((5, 3, n)) < each, rng.random(n) < each[0, 0])
+                corruption_error.Measured(rng.random((5, 3, n)) < each, rng.random(n) < each[0, 0])
                 for each in chances
             ]
 
         many = models(np.random.default_rng(2), MANY)
         for name, count in (("mce_unnormalised", 1), ("mce", 2)):
-            metric = getattr(robustness, name)
+            metric = getattr(corruption_error, name)
 
             def draw(rng, metric=metric, count=count, models=models):
                 return of(partial(metric, *models(rng, 360)[:count]), 360, int(rng.integers(2**31)))
@@ -184,7 +185,7 @@ def differences() -> Iterator[Case]:
             second = np.where(rng.random(360) < shared, first, rng.random(360))
             hits, seed = [first < one, second < two], int(rng.integers(2**31))
             found = paired.difference(*map(hits_of, hits), 360, RESAMPLES, seed)
-            gain, blocks = hits[1] * 1.0 - hits[0], metrics.resamples(360, RESAMPLES, seed)
+            gain, blocks = hits[1] * 1.0 - hits[0], classification.resamples(360, RESAMPLES, seed)
             drawn = np.concatenate([counts @ gain / 360 for counts in blocks])
             percentiles = tuple(np.quantile(drawn, [0.025, 0.975]))
             return {"percentile": percentiles, "ours": (found.low, found.high)}

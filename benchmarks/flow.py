@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from pipelines import server
-from pipelines.execute import environment
+from pipelines.engine.execute import environment
+from pipelines.flows import server
 
 LEFT = ("dvc.lock", "metrics", "plots", "results")
 DVC, FLOW = ("dvc", "repro"), ("pipelines.run",)

@@ -4,7 +4,7 @@ Photographs of 500 x 375 pixels (and, as the reduced scales of a JPEG pay for la
 crops of 20 to 100 % of the area, flipped at random, by two worker processes of one thread:
 
 - torchvision: ImageFolder, whose samples are cropped twice by RandomResizedCrop and made float, in a DataLoader
-- ours: ``prosmin.feeding.Streamed`` over the Arrow file that ``stages.fetch`` leaves, float on the device (here the CPU)
+- ours: ``prosmin.views.feed.Streamed`` over the Arrow file that ``stages.fetch`` leaves, float on the device (here the CPU)
 
 Both deliver float batches [B, 3, 224, 224] in [0, 1]. In turns; the median of the ratios.
 """
@@ -24,12 +24,12 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.record import record
 from benchmarks.turns import figures, in_turns
-from prosmin.allocator import keep_pages
-from prosmin.feeding import Streamed
-from prosmin.fetching import write_dataset
-from prosmin.files import write_json
-from prosmin.folders import folder as from_folder
-from prosmin.views import ViewSettings
+from prosmin.common.files import write_json
+from prosmin.common.startup import keep_pages
+from prosmin.fetching.folders import folder as from_folder
+from prosmin.fetching.writing import write_dataset
+from prosmin.views.augment import ViewSettings
+from prosmin.views.feed import Streamed
 
 COUNT, BATCH, WORKERS = 2048, 32, 2
 VIEW = ViewSettings(size=224, scale=(0.2, 1.0), jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from prosmin import files
+from prosmin.common import files
 
 Rng = np.random.Generator
 

@@ -17,9 +17,9 @@ from statistics import stdev
 import yaml
 
 from benchmarks.record import record
-from prosmin.files import write_text
-from stages.headlines import rows
-from stages.params import load
+from prosmin.common.files import write_text
+from stages.common.headlines import rows
+from stages.params.load import load
 
 ROOT = Path(__file__).parents[1]
 WITHOUT = "import torch; torch.backends.mkldnn.enabled = False; "

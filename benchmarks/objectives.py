@@ -72,11 +72,12 @@ def grid(name: str) -> list[dict[str, Any]]:
 
 def fetch(folder: Path, out: Path, limit: int) -> None:
     """Write the dataset as ``stages.fetch`` does."""
-    from prosmin import fetching, files, tables
+    from prosmin.common import files
+    from prosmin.fetching import tables, writing
 
     asked = settings(folder, limit, 1)["fetch"]["cifar10"]
     source = tables.parquet(asked["files"], asked["image"], asked["label"])
-    facts = fetching.write_dataset(out, source, seed=0, val_fraction=asked["val_fraction"], limit=asked["limit"])
+    facts = writing.write_dataset(out, source, seed=0, val_fraction=asked["val_fraction"], limit=asked["limit"])
     files.write_json(out / "manifest.json", {"name": "cifar10", **facts})
 
 
@@ -85,12 +86,13 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
     import torch
     from accelerate import Accelerator
 
-    from prosmin import export, knn, probes
-    from prosmin.data import load_split
-    from prosmin.embedding import embed
-    from prosmin.training import pretrain
-    from prosmin.untrained import set_statistics
-    from stages.params import load
+    from prosmin.data.dataset import load_split
+    from prosmin.evaluation import knn, linear_probe
+    from prosmin.evaluation.embedding import embed
+    from prosmin.models import store
+    from prosmin.training.loop import pretrain
+    from prosmin.training.untrained import set_statistics
+    from stages.params.load import load
     from stages.pretrain import model_settings_of, train_settings_of
 
     torch.set_num_threads(1)
@@ -104,7 +106,7 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
     seen = torch.cat([splits[name].images for name in (asked.splits if run.final else ["train"])])
     pixels = seen.float() / 255.0
     described = model_settings_of(asked, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
-    model, began = export.build_model(described, run.seed), time.perf_counter()
+    model, began = store.build_model(described, run.seed), time.perf_counter()
     if run.name == UNTRAINED:
         set_statistics(model, seen, run.seed)
     else:
@@ -116,11 +118,11 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
     encoder = model.eval().encoder
     labelled = [(embed(encoder, each.images), each.labels.numpy()) for each in splits.values()]
     if run.final:
-        linear = probes.evaluate_probe(*labelled, params.linear.l2, 1, run.seed).metrics
+        linear = linear_probe.evaluate_probe(*labelled, params.linear.l2, 1, run.seed).metrics
         nearest, _ = knn.evaluate_knn(*labelled, params.knn.k, params.knn.temperature, 1, run.seed)
         return found | {"linear": linear["accuracy"], "knn": nearest["accuracy"]}
     (fitted, (features, labels)), classes = labelled, len(splits["train"].classes)
-    _, probe = probes.select(fitted, (features, labels), classes, params.linear.l2)
+    _, probe = linear_probe.select(fitted, (features, labels), classes, params.linear.l2)
     return found | {"linear": float((probe.logits(features).argmax(1) == labels).mean())}
 
 

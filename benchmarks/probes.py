@@ -2,9 +2,9 @@
 
 On random features, which cost what real ones cost, one thread each:
 
-- knn: the 20 nearest of 50 000 x 384 for 10 000 queries, by ``prosmin.knn.neighbours`` and by scikit-learn's brute force on
+- knn: the 20 nearest of 50 000 x 384 for 10 000 queries, by ``prosmin.evaluation.knn.neighbours`` and by scikit-learn's brute force on
   the same unit vectors (``--small``: a tenth of both); the similarities of both agree to 1e-5, or nothing is reported
-- grid: ``prosmin.probes.select`` with eight values of l2 over ``fit`` with the one that held-out data choose, on the digits
+- grid: ``prosmin.evaluation.linear_probe.select`` with eight values of l2 over ``fit`` with the one that held-out data choose, on the digits
   (scikit-learn, 64 pixels to 256 random ReLU features); both leave a probe fitted to the same precision
 """
 
@@ -23,7 +23,7 @@ from sklearn.neighbors import NearestNeighbors  # noqa: E402
 
 from benchmarks.record import record  # noqa: E402
 from benchmarks.turns import figures, in_turns  # noqa: E402
-from prosmin import knn, probes  # noqa: E402
+from prosmin.evaluation import knn, linear_probe  # noqa: E402
 
 L2 = tuple(10.0**power for power in range(-6, 2))
 
@@ -54,11 +54,11 @@ def grid(rounds: int) -> dict[str, Any]:
     order = rng.permutation(len(labels))
     train, val = order[:1200], order[1200:]
     seen, held_out = ((features[part], labels[part]) for part in (train, val))
-    chosen, _ = probes.select(seen, held_out, 10, L2)
+    chosen, _ = linear_probe.select(seen, held_out, 10, L2)
     seconds = in_turns(
         rounds,
-        grid=lambda: probes.select(seen, held_out, 10, L2),
-        one=lambda: probes.fit(*seen, 10, chosen),
+        grid=lambda: linear_probe.select(seen, held_out, 10, L2),
+        one=lambda: linear_probe.fit(*seen, 10, chosen),
     )
     return figures(seconds, "grid", "one") | {"l2": list(L2), "chosen": chosen}
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from prosmin.files import write_json
+from prosmin.common.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

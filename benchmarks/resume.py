@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from prosmin.files import write_text
+from prosmin.common.files import write_text
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}

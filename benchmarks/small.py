@@ -13,22 +13,28 @@ import yaml
 from PIL import Image
 
 from benchmarks import mutations
-from pipelines import durations, lockfile
+from pipelines.engine import durations
+from pipelines.graph import lockfile
 from pipelines.sweep import load_sweep
-from prosmin import corrupted, export, external, files, imports, robustness
-from prosmin.checkpoint import Checkpoints
-from prosmin.errors import UserError, say
-from stages import command, embed, headlines, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
+from prosmin.common import files
+from prosmin.common.errors import UserError, say
+from prosmin.evaluation import corrupted_sets
+from prosmin.metrics import corruption_error
+from prosmin.models import light_imports, store
+from prosmin.training import external
+from prosmin.training.checkpoint import Checkpoints
+from stages import embed, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
 from stages import export as exporting
 from stages import fetch as fetching
-from stages.params import Params, load
+from stages.common import command, headlines
+from stages.params.load import Params, load
 from stages.report import __main__ as report
 
 # What the stages import when they need it, here once for all mutants.
-for name in ("prosmin.training", "prosmin.feeding", "scipy.optimize", "scipy.special", "scipy.stats", "sklearn.datasets",
+for name in ("prosmin.training.loop", "prosmin.views.feed", "scipy.optimize", "scipy.special", "scipy.stats", "sklearn.datasets",
              "pyarrow.parquet", "stages.report.page", "safetensors.torch"):  # fmt: skip
     importlib.import_module(name)
-imports.timm()
+light_imports.timm()
 
 ROOT = Path(__file__).parents[1]
 CELLS = {"source": "folders", "severities": [1, 2, 3, 4, 5]}  # of a reference of mCE
@@ -114,7 +120,7 @@ def _weights(path: Path) -> None:
 
 
 def _arrays(path: Path) -> None:
-    cells = corrupted.Arrays("arrays", ["fog"], 10, 8, 1)
+    cells = corrupted_sets.Arrays("arrays", ["fog"], 10, 8, 1)
     assert sum(len(part) for severity in range(1, 6) for part in cells.parts("fog", severity)) == 5 * len(cells.labels)
 
 
@@ -150,7 +156,7 @@ KINDS = {
     "config.json": Kind("theirs/config.json", JSON, [library(_weights)]),
     "npy": Kind("arrays/*.npy", [mutations.words, *BYTES], [library(_arrays)]),
     "checkpoint": Kind("checkpoints/key/*.safetensors", TENSORS, [library(_checkpoint)]),
-    "reference of mCE": Kind("errors.json", JSON, [library(lambda path: robustness.known(str(path), ["fog"], CELLS))]),
+    "reference of mCE": Kind("errors.json", JSON, [library(lambda path: corruption_error.known(str(path), ["fog"], CELLS))]),
     "sweep": Kind("sweep.yaml", [mutations.settings], [library(load_sweep)]),
     "durations": Kind(".prosmin/seconds.json", JSON, [library(lambda path: durations.save(durations.load()))]),
     "dvc.lock": Kind("dvc.lock", [mutations.words, *BYTES], [library(_lock), stage(linear)]),
@@ -165,7 +171,7 @@ def checked_params() -> None:
         pretrain.train_settings_of(settings)
         if settings.external is None:
             channels = settings.channels
-            model = export.build_model(pretrain.model_settings_of(settings, [0.5] * channels, [0.25] * channels), params.seed)
+            model = store.build_model(pretrain.model_settings_of(settings, [0.5] * channels, [0.25] * channels), params.seed)
             model.eval().encoder(torch.zeros(2, channels, settings.image_size, settings.image_size))
 
     sys.argv = ["pretrain"]
@@ -228,10 +234,10 @@ def _pictures() -> None:
 def _model(params: Params) -> None:
     """Results of a pretraining of no steps, a checkpoint, and the same encoder as one of others."""
     settings = pretrain.model_settings_of(params.pretrain, [0.3], [0.3])
-    model = export.build_model(settings)
+    model = store.build_model(settings)
     facts = {"images": 60}
     with files.whole_folder("results/pretrain") as folder:
-        pretrain.save(folder, model, export.build_model(settings), settings, params, facts)
+        pretrain.save(folder, model, store.build_model(settings), settings, params, facts)
         views = np.zeros((2, 1, 8, 8), np.uint8)
         files.write_arrays(folder / "views.safetensors", {"images": views, "views": np.stack([views, views], 1)})
     files.write_json("metrics/pretrain.json", {"loss": 1.0, "epochs": 1, "steps": 3, "images": 60, "encoder_parameters": 5000})

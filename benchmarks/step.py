@@ -3,7 +3,7 @@
 The CIFAR-10 recipe of ``benchmarks.cifar10`` (32-pixel images, batches of 128, two views, bf16, ProSMIN with whitened targets), the same with the
 encoder in fp32, and with a ResNet-18, on random images, in turns:
 
-- step: all of ``prosmin.training``, views and optimiser included
+- step: all of ``prosmin.training.loop``, views and optimiser included
 - encoder: the encoder alone on views made before, forward and backward of the online one, forward of the target one
 
 The figure is the share of the encoder, encoder / step; what is left is views, projector, heads, score, optimiser and target update.
@@ -19,10 +19,11 @@ from torch import nn
 from benchmarks.cifar10 import ENCODER
 from benchmarks.record import record
 from benchmarks.turns import figures, in_turns
-from prosmin import export, training
-from prosmin.allocator import keep_pages
-from prosmin.streams import make_views
-from prosmin.views import ViewSettings
+from prosmin.common.startup import keep_pages
+from prosmin.models import store
+from prosmin.training import loop
+from prosmin.views.augment import ViewSettings
+from prosmin.views.streams import make_views
 
 # The encoder's keywords, the precision, and the share of the steps that is enough: on a CPU one of a ResNet-18 takes as long as twenty.
 CASES = {
@@ -35,7 +36,7 @@ VIEW = ViewSettings(size=32, saturation=0.4, blur=0.0, solarize=0.0)
 
 def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -> dict:
     AcceleratorState._reset_state(reset_partial_state=True)
-    settings = export.ModelSettings(
+    settings = store.ModelSettings(
         encoder="resnet18", image_size=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, hidden_dim=512, dim=64,
         cifar_stem=True, kwargs=kwargs, objective={"shrinkage": 0.01},
     )  # fmt: skip
@@ -43,14 +44,14 @@ def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -
         0, 256, (steps * batch, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
-    asked = training.TrainSettings(
+    asked = loop.TrainSettings(
         epochs=1, batch_size=batch, lr=0.002, views=[VIEW] * 2, warmup_epochs=0, channels_last=True
     )
 
     def whole() -> None:
-        training.pretrain(export.build_model(settings), images, asked, 0, accelerator)
+        loop.pretrain(store.build_model(settings), images, asked, 0, accelerator)
 
-    model = export.build_model(settings).to(accelerator.device, memory_format=torch.channels_last).train()
+    model = store.build_model(settings).to(accelerator.device, memory_format=torch.channels_last).train()
     views = torch.cat(make_views(images[:batch].to(accelerator.device), [VIEW] * 2, 0, 0, 0))
     slope = torch.randn(2 * batch, model.encoder.num_features, device=accelerator.device)
     target: nn.Module = model.target[0]

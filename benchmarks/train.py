@@ -1,6 +1,6 @@
 """Images a second of pretraining, end to end: ``python -m benchmarks.train [--seconds 30] [--only NAME] [--jpeg 500x375]``.
 
-``prosmin.training.pretrain`` from uint8 images on the device to updated weights: views, momentum target, optimiser and checks included, with the
+``prosmin.training.loop.pretrain`` from uint8 images on the device to updated weights: views, momentum target, optimiser and checks included, with the
 model FLOP utilisation where the peak of the device is known. Two recipes, each as it is and with ``pretrain.compile``: a ViT-S/16 on two views of
 224 pixels (bf16, batches of 512 on a GPU) and a ResNet-18 on two views of 32 pixels. On a CPU both are small, so that the script can be tried.
 
@@ -23,12 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.input import dataset
 from benchmarks.record import record
-from prosmin import export, training
-from prosmin.allocator import keep_pages
-from prosmin.feeding import Feed, Resident, Streamed
-from prosmin.streams import make_views
-from prosmin.views import ViewSettings
-from stages.threads import cores
+from prosmin.common.startup import keep_pages
+from prosmin.models import store
+from prosmin.training import loop
+from prosmin.views.augment import ViewSettings
+from prosmin.views.feed import Feed, Resident, Streamed
+from prosmin.views.streams import make_views
+from stages.common.threads import cores
 
 # Dense bf16 peaks in TFLOP/s, by part of the device's name (makers' data sheets, without sparsity).
 PEAKS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "4090": 165}
@@ -64,8 +65,8 @@ class Case:
         self.recipe, self.accelerator = RECIPES[name], accelerator
         size, count = self.recipe["size"], self.recipe["images"]
         self.feed = feed or Resident(torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8))
-        self.model = export.build_model(
-            export.ModelSettings(
+        self.model = store.build_model(
+            store.ModelSettings(
                 encoder=name,
                 image_size=size,
                 channels=3,
@@ -77,7 +78,7 @@ class Case:
                 objective={"shrinkage": 0.01},
             )  # fmt: skip
         )
-        self.settings = training.TrainSettings(
+        self.settings = loop.TrainSettings(
             epochs=1, batch_size=self.recipe["batch"], lr=1e-4, views=[self.recipe["view"]] * 2, warmup_epochs=0,
             channels_last=self.recipe["channels_last"],
         )  # fmt: skip
@@ -86,7 +87,7 @@ class Case:
         """Of an epoch, on average."""
         asked = replace(self.settings, epochs=epochs, compile=compiled)
         begun = time.perf_counter()
-        history = training.pretrain(self.model, self.feed, asked, 0, self.accelerator)
+        history = loop.pretrain(self.model, self.feed, asked, 0, self.accelerator)
         assert all(row["loss"] == row["loss"] for row in history.loss), "the loss is not a number"
         return (time.perf_counter() - begun) / epochs
 

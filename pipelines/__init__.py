@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from stages.stopping import end_at_once
+from stages.common.stopping import end_at_once
 
 # `python -m pipelines.<command>` comes here first, with this mark of the interpreter. Prefect and DVC make hundreds of thousands of
 # objects while they load, none of them garbage, and looking them through again and again is a tenth of the time it takes.

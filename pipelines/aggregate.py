@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines import graph
 from pipelines.compare import WORKSPACE
-from pipelines.revision import stale
+from pipelines.graph import dag
+from pipelines.graph.revisions import stale
 from pipelines.run import command
-from prosmin import intervals
-from prosmin.errors import UserError, nearest
-from stages.headlines import SIMILARITY, Row, rows
-from stages.params import Params, load
+from prosmin.common.errors import UserError, nearest
+from prosmin.metrics import intervals
+from stages.common.headlines import SIMILARITY, Row, rows
+from stages.params.load import Params, load
 
 
 class Run(NamedTuple):
@@ -161,7 +161,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 def main(given: argparse.Namespace) -> int:
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-    graph.read([])  # says that this is no project, where it is none
+    dag.read([])  # says that this is no project, where it is none
     with tempfile.TemporaryDirectory() as scratch:
 
         def read(names: list[str]) -> dict[int, Run]:

@@ -17,18 +17,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines import graph
-from pipelines.revision import stale
+from pipelines.graph import dag
+from pipelines.graph.revisions import stale
 from pipelines.run import command
-from prosmin import detection, files, knn, metrics, selective
-from prosmin.errors import UserError
-from prosmin.metrics import Metric
-from prosmin.paired import Difference, auroc_difference, difference
-from prosmin.probes import Probe
-from stages.current import belongs
-from stages.directions import higher_is_better
-from stages.features import read_features
-from stages.params import Params, load
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.evaluation import knn
+from prosmin.evaluation.linear_probe import Probe
+from prosmin.metrics import classification, detection, selective
+from prosmin.metrics.classification import Metric
+from prosmin.metrics.paired import Difference, auroc_difference, difference
+from stages.common.current import belongs
+from stages.common.directions import higher_is_better
+from stages.common.features import read_features
+from stages.params.load import Params, load
 
 WORKSPACE = "workspace"
 PAGE = Path("results/compare/index.html")
@@ -122,11 +124,11 @@ def read(left: Left) -> Left:
         fitted = Probe.load(probe)
         logits = fitted.logits(arrays["test.features"])
         scaled = logits / fitted.temperature
-        probabilities = metrics.softmax(scaled)
+        probabilities = classification.softmax(scaled)
         left.samples |= {
-            Row("linear probe", "accuracy"): partial(metrics.accuracy, logits, labels),
-            Row("linear probe", "nll_calibrated"): partial(metrics.nll, scaled, labels),
-            Row("linear probe", "brier_calibrated"): partial(metrics.brier, probabilities, labels),
+            Row("linear probe", "accuracy"): partial(classification.accuracy, logits, labels),
+            Row("linear probe", "nll_calibrated"): partial(classification.nll, scaled, labels),
+            Row("linear probe", "brier_calibrated"): partial(classification.brier, probabilities, labels),
             Row("linear probe", "aurc_calibrated"): partial(selective.aurc, probabilities, labels),
         }
     if (chosen := left.folder / "metrics/knn.json").is_file():
@@ -138,7 +140,7 @@ def read(left: Left) -> Left:
         )
         similarity, index = knn.neighbours(bank, arrays["test.features"], k)
         votes = knn.vote(similarity, known[index], temperature, int(max(known.max(), labels.max())) + 1)
-        left.samples[Row("k-NN", "accuracy")] = partial(metrics.accuracy, votes, labels)
+        left.samples[Row("k-NN", "accuracy")] = partial(classification.accuracy, votes, labels)
     for name, distance in left.params.ood.sets.items():
         path = left.folder / f"results/ood/{name}/scores.safetensors"
         if path.is_file():
@@ -167,7 +169,7 @@ def _cell(row: Row, run: Left, first: Left, bootstrap: int, seed: int) -> Cell |
     against = None
     if metric := run.samples.get(row):
         n = len(run.digests)
-        own = metrics.with_intervals({"": metric}, n, bootstrap, seed)
+        own = classification.with_intervals({"": metric}, n, bootstrap, seed)
         if paired and row in first.samples:
             against = difference(first.samples[row], metric, n, bootstrap, seed)
         return Cell(own[""], own["_low"], own["_high"], against)
@@ -255,7 +257,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 def main(given: argparse.Namespace) -> int:
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-    graph.read([])  # says that this is no project, where it is none
+    dag.read([])  # says that this is no project, where it is none
     with tempfile.TemporaryDirectory() as scratch:
         runs = []
         for place, revision in enumerate(given.revisions):

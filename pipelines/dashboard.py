@@ -22,22 +22,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from pipelines import graph
-from pipelines.artifacts import REPORT
-from pipelines.execute import guarded
-from pipelines.local_server import HOST
-from pipelines.private import FOLDER
+from pipelines.engine.execute import guarded
+from pipelines.flows.local_server import HOST
+from pipelines.flows.page import REPORT
+from pipelines.flows.server import PASSWORD, Server, announced, dashboard, environment, free_port, settle, started, stop
+from pipelines.graph import dag
+from pipelines.graph.private import FOLDER
+from pipelines.graph.workspace import tidy
 from pipelines.run import command
-from pipelines.server import PASSWORD, Server, announced, dashboard, environment, free_port, settle, started, stop
-from pipelines.workspace import tidy
-from prosmin.errors import UserError
-from prosmin.files import write_text
-from stages.params import load
+from prosmin.common.errors import UserError
+from prosmin.common.files import write_text
+from stages.params.load import load
 
 PORT = 4200
 POOL = "prosmin"
 # A work pool that takes no settings from whoever starts a run: no command, no environment, no folder.
-TEMPLATE = Path(__file__).with_name("work_pool.json")
+TEMPLATE = Path(__file__).parent / "flows/work_pool.json"
 SIGN_IN = FOLDER / "sign-in.html"
 GREETING = """Dashboard: {server.site}, for you alone: open {page},
            or sign in there with the content of {password}
@@ -147,7 +147,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def main(given: argparse.Namespace) -> int:
     load()
     tidy()
-    graph.read()
+    dag.read()
     if not given.file.is_file():
         raise UserError(f"{given.file} does not exist; it says what the dashboard offers, and when it runs")
     settle()

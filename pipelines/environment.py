@@ -230,7 +230,7 @@ def build(python: Found) -> None:
 def alone() -> Iterator[None]:
     """Hold off a second ``make`` in the same checkout until this one has installed."""
     folder = os.path.join(ROOT, ".prosmin")
-    os.makedirs(folder, mode=0o700, exist_ok=True)  # of this user alone, as pipelines/workspace.py has it
+    os.makedirs(folder, mode=0o700, exist_ok=True)  # of this user alone, as pipelines/graph/workspace.py has it
     with open(os.path.join(folder, "environment.lock"), "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

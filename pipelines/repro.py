@@ -1,4 +1,4 @@
-"""``make repro``: check ``params.yaml``, run ``dvc repro`` (``pipelines.quick``), name the report and print the headline numbers.
+"""``make repro``: check ``params.yaml``, run ``dvc repro`` (``pipelines.engine.quick``), name the report and print the headline numbers.
 
 ``python -m pipelines.repro [arguments]`` hands its arguments to ``dvc repro``: a target (``linear``), ``--force``,
 ``--dry``. It exits with DVC's code, with 1 when a file is damaged, with 2 when ``params.yaml`` is wrong, and with 130 when
@@ -10,12 +10,12 @@ import subprocess
 import sys
 from types import FrameType
 
-from pipelines import graph, lockfile
-from pipelines.execute import ended, guarded
-from pipelines.summary import show
-from pipelines.workspace import alone, end_with_make, heard
-from stages.command import run
-from stages.params import Params
+from pipelines.engine.execute import ended, guarded
+from pipelines.flows.summary import show
+from pipelines.graph import dag, lockfile
+from pipelines.graph.workspace import alone, end_with_make, heard
+from stages.common.command import run
+from stages.params.load import Params
 
 
 def main(params: Params, *arguments: str) -> None:
@@ -29,7 +29,7 @@ def main(params: Params, *arguments: str) -> None:
 def reproduce(arguments: tuple[str, ...]) -> int:
     """Run ``dvc repro`` to its end and return its exit code, or 128 + the signal that stopped it.
 
-    DVC and its stages stand below a guard (``pipelines/guard.py``). When this process is asked to stop, or dies, it hands that
+    DVC and its stages stand below a guard (``pipelines/engine/guard.py``). When this process is asked to stop, or dies, it hands that
     on as an interrupt, upon which a stage removes what it has half-written, and kills what has not ended after its grace.
     """
     process: subprocess.Popen[str] | None = None
@@ -43,7 +43,7 @@ def reproduce(arguments: tuple[str, ...]) -> int:
     end_with_make()
     with alone() as lock:
         before = {number: signal.signal(number, stop) for number in heard()}
-        process = guarded([sys.executable, "-m", "pipelines.quick", "repro", *arguments], shown=True, lock=lock)
+        process = guarded([sys.executable, "-m", "pipelines.engine.quick", "repro", *arguments], shown=True, lock=lock)
         if stopped:  # while it was started
             process.terminate()
         code = ended(process)
@@ -51,8 +51,8 @@ def reproduce(arguments: tuple[str, ...]) -> int:
             name = signal.Signals(code - 128).name
             print(f"error: DVC was ended by {name}; stages that were done are kept, run it again", file=sys.stderr)
         if lockfile.noted():  # a run of stages at the same time had been killed
-            with graph.locked():
-                lockfile.restore_order(lockfile.noted(), graph.read())
+            with dag.locked():
+                lockfile.restore_order(lockfile.noted(), dag.read())
             if code == 0 and not arguments:
                 lockfile.forget()
         for number, handler in before.items():

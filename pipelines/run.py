@@ -13,19 +13,19 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines import graph
-from pipelines.experiment import check
-from pipelines.server import reached, settle
-from pipelines.summary import show
-from pipelines.workspace import alone, end_with_make, heard, tidy
-from prosmin.errors import UserError, say
-from stages.params import Params, load
-from stages.stopping import raise_interrupts
+from pipelines.flows.server import reached, settle
+from pipelines.flows.summary import show
+from pipelines.graph import dag
+from pipelines.graph.experiment import check
+from pipelines.graph.workspace import alone, end_with_make, heard, tidy
+from prosmin.common.errors import UserError, say
+from stages.common.stopping import raise_interrupts
+from stages.params.load import Params, load
 
 if TYPE_CHECKING:
     from prefect.states import State
 
-    from pipelines.view import Terminal
+    from pipelines.flows.terminal import Terminal
 
 STOPPING = 30.0  # seconds for a run that was told to stop to end in order
 FLUSH = 5.0  # seconds for what the server has not yet been told
@@ -63,19 +63,19 @@ def main(given: argparse.Namespace) -> int:
     check(given.changes, given.name)
     if given.changes or given.name:
         tidy()
-        graph.read(given.stages, given.downstream)  # what is wrong is said at once; the run is in another folder
+        dag.read(given.stages, given.downstream)  # what is wrong is said at once; the run is in another folder
         found = None
     else:
         with alone():  # say at once that another run is at work
-            found = graph.look(given.stages, given.downstream)
+            found = dag.look(given.stages, given.downstream)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the view tells all there is
     settle()
-    from pipelines.view import Terminal
+    from pipelines.flows.terminal import Terminal
 
     with reached(), Terminal() as view:
         from httpx import HTTPError
 
-        from pipelines.flow import LOOK, VIEW, run_graph
+        from pipelines.flows.graph_flow import LOOK, VIEW, run_graph
 
         VIEW.set(view)
         LOOK.set(found)

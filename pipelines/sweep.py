@@ -10,7 +10,7 @@
     show: [metrics/linear.json:trained.accuracy]     # more columns
     stages: [linear]                   # with what they need; left out: all
 
-Each point runs in a process and a folder of its own (``pipelines/experiment.py``), with its share of cores and GPUs. A point that
+Each point runs in a process and a folder of its own (``pipelines/graph/experiment.py``), with its share of cores and GPUs. A point that
 fails fails alone. A point whose experiment exists for this commit is not run again, so a sweep that was stopped goes on.
 """
 
@@ -28,15 +28,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipelines import graph, machine
-from pipelines.execute import ended, guarded
-from pipelines.experiment import check, take_snapshot
-from pipelines.revision import stale_in_experiment
-from pipelines.server import reached, settle, stop
-from pipelines.workspace import tidy
-from prosmin.errors import UserError, printable, shown
-from stages.directions import higher_is_better
-from stages.reading import first, read, sentences
+from pipelines.engine import machine
+from pipelines.engine.execute import ended, guarded
+from pipelines.flows.server import reached, settle, stop
+from pipelines.graph import dag
+from pipelines.graph.experiment import check, take_snapshot
+from pipelines.graph.revisions import stale_in_experiment
+from pipelines.graph.workspace import tidy
+from prosmin.common.errors import UserError, printable, shown
+from stages.common.directions import higher_is_better
+from stages.params.yaml_file import first, read, sentences
 
 MOST = 10_000  # points of a sweep: more run for months, and to list them alone would take the memory
 Value = Any  # what params.yaml may hold: a number, text, true or false, a list
@@ -197,7 +198,7 @@ class Points:
 def table(sweep: Sweep, names: Mapping[str, dict[str, Value]], failed: Mapping[str, str]) -> list[dict[str, Any]]:
     """A row a point, the best first, with the interval of every metric that has one; what failed stands last. A metric that the
     point has not made, but found in the commit that it started from, is left out."""
-    with graph.opened() as repo:
+    with dag.opened() as repo:
         found = (
             repo.metrics.show(revs=[name for name in names if name not in failed]) if len(failed) < len(names) else {}
         )
@@ -237,7 +238,7 @@ def interval(data: Mapping[str, Any], metric: str) -> str:
 
 def existing() -> set[str]:
     """The experiments that stand on the last commit."""
-    with graph.opened() as repo:
+    with dag.opened() as repo:
         return {name for names in repo.experiments.ls(rev="HEAD").values() for name, _ in names}
 
 
@@ -265,7 +266,7 @@ def main(given: argparse.Namespace) -> int:
     from pipelines.run import flush
 
     with reached():
-        from pipelines.sweep_flow import run_sweep
+        from pipelines.flows.sweep_flow import run_sweep
 
         try:
             state = run_sweep(
@@ -283,7 +284,7 @@ def main(given: argparse.Namespace) -> int:
 
 def prepare(sweep: Sweep) -> str:
     """Everything that can be told before the first point runs; returns the snapshot that all points start from."""
-    graph.read(sweep.stages)
+    dag.read(sweep.stages)
     check([f"{key}={written(value)}" for key, values in sweep.grid.items() for value in values])
     return take_snapshot()
 

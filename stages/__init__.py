@@ -8,7 +8,7 @@ import sys
 # loads, none of them garbage, and looking them through again and again is a fifth of the time it takes.
 if sys.argv[0] == "-m":
     gc.set_threshold(50_000, 50, 100)
-    from stages.stopping import end_at_once
+    from stages.common.stopping import end_at_once
 
     end_at_once()
     # Pictures are drawn without a backend, and matplotlib does not load where this names one that it does not know.

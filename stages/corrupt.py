@@ -2,7 +2,7 @@
 
 Reads   data/<dataset>, results/pretrain, results/linear, and what corrupt.path, frost and reference name
 Writes  metrics/corrupt.json: for each encoder accuracy_clean; over the types of the benchmark mce_unnormalised, mce and
-            relative_mce (``prosmin.robustness``) and ece_severity_<s>, the mean over types of the uncalibrated ECE; over
+            relative_mce (``prosmin.metrics.corruption_error``) and ece_severity_<s>, the mean over types of the uncalibrated ECE; over
             the extra types mce_unnormalised_extra; error: the mean over severities for each type; how many types of
             the benchmark there are; feature_similarity; and of which images all that is: dataset, source, severities, n, of
             generated ones a checksum of the clean images. A ratio that its reference leaves undefined is null.
@@ -25,14 +25,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from prosmin import calibration, corrupted, corruptions, data, export, files, metrics, robustness
-from prosmin.embedding import embed
-from prosmin.probes import Probe
-from prosmin.robustness import Known, Measured
-from stages.command import LEFT_OUT, Unlabelled, leave_out, run
-from stages.features import ENCODERS, require_labels
-from stages.params import Corrupt, Params
-from stages.probing import load_probe
+from prosmin import corruptions
+from prosmin.common import files
+from prosmin.data import dataset
+from prosmin.evaluation import corrupted_sets
+from prosmin.evaluation.embedding import embed
+from prosmin.evaluation.linear_probe import Probe
+from prosmin.metrics import calibration, classification, corruption_error
+from prosmin.metrics.corruption_error import Known, Measured
+from prosmin.models import store
+from stages.common.command import LEFT_OUT, Unlabelled, leave_out, run
+from stages.common.features import ENCODERS, require_labels
+from stages.common.probing import load_probe
+from stages.params.load import Corrupt, Params
 
 IMAGENET_C = 50_000  # images of each cell
 METRICS, PLOT = "metrics/corrupt.json", "plots/corrupt/accuracy.csv"
@@ -44,8 +49,8 @@ log = logging.getLogger(__name__)
 def main(params: Params) -> None:
     asked = params.corrupt
     types, severities = asked.types, sorted(asked.severities)
-    description, _ = export.load_description("results/pretrain")
-    split = data.load_split(f"data/{params.dataset}", "test", description.image_size, description.channels)
+    description, _ = store.load_description("results/pretrain")
+    split = dataset.load_split(f"data/{params.dataset}", "test", description.image_size, description.channels)
     lacking = None
     try:
         require_labels(split.labels.numpy(), params.dataset, "test")
@@ -56,15 +61,15 @@ def main(params: Params) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cells = _cells(params, split, device)
     if not lacking:
-        corrupted.check_labels(cells, split, params.dataset)
+        corrupted_sets.check_labels(cells, split, params.dataset)
     facts, known = _facts(params, split), None
     if asked.reference != "random":
-        known = robustness.known(asked.reference, _benchmark(types), facts)
+        known = corruption_error.known(asked.reference, _benchmark(types), facts)
         if asked.reference == "alexnet" and len(split) != IMAGENET_C:
             log.warning("mCE against AlexNet: its errors are of %d images, here there are %d", IMAGENET_C, len(split))
     observers = {}
     for encoder in ENCODERS:
-        network = export.load_encoder("results/pretrain", encoder).to(device)
+        network = store.load_encoder("results/pretrain", encoder).to(device)
         probe = None if lacking else load_probe(encoder)
         observers[encoder] = Observer(network, probe, split, cells.paired, asked)
     for row, name in enumerate(types):
@@ -107,7 +112,7 @@ class Observer:
         self,
         network: torch.nn.Module,
         probe: Probe | None,
-        split: data.Split,
+        split: dataset.Split,
         paired: bool,
         asked: Corrupt,
     ):
@@ -131,11 +136,11 @@ class Observer:
         features = np.concatenate(self._parts)
         self._parts = []
         if self.paired:
-            self.similarity[cell] = robustness.cosines(features, self.clean)
+            self.similarity[cell] = corruption_error.cosines(features, self.clean)
         if self.probe:
             logits = self.probe.logits(features)
             self.hits[cell] = logits.argmax(axis=1) == labels
-            self.ece[cell] = calibration.ece(metrics.softmax(logits), labels)
+            self.ece[cell] = calibration.ece(classification.softmax(logits), labels)
 
     def mean(self, row: int) -> float:
         """Accuracy, without a probe feature similarity, of one type over all severities."""
@@ -150,18 +155,18 @@ class Observer:
         )
 
 
-def _cells(params: Params, split: data.Split, device: str) -> corrupted.Cells:
+def _cells(params: Params, split: dataset.Split, device: str) -> corrupted_sets.Cells:
     asked, size = params.corrupt, split.images.shape[-1]
     channels = split.images.shape[1]
     if asked.source == "folders":
-        return corrupted.Folders(asked.path, asked.types, asked.severities, split.classes, size, channels)
+        return corrupted_sets.Folders(asked.path, asked.types, asked.severities, split.classes, size, channels)
     if asked.source == "arrays":
-        return corrupted.Arrays(asked.path, asked.types, len(split.classes), size, channels)
+        return corrupted_sets.Arrays(asked.path, asked.types, len(split.classes), size, channels)
     frost = None if asked.frost is None else corruptions.read_frost(asked.frost)
-    return corrupted.Generated(split, params.seed, device, frost)
+    return corrupted_sets.Generated(split, params.seed, device, frost)
 
 
-def _facts(params: Params, split: data.Split) -> dict[str, Any]:
+def _facts(params: Params, split: dataset.Split) -> dict[str, Any]:
     """What tells the cells of a run from those of another, so that errors are not held against those on other images."""
     asked = params.corrupt
     facts = {
@@ -197,19 +202,19 @@ def _summary(
             part, other = Measured(hits[benchmark], clean), reference
             if isinstance(reference, Measured):
                 other = Measured(reference.hits[benchmark], reference.clean)
-            wanted["mce_unnormalised"] = partial(robustness.mce_unnormalised, part)
-            wanted["mce"] = partial(robustness.mce, part, other)
-            values["relative_mce"] = float(robustness.relative_mce(part, other))
+            wanted["mce_unnormalised"] = partial(corruption_error.mce_unnormalised, part)
+            wanted["mce"] = partial(corruption_error.mce, part, other)
+            values["relative_mce"] = float(corruption_error.relative_mce(part, other))
         if extra:
-            wanted["mce_unnormalised_extra"] = partial(robustness.mce_unnormalised, Measured(hits[extra], clean))
+            wanted["mce_unnormalised_extra"] = partial(corruption_error.mce_unnormalised, Measured(hits[extra], clean))
         by_severity = own.ece[counted].mean(axis=0)
         values |= {
             f"ece_severity_{severity}": float(mean)
             for severity, mean in zip(sorted(asked.severities), by_severity)
         }
     if own.paired:
-        wanted["feature_similarity"] = partial(robustness.feature_similarity, own.similarity[counted])
-    values |= metrics.with_intervals(wanted, own.similarity.shape[-1], asked.bootstrap, seed)
+        wanted["feature_similarity"] = partial(corruption_error.feature_similarity, own.similarity[counted])
+    values |= classification.with_intervals(wanted, own.similarity.shape[-1], asked.bootstrap, seed)
     if benchmark and own.measured and own.measured is reference:
         values |= {"mce_low": values["mce"], "mce_high": values["mce"]}  # 1 by definition, with any images
     return {name: value if np.isfinite(value) else None for name, value in values.items()}

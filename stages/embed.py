@@ -9,9 +9,9 @@ Writes  results/embed/<name>/{trained,random}.safetensors: for each split ``<spl
 import logging
 from pathlib import Path
 
-from prosmin import files
-from stages.command import check_name, run
-from stages.params import Params
+from prosmin.common import files
+from stages.common.command import check_name, run
+from stages.params.load import Params
 
 log = logging.getLogger(__name__)
 
@@ -22,20 +22,21 @@ def main(params: Params, name: str = "") -> None:
     import numpy as np
     import torch
 
-    from prosmin import data, export
-    from prosmin.embedding import embed_with_sigma
+    from prosmin.data import dataset
+    from prosmin.evaluation.embedding import embed_with_sigma
+    from prosmin.models import store
 
     source = Path("results/pretrain")
-    settings, _ = export.load_description(source)
+    settings, _ = store.load_description(source)
     folder = Path("data") / name
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    models = {weights: export.load_model(source, weights).to(device) for weights in export.WEIGHTS}
+    models = {weights: store.load_model(source, weights).to(device) for weights in store.WEIGHTS}
     parts: dict[str, dict[str, list[np.ndarray]]] = {weights: {} for weights in models}
     count = 0
-    for split in data.split_names(folder):
-        for chunk in data.chunks(folder, split, settings.image_size, settings.channels):
+    for split in dataset.split_names(folder):
+        for chunk in dataset.chunks(folder, split, settings.image_size, settings.channels):
             count += len(chunk)
-            common = {"labels": chunk.labels.numpy(), "digest": data.digests(chunk.images)}
+            common = {"labels": chunk.labels.numpy(), "digest": dataset.digests(chunk.images)}
             for weights, model in models.items():
                 features, log_sigma = embed_with_sigma(model, chunk.images, params.embed.batch_size)
                 own = {"features": features} | common | ({} if log_sigma is None else {"log_sigma": log_sigma})

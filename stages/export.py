@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from prosmin import files
-from prosmin.errors import UserError
-from stages.command import run
-from stages.headlines import Row, rows
-from stages.params import Params
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from stages.common.command import run
+from stages.common.headlines import Row, rows
+from stages.params.load import Params
 
 PRETRAINED = Path("results/pretrain")
 
@@ -69,7 +69,7 @@ def timm_config(model: dict[str, Any]) -> dict[str, Any]:
             "input_size": [model["channels"], size, size],
             "mean": list(model["mean"]),
             "std": list(model["std"]),
-            # As ``prosmin.data`` reads images, with which all numbers on the card were measured.
+            # As ``prosmin.data.dataset`` reads images, with which all numbers on the card were measured.
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "crop_mode": "center",

@@ -8,12 +8,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from prosmin import fetching, folders, listing, sources, tables
-from prosmin.errors import ConfigError, UserError, nearest
-from prosmin.files import whole_folder, write_json
-from stages.command import run
-from stages.params import AnyDataset, Builtin, Dataset, Folder, Params, Parquet
-from stages.threads import cores
+from prosmin.common.errors import ConfigError, UserError, nearest
+from prosmin.common.files import whole_folder, write_json
+from prosmin.fetching import folders, listing, sources, tables, writing
+from stages.common.command import run
+from stages.common.threads import cores
+from stages.params.load import AnyDataset, Builtin, Dataset, Folder, Params, Parquet
 
 # Files that people keep beside images: that they are not read is worth no warning.
 DOCUMENTS = {
@@ -39,10 +39,10 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
     shared = {key: getattr(settings, key) for key in Dataset.model_fields}
     try:
         source = open_source(settings)
-        for note in fetching.cautions(source, settings.test_fraction):
+        for note in writing.cautions(source, settings.test_fraction):
             log.warning("%s: %s", name, note)
         with whole_folder(Path("data", name)) as folder:
-            facts = fetching.write_dataset(
+            facts = writing.write_dataset(
                 folder, source, seed=params.seed, workers=cores(), **shared
             )
             told = settings.model_dump(mode="json", exclude=UNTOLD)

@@ -1,7 +1,7 @@
 """finetune: encoder and classifier trained together on the labels of one dataset, all of them and a few of each class.
 
 Reads   data/<name>, results/pretrain
-Writes  metrics/finetune/<name>.json: for each encoder what ``prosmin.finetuning.evaluate_finetuned`` reports, and under
+Writes  metrics/finetune/<name>.json: for each encoder what ``prosmin.evaluation.finetuning.evaluate_finetuned`` reports, and under
             per_class_<n> and percent_<n> the mean accuracy and its 95 % interval over draws; the floor is the same network trained from scratch,
             for a number of epochs of its own (``finetune.scratch_epochs``)
         plots/finetune/<name>.csv: the reliability diagram on test, before and after temperature
@@ -15,17 +15,19 @@ from pathlib import Path
 
 import torch
 
-from prosmin import data, export, files
-from prosmin.errors import UserError
-from prosmin.finetuning import FinetuneSettings, evaluate_finetuned, finetune_lowshot, geometry
-from prosmin.intervals import over_draws
-from prosmin.lowshot import per_class_of
-from prosmin.sampling import stratified_holdout
-from prosmin.views import ViewSettings
-from stages.command import Unlabelled, check_name, leave_out, run
-from stages.features import ENCODERS, HELD_OUT, require_labels
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.data import dataset
+from prosmin.evaluation.finetuning import FinetuneSettings, evaluate_finetuned, finetune_lowshot, geometry
+from prosmin.evaluation.label_subsets import stratified_holdout
+from prosmin.evaluation.lowshot import per_class_of
+from prosmin.metrics.intervals import over_draws
+from prosmin.models import store
+from prosmin.views.augment import ViewSettings
+from stages.common.command import Unlabelled, check_name, leave_out, run
+from stages.common.features import ENCODERS, HELD_OUT, require_labels
 from stages.linear import RELIABILITY
-from stages.params import Params
+from stages.params.load import Params
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 def main(params: Params, name: str = "") -> None:
     asked = params.finetune
     check_name("finetune", "one of finetune.datasets", name, asked.datasets)
-    model, trained = export.load_description("results/pretrain")
+    model, trained = store.load_description("results/pretrain")
     views = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
     settings = FinetuneSettings(
         views=geometry(ViewSettings(size=model.image_size, **views)),
@@ -47,11 +49,11 @@ def main(params: Params, name: str = "") -> None:
         train, val, test = labelled_images(name, model, params.seed)
     except Unlabelled as error:
         return leave_out(error, metrics, reliability, RELIABILITY)
-    pool = data.Split(torch.cat([train.images, val.images]), torch.cat([train.labels, val.labels]), train.classes)
+    pool = dataset.Split(torch.cat([train.images, val.images]), torch.cat([train.labels, val.labels]), train.classes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found, rows = {}, []
     for weights in ENCODERS:
-        encoder = export.load_encoder("results/pretrain", weights).to(device)
+        encoder = store.load_encoder("results/pretrain", weights).to(device)
         epochs = asked.scratch_epochs if weights == "random" else ()
         whole = evaluate_finetuned(encoder, train, val, test, settings, asked.lr, asked.bootstrap, params.seed, epochs)
         found[weights] = dict(whole.metrics)
@@ -80,14 +82,14 @@ def main(params: Params, name: str = "") -> None:
     files.write_metrics(metrics, found)
 
 
-def labelled_images(name: str, model: export.ModelSettings, seed: int) -> tuple[data.Split, data.Split, data.Split]:
+def labelled_images(name: str, model: store.ModelSettings, seed: int) -> tuple[dataset.Split, dataset.Split, dataset.Split]:
     """(train, val, test) of images at the size of the encoder. Without a val split a stratified fifth of train takes its place.
 
     Raises ``Unlabelled``.
     """
     folder = Path("data") / name
     splits = {
-        split: data.load_split(folder, split, model.image_size, model.channels) for split in data.split_names(folder)
+        split: dataset.load_split(folder, split, model.image_size, model.channels) for split in dataset.split_names(folder)
     }
     for split in ("train", "test"):
         if split not in splits:
@@ -98,7 +100,7 @@ def labelled_images(name: str, model: export.ModelSettings, seed: int) -> tuple[
     if "val" in splits:
         return train, splits["val"], splits["test"]
     kept, held = stratified_holdout(train.labels.numpy(), HELD_OUT, seed)
-    return *(data.Split(train.images[part], train.labels[part], train.classes) for part in (kept, held)), splits["test"]
+    return *(dataset.Split(train.images[part], train.labels[part], train.classes) for part in (kept, held)), splits["test"]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """knn: weighted k-nearest neighbours on the frozen features of the dataset.
 
 Reads   results/embed/<dataset>
-Writes  metrics/knn.json: for each encoder what ``prosmin.knn.evaluate_knn`` reports
+Writes  metrics/knn.json: for each encoder what ``prosmin.evaluation.knn.evaluate_knn`` reports
         plots/knn/grid.csv: accuracy on val for each k and temperature
 
 Without labels there is nothing to measure, and ``left_out`` in the metrics gives the reason.
@@ -9,11 +9,11 @@ Without labels there is nothing to measure, and ``left_out`` in the metrics give
 
 import logging
 
-from prosmin import files
-from prosmin.knn import evaluate_knn
-from stages.command import Unlabelled, leave_out, run
-from stages.features import ENCODERS, load_labelled
-from stages.params import Params
+from prosmin.common import files
+from prosmin.evaluation.knn import evaluate_knn
+from stages.common.command import Unlabelled, leave_out, run
+from stages.common.features import ENCODERS, load_labelled
+from stages.params.load import Params
 
 METRICS, GRID = "metrics/knn.json", "plots/knn/grid.csv"
 COLUMNS = ("encoder", "k", "temperature", "accuracy")

@@ -1,8 +1,8 @@
 """linear: a linear probe on the frozen features of the dataset, its accuracy and its calibration.
 
 Reads   results/embed/<dataset>
-Writes  results/linear/<encoder>.safetensors: the probe (``prosmin.probes.Probe``)
-        metrics/linear.json: for each encoder what ``prosmin.probes.evaluate_probe`` reports
+Writes  results/linear/<encoder>.safetensors: the probe (``prosmin.evaluation.linear_probe.Probe``)
+        metrics/linear.json: for each encoder what ``prosmin.evaluation.linear_probe.evaluate_probe`` reports
         plots/linear/reliability.csv: the reliability diagram on test, before and after temperature
 
 Without labels there is no probe, and ``left_out`` in the metrics gives the reason.
@@ -10,11 +10,11 @@ Without labels there is no probe, and ``left_out`` in the metrics gives the reas
 
 import logging
 
-from prosmin import files
-from prosmin.probes import Evaluation, evaluate_probe
-from stages.command import Unlabelled, leave_out, run
-from stages.features import ENCODERS, load_labelled
-from stages.params import Linear, Params, Transfer
+from prosmin.common import files
+from prosmin.evaluation.linear_probe import Evaluation, evaluate_probe
+from stages.common.command import Unlabelled, leave_out, run
+from stages.common.features import ENCODERS, load_labelled
+from stages.params.load import Linear, Params, Transfer
 
 RELIABILITY = ("encoder", "calibrated", "bin_low", "bin_high", "confidence", "accuracy", "count")
 

@@ -12,13 +12,13 @@ import logging
 
 import numpy as np
 
-from prosmin import files
-from prosmin.errors import UserError
-from prosmin.intervals import over_draws
-from prosmin.lowshot import evaluate_lowshot, per_class_of
-from stages.command import Unlabelled, leave_out, run
-from stages.features import ENCODERS, load_labelled
-from stages.params import Params
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.evaluation.lowshot import evaluate_lowshot, per_class_of
+from prosmin.metrics.intervals import over_draws
+from stages.common.command import Unlabelled, leave_out, run
+from stages.common.features import ENCODERS, load_labelled
+from stages.params.load import Params
 
 METRICS, DRAWS = "metrics/lowshot.json", "plots/lowshot/accuracy.csv"
 COLUMNS = ("encoder", "setting", "labels", "draw", "accuracy")

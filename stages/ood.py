@@ -2,7 +2,7 @@
 
 Reads   results/embed/<dataset>, results/embed/<set>, results/linear, data/<dataset>, data/<set>, and for the detectors
             that need the network itself results/prediction/<dataset>, results/prediction/<set>
-Writes  metrics/ood/<set>.json: for each encoder what ``prosmin.detection.evaluate`` says of each detector; the probe's
+Writes  metrics/ood/<set>.json: for each encoder what ``prosmin.metrics.detection.evaluate`` says of each detector; the probe's
             accuracy_id beside it; labelled: false when the dataset has no labels, so that detectors which need them
             are left out; n_seen_in_training: how many of the OOD images are, pixel by pixel as the network sees them,
             training images
@@ -21,14 +21,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from prosmin import detection, files, images, metrics, ood
-from prosmin.arrow import SplitReader
-from prosmin.errors import UserError, nearest
-from prosmin.probes import Probe
-from stages.command import run
-from stages.features import ENCODERS, Features, load_features
-from stages.params import Ood, Params
-from stages.probing import load_probe
+from prosmin.common import files
+from prosmin.common.errors import UserError, nearest
+from prosmin.data import picture
+from prosmin.data.arrow import SplitReader
+from prosmin.evaluation import ood_scores
+from prosmin.evaluation.linear_probe import Probe
+from prosmin.metrics import classification, detection
+from stages.common.command import run
+from stages.common.features import ENCODERS, Features, load_features
+from stages.common.probing import load_probe
+from stages.params.load import Ood, Params
 
 FITTED = ("train", "val")  # splits of the dataset trained on
 PREDICTED = ("view_score", "view_score_constant", "disagreement", "disagreement_constant")
@@ -67,7 +70,7 @@ def main(params: Params, name: str = "") -> None:
             scores |= {f"{encoder}.{detector}.{kind}": each for kind, each in zip(("id", "ood"), pair, strict=True)}
         if probe is not None:
             features, labels = inside.labelled("test")
-            accuracy_id[encoder] = metrics.accuracy(probe.logits(features), labels)
+            accuracy_id[encoder] = classification.accuracy(probe.logits(features), labels)
         said = ", ".join(f"{detector} {values['auroc']:.3f}" for detector, values in found[encoder].items())
         log.info("%s, %s encoder: AUROC %s", name, encoder, said)
 
@@ -96,13 +99,13 @@ def _seen_in_training(inside: Features, outside: Features) -> int:
     return seen
 
 
-def _training(inside: Features) -> ood.Sample:
+def _training(inside: Features) -> ood_scores.Sample:
     """All that may be fitted to: train and val. Without labels where any image lacks its own."""
     parts = [inside.split(split) for split in FITTED if split in inside.splits]
     if not parts:
         raise UserError(f"dataset {inside.dataset!r} has no train split for the detectors to be fitted to")
     features, labels, log_sigma = map(_joined, zip(*parts, strict=True))
-    return ood.Sample(features, log_sigma=log_sigma, labels=labels if (labels >= 0).all() else None)
+    return ood_scores.Sample(features, log_sigma=log_sigma, labels=labels if (labels >= 0).all() else None)
 
 
 def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
@@ -122,16 +125,16 @@ def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
 
 
 def _scores(
-    settings: Ood, seed: int, train: ood.Sample, inside: Features, outside: Features, probe: Probe | None
+    settings: Ood, seed: int, train: ood_scores.Sample, inside: Features, outside: Features, probe: Probe | None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """ID and OOD scores of the test splits by every detector that the labels allow."""
     parts = inside.split("test"), outside.split("test")
     features, _, log_sigma = map(_joined, zip(*parts, strict=True))
-    query = ood.Sample(features, log_sigma=log_sigma, logits=None if probe is None else probe.logits(features))
+    query = ood_scores.Sample(features, log_sigma=log_sigma, logits=None if probe is None else probe.logits(features))
     train = replace(train, head=None if probe is None else probe.linear)
-    tuning = ood.Settings(settings.k, settings.temperature, settings.shrinkage, settings.vim_dim, seed)
+    tuning = ood_scores.Settings(settings.k, settings.temperature, settings.shrinkage, settings.vim_dim, seed)
     count = len(parts[0][0])
-    return {name: (both[:count], both[count:]) for name, both in ood.score_all(train, query, tuning).items()}
+    return {name: (both[:count], both[count:]) for name, both in ood_scores.score_all(train, query, tuning).items()}
 
 
 # --- examples -------------------------------------------------------------------------------------
@@ -151,7 +154,7 @@ def _read(dataset: str, rows: np.ndarray) -> list[np.ndarray]:
     layout, stored = reader.layout, [reader.image(int(row)).to_pybytes() for row in rows]
     if layout.encoding == "raw":
         return [np.frombuffer(each, np.uint8).reshape(layout.height, layout.width, layout.channels) for each in stored]
-    return [images.decode(each, layout.channels) for each in stored]
+    return [picture.decode(each, layout.channels) for each in stored]
 
 
 def _one_size(pictures: list[np.ndarray]) -> np.ndarray:
@@ -162,8 +165,8 @@ def _one_size(pictures: list[np.ndarray]) -> np.ndarray:
     return np.stack(pictures).transpose(0, 3, 1, 2)
 
 
-def _square(picture: np.ndarray, side: int) -> np.ndarray:
-    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+def _square(pixels: np.ndarray, side: int) -> np.ndarray:
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)).reshape(side, side, -1)
 
 

@@ -1,7 +1,7 @@
 """prediction: how good the predicted distribution of the target network's output is, on the test images of one dataset.
 
 Reads   data/<dataset>, data/<name>, results/pretrain
-Writes  metrics/prediction/<name>.json: for each encoder and condition what ``prosmin.prediction.summarise`` says; the
+Writes  metrics/prediction/<name>.json: for each encoder and condition what ``prosmin.evaluation.prediction.summarise`` says; the
             conditions are clean and, of the dataset trained on, each corruption type of params
         plots/prediction/<name>.csv: for each encoder and condition the histogram of the PIT, share times bins
         results/prediction/<name>/scores.safetensors: float64 [N] of each clean test image, high where it looks out of
@@ -18,14 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from prosmin import corruptions, data, export, files, prediction
-from prosmin.draws import drawn
-from prosmin.errors import UserError
-from prosmin.prediction import BINS, Measured
-from prosmin.views import ViewSettings
-from stages.command import check_name, run
-from stages.features import ENCODERS
-from stages.params import Params, Views
+from prosmin import corruptions
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.common.seeds import drawn
+from prosmin.data import dataset
+from prosmin.evaluation import prediction
+from prosmin.evaluation.prediction import BINS, Measured
+from prosmin.models import store
+from prosmin.views.augment import ViewSettings
+from stages.common.command import check_name, run
+from stages.common.features import ENCODERS
+from stages.params.load import Params, Views
 
 CLEAN = "clean"
 SEEN = 512  # at most so many training images behind the statistics of the targets
@@ -35,14 +39,14 @@ log = logging.getLogger(__name__)
 
 def main(params: Params, name: str = "") -> None:
     check_name("prediction", "the name of a dataset", name, params.fetch)
-    settings, trained = export.load_description("results/pretrain")
-    with files.decoding(f"results/pretrain/{export.DESCRIPTION}", export.AGAIN):
+    settings, trained = store.load_description("results/pretrain")
+    with files.decoding(f"results/pretrain/{store.DESCRIPTION}", store.AGAIN):
         settled = Views.model_validate(trained["params"]["views"]).model_dump(exclude={"local"})
         seen = list(trained["params"]["splits"])
     views = ViewSettings(size=settings.image_size, **settled)
     seeing = prediction.Seeing(params.prediction.views, views, params.seed)
     known = _training_images(params.dataset, seen, settings, params.seed)
-    images = data.load_split(f"data/{name}", "test", settings.image_size, settings.channels).images
+    images = dataset.load_split(f"data/{name}", "test", settings.image_size, settings.channels).images
     conditions = {CLEAN: images}
     if name == params.dataset:
         severity = params.prediction.severity
@@ -54,7 +58,7 @@ def main(params: Params, name: str = "") -> None:
     rows: list[tuple[str, str, float, float, float]] = []
     scores: dict[str, np.ndarray] = {}
     for encoder in ENCODERS:
-        model = export.load_model("results/pretrain", encoder).to(device)
+        model = store.load_model("results/pretrain", encoder).to(device)
         if model.sigma_range is None:
             log.info("%s, %s encoder: the objective predicts no distribution, so nothing is measured", name, encoder)
             found[encoder] = {}
@@ -82,14 +86,14 @@ def main(params: Params, name: str = "") -> None:
 
 
 def _training_images(
-    dataset: str, splits: list[str], settings: export.ModelSettings, seed: int
+    name: str, splits: list[str], settings: store.ModelSettings, seed: int
 ) -> torch.Tensor:
     """At most ``SEEN`` of the images that the network was trained on, drawn at random."""
-    folder = f"data/{dataset}"
-    present = [split for split in data.split_names(folder) if split in splits]
+    folder = f"data/{name}"
+    present = [split for split in dataset.split_names(folder) if split in splits]
     if not present:
         raise UserError(f"{folder} has none of the splits that results/pretrain was trained on: {', '.join(map(str, splits))}")
-    parts = [data.load_split(folder, split, settings.image_size, settings.channels).images for split in present]
+    parts = [dataset.load_split(folder, split, settings.image_size, settings.channels).images for split in present]
     images = torch.cat(parts)
     return images[drawn(len(images), SEEN, seed, "statistics of the targets")]
 

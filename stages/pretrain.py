@@ -13,7 +13,7 @@ only look at the diagnostics is the one at epoch 0.
 
 On a machine with several GPUs it starts one process for each; PROSMIN_PROCESSES sets the number (on a CPU as well), and a
 launcher that is already running (torchrun, accelerate launch) is left in charge. What else Accelerate would take from the
-environment is refused (``stages.launcher``).
+environment is refused (``stages.common.launcher``).
 """
 
 import json
@@ -24,23 +24,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prosmin.errors import ConfigError, UserError
-from stages import launcher, workers
-from stages.command import confirm, leave_to_the_first, run
-from stages.params import Params, Pretrain
-from stages.threads import cores
+from prosmin.common.errors import ConfigError, UserError
+from stages.common import launcher, workers
+from stages.common.command import confirm, leave_to_the_first, run
+from stages.common.threads import cores
+from stages.params.load import Params, Pretrain
 
 if TYPE_CHECKING:  # torch is imported once the process knows what to start
     from torch import Tensor
 
-    from prosmin.checkpoint import Checkpoints
-    from prosmin.data import Split
-    from prosmin.export import ModelSettings
-    from prosmin.external import Weights
-    from prosmin.monitor import Monitor
+    from prosmin.data.dataset import Split
+    from prosmin.models.store import ModelSettings
     from prosmin.objectives.base import Objective
-    from prosmin.training import TrainSettings
-    from prosmin.views import ViewSettings
+    from prosmin.training.checkpoint import Checkpoints
+    from prosmin.training.external import Weights
+    from prosmin.training.loop import TrainSettings
+    from prosmin.training.monitor import Monitor
+    from prosmin.views.augment import ViewSettings
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +87,12 @@ def main(params: Params) -> None:
 
     from accelerate import Accelerator
 
-    from prosmin import export, files
-    from prosmin.draws import drawn
-    from prosmin.feeding import Streamed
-    from prosmin.streams import make_views
-    from prosmin.training import pretrain, run_key
+    from prosmin.common import files
+    from prosmin.common.seeds import drawn
+    from prosmin.models import store
+    from prosmin.training.loop import pretrain, run_key
+    from prosmin.views.feed import Streamed
+    from prosmin.views.streams import make_views
 
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision="no" if settings.precision == "fp32" else settings.precision
@@ -104,7 +105,7 @@ def main(params: Params) -> None:
         feed = Streamed(Path("data") / params.dataset, seen, settings.channels, workers_here)
     pixels = images[drawn(len(images), MEASURED, params.seed, "pixels")].float() / 255.0
     model_settings = model_settings_of(settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
-    model = export.build_model(model_settings, params.seed)
+    model = store.build_model(model_settings, params.seed)
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     if accelerator.is_main_process:
         log.info(
@@ -159,8 +160,10 @@ def adopt(params: Params) -> None:
     """Put the weights of ``pretrain.external`` where trained ones would be."""
     import torch
 
-    from prosmin import export, external, files
-    from prosmin.monitor import observe
+    from prosmin.common import files
+    from prosmin.models import store
+    from prosmin.training import external
+    from prosmin.training.monitor import observe
 
     settings, given = params.pretrain, params.pretrain.external
     weights = (
@@ -170,7 +173,7 @@ def adopt(params: Params) -> None:
     if given.source == "file" and given.sha256 not in (None, digest):
         raise ConfigError("external.sha256", given.sha256, f"the file {weights.path} has {digest}")
     model_settings = model_settings_of(settings, *normalisation_of(settings, weights))
-    model = export.build_model(model_settings, params.seed)
+    model = store.build_model(model_settings, params.seed)
     model.encoder.backbone.load_state_dict(external.load_backbone(weights, model_settings).state_dict())
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     log.info("%s of %.2f M parameters, as %s has it", settings.encoder.name, encoder_size / 1e6, weights.name)
@@ -206,16 +209,16 @@ def normalisation_of(settings: Pretrain, weights: "Weights") -> tuple[list[float
 def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
     """The splits of the dataset, test only where it is to be seen; and which of them are to be seen. Of those that are streamed a
     sample."""
-    from prosmin import data
-    from prosmin.draws import drawn
+    from prosmin.common.seeds import drawn
+    from prosmin.data import dataset
 
     settings, folder = params.pretrain, Path("data") / params.dataset
-    names, manifest = data.split_names(folder), data.read_manifest(folder)
+    names, manifest = dataset.split_names(folder), dataset.read_manifest(folder)
     seen = [name for name in settings.splits if name in names]
     if not seen:
         raise ConfigError("splits", list(settings.splits), f"{folder} has only {', '.join(names)}")
     return {
-        name: data.load_split(
+        name: dataset.load_split(
             folder,
             name,
             settings.image_size,
@@ -231,10 +234,10 @@ def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
 
 def untrained_of(settings: "ModelSettings", images: "Tensor", seed: int) -> "Objective":
     """The floor: the network before its first step, with batch statistics of ``images``, uint8 [N, C, S, S]."""
-    from prosmin import export
-    from prosmin.untrained import set_statistics
+    from prosmin.models import store
+    from prosmin.training.untrained import set_statistics
 
-    return set_statistics(export.build_model(settings, seed), images, seed)
+    return set_statistics(store.build_model(settings, seed), images, seed)
 
 
 def save(
@@ -246,13 +249,14 @@ def save(
     facts: Mapping[str, Any],
 ) -> None:
     """A model, its floor, and how to rebuild them. facts: about its training."""
-    from prosmin import __version__, export
+    from prosmin import __version__
+    from prosmin.models import store
 
-    export.save_state(folder / "encoder.safetensors", model.encoder.backbone.state_dict())
-    export.save_state(folder / export.WEIGHTS["trained"], model.state_dict())
-    export.save_state(folder / export.WEIGHTS["random"], untrained.state_dict())
+    store.save_state(folder / "encoder.safetensors", model.encoder.backbone.state_dict())
+    store.save_state(folder / store.WEIGHTS["trained"], model.state_dict())
+    store.save_state(folder / store.WEIGHTS["random"], untrained.state_dict())
     trained = {"prosmin": __version__, "dataset": params.dataset, **facts, "seed": params.seed}
-    export.save_description(folder, model_settings, trained | {"params": used(params.pretrain)})
+    store.save_description(folder, model_settings, trained | {"params": used(params.pretrain)})
 
 
 def used(settings: Pretrain) -> dict[str, Any]:
@@ -266,7 +270,7 @@ def used(settings: Pretrain) -> dict[str, Any]:
 
 
 def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -> "ModelSettings":
-    from prosmin.export import ModelSettings
+    from prosmin.models.store import ModelSettings
 
     return ModelSettings(
         encoder=settings.encoder.name,
@@ -304,7 +308,7 @@ def objective_of(settings: Pretrain) -> dict[str, Any]:
 
 
 def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
-    from prosmin.views import ViewSettings
+    from prosmin.views.augment import ViewSettings
 
     drawn = settings.views.model_dump(exclude={"local"})
     local = settings.views.local
@@ -313,7 +317,7 @@ def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
 
 
 def train_settings_of(settings: Pretrain) -> "TrainSettings":
-    from prosmin.training import TrainSettings
+    from prosmin.training.loop import TrainSettings
 
     decay, end = settings.weight_decay, settings.weight_decay_end
     return TrainSettings(
@@ -332,7 +336,7 @@ def train_settings_of(settings: Pretrain) -> "TrainSettings":
 
 
 def checkpoints_of(key: str) -> "Checkpoints":
-    from prosmin.checkpoint import Checkpoints
+    from prosmin.training.checkpoint import Checkpoints
 
     given = os.environ.get("PROSMIN_CHECKPOINT_SECONDS", "60")
     try:
@@ -346,8 +350,8 @@ def checkpoints_of(key: str) -> "Checkpoints":
 
 def monitor_of(splits: "Mapping[str, Split]", seed: int) -> "Monitor":
     """A draw of held-out images where the dataset has them (their labels feed the online k-NN curve), else of training images."""
-    from prosmin.draws import drawn
-    from prosmin.monitor import Monitor
+    from prosmin.common.seeds import drawn
+    from prosmin.training.monitor import Monitor
 
     watched = splits.get("val", next(iter(splits.values())))
     rows = drawn(len(watched), WATCHED, seed, "watched")

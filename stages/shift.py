@@ -1,7 +1,7 @@
 """shift: the linear probe on images of the same classes from elsewhere, such as ImageNet-A, -R, -V2 or Sketch.
 
 Reads   results/embed/<dataset>, results/embed/<name>, results/linear, data/<dataset>, data/<name> (whose classes have names)
-Writes  metrics/shift/<name>.json: for each encoder what ``prosmin.probes.classification_metrics`` reports of its test split, and
+Writes  metrics/shift/<name>.json: for each encoder what ``prosmin.evaluation.linear_probe.classification_metrics`` reports of its test split, and
             accuracy_clean, that of the test images of the dataset trained on, of the same classes
         plots/shift/<name>.csv: the reliability diagram, before and after temperature
 
@@ -16,15 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from prosmin import files, metrics
-from prosmin.data import read_manifest
-from prosmin.errors import UserError, nearest
-from prosmin.probes import classification_metrics, reliability_rows
-from stages.command import Unlabelled, check_name, leave_out, run
-from stages.features import ENCODERS, load_features
+from prosmin.common import files
+from prosmin.common.errors import UserError, nearest
+from prosmin.data.dataset import read_manifest
+from prosmin.evaluation.linear_probe import classification_metrics, reliability_rows
+from prosmin.metrics import classification
+from stages.common.command import Unlabelled, check_name, leave_out, run
+from stages.common.features import ENCODERS, load_features
+from stages.common.probing import load_probe
 from stages.linear import RELIABILITY
-from stages.params import Params
-from stages.probing import load_probe
+from stages.params.load import Params
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def main(params: Params, name: str = "") -> None:
         values = classification_metrics(logits, truth, probe.temperature, asked.bootstrap, params.seed)
         clean, known = load_features(params.dataset, encoder).labelled("test")
         inside = np.isin(known, chosen)
-        at_home = metrics.accuracy(probe.logits(clean[inside])[:, chosen], np.searchsorted(chosen, known[inside]))
+        at_home = classification.accuracy(probe.logits(clean[inside])[:, chosen], np.searchsorted(chosen, known[inside]))
         found[encoder] = values | {"accuracy_clean": float(at_home), "classes": len(chosen), "n": len(labels)}
         rows += [(encoder, *row) for row in reliability_rows(logits, truth, probe.temperature)]
         log.info(

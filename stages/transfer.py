@@ -4,9 +4,9 @@ Reads   results/embed/<target>
 Writes  metrics/transfer/<target>.json, plots/transfer/<target>.csv: as the linear stage
 """
 
-from stages.command import Unlabelled, check_name, leave_out, run
+from stages.common.command import Unlabelled, check_name, leave_out, run
 from stages.linear import RELIABILITY, evaluate, write
-from stages.params import Params
+from stages.params.load import Params
 
 
 def main(params: Params, target: str = "") -> None:

@@ -23,7 +23,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Three to two cores, at most eight: part of what the longest tests do is waiting for a server or for a process to end."""
-    from stages.threads import cores
+    from stages.common.threads import cores
 
     return min(cores() + (cores() + 1) // 2, 8)
 

@@ -12,7 +12,7 @@ import torch
 
 # A server that has the libraries loaded and has run nothing: its forks start at once and share no thread.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["torch", "accelerate", "timm", "prosmin.training", "prosmin.export"])
+_processes.set_forkserver_preload(["torch", "accelerate", "timm", "prosmin.training.loop", "prosmin.models.store"])
 
 
 def start(function: Callable[..., Any], *arguments: Any, world: int = 1) -> list[Any]:

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.faults import damage, judge, project, resources, signals
 from benchmarks.record import RESULTS, machine
-from prosmin.files import read_json, write_json
+from prosmin.common.files import read_json, write_json
 
 
 class Kind(NamedTuple):

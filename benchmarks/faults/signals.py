@@ -18,7 +18,7 @@ STOPS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 APPEARS = 30.0  # seconds until a process that is to be hit must be there
 FATAL = 15.0  # seconds in which a run must end whose own process was told to
 PAUSE = 1.0  # seconds between SIGSTOP and SIGCONT
-SERVER = "pipelines.local_server"
+SERVER = "pipelines.flows.local_server"
 PORTS = range(20000, 30000)
 
 
@@ -77,8 +77,8 @@ def _guards(words: str) -> Target:
 # What may be hit, by the name that the table gives it.
 IN_REPRO: dict[str, Target] = {
     "main": lambda each: not each.above,
-    "guard": _guards("pipelines.quick"),
-    "DVC": _runs("pipelines.quick"),
+    "guard": _guards("pipelines.engine.quick"),
+    "DVC": _runs("pipelines.engine.quick"),
     "stage": _is_stage,
 }
 IN_FLOW: dict[str, Target] = {

@@ -6,7 +6,7 @@ The constants are those of the benchmark's own scripts: for images of more than 
 The scripts truncate to whole grey levels; here they are rounded, so that a pixel that is not changed stays as it was.
 The script for ImageNet-C saves what it made as JPEG of quality 85; here nothing is compressed but by
 ``jpeg_compression``. zoom_blur is exact to a fraction of a pixel, the scripts round to whole ones. Results are therefore
-comparable among themselves; published figures belong to the published files (``prosmin.corrupted``).
+comparable among themselves; published figures belong to the published files (``prosmin.evaluation.corrupted_sets``).
 
 Grey images take the same path with one channel. Blurs and textures stand in pixels and so weigh more the smaller an
 image is: on 8 x 8 pixels the constants for 32 are severe, yet all types remain defined down to 2 x 2.

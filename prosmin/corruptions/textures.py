@@ -9,11 +9,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from prosmin.common.errors import UserError
 from prosmin.corruptions.filters import gaussian, motion
 from prosmin.corruptions.registry import SMALL, normal
-from prosmin.errors import UserError
-from prosmin.images import SUFFIXES, Unreadable, decode
-from prosmin.listing import files_in, is_image
+from prosmin.data.picture import SUFFIXES, Unreadable, decode
+from prosmin.fetching.listing import files_in, is_image
 
 
 def plasma(count: int, size: int, decay: float, generator: Generator | None, device: torch.device) -> Tensor:

@@ -5,8 +5,8 @@ A new one is a class of ``base.Objective`` whose keywords are its settings, and 
 
 from typing import Any
 
-from prosmin.errors import ConfigError, nearest
-from prosmin.networks import Encoder
+from prosmin.common.errors import ConfigError, nearest
+from prosmin.models.networks import Encoder
 from prosmin.objectives.base import Objective
 from prosmin.objectives.contrastive import MoCoV3, SimCLR
 from prosmin.objectives.distillation import BYOL, DINO, SimSiam

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from prosmin.networks import Encoder, momentum_copy, update_momentum
+from prosmin.models.networks import Encoder, momentum_copy, update_momentum
 
 
 class Objective(nn.Module):

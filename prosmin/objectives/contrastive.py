@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prosmin import processes
-from prosmin.networks import Encoder, Projector
+from prosmin.common import distributed
+from prosmin.models.networks import Encoder, Projector
 from prosmin.objectives.base import Distilling, Projecting, each_view, full_precision, pairs, unordered_pairs
 
 
@@ -28,9 +28,9 @@ class SimCLR(Projecting):
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Unit vectors [B, D] of two views -> scalar: each of the 2B must find its other view among the 2N - 1 others."""
     own = torch.cat([first, second])
-    others = torch.cat([processes.gather(first), processes.gather(second)])  # [2N, D]
+    others = torch.cat([distributed.gather(first), distributed.gather(second)])  # [2N, D]
     count, total = len(first), len(others) // 2
-    row = torch.arange(count, device=own.device) + processes.rank() * count
+    row = torch.arange(count, device=own.device) + distributed.rank() * count
     itself, positive = torch.cat([row, row + total]), torch.cat([row + total, row])
     similarity = (own @ others.T / temperature).scatter(1, itself[:, None], -torch.inf)
     return F.cross_entropy(similarity, positive)
@@ -49,9 +49,9 @@ class MoCoV3(Distilling):
         queries = [
             F.normalize(each, dim=1) for each in each_view(lambda images: self.predictor(self.project(images)), views)
         ]
-        keys = [processes.gather(F.normalize(each, dim=1)) for each in each_view(self.targets, views[:2])]
+        keys = [distributed.gather(F.normalize(each, dim=1)) for each in each_view(self.targets, views[:2])]
         count = len(views[0])
-        right = torch.arange(count, device=keys[0].device) + processes.rank() * count
+        right = torch.arange(count, device=keys[0].device) + distributed.rank() * count
         with full_precision(right):
             losses = [
                 F.cross_entropy(queries[online] @ keys[target].T / self.temperature, right)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosmin import processes
-from prosmin.networks import Encoder, Projector
+from prosmin.common import distributed
+from prosmin.models.networks import Encoder, Projector
 from prosmin.objectives.base import Distilling, Projecting, each_view, pairs
 
 
@@ -99,6 +99,6 @@ class DINO(Distilling):
         sharp = [F.log_softmax(each / self.temperature, dim=1) for each in logits]
         if self.training:
             with torch.no_grad():
-                self.centre.lerp_(processes.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum)
+                self.centre.lerp_(distributed.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum)
         losses = [-(soft[target] * sharp[online]).sum(1).mean() for online, target in pairs(len(views))]
         return torch.stack(losses).mean()

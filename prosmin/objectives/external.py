@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prosmin.networks import Encoder
+from prosmin.models.networks import Encoder
 from prosmin.objectives.base import Objective
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from prosmin import processes, scoring
-from prosmin.errors import ConfigError
-from prosmin.networks import Encoder, GaussianHead, Projector
+from prosmin import scoring
+from prosmin.common import distributed
+from prosmin.common.errors import ConfigError
+from prosmin.models.networks import Encoder, GaussianHead, Projector
 from prosmin.objectives.base import Distilling, full_precision, pairs, together
 
 NORMALISATIONS = ("none", "centre", "standardise", "whiten")
@@ -25,12 +26,12 @@ def normalise_targets(y: Tensor, how: str, shrinkage: float = 0.0) -> Tensor:
     if how == "none":
         return y
     y = y.float()
-    y = y - processes.mean(y.mean(0))
+    y = y - distributed.mean(y.mean(0))
     if how == "centre":
         return y
     if how == "standardise":
-        return y * processes.mean(y.square().mean(0)).clamp_min(1e-12).rsqrt()
-    covariance = processes.mean(y.T @ y / len(y))
+        return y * distributed.mean(y.square().mean(0)).clamp_min(1e-12).rsqrt()
+    covariance = distributed.mean(y.T @ y / len(y))
     scale = covariance.diagonal().mean()
     covariance = (1.0 - shrinkage) * covariance + shrinkage * scale * torch.eye(
         y.shape[1], device=y.device, dtype=y.dtype

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prosmin import processes, scoring
-from prosmin.networks import Encoder
+from prosmin import scoring
+from prosmin.common import distributed
+from prosmin.models.networks import Encoder
 from prosmin.objectives.base import Distilling, each_view, full_precision
 
 
@@ -88,7 +89,7 @@ class Published(Distilling):
         targets = [each - self.centre for each in each_view(self.targets, views[:2])]
         if self.training:
             with torch.no_grad():
-                self.centre.lerp_(processes.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum)
+                self.centre.lerp_(distributed.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum)
         with full_precision(self.centre):
             losses = []
             for prediction in predictions:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prosmin import processes
-from prosmin.networks import Encoder, Projector
+from prosmin.common import distributed
+from prosmin.models.networks import Encoder, Projector
 from prosmin.objectives.base import Projecting, each_view, full_precision, unordered_pairs
 
 
@@ -35,7 +35,7 @@ class VICReg(Projecting):
         z = each_view(self.project, views)
         alike = torch.stack([F.mse_loss(z[first], z[second]) for first, second in unordered_pairs(len(z))]).mean()
         with full_precision(alike):
-            terms = [spread_terms(processes.gather(each)) for each in z]
+            terms = [spread_terms(distributed.gather(each)) for each in z]
         narrow, correlated = (torch.stack(each).mean() for each in zip(*terms, strict=True))
         invariance, variance, covariance = self.weights
         return invariance * alike + variance * narrow + 2.0 * covariance * correlated

@@ -10,9 +10,9 @@ What is missing is named on the page with the command that makes it. The same in
 import logging
 from pathlib import Path
 
-from prosmin import files
-from stages.command import run
-from stages.params import Params
+from prosmin.common import files
+from stages.common.command import run
+from stages.params.load import Params
 from stages.report.inputs import Inputs
 from stages.report.page import page
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prosmin.intervals import wilson
+from prosmin.metrics.intervals import wilson
 
 Rows = Sequence[dict[str, Any]]
 

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prosmin.errors import UserError, shown
-from prosmin.files import Arrays, Section, damaged, read_arrays, read_csv, read_json, read_metrics
-from stages.command import LEFT_OUT
-from stages.params import Params
+from prosmin.common.errors import UserError, shown
+from prosmin.common.files import Arrays, Section, damaged, read_arrays, read_csv, read_json, read_metrics
+from stages.common.command import LEFT_OUT
+from stages.params.load import Params
 
 Rows = list[dict[str, Any]]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from prosmin.files import NUMBER, damaged
-from stages.command import LEFT_OUT
-from stages.params import BENCHMARK
+from prosmin.common.files import NUMBER, damaged
+from stages.common.command import LEFT_OUT
+from stages.params.load import BENCHMARK
 from stages.report import figures, pictures, prediction, prose, tables
 from stages.report.inputs import Inputs, made_by
 

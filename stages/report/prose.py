@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.params import BENCHMARK
+from stages.params.load import BENCHMARK
 from stages.report.figures import detector_line
 from stages.report.inputs import Inputs
 from stages.report.tables import Row, Value, ood_sets, ranges, row

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.command import LEFT_OUT
-from stages.directions import higher_is_better
-from stages.params import BENCHMARK, EXTRA
+from stages.common.command import LEFT_OUT
+from stages.common.directions import higher_is_better
+from stages.params.load import BENCHMARK, EXTRA
 from stages.report.figures import detector_line, detectors_of
 from stages.report.inputs import Inputs, Missing, made_by
 

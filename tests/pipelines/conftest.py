@@ -228,7 +228,7 @@ def prefect_home(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def api(prefect_home) -> Iterator[dict[str, str]]:
     """The address and the password of a server that all tests share, as Prefect's client is told them."""
-    from pipelines import server
+    from pipelines.flows import server
 
     before = dict(os.environ)
     os.environ["PREFECT_HOME"] = str(prefect_home)

@@ -8,10 +8,10 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from pipelines import aggregate
-from prosmin.files import write_json
-from stages import headlines
-from stages.headlines import Row
-from stages.params import load
+from prosmin.common.files import write_json
+from stages.common import headlines
+from stages.common.headlines import Row
+from stages.params.load import load
 from tests.pipelines.conftest import ROOT, Project
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import websockets
 
-from pipelines.server import free_port
+from pipelines.flows.server import free_port
 from tests.pipelines.conftest import ROOT, Api, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 DEPLOYMENTS = """
 deployments:
-  - {name: minutely, entrypoint: pipelines/flow.py:run_graph, work_pool: {name: prosmin},
+  - {name: minutely, entrypoint: pipelines/flows/graph_flow.py:run_graph, work_pool: {name: prosmin},
      schedules: [{cron: "* * * * *", timezone: UTC}], parameters: {stages: [source]}}
-  - {name: settings, entrypoint: pipelines/flow.py:run_graph, work_pool: {name: prosmin}}
+  - {name: settings, entrypoint: pipelines/flows/graph_flow.py:run_graph, work_pool: {name: prosmin}}
 """
 
 

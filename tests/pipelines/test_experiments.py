@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.experiment import apply, check, experiment
+from pipelines.graph.experiment import apply, check, experiment
 from pipelines.sweep import Sweep, prepare
-from prosmin.errors import UserError
-from stages.params import load
+from prosmin.common.errors import UserError
+from stages.params.load import load
 from tests.pipelines.conftest import until
-from tests.pipelines.test_flow import outcomes
+from tests.pipelines.flows.test_graph_flow import outcomes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
 

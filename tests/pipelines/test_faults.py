@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import server
+from pipelines.flows import server
 from tests.pipelines.conftest import ROOT, Api, until
-from tests.pipelines.test_flow import outcomes
+from tests.pipelines.flows.test_graph_flow import outcomes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 BEFORE = {"source@a", "source@b"}
@@ -90,7 +90,7 @@ def variables(api):
     return {"PREFECT_API_URL": api.url, "PREFECT_API_AUTH_STRING": api.password}
 
 
-GUARD = ROOT / "pipelines" / "guard.py"
+GUARD = ROOT / "pipelines/engine/guard.py"
 # A command that starts a process in a session of its own, which is how multi-GPU launchers start their workers.
 ESCAPES = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(p.pid, flush=True); time.sleep({})"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages import declared
-from stages.command import _told
+from stages.common import declared
+from stages.common.command import _told
 
 ROOT = Path(__file__).parents[2]
 NAMES = [

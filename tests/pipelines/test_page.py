@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines.dashboard import forward
-from pipelines.server import Server
+from pipelines.flows.server import Server
 from tests.conftest import BROWSERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.browser, pytest.mark.timeout(240)]

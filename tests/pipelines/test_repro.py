@@ -263,7 +263,7 @@ def started(self, *arguments, **options):
     os.kill(os.getpid(), signal.SIGTERM)
 subprocess.Popen.__init__ = started
 from pipelines.repro import main
-from stages.command import run
+from stages.common.command import run
 sys.argv = ["repro", "one"]
 run("repro", main)
 """

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from dvc.api import DVCFileSystem
 
-from pipelines.revision import stale
+from pipelines.graph.revisions import stale
 from pipelines.sweep import Sweep, expand, load_sweep, table
-from prosmin.errors import UserError
+from prosmin.common.errors import UserError
 from tests.pipelines.conftest import ROOT, Project
 
 RANK = "metrics/leaf/one.json:trained.accuracy"
@@ -110,8 +110,8 @@ def test_a_wrong_file_is_reported_whole(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_sweeps_that_come_with_the_project_hold(path, monkeypatch):
-    from pipelines.experiment import check
-    from stages.params import load
+    from pipelines.graph.experiment import check
+    from stages.params.load import load
 
     monkeypatch.chdir(ROOT)
     sweep = load_sweep(path)

@@ -18,4 +18,4 @@ def test_importing_prosmin_imports_nothing_heavy():
 
 def test_training_needs_neither_the_pipeline_nor_the_dataset_library():
     """So that it imports on a GPU machine that has PyTorch, timm and Accelerate only."""
-    assert not loaded_by("import prosmin.training, prosmin.export, prosmin.embedding, prosmin.data") & set(FORBIDDEN)
+    assert not loaded_by("import prosmin.training.loop, prosmin.models.store, prosmin.evaluation.embedding, prosmin.data.dataset") & set(FORBIDDEN)

@@ -9,17 +9,18 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from prosmin import export, training
-from prosmin.checkpoint import Checkpoints
-from prosmin.monitor import Monitor
-from prosmin.networks import Encoder
+from prosmin.models import store
+from prosmin.models.networks import Encoder
 from prosmin.objectives import ProSMIN
-from prosmin.views import ViewSettings
+from prosmin.training import loop
+from prosmin.training.checkpoint import Checkpoints
+from prosmin.training.monitor import Monitor
+from prosmin.views.augment import ViewSettings
 from tests import gang
 
 VIEW = ViewSettings(size=8, grayscale=0.0, solarize=0.0, blur=0.0)
-SETTINGS = training.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
-LONGER = training.TrainSettings(epochs=6, batch_size=60, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
+SETTINGS = loop.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
+LONGER = loop.TrainSettings(epochs=6, batch_size=60, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
 IMAGES = torch.randint(0, 256, (256, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(256) % 4
 
@@ -36,7 +37,7 @@ def tiny_model():
 
 def train(settings=SETTINGS, checkpoints=None):
     model, monitor = tiny_model(), Monitor(IMAGES[:64], LABELS[:64], IMAGES[64:], LABELS[64:])
-    return model, training.pretrain(model, IMAGES, settings, 0, Accelerator(cpu=True), monitor, checkpoints=checkpoints)
+    return model, loop.pretrain(model, IMAGES, settings, 0, Accelerator(cpu=True), monitor, checkpoints=checkpoints)
 
 
 class Stopped(BaseException):
@@ -105,7 +106,7 @@ def run_to_the_end(folder):
     """A process of a run; the first one leaves the weights when it is done."""
     model, history = train(LONGER, Checkpoints(folder, "run", every=0))
     if history.diagnostics:  # of the first process alone
-        export.save_state(folder / "final.safetensors", model.state_dict())
+        store.save_state(folder / "final.safetensors", model.state_dict())
 
 
 def step_of(folder):

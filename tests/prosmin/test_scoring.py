@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
 from prosmin import scoring
-from prosmin.errors import ConfigError
+from prosmin.common.errors import ConfigError
 
 CASES = [(0.0, 1.0, 0.0), (0.3, 0.5, -1.2), (-2.0, 0.05, 1.5), (1.0, 7.4, 0.9), (0.0, 2.0, 30.0)]
 

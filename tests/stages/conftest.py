@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from prosmin import files
-from stages.params import Params, load
+from prosmin.common import files
+from stages.params.load import Params, load
 
 ROOT = Path(__file__).parents[2]
 SPLITS = {"train": slice(0, 500), "val": slice(500, 650), "test": slice(650, 900)}

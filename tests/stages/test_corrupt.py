@@ -7,14 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from prosmin import calibration, corruptions, data, export, files, metrics, robustness
-from prosmin.embedding import embed
-from prosmin.errors import UserError
-from prosmin.probes import Probe
-from prosmin.robustness import Measured
+from prosmin import corruptions
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.data import dataset
+from prosmin.evaluation.embedding import embed
+from prosmin.evaluation.linear_probe import Probe
+from prosmin.metrics import calibration, classification, corruption_error
+from prosmin.metrics.corruption_error import Measured
+from prosmin.models import store
 from stages import corrupt, fetch, linear
 from stages.embed import main as embed_dataset
-from stages.params import BENCHMARK, EXTRA, GROUPS, CorruptionType, Folder, load
+from stages.params.load import BENCHMARK, EXTRA, GROUPS, CorruptionType, Folder, load
 from tests.stages.conftest import ROOT
 
 TYPES = ("impulse_noise", "contrast", "speckle_noise")  # the last is an extra one
@@ -36,12 +40,12 @@ def made(tmp_path_factory, params):
         patch.chdir(folder)
         fetch.main(params, "digits")
         narrow = {"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 32], "zero_init_last": False}
-        settings = export.ModelSettings("resnet18", 8, 1, (0.3,), (0.38,), 32, 16, cifar_stem=True, kwargs=narrow)
+        settings = store.ModelSettings("resnet18", 8, 1, (0.3,), (0.38,), 32, 16, cifar_stem=True, kwargs=narrow)
         pretrained = folder / "results/pretrain"
         pretrained.mkdir(parents=True)
-        export.save_description(pretrained, settings, {})
-        for seed, weights in enumerate(export.WEIGHTS.values()):
-            export.save_state(pretrained / weights, export.build_model(settings, seed).state_dict())
+        store.save_description(pretrained, settings, {})
+        for seed, weights in enumerate(store.WEIGHTS.values()):
+            store.save_state(pretrained / weights, store.build_model(settings, seed).state_dict())
         embed_dataset(params, "digits")
         linear.main(params)
     return folder
@@ -70,12 +74,12 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
     corrupt.main(params)
     found = files.read_json("metrics/corrupt.json")
     rows = iter(files.read_csv("plots/corrupt/accuracy.csv"))
-    split = data.load_split("data/digits", "test", 8, 1)
+    split = dataset.load_split("data/digits", "test", 8, 1)
     labels = split.labels.numpy()
     hits, clean = {}, {}
     assert list(found) == ["trained", "random"]
     for encoder, values in found.items():
-        network = export.load_encoder("results/pretrain", encoder)
+        network = store.load_encoder("results/pretrain", encoder)
         probe = Probe.load(f"results/linear/{encoder}.safetensors")
         clean[encoder] = probe.logits(embed(network, split.images)).argmax(1) == labels
         assert values["accuracy_clean"] == files.rounded(clean[encoder].mean()) and values["n"] == 360
@@ -85,7 +89,7 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
             for j, severity in enumerate(SEVERITIES):
                 logits = probe.logits(embed(network, corruptions.corrupt(split.images, name, severity, 3)))
                 hits[encoder][i, j] = logits.argmax(1) == labels
-                eces[i, j] = calibration.ece(metrics.softmax(logits), labels)
+                eces[i, j] = calibration.ece(classification.softmax(logits), labels)
                 row = next(rows)
                 assert (row["encoder"], row["type"], row["severity"]) == (encoder, name, str(severity))
                 assert float(row["accuracy"]) == pytest.approx(hits[encoder][i, j].mean(), abs=1e-5)
@@ -99,9 +103,9 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
         assert values["mce_unnormalised_low"] < values["mce_unnormalised"] < values["mce_unnormalised_high"]
     own, reference = found["trained"], found["random"]
     model, floor = (Measured(hits[each][:2], clean[each]) for each in ("trained", "random"))
-    assert own["mce"] == pytest.approx(robustness.mce(model, floor), abs=1e-5)
+    assert own["mce"] == pytest.approx(corruption_error.mce(model, floor), abs=1e-5)
     assert own["mce_low"] < own["mce"] < own["mce_high"]
-    assert own["relative_mce"] == pytest.approx(robustness.relative_mce(model, floor), rel=1e-5)
+    assert own["relative_mce"] == pytest.approx(corruption_error.relative_mce(model, floor), rel=1e-5)
     assert reference["mce"] == reference["mce_low"] == reference["mce_high"] == 1.0
     with pytest.raises(StopIteration):
         next(rows)
@@ -199,7 +203,7 @@ def without_similarity() -> tuple:
 def test_published_arrays_give_the_numbers_of_the_same_images(place, params):
     """Generated images, written as CIFAR-10-C is and read again."""
     corrupt.main(params)
-    expected, split = without_similarity(), data.load_split("data/digits", "test", 8, 1)
+    expected, split = without_similarity(), dataset.load_split("data/digits", "test", 8, 1)
     folder = place / "digits-c"
     folder.mkdir()
     np.save(folder / "labels.npy", np.tile(split.labels.numpy().astype(np.uint8), 5))
@@ -213,7 +217,7 @@ def test_published_arrays_give_the_numbers_of_the_same_images(place, params):
 def test_published_folders_give_the_numbers_of_the_same_images(place, params):
     """By class, and so in another order than the test split; as PNG, to lose nothing."""
     corrupt.main(params)
-    expected, split = files.read_json("metrics/corrupt.json"), data.load_split("data/digits", "test", 8, 1)
+    expected, split = files.read_json("metrics/corrupt.json"), dataset.load_split("data/digits", "test", 8, 1)
     for name in TYPES:
         for severity in SEVERITIES:
             for row, (image, label) in enumerate(zip(generated(split, name, severity), split.labels.tolist())):
@@ -251,9 +255,9 @@ def test_frost_of_a_folder(place, params):
 
 def test_feature_similarity_is_the_mean_cosine_of_centred_features(place, params):
     corrupt.main(params)
-    split = data.load_split("data/digits", "test", 8, 1)
+    split = dataset.load_split("data/digits", "test", 8, 1)
     for encoder, found in list(files.read_json("metrics/corrupt.json").items()):
-        network = export.load_encoder("results/pretrain", encoder)
+        network = store.load_encoder("results/pretrain", encoder)
         clean = embed(network, split.images).astype(np.float64)
         cosines = []
         for name in (name for name in TYPES if name in corruptions.BENCHMARK):

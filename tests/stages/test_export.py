@@ -10,12 +10,12 @@ import torch
 import yaml
 from PIL import Image
 
-from prosmin import export as models
-from prosmin import files
-from prosmin.data import convert
-from prosmin.errors import UserError
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.data.dataset import convert
+from prosmin.models import store as models
 from stages import export
-from stages.params import load
+from stages.params.load import load
 from tests.stages.conftest import ROOT
 
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}

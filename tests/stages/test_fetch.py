@@ -18,9 +18,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from prosmin.data import load_split, read_manifest
+from prosmin.data.dataset import load_split, read_manifest
 from stages import fetch
-from stages.command import run
+from stages.common.command import run
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"source": "builtin", "name": "digits"}
@@ -606,10 +606,10 @@ def test_what_is_not_read_and_what_looks_like_a_slip_is_said_at_fetch(
 
 def test_all_cores_of_the_share_and_no_more_decode(workspace, monkeypatch):
     asked = []
-    kept = fetch.fetching.write_dataset
+    kept = fetch.writing.write_dataset
     monkeypatch.setenv("PROSMIN_CORES", "3")
     monkeypatch.setattr(
-        fetch.fetching, "write_dataset", lambda *a, **k: (asked.append(k["workers"]), kept(*a, **k))[1]
+        fetch.writing, "write_dataset", lambda *a, **k: (asked.append(k["workers"]), kept(*a, **k))[1]
     )
     configure(GOOD)
     assert start(monkeypatch, "mine") == 0

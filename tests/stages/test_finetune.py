@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from prosmin import files
-from prosmin.errors import UserError
+from prosmin.common import files
+from prosmin.common.errors import UserError
 from stages import fetch, finetune
-from stages.params import load
+from stages.params.load import load
 from tests.stages.conftest import ROOT
 from tests.stages.test_prediction import keep_networks
 

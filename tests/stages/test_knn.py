@@ -2,8 +2,8 @@
 
 import pytest
 
-from prosmin import files
-from prosmin.errors import ConfigError
+from prosmin.common import files
+from prosmin.common.errors import ConfigError
 from stages import knn
 
 

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import pytest
-
-from prosmin import files, metrics
-from prosmin.errors import UserError
-from prosmin.probes import Probe
+from prosmin.common import files
+from prosmin.evaluation.linear_probe import Probe
+from prosmin.metrics import classification
 from stages import linear
-from stages.probing import load_probe
+from stages.common.probing import load_probe
 
 
 def test_it_writes_probes_metrics_and_the_reliability_diagram(workplace, params):
@@ -25,8 +23,8 @@ def test_it_writes_probes_metrics_and_the_reliability_diagram(workplace, params)
         arrays = workplace.features["digits", encoder]
         probe = Probe.load(f"results/linear/{encoder}.safetensors")
         logits, labels = probe.logits(arrays["test.features"]), arrays["test.labels"]
-        assert found["accuracy"] == files.rounded(metrics.accuracy(logits, labels))
-        assert found["nll_calibrated"] == files.rounded(metrics.nll(logits / probe.temperature, labels))
+        assert found["accuracy"] == files.rounded(classification.accuracy(logits, labels))
+        assert found["nll_calibrated"] == files.rounded(classification.nll(logits / probe.temperature, labels))
         assert found["n"] == 250 and found["l2"] in params.linear.l2
         rows = [row for row in files.read_csv("plots/linear/reliability.csv") if row["encoder"] == encoder]
         for kind in ("raw", "calibrated"):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from prosmin import files
-from prosmin.errors import UserError
+from prosmin.common import files
+from prosmin.common.errors import UserError
 from stages import lowshot
 
 

@@ -10,10 +10,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from sklearn.metrics import auc, roc_auc_score
 
-from prosmin import data, files
-from prosmin.errors import ConfigError, UserError
+from prosmin.common import files
+from prosmin.common.errors import ConfigError, UserError
+from prosmin.data import dataset
 from stages import fetch, linear, ood
-from stages.params import Params, load
+from stages.params.load import Params, load
 from tests.stages.conftest import ROOT, Workplace
 
 PROBE = ["msp", "max_logit", "entropy", "energy"]
@@ -113,10 +114,10 @@ def test_examples_are_the_images_of_their_scores_from_the_lowest_to_the_highest(
     ood.main(params, "patches")
     examples = files.read_arrays("results/ood/patches/examples.safetensors")
     scores = files.read_arrays("results/ood/patches/scores.safetensors")
-    for prefix, dataset, kind, shape in (("", "patches", "ood", (3, 16, 16)), ("id_", "digits", "id", (1, 8, 8))):
+    for prefix, name, kind, shape in (("", "patches", "ood", (3, 16, 16)), ("id_", "digits", "id", (1, 8, 8))):
         images, index = examples[f"{prefix}images"], examples[f"{prefix}index"]
         assert images.shape == (ood.EXAMPLES, *shape) and index.dtype == np.int64
-        expected = data.load_split(f"data/{dataset}", "test").images.numpy()[index]
+        expected = dataset.load_split(f"data/{name}", "test").images.numpy()[index]
         np.testing.assert_array_equal(images, expected)
         spread = scores[f"trained.knn.{kind}"]
         assert (np.diff(spread[index]) >= 0).all()
@@ -182,9 +183,9 @@ def test_images_of_the_training_set_are_counted_and_warned_of(ready, params, cap
 
 def test_a_network_that_predicts_no_sigma_leaves_its_detectors_out(ready, params):
     for encoder in ("trained", "random"):
-        for dataset in ("digits", "patches"):
-            arrays = ready.features[dataset, encoder]
-            ready.features[dataset, encoder] = {name: each for name, each in arrays.items() if "log_sigma" not in name}
+        for name in ("digits", "patches"):
+            arrays = ready.features[name, encoder]
+            ready.features[name, encoder] = {key: value for key, value in arrays.items() if "log_sigma" not in key}
     ready.write()
     for name in ("digits", "patches"):
         files.write_arrays(f"results/prediction/{name}/scores.safetensors", {})

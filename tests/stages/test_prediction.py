@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from prosmin import corruptions, data, export, files, prediction
-from prosmin.errors import UserError
-from prosmin.views import ViewSettings
+from prosmin import corruptions
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.data import dataset
+from prosmin.evaluation import prediction
+from prosmin.models import store
+from prosmin.views.augment import ViewSettings
 from stages import fetch
 from stages import prediction as stage
-from stages.params import load
+from stages.params.load import load
 from tests.stages.conftest import ROOT
 
 WRITTEN = (
@@ -35,14 +39,14 @@ def params():
 
 def keep_networks(folder, params, **objective):
     narrow = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "zero_init_last": False}
-    settings = export.ModelSettings(
+    settings = store.ModelSettings(
         "resnet18", 8, 1, (0.3,), (0.38,), 16, 8, cifar_stem=True, kwargs=narrow, objective=objective
     )
     pretrained = folder / "results/pretrain"
     pretrained.mkdir(parents=True, exist_ok=True)
-    export.save_description(pretrained, settings, {"params": params.pretrain.model_dump(mode="json", by_alias=True)})
-    for seed, weights in enumerate(export.WEIGHTS.values()):
-        export.save_state(pretrained / weights, export.build_model(settings, seed).state_dict())
+    store.save_description(pretrained, settings, {"params": params.pretrain.model_dump(mode="json", by_alias=True)})
+    for seed, weights in enumerate(store.WEIGHTS.values()):
+        store.save_state(pretrained / weights, store.build_model(settings, seed).state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +72,14 @@ def test_it_writes_what_the_library_says_of_each_condition(place, params):
     stage.main(params, "digits")
     found, scores = files.read_json(WRITTEN[0]), files.read_arrays(WRITTEN[2])
     curves = files.read_csv(WRITTEN[1])
-    images = data.load_split("data/digits", "test", 8, 1).images
-    known = torch.cat([data.load_split("data/digits", split, 8, 1).images for split in ("train", "val")])
+    images = dataset.load_split("data/digits", "test", 8, 1).images
+    known = torch.cat([dataset.load_split("data/digits", split, 8, 1).images for split in ("train", "val")])
     views = ViewSettings(size=8, **params.pretrain.views.model_dump(exclude={"local"}))
     seeing = prediction.Seeing(2, views, params.seed)
     conditions = {"clean": images, "contrast": corruptions.corrupt(images, "contrast", 3, params.seed)}
     assert list(found) == ["trained", "random"]
     for encoder in found:
-        model = export.load_model("results/pretrain", encoder)
+        model = store.load_model("results/pretrain", encoder)
         reference = prediction.fit_reference(model, known, seeing)
         assert list(found[encoder]) == list(conditions)
         for condition, content in conditions.items():

@@ -15,29 +15,19 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from prosmin import diagnostics, export, files, objectives, scoring
-from prosmin.data import Split
-from prosmin.errors import ConfigError, UserError
-from prosmin.networks import Encoder
-from stages import (
-    corrupt,
-    declared,
-    embed,
-    fetch,
-    finetune,
-    inputs,
-    knn,
-    linear,
-    lowshot,
-    ood,
-    prediction,
-    pretrain,
-    transfer,
-)
+from prosmin import objectives, scoring
+from prosmin.common import files
+from prosmin.common.errors import ConfigError, UserError
+from prosmin.data.dataset import Split
+from prosmin.models import store
+from prosmin.models.networks import Encoder
+from prosmin.training import diagnostics
+from stages import corrupt, embed, fetch, finetune, knn, linear, lowshot, ood, prediction, pretrain, transfer
 from stages import export as export_stage
-from stages import params as sections
-from stages.headlines import rows
-from stages.params import load
+from stages.common import declared, inputs
+from stages.common.headlines import rows
+from stages.params import load as sections
+from stages.params.load import load
 from stages.report import __main__ as report
 from tests.stages.conftest import ROOT
 
@@ -219,9 +209,9 @@ def test_an_external_encoder_takes_the_place_of_a_trained_one(tmp_path, monkeypa
     images = torch.rand(3, 1, 16, 16)
     model.reset_classifier(0)
     with torch.inference_mode():
-        found = export.load_encoder("results/pretrain")(images)
+        found = store.load_encoder("results/pretrain")(images)
         assert torch.equal(found, model.eval()((images - 0.3) / 0.2))
-        assert not torch.equal(found, export.load_encoder("results/pretrain", "random")(images))
+        assert not torch.equal(found, store.load_encoder("results/pretrain", "random")(images))
     metrics = files.read_json("metrics/pretrain.json")
     assert metrics["encoder_parameters"] == sum(each.numel() for each in model.parameters()) and "loss" not in metrics
     assert [row["epoch"] for row in files.read_csv("plots/pretrain/diagnostics.csv")] == ["0"]

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from scipy.stats import binomtest, percentileofscore
+from scipy.stats import percentileofscore
 
-from prosmin.errors import UserError
-from prosmin.files import read_arrays, read_csv, read_json, write_arrays, write_csv, write_json
+from prosmin.common.errors import UserError
+from prosmin.common.files import read_arrays, read_csv, read_json, write_arrays, write_csv, write_json
 from stages import corrupt, embed, fetch, finetune, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
-from stages.params import load
+from stages.params.load import load
 from stages.report import __main__ as report
 from stages.report.figures import COLOURS
 from stages.report.inputs import Inputs
 from stages.report.page import page
 from stages.report.pictures import evenly, examples, picture
 from stages.report.tables import Row, Value
+from tests.conftest import BROWSERS
 from tests.stages.test_shift import faint
 
 ROOT = Path(__file__).parents[2]

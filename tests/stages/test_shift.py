@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from prosmin import calibration, files, metrics
-from prosmin.errors import UserError
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.metrics import calibration, classification
 from stages import embed, fetch, linear, shift
-from stages.params import Folder, load
-from stages.probing import load_probe
+from stages.common.probing import load_probe
+from stages.params.load import Folder, load
 from tests.stages.conftest import ROOT
 from tests.stages.test_prediction import keep_networks
 
@@ -83,7 +84,7 @@ def test_the_probe_chooses_among_the_classes_of_the_set(params):
         ]
         right = [columns[int(np.argmax(row[columns]))] == label for row, label in zip(logits, truth, strict=True)]
         assert found[encoder]["accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
-        probabilities = metrics.softmax(logits[:, columns])
+        probabilities = classification.softmax(logits[:, columns])
         ece = calibration.ece(probabilities, np.array([columns.index(label) for label in truth]))
         assert found[encoder]["ece"] == pytest.approx(ece, abs=1e-6)
         assert (found[encoder]["classes"], found[encoder]["n"]) == (3, 60)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from prosmin import files
-from prosmin.errors import UserError
-from prosmin.probes import evaluate_probe
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.evaluation.linear_probe import evaluate_probe
 from stages import transfer
-from stages.features import load_labelled
+from stages.common.features import load_labelled
 
 
 def test_it_writes_the_probe_of_the_target(workplace, params):

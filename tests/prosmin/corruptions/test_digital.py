@@ -9,7 +9,6 @@ from prosmin.corruptions import digital
 from tests.prosmin.corruptions.conftest import Fed, change, every_severity, levels, ours
 from tests.reference import corruptions as reference
 
-
 # Amplitude, smoothing and reach of the affine map, in pixels: for 224 of them, and for 32.
 LARGE = [(488, 170.8, 24.4), (488, 19.52, 48.8), (12.2, 2.44, 4.88), (17.08, 2.44, 4.88), (29.28, 2.44, 4.88)]
 SMALL = [(0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92), (3.2, 1.28, 1.6), (3.2, 0.96, 0.96)]

@@ -13,8 +13,8 @@ import torch
 from imagecorruptions.corruptions import plasma_fractal
 
 from prosmin import corruptions
+from prosmin.common.errors import UserError
 from prosmin.corruptions import textures, weather
-from prosmin.errors import UserError
 from tests.prosmin.corruptions.conftest import Fed, change, every_severity, levels, ours
 from tests.reference import corruptions as reference
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from prosmin import objectives
-from prosmin.errors import ConfigError
-from prosmin.networks import Encoder
+from prosmin.common.errors import ConfigError
+from prosmin.models.networks import Encoder
 from tests.reference import objectives as reference
 
 BASELINES = [name for name in objectives.OBJECTIVES if name != "prosmin"]

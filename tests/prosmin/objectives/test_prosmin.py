@@ -4,8 +4,8 @@ import torch
 from scipy import linalg
 
 from prosmin import scoring
-from prosmin.errors import ConfigError
-from prosmin.networks import Encoder
+from prosmin.common.errors import ConfigError
+from prosmin.models.networks import Encoder
 from prosmin.objectives.prosmin import ProSMIN, normalise_targets
 
 

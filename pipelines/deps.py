@@ -1,0 +1,138 @@
+"""``python -m pipelines.deps``: the code that each stage of ``dvc.yaml`` depends on.
+
+    python -m pipelines.deps            # exit code 1 where a list in dvc.yaml differs from the imports
+    python -m pipelines.deps --write    # write the lists anew
+    python -m pipelines.deps --why      # per stage: why the next run will execute it
+
+A stage depends on the modules that it imports, directly or through others. Where it imports all of
+a folder, the folder stands for its files. Lines of data and results are left as they are.
+"""
+
+import argparse
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from prosmin.common.errors import UserError, say
+from prosmin.common.files import write_text
+from prosmin.training.fingerprint import module_file, reached, without_docstrings
+from stages.common import current, declared
+
+# Modules that start a stage, read its settings, word its errors and write its files. They decide no
+# result, so a change in them must not re-run the graph.
+PLUMBING = {
+    "prosmin.common.errors",
+    "prosmin.common.files",
+    "prosmin.common.startup",
+    "stages.common.command",
+    "stages.common.current",
+    "stages.common.declared",
+    "stages.common.inputs",
+    "stages.common.launcher",
+    "stages.common.proof",
+    "stages.common.stopping",
+    "stages.common.threads",
+    "stages.common.workers",
+    "stages.params.load",
+    "stages.params.yaml_file",
+}
+PACKAGES = ("prosmin", "stages")
+SMALLEST = 3  # files of a folder that one line replaces
+
+_STAGE = re.compile(r"  (\w+):\n")
+_DEPS = re.compile(r"( +)deps:\n")
+_CODE = re.compile(rf" +- (?:{'|'.join(PACKAGES)})/\S+\n")
+
+
+def code_of(stage: str, root: Path = Path()) -> list[str]:
+    """Files and folders of code that ``stages.<stage>`` imports, relative to ``root``, sorted."""
+    packages = [root / name for name in PACKAGES]
+    trees = reached(f"stages.{stage}", packages=packages, skip=PLUMBING)
+    files = {
+        path.relative_to(root)
+        for name, tree in trees.items()
+        if (path := module_file(name, packages)) and without_docstrings(tree).body
+    }
+    if (root / "stages" / stage).is_dir():  # templates and styles beside its modules
+        files |= {path.relative_to(root) for path in _content(root / "stages" / stage, root)}
+    for folder in {path.parent for path in files if len(path.parts) > 2}:
+        inside = {path.relative_to(root) for path in _content(root / folder, root)}
+        if len(inside) >= SMALLEST and inside <= files:
+            files = files - inside | {folder}
+    return sorted(map(str, files))
+
+
+def _content(folder: Path, root: Path) -> Iterator[Path]:
+    """The files of a folder apart from modules that hold nothing but a docstring."""
+    for path in folder.rglob("*"):
+        if path.is_dir() or "__pycache__" in path.parts:
+            continue
+        if path.suffix != ".py" or without_docstrings(ast.parse(path.read_bytes())).body:
+            yield path
+
+
+def written(text: str, root: Path = Path()) -> str:
+    """``dvc.yaml`` with the code of every stage as ``code_of`` has it, all else unchanged."""
+    lines, stage, indent = [], "", None
+    for line in text.splitlines(keepends=True):
+        if match := _STAGE.fullmatch(line):
+            stage = match[1]
+        if indent is not None and not line.startswith(f"{indent}  - "):
+            lines += [f"{indent}  - {path}\n" for path in code_of(stage, root)]
+            indent = None
+        if match := _DEPS.fullmatch(line):
+            indent = match[1]
+        if not _CODE.fullmatch(line):
+            lines.append(line)
+    return "".join(lines)
+
+
+def why() -> Iterator[str]:
+    """A paragraph per stage that the next run will execute: its name, then one line per reason."""
+    for name, reasons in current.reasons().items():
+        if reasons:
+            lines = [line for reason in reasons for line in _files_of(reason)]
+            yield "\n  ".join([name, *lines])
+
+
+def _files_of(reason: current.Reason) -> list[str]:
+    """The text of a reason; for a folder of code one line per file that git knows to differ."""
+    if not reason.path or not Path(reason.path).is_dir() or reason.path.split("/")[0] not in PACKAGES:
+        return [reason.text]
+    since = _git("log", "-1", "--format=%H", f"-S{reason.noted}", "--", str(declared.LOCK)).strip()
+    names = _git("diff", "--name-only", since or "HEAD", "--", reason.path).split()
+    names += _git("ls-files", "--others", "--exclude-standard", "--", reason.path).split()
+    return [f"{name} changed" for name in names] or [reason.text]
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.deps", description=__doc__.splitlines()[0])
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--write", action="store_true", help="write the lists of dvc.yaml anew")
+    action.add_argument("--why", action="store_true", help="say why the next run will execute a stage")
+    given = parser.parse_args()
+    if given.why:
+        print("\n".join(why()) or "up to date")
+        return
+    text = declared.GRAPH.read_text()
+    if (new := written(text)) == text:
+        return
+    if not given.write:
+        raise UserError(f"{declared.GRAPH} lists other code than its stages import; write it with `python -m pipelines.deps --write`")
+    write_text(declared.GRAPH, new)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        say(error)
+        sys.exit(2)

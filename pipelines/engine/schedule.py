@@ -1,0 +1,87 @@
+"""When each stage runs: as soon as what it needs is done and the machine has its share free.
+
+Knows neither DVC nor Prefect: ``submit`` starts a stage somewhere and ``finish`` is called, from any thread, when it has ended.
+"""
+
+import queue
+from collections.abc import Callable, Mapping
+
+from pipelines.engine.execute import Result
+from pipelines.engine.machine import Lease, Machine
+from pipelines.graph.dag import Stage
+
+Submit = Callable[[Stage, Lease | None, Result | None], None]
+
+
+class Schedule:
+    """Goes through ``stages``, in DVC's order, once. A stage that fails holds up what needs it and nothing else.
+
+    Of those that are ready the one goes first from which the way to the end is longest, in the ``seconds`` that stages are
+    known to take: what keeps the last core busy alone is begun early.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, Stage],
+        unchanged: set[str],
+        machine: Machine,
+        submit: Submit,
+        seconds: Mapping[str, float] | None = None,
+    ):
+        self.stages, self.unchanged, self.machine, self.submit = stages, unchanged, machine, submit
+        ways = ways_to_the_end(stages, seconds or {})
+        self._order = sorted(stages, key=lambda name: -ways[name])  # what is equal stays in DVC's order
+        self.results: dict[str, Result] = {}
+        self._ended: queue.SimpleQueue[tuple[Result, Lease | None]] = queue.SimpleQueue()
+
+    def finish(self, result: Result, lease: Lease | None) -> None:
+        self._ended.put((result, lease))
+
+    def run(self) -> dict[str, Result]:
+        """Start stages as they become ready; return what became of each."""
+        waiting, running = [self.stages[name] for name in self._order], 0
+        while waiting or running:
+            for stage in list(waiting):
+                if self._start(stage):
+                    waiting.remove(stage)
+                    running += 1
+            running -= self._collect()
+        return {name: self.results[name] for name in self.stages}
+
+    def _start(self, stage: Stage) -> bool:
+        if not all(need in self.results for need in stage.needs):
+            return False
+        failed = [need for need in stage.needs if not self.results[need].done]
+        if failed:
+            self.submit(stage, None, Result(stage.name, "blocked", 0.0, f"needs {', '.join(failed)}"))
+            return True
+        if stage.name in self.unchanged:
+            self.submit(stage, None, Result(stage.name, "skipped", 0.0))
+            return True
+        lease = self.machine.lease(stage)
+        if lease is None:
+            return False
+        self.submit(stage, lease, None)
+        return True
+
+    def _collect(self) -> int:
+        """Wait for the end of one stage at least; how many have ended."""
+        ended = [self._ended.get()]
+        while not self._ended.empty():
+            ended.append(self._ended.get())
+        for result, lease in ended:
+            self.results[result.stage] = result
+            if lease is not None:
+                self.machine.release(self.stages[result.stage], lease)
+        return len(ended)
+
+
+def ways_to_the_end(stages: Mapping[str, Stage], seconds: Mapping[str, float]) -> dict[str, float]:
+    """For each stage the longest sum of seconds from its start to the end of the run; a stage not known takes its weight."""
+    ways: dict[str, float] = {}
+    below = dict.fromkeys(stages, 0.0)
+    for name in reversed(stages):
+        ways[name] = seconds.get(name, stages[name].weight) + below[name]
+        for need in stages[name].needs:
+            below[need] = max(below[need], ways[name])
+    return ways

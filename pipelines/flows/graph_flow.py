@@ -1,0 +1,186 @@
+"""The Prefect flow whose tasks are the stages of ``dvc.yaml``, run at the same time where the graph allows it.
+
+It leaves the folder as ``dvc repro`` would: same files, and a ``dvc.lock`` equal to the byte. Stages get the same number of threads from
+either (``stages.common.threads``), so also what they compute is the same. What the flow adds is the page of the run: stages side by side,
+their logs, what ran, metrics against the last commit, the result table, plots, the report.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Protocol
+
+from httpx import HTTPError
+
+from pipelines.engine import durations, machine
+from pipelines.engine.execute import Executor, Result
+from pipelines.engine.schedule import Schedule
+from pipelines.flows import page
+from pipelines.flows.progress import Progress
+from pipelines.flows.server import settle
+from pipelines.graph import dag, lockfile
+from pipelines.graph.experiment import experiment
+from pipelines.graph.workspace import alone
+from prosmin.common.errors import UserError
+
+settle()
+
+from prefect import flow, get_run_logger, task  # noqa: E402 (Prefect reads its settings when it is imported)
+from prefect.futures import PrefectFuture  # noqa: E402
+from prefect.runtime import flow_run  # noqa: E402
+from prefect.states import Completed, Failed, State  # noqa: E402
+from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
+
+
+class View(Protocol):
+    """Who watches a run from inside its process. Called from several threads."""
+
+    def began(self, stages: dict[str, dag.Stage]) -> None: ...
+    def started(self, stage: str) -> None: ...
+    def line(self, stage: str, text: str) -> None: ...
+    def ended(self, result: Result) -> None: ...
+    def saved(self, name: str) -> None: ...
+
+
+VIEW: ContextVar[View | None] = ContextVar("view", default=None)
+# What whoever starts a run here has found when it looked at the graph a moment ago, so as not to look twice.
+LOOK: ContextVar[dag.Look | None] = ContextVar("look", default=None)
+
+
+def _run_name() -> str:
+    given = flow_run.parameters
+    what = " ".join(given.get("stages") or ["all stages"])
+    return " ".join([given.get("name") or what, *(given.get("changes") or [])])
+
+
+# A thread waits for each stage that runs; how many run is decided by the leases, not by the number of threads.
+@flow(
+    name="graph", flow_run_name=_run_name, task_runner=ThreadPoolTaskRunner(max_workers=1000), validate_parameters=True
+)
+def run_graph(
+    stages: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    name: str | None = None,
+    force: bool = False,
+    workers: int | None = None,
+    snapshot: str | None = None,
+    downstream: bool = False,
+) -> State[Any]:
+    """Run the graph.
+
+    Args:
+        stages: What to run, with all that it needs; empty: everything.
+        changes: Settings for this run alone, such as pretrain.epochs=5. The run becomes a DVC experiment in a folder of its own.
+        name: Of the experiment; empty: one that DVC makes up.
+        force: Run stages also where nothing has changed.
+        workers: Stages at the same time; empty: as many as there are cores.
+        snapshot: The state of the code that a sweep was started from; empty: the folder as it is.
+        downstream: Run the stages and what depends on them, instead of the stages and what they need.
+    """
+    log = get_run_logger()
+    try:
+        point = experiment(changes, name, snapshot) if changes or name else nullcontext()
+        with point as saved, alone() as lock:
+            results = _run_here(stages, downstream, force, workers, lock)
+            ending = _ending(results)
+            if saved and ending.is_completed():
+                kept = saved.save()
+                log.info("experiment %s: see it with `dvc exp show`, take it over with `dvc exp apply %s`", kept, kept)
+                if view := VIEW.get():
+                    view.saved(kept)
+        return ending
+    except UserError as error:
+        log.error("%s", error)
+        return Failed(message=str(error))
+
+
+def _run_here(
+    stages: Sequence[str], downstream: bool, force: bool, workers: int | None, lock: int | None
+) -> dict[str, Result]:
+    """Run ``stages`` in the current folder and put the results on the page of this run."""
+    chosen, unchanged = LOOK.get() or dag.look(stages, downstream)
+    if force:
+        unchanged = set()
+    noted = lockfile.noted()
+    before = lockfile.snapshot(chosen)
+    view, futures = VIEW.get(), {}
+    progress = Progress(len(chosen))
+    if view:
+        view.began(chosen)
+
+    def submit(stage: dag.Stage, lease: machine.Lease | None, known: Result | None) -> None:
+        upstream: list[PrefectFuture[Any]] = [futures[need] for need in stage.needs]
+        if known and not known.done:  # Prefect marks it NotReady without calling it
+            finish(known, None)
+
+        @task(name=stage.name, task_run_name=stage.name, persist_result=False)
+        def work() -> State[Any]:
+            result = known or Result(stage.name, "failed", 0.0, "the run itself broke off")
+            try:
+                if known is None:
+                    if view:
+                        view.started(stage.name)
+                    result = executor.run(stage.name, lease, show(stage.name, get_run_logger()))
+            finally:
+                finish(result, lease)
+            return _state(result)
+
+        futures[stage.name] = work.submit(wait_for=upstream)
+
+    def show(name: str, log: Any) -> Any:
+        def line(text: str) -> None:
+            if not progress.line(name, text) and text.strip():
+                log.info("%s", text)
+            if view:
+                view.line(name, text)
+
+        return line
+
+    def finish(result: Result, lease: machine.Lease | None) -> None:
+        if view:
+            view.ended(result)
+        schedule.finish(result, lease)
+        progress.ended()
+
+    took = durations.load()
+    schedule = Schedule(chosen, unchanged, machine.Machine(workers or machine.cores()), submit, took)
+    with Executor(Path.cwd(), force, lock) as executor:
+        try:
+            results = schedule.run()
+        finally:
+            executor.stop()
+            for future in futures.values():
+                future.wait()
+            if len(unchanged) < len(chosen) or noted:
+                with dag.locked():
+                    lockfile.restore_order(before, chosen)
+            progress.close()
+    if all(each.done for each in results.values()):
+        lockfile.forget()
+    durations.save(took | {name: each.seconds for name, each in results.items() if each.outcome == "ran"})
+    with suppress(HTTPError):  # the server has gone for good; what ran, ran
+        page.publish(results)
+    return results
+
+
+def _state(result: Result) -> State[Any]:
+    """The state of a task, named after what became of the stage."""
+    if result.done:
+        names = {"ran": "Completed", "cached": "Cached", "skipped": "Skipped"}
+        return Completed(name=names[result.outcome], message=f"{result.outcome} in {result.seconds:.1f} s")
+    return Failed(message=result.reason or result.outcome)
+
+
+def _ending(results: dict[str, Result]) -> State[Any]:
+    count = {
+        outcome: [name for name, each in results.items() if each.outcome == outcome]
+        for outcome in ("ran", "cached", "skipped")
+    }
+    text = ", ".join(f"{len(names)} {outcome}" for outcome, names in count.items() if names)
+    failed = {name: each.reason for name, each in results.items() if not each.done and each.outcome != "blocked"}
+    if not failed:
+        return Completed(message=text)
+    blocked = [name for name, each in results.items() if each.outcome == "blocked"]
+    lines = [f"{name} failed: {why}" for name, why in failed.items()]
+    return Failed(message="; ".join(lines + ([f"not run: {', '.join(blocked)}"] if blocked else [])))

@@ -1,0 +1,121 @@
+"""Prefect's server for the user who started it and nobody else: ``python -m pipelines.flows.local_server PORT``.
+
+``prefect server start`` knows a password (PREFECT_SERVER_API_AUTH_STRING) and origins whose pages may read an answer
+(PREFECT_SERVER_CORS_ALLOWED_ORIGINS). It has no setting for the two things that this module adds: it takes requests that
+name this machine as their host only, so no foreign name that leads here is answered (DNS rebinding), and none that a
+page from elsewhere sends. The page ``/sign-in`` hands the browser the password, where the dashboard would ask for it.
+``pipelines/flows/server.py`` starts it and sets the password.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+HOST = "127.0.0.1"
+NAMES = (HOST, "localhost")
+# The password comes after the `#`, which a browser sends to no server. It is kept if it is the right one, in the place where
+# Prefect's pages keep what is typed into their own form, and leaves the address at once.
+SIGN_IN = """<!doctype html><meta charset="utf-8"><title>Sign in</title><p>Signing in …</p><script>
+const password = btoa(decodeURIComponent(location.hash.slice(1)));
+history.replaceState(null, "", location.pathname);
+fetch("/api/admin/version", {headers: {Authorization: "Basic " + password}}).then(answer => {
+  if (!answer.ok) throw answer.status;
+  localStorage.setItem("prefect-password", password);
+  location.replace("/");
+}).catch(() => { document.querySelector("p").textContent = "The password is wrong; start the dashboard again."; });
+</script>"""
+# No page of another origin may show the dashboard in a frame and have its buttons pressed.
+HEADERS = [(b"content-security-policy", b"frame-ancestors 'none'"), (b"x-frame-options", b"DENY")]
+
+
+def origins(port: int) -> list[str]:
+    """Where the pages of this server come from."""
+    return [f"http://{name}:{port}" for name in NAMES]
+
+
+class OwnPages:
+    """Refuses what a page of another origin sends; what no page sends has no origin and passes."""
+
+    def __init__(self, app: Any, allowed: list[str]):
+        self.app, self.allowed = app, {each.encode() for each in allowed}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        if {value for name, value in scope.get("headers", ()) if name == b"origin"} - self.allowed:
+            await PlainTextResponse("Foreign origin", status_code=403)(scope, receive, send)
+            return
+
+        async def framed(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, framed)
+
+
+def application(port: int, failures: list[BaseException]) -> Any:
+    """Prefect's application behind the two checks. What keeps it from starting is added to ``failures``."""
+    from prefect.server.api.server import create_app
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import HTMLResponse
+    from starlette.routing import Route
+
+    app = create_app(final=True)
+    app.router.routes.insert(0, Route("/sign-in", lambda request: HTMLResponse(SIGN_IN)))
+    app.add_middleware(OwnPages, allowed=origins(port))
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(NAMES), www_redirect=False)
+    started = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Any]:
+        try:
+            async with started(app) as state:
+                yield state
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+def reason(error: BaseException) -> str:
+    """The system's or the database's own words for what went wrong, in one line."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    error = getattr(error, "orig", None) or error  # what SQLAlchemy wraps
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{text.strip().splitlines()[0] if text.strip() else type(error).__name__} ({os.environ['PREFECT_HOME']})"
+
+
+def serve(port: int) -> NoReturn:
+    """Serve until stopped. The last line that it writes says why it could not."""
+    os.umask(0o077)  # the database holds what every run has logged
+    failures: list[BaseException] = []
+    try:
+        import uvicorn
+        from prefect.settings import get_current_settings
+
+        settings = get_current_settings().server
+        uvicorn.run(
+            application(port, failures),
+            host=HOST,
+            port=port,
+            timeout_keep_alive=settings.api.keepalive_timeout,
+            log_level=settings.logging_level.lower(),
+        )
+    except Exception as error:
+        failures.append(error)
+    finally:
+        if failures:
+            print(f"error: {reason(failures[-1])}", file=sys.stderr, flush=True)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    serve(int(sys.argv[1]))

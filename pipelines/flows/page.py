@@ -1,0 +1,122 @@
+"""The page of a run: what ran, metrics against the last commit, the result table, plots, where the report is."""
+
+import base64
+import io
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.engine.execute import Result
+from pipelines.flows.summary import REPORT
+from pipelines.graph import dag
+from prosmin.common.files import read_csv
+from prosmin.common.seeds import drawn
+from stages.common import current
+from stages.common.headlines import Row, rows
+from stages.params.load import load
+
+CURVES = 8  # curves in a plot; more cannot be told apart
+
+
+def publish(results: Mapping[str, Result]) -> None:
+    """Put everything on the page of the flow run that this is called from that is of its settings."""
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+    create_table_artifact(
+        [
+            {"stage": each.stage, "outcome": each.outcome, "seconds": round(each.seconds, 1), "why": each.reason}
+            for each in results.values()
+        ],
+        key="stages",
+        description="What became of each stage, in the order of `dvc repro`.",
+    )
+    params, stale = load(), current.stale()
+    found = rows(params, without=stale)
+    if found:
+        create_table_artifact(
+            [_cells(row) for row in found],
+            key="results",
+            description=f"On {params.dataset}. docs/evaluation.md defines each number.",
+        )
+    # Comparing and drawing take longer than all the rest of a run with nothing to do.
+    if any(each.outcome in ("ran", "cached") for each in results.values()):
+        with dag.opened() as repo:
+            changed, drawn = metrics_against_commit(repo), plots(repo, stale)
+        create_table_artifact(changed or [{"metric": "none has changed"}], key="metrics-against-last-commit")
+        if drawn:
+            create_markdown_artifact("\n\n".join(drawn), key="plots", description="The plots that dvc.yaml declares.")
+    if REPORT.is_file() and current.belongs(str(REPORT), stale):
+        base = os.environ.get("PROSMIN_REPORT_URL")
+        link = f"{base}/{REPORT.name}" if base else REPORT.resolve().as_uri()
+        create_link_artifact(link, "the report", key="report", description=f"{REPORT}, as it stands now.")
+
+
+def _cells(row: Row) -> dict[str, str]:
+    value, interval, floor = row.cells()
+    return {"": row.label, "trained": value, "95 % interval": interval, "random init": floor}
+
+
+def metrics_against_commit(repo: Any) -> list[dict[str, Any]]:
+    """A row for each number that differs from the last commit, as ``dvc metrics diff`` has them."""
+    found = []
+    for path, changes in sorted(repo.metrics.diff(a_rev="HEAD").get("diff", {}).items()):
+        for name, each in sorted(changes.items()):
+            found.append(
+                {"metric": f"{Path(path).relative_to('metrics')}: {name}"}
+                | {key: each.get(key) for key in ("old", "new", "diff")}
+            )
+    return found
+
+
+def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:
+    """Every plot of the graph that has one x, one y and a CSV file, as an image inside Markdown. stale: paths to leave out."""
+    found = []
+    for out in repo.index.plots:
+        settings = out.plot if isinstance(out.plot, dict) else {}
+        path = Path(out.fs_path)
+        if (
+            path.suffix == ".csv"
+            and out.def_path not in stale
+            and path.is_file()
+            and isinstance(settings.get("x"), str)
+            and isinstance(settings.get("y"), str)
+        ):
+            title, table = settings.get("title") or path.stem, read_csv(path)
+            if not table or settings["y"] not in table[0]:
+                continue  # a curve that needs labels, of a dataset without any
+            image = base64.b64encode(draw(table, settings["x"], settings["y"])).decode()
+            found.append(f"**{title}**\n\n![{title}](data:image/svg+xml;base64,{image})")
+    return found
+
+
+def draw(table: list[dict[str, str]], x: str, y: str) -> bytes:
+    """A line for each value of the columns that hold no numbers, as SVG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    names = [name for name in (table[0] if table else []) if not all(map(_number, (row[name] for row in table)))]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in table:
+        if _number(row[x]) and _number(row[y]):
+            curves.setdefault(" ".join(row[name] for name in names), []).append((float(row[x]), float(row[y])))
+    labels = list(curves)
+    for place in drawn(len(labels), CURVES, 0, "curves"):
+        points = sorted(curves[labels[place]])
+        axes.plot(*zip(*points, strict=True), marker=".", label=labels[place])
+    if len(labels) > CURVES:
+        axes.set_title(f"{CURVES} of {len(labels)} curves, drawn at random", fontsize="small")
+    if len(curves) > 1:
+        axes.legend(fontsize="x-small")
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,232 @@
+"""The Prefect server that a run reports to: the one named, the dashboard's, or one of the run's own that ends with it.
+
+Everything Prefect keeps lies in ``.prosmin/prefect`` of this checkout, so runs from a terminal are on the dashboard later. A
+server started here is for the user who started it (``pipelines/flows/local_server.py``): on loopback, with a password of its own that
+is made anew each time, so that whoever takes the port when it has ended learns nothing that works later. Nothing is sent
+anywhere: the telemetry of Prefect and of DVC is off.
+"""
+
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.engine.execute import ended, guarded
+from pipelines.flows.local_server import HOST, origins
+from pipelines.graph.private import FOLDER, private
+from prosmin.common.errors import UserError
+from prosmin.common.files import write_json, write_text
+
+PATIENCE = 180.0  # seconds for a server to come up; a new database on a slow disk takes 15, on a busy machine 80
+ANSWER = 10.0  # seconds for a server that is up to say so
+RUNNING = FOLDER / "dashboard.json"
+PASSWORD = FOLDER / "password"
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of this checkout. api: its address; password: what it wants of whoever calls."""
+
+    api: str
+    password: str
+
+    @property
+    def site(self) -> str:
+        """Where its pages are."""
+        return self.api.removesuffix("/api")
+
+    def variables(self) -> dict[str, str]:
+        """What Prefect's client reads."""
+        return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.password}
+
+
+def settle() -> None:
+    """Set Prefect up for this checkout; call it before anything imports ``prefect``. What the user has set stays."""
+    home = private().resolve() / "prefect"
+    for name, value in {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_CLIENT_MAX_RETRIES": "5",  # with growing pauses, a minute in all: a restarting server is back in ten seconds
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",  # DVC keeps the results
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",  # the terminal has a view of its own
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    }.items():
+        os.environ.setdefault(name, value)
+    # No proxy knows the addresses of this machine. Of the two spellings some programs read the one, some the other.
+    direct = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")]
+    if "*" not in direct:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(filter(None, [*direct, *LOCAL])))
+    try:
+        Path(os.environ["PREFECT_HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {error.filename} cannot be made: {error.strerror}") from None
+
+
+def ready(url: str, seconds: float = 1.0) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=seconds) as answer:
+            return answer.status == 200
+    except (OSError, ValueError):
+        return False
+
+
+def dashboard() -> Server | None:
+    """The server of this checkout's dashboard, if it is running."""
+    try:
+        found = Server(json.loads(RUNNING.read_text())["api"], PASSWORD.read_text())
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if ready(found.api) else None
+
+
+def free_port(wanted: int = 0) -> int:
+    """``wanted`` if it is free (0: any). Raises ``UserError`` when it is in use."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted))
+        except OSError:
+            raise UserError(
+                f"port {wanted} is in use; name another one, such as: make dashboard PORT={wanted + 1}"
+            ) from None
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """This process's own environment with ``variables``, as long as the block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def reached() -> Iterator[str]:
+    """The API address to report to, in PREFECT_API_URL (its password beside it) as long as the block runs."""
+    given, found = os.environ.get("PREFECT_API_URL"), dashboard()
+    if found and given in (None, "", found.api):
+        with environment(found.variables()):
+            yield found.api
+    elif given:
+        check(given)
+        yield given
+    else:
+        with started(free_port(), ui=False) as own, environment(own.variables()):
+            yield own.api
+
+
+def check(url: str) -> None:
+    """Raise ``UserError`` where the server named in PREFECT_API_URL cannot be reported to; Prefect itself waits longer."""
+    from httpx import HTTPError, HTTPStatusError, InvalidURL, TimeoutException
+    from prefect.client.base import ServerType
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: ANSWER}
+    try:
+        with temporary_settings(quick), get_client(sync_client=True) as client:
+            if client.server_type != ServerType.CLOUD:
+                client.api_version()
+            return
+    except HTTPStatusError as error:
+        code = error.response.status_code
+        why = (
+            "it refuses the password (set PREFECT_API_AUTH_STRING)"
+            if code == 401
+            else f"it answers with {code} {error.response.reason_phrase} (an address of Prefect ends with /api)"
+        )
+    except TimeoutException:
+        why = f"it does not answer within {ANSWER:.0f} seconds"
+    except (HTTPError, InvalidURL, OSError) as error:
+        why = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+    except ValueError:  # of JSON, or of what Prefect itself expects of an address
+        why = "what answers there is not Prefect (an address of Prefect ends with /api)"
+    raise UserError(
+        f"PREFECT_API_URL is {url}, and a run cannot be reported there: {why}; unset PREFECT_API_URL to do without that server"
+    )
+
+
+@contextmanager
+def started(port: int, ui: bool = True) -> Iterator[Server]:
+    """A server on loopback that ends with the block, or with this process however it ends."""
+    password = os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or f"prosmin:{secrets.token_urlsafe(32)}"
+    server = Server(f"http://{HOST}:{port}/api", password)
+    extra = server.variables() | {
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins(port)),
+        "PREFECT_SERVER_UI_API_URL": server.api,
+        "PREFECT_SERVER_UI_ENABLED": str(ui),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+    process = guarded([sys.executable, "-m", "pipelines.flows.local_server", str(port)], extra)
+    lines: deque[str] = deque(maxlen=50)
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
+    reader.start()
+    try:
+        end = time.monotonic() + PATIENCE
+        while not ready(server.api):
+            code = process.poll()
+            if code is not None:
+                reader.join(1.0)
+                raise UserError(f"the Prefect server did not start on {HOST}:{port}: {ending(code, lines)}")
+            if time.monotonic() > end:
+                raise UserError(f"the Prefect server did not start on {HOST}:{port}: it was not up after {PATIENCE:.0f} seconds")
+            time.sleep(0.1)
+        yield server
+    finally:
+        stop(process)
+
+
+def ending(code: int, lines: Sequence[str]) -> str:
+    """Why a server has ended, from what it wrote and the code of its guard."""
+    said = [line.strip() for line in lines if line.strip()]
+    error = next((line for line in reversed(said) if re.match(r"[\w.]*error: ", line, re.I)), None)
+    killed = abs(code) - 128 if code > 128 else -code
+    names = {number.value: number.name for number in signal.Signals}
+    if error is None and killed in names:
+        return f"it was ended by {names[killed]}"
+    return error.removeprefix("error: ") if error else said[-1] if said else f"it ended with code {code}"
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End a guarded process and wait for it."""
+    process.terminate()
+    process.stdin.close()
+    ended(process)
+
+
+@contextmanager
+def announced(server: Server) -> Iterator[None]:
+    """Let this user's runs in this checkout find the dashboard, and its password, as long as the block runs."""
+    try:
+        write_text(PASSWORD, server.password, mode=0o600)
+        write_json(RUNNING, {"api": server.api, "pid": os.getpid()})
+        yield
+    finally:
+        for path in (RUNNING, PASSWORD):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""The sweep as a Prefect flow: a task a point, a ranked table at the end."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipelines.flows.server import settle
+from pipelines.sweep import Points, Sweep, Value, existing, prepare, table
+from prosmin.common.errors import UserError
+from stages.params.yaml_file import sentences
+
+settle()
+
+from prefect import flow, get_run_logger, task  # noqa: E402 (Prefect reads its settings when it is imported)
+from prefect.artifacts import create_table_artifact  # noqa: E402
+from prefect.states import Completed, Failed, State  # noqa: E402
+from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
+
+
+@flow(name="sweep", flow_run_name="sweep {name}", task_runner=ThreadPoolTaskRunner(max_workers=1000))
+def run_sweep(
+    grid: dict[str, Any],
+    rank: str,
+    name: str = "sweep",
+    lowest: bool | None = None,
+    show: list[str] = [],  # noqa: B006 (Prefect shows the default in its form)
+    stages: list[str] = [],  # noqa: B006
+    slots: int = 2,
+    echo: bool = False,
+) -> State[Any]:
+    """Run every point of a grid as a DVC experiment.
+
+    Args:
+        grid: Settings with their values, such as {"pretrain.epochs": [5, 10], "seed": "range(0, 3)"}; every combination is run.
+        rank: The metric that decides, such as metrics/linear.json:trained.accuracy.
+        name: Of the experiments, before their number.
+        lowest: Whether the lowest value is best; left out, as the metric is better.
+        show: More metrics for the table.
+        stages: What to run, with all that it needs; empty: everything.
+        slots: Points at the same time; each has its share of cores and GPUs.
+        echo: Also write to the terminal.
+    """
+    log = get_run_logger()
+    try:
+        sweep = Sweep(grid=grid, rank=rank, lowest=lowest, show=show, stages=stages)
+        snapshot = prepare(sweep)
+    except (UserError, ValidationError) as error:
+        lines = sentences(error, Sweep) if isinstance(error, ValidationError) else [str(error)]
+        log.error("%s", "; ".join(lines))
+        return Failed(message="; ".join(lines))
+    points = sweep.points()
+    width = len(str(len(points) - 1))
+    names = {f"{name}-{place:0{width}}": point for place, point in enumerate(points)}
+    done, failed = existing(), dict[str, str]()
+    running = Points(sweep, snapshot, slots)
+
+    def start(name: str, point: dict[str, Value]) -> Any:
+        @task(
+            name="point",
+            task_run_name=f"{name}: {', '.join(f'{key}={value}' for key, value in point.items())}",
+            persist_result=False,
+        )
+        def work() -> State[Any]:
+            if name in done:
+                return Completed(name="Cached", message="the experiment exists")
+            why = running.run(name, point, get_run_logger().info)
+            if echo:
+                print(f"{name}: {why or 'done'}", flush=True)
+            if why:
+                failed[name] = why
+            return Failed(message=why) if why else Completed()
+
+        return work.submit()
+
+    futures = [start(*each) for each in names.items()]
+    try:
+        for future in futures:
+            future.wait()
+    finally:
+        running.stop()
+        for future in futures:
+            future.wait()
+    ranked = table(sweep, names, failed)
+    create_table_artifact(
+        ranked, key="ranking", description=f"By {rank}, the {'lowest' if sweep.lowest_first else 'highest'} first."
+    )
+    if echo:
+        print(aligned(ranked), flush=True)
+    text = f"{len(names) - len(failed)} of {len(names)} points done"
+    if failed:
+        return Failed(message=f"{text}; failed: {', '.join(failed)}")
+    return Completed(message=text)
+
+
+def aligned(rows: list[dict[str, Any]]) -> str:
+    lines = [list(rows[0]), *(list(map(str, row.values())) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

@@ -1,0 +1,193 @@
+"""A run with other settings, as a DVC experiment: in a folder of its own, so that the one you work in stays as it is.
+
+The folder is a clone that shares git's objects and DVC's cache. It starts from the last commit with the uncommitted changes of
+tracked files on top, gets its settings the way ``dvc exp run -S`` sets them, and ends in a commit that ``dvc exp show`` lists.
+Points of a sweep can so run at the same time, which neither ``dvc exp run`` nor ``dvc exp save`` in one folder can.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.graph import dag
+from pipelines.graph.healing import clear_experiments, experiment_folder
+from prosmin.common.errors import UserError, nearest, printable, shown
+from stages.params.load import PARAMS, load
+from stages.params.yaml_file import INTERPOLATION, read
+
+SNAPSHOT = r"[0-9a-f]{40,64}(\+[0-9a-f]{40,64})?"  # a commit and the uncommitted changes, as ``take_snapshot`` has them
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A running experiment. folder: where it runs; origin: the folder that it was started in."""
+
+    folder: Path
+    origin: Path
+    name: str | None
+
+    def save(self) -> str:
+        """Commit what the run has left, for ``dvc exp show`` in the folder of origin. Returns the name."""
+        untracked = git(self.folder, "ls-files", "--others", "--exclude-standard").splitlines()
+        with dag.opened() as repo:
+            saved = repo.experiments.save(name=self.name, include_untracked=untracked, force=False)
+            name = self.name or repo.experiments.get_exact_name([saved])[saved]
+        # Whole or not at all, and safe beside another: git creates the one reference.
+        git(
+            self.origin,
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            str(self.folder),
+            "refs/exps/*:refs/exps/*",
+            fails="cannot be kept",
+        )
+        return name
+
+
+@contextlib.contextmanager
+def experiment(changes: Sequence[str], name: str | None = None, snapshot: str | None = None) -> Iterator[Experiment]:
+    """Be in the folder of a new experiment while the block runs; then it is gone.
+
+    ``changes``: ``key=value`` each. ``snapshot``: what ``snapshot()`` has returned; None: the folder as it is now.
+    Raises ``UserError`` for an unknown key, a value that is not allowed, and a name that is taken or cannot be one.
+    """
+    origin = Path.cwd()
+    check(changes, name)
+    if snapshot and not re.fullmatch(SNAPSHOT, snapshot):
+        raise UserError(f"snapshot is {shown(snapshot)}; it must be the full id of a commit, which a sweep fills in")
+    commit, _, edits = (snapshot or take_snapshot()).partition("+")
+    for line in clear_experiments():
+        print(line, file=sys.stderr, flush=True)
+    with experiment_folder(name or "run") as folder:
+        try:
+            git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
+            git(folder, "checkout", "--quiet", "--detach", commit)
+            if edits:
+                git(folder, "restore", "--source", edits, "--worktree", "--", ".")
+            _share_cache(origin, folder)
+            os.chdir(folder)
+            apply(changes)
+            load()
+            yield Experiment(folder, origin, name)
+        finally:
+            os.chdir(origin)
+
+
+def take_snapshot() -> str:
+    """The last commit and, after a plus, the uncommitted changes of tracked files."""
+    here = Path.cwd()
+    commit = git(
+        here, "rev-parse", "--verify", "HEAD", fails="has no commit yet; an experiment starts from one"
+    ).strip()
+    for path in ("dvc.yaml", str(PARAMS)):
+        git(here, "ls-files", "--error-unmatch", path, fails=f"does not track {path}; `git add {path}` first")
+    git(here, "status", "--porcelain")  # notes new time stamps, over which alone `git stash create` fails
+    return "+".join(filter(None, [commit, git(here, "stash", "create").strip()]))
+
+
+def check(changes: Sequence[str], name: str | None = None) -> None:
+    """Raise ``UserError`` for what can be told without running anything."""
+    if name is not None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise UserError(f"{name!r} cannot be the name of an experiment; use letters, digits, '-', '_' and '.'")
+        with dag.opened() as repo:
+            from dvc.repo.experiments.utils import exp_refs_by_names
+
+            if exp_refs_by_names(repo.scm, {name})[name]:
+                raise UserError(
+                    f"there is an experiment {name} already; choose another name, or `dvc exp remove {name}`"
+                )
+    content = read(PARAMS) if PARAMS.is_file() else None
+    for change in changes:
+        key, equals, _ = change.partition("=")
+        if not equals or not key:
+            raise UserError(f"{shown(change)} is not key=value, such as pretrain.epochs=5")
+        section, known = content, ""
+        for step in key.split("."):
+            if not isinstance(section, dict) or step not in section:
+                options = [f"{known}{option}" for option in section] if isinstance(section, dict) else []
+                raise UserError(f"{printable(key)} is not in {PARAMS}{nearest(f'{known}{step}', options)}")
+            section, known = section[step], f"{known}{step}."
+        _one_value(change)
+
+
+LONGEST = 4000  # characters of a change; to read more takes DVC's grammar many seconds
+
+
+def _one_value(change: str) -> None:
+    """Refuse what is more than a value: a sweep, and what is put in the place of a reference, such as an environment variable."""
+    from dvc.utils.hydra import to_hydra_overrides
+    from hydra.core.override_parser.types import OverrideType
+    from hydra.errors import HydraException
+
+    key, _, value = change.partition("=")
+    if INTERPOLATION in change:
+        raise UserError(f"{key} is {shown(value)}; a value is taken as it stands, so it must not hold {INTERPOLATION!r}")
+    try:
+        if len(change) > LONGEST:
+            raise ValueError
+        (parsed,) = to_hydra_overrides([change])
+    except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
+        said = (str(error).splitlines() or [""])[0]
+        why = "is too long or too deep to be read" if not isinstance(error, HydraException) else f"cannot be read: {said[:100]}"
+        raise UserError(f"{key} is {shown(value)}, which {why}") from None
+    if parsed.is_sweep_override() or parsed.type != OverrideType.CHANGE:
+        raise UserError(
+            f"{key} is {shown(value)}; it must be one value (a list is [1, 2], text with brackets stands in quotes); "
+            "several runs are a sweep: make sweep"
+        )
+
+
+def apply(changes: Sequence[str]) -> None:
+    """Set keys of params.yaml as DVC does; the comments stay. ``check`` has seen the changes."""
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
+
+    read(PARAMS)  # in which DVC would resolve references too
+    try:
+        apply_overrides(str(PARAMS), list(changes))
+    except DvcException as error:
+        raise UserError(dag.sentence(error)) from None
+
+
+def _share_cache(origin: Path, folder: Path) -> None:
+    """Settings that are not in git, and the one cache of results for all."""
+    local = origin / ".dvc" / "config.local"
+    if local.is_file():
+        shutil.copy(local, folder / ".dvc")
+    from dvc.repo import Repo
+
+    with Repo(str(origin)) as repo:
+        cache = repo.cache.legacy.path  # the top folder, which holds the run cache too
+    with Repo(str(folder)) as repo, repo.config.edit("local") as settings:
+        settings["cache"]["dir"] = cache
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # a result that is not in the cache is made, and no news
+    with Repo(str(folder)) as repo:
+        repo.checkout(force=True, allow_missing=True)  # what the settings leave unchanged need not run
+
+
+def git(folder: Path, *arguments: str, fails: str = "") -> str:
+    process = subprocess.Popen(
+        ["git", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        output, errors = process.communicate()
+    except BaseException:  # this process is to stop, and a git that is killed leaves its lock
+        process.communicate()
+        raise
+    if process.returncode:
+        said = errors.strip().splitlines()
+        why = f"{arguments[0]} failed: {said[-1] if said else process.returncode}"
+        lock = Path(folder, ".git", "index.lock")
+        if not fails and lock.exists():  # of which `git stash` says nothing
+            why = f"{arguments[0]} failed: {lock} is there; if no git is at work in this folder, `rm {lock}`"
+        raise UserError(f"git {fails or why}")
+    return output

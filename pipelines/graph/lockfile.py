@@ -1,0 +1,195 @@
+"""The entries of ``dvc.lock`` in the order in which ``dvc repro`` alone would have left them.
+
+DVC updates an entry where it stands and appends a new one when its stage is done, so after stages have run at the same time
+new entries stand in order of completion. Whole blocks of text are moved: what DVC wrote stays as it wrote it.
+
+The order before a run is kept in a file until the run is done, so that it is known to the next one if this one is killed.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.graph.private import FOLDER
+from prosmin.common.errors import UserError
+from prosmin.common.files import read_json, write_json, write_text
+from stages.common import proof
+from stages.common.declared import LOCK, Loader
+
+ORDER = FOLDER / "order.json"
+LOST = "\ufffd"  # what is read in the place of bytes that are no text
+HEAD = "schema: '2.0'\nstages:\n"
+
+
+def snapshot(stages: Iterable[str]) -> dict[Path, list[str]]:
+    """The entries, in order, of each lock file that a run of ``stages`` may write (empty where there is none yet).
+
+    They stay noted until ``forget``; where a run that was killed has noted an order, it is that one.
+    """
+    found = {path: [name for name, _ in _split(path)[1]] for path in {_path(stage) for stage in stages}} | noted()
+    _note(found)
+    return found
+
+
+def noted() -> dict[Path, list[str]]:
+    """The order before a run that has not come to its end."""
+    try:
+        return {Path(path): [str(name) for name in names] for path, names in read_json(ORDER).items()}
+    except (OSError, UserError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _note(order: dict[Path, list[str]]) -> None:
+    with contextlib.suppress(OSError):  # a full disk: only the order of entries is at stake
+        write_json(ORDER, {str(path): names for path, names in order.items()})
+
+
+def forget() -> None:
+    with contextlib.suppress(OSError):
+        ORDER.unlink()
+
+
+def mend(path: Path = LOCK) -> Iterator[str]:
+    """Take out of a torn lock file what is not whole, upon which its stages are made again; yields a line that says so.
+
+    DVC itself does nothing at all until the file is whole. It reads sizes and line ends that are wrong, and keeps them for good:
+    those are put right.
+    """
+    if path.is_dir():
+        away = path.with_name(f"{path.name}.away")
+        os.replace(path, away)
+        yield f"moved {path} to {away}: it was a folder, and there must be a file"
+    if not path.is_file():
+        return
+    read = path.read_bytes().decode("utf-8", errors="replace")
+    text = read.replace("\r\n", "\n")
+    with contextlib.suppress(yaml.YAMLError, RecursionError):
+        found = yaml.load(text, Loader)
+        if isinstance(found, dict) and found.get("schema") == "2.0" and text.endswith("\n") and LOST not in text:
+            entries = found.get("stages") or {}
+            if all(map(_is_whole, entries.values())):
+                text = _with_sizes(text, entries)
+                if text != read:
+                    write_text(path, text)
+                    yield f"put right sizes or line ends in {path}"
+                return
+    kept, lost, order = [], [], []
+    for block in re.split(r"^(?=  [^\s-])", text, flags=re.M)[1:]:
+        name = block.partition(":")[0].strip(" '\"\n")
+        order.append(name)
+        with contextlib.suppress(yaml.YAMLError, RecursionError, AttributeError, ValueError):
+            (entry,) = yaml.load(block, Loader).values()
+            if _is_whole(entry) and block.endswith("\n") and LOST not in block:
+                kept.append(block)
+                continue
+        lost.append(name)
+    _note({path: order} | noted())
+    if kept:
+        write_text(path, HEAD + "".join(kept))
+    else:
+        path.unlink()
+    yield f"took out of {path}, which was torn, what was not whole: {', '.join(lost) or 'its beginning'}"
+
+
+def _is_whole(entry: Any) -> bool:
+    """Whether DVC can read it as the entry of a stage."""
+    if not isinstance(entry, dict) or not entry.keys() <= {"cmd", "deps", "params", "outs"}:
+        return False
+    files, params = [entry.get("deps", []), entry.get("outs", [])], entry.get("params", {})
+    return (
+        isinstance(entry.get("cmd"), str | list)
+        and all(isinstance(each, list) for each in files)
+        and all(isinstance(each, dict) and _is_file(each) for each in files[0] + files[1])
+        and isinstance(params, dict)
+        and all(isinstance(each, dict) for each in params.values())
+    )
+
+
+def _is_file(entry: dict[str, Any]) -> bool:
+    """DVC can do without the size and the number of files, and then never writes them again."""
+    md5 = entry.get("md5", "")
+    wanted = ("size", "nfiles") if str(md5).endswith(".dir") else ("size",) if md5 else ()
+    known = isinstance(entry.get("path"), str) and entry.get("hash", "md5") == "md5"
+    return known and all(isinstance(entry.get(number), int) for number in wanted)
+
+
+def _with_sizes(text: str, entries: dict[str, Any]) -> str:
+    """The lock file with the sizes of the files that are as it says but for their size."""
+    for name, entry in entries.items():
+        for file in (*entry.get("deps", ()), *entry.get("outs", ())):
+            numbers = {number: file[number] for number in ("size", "nfiles") if number in file}
+            here = _numbers(file["path"], file.get("md5", ""))
+            if numbers and here and here != numbers and _digest(file["path"]) == file.get("md5"):
+                start = text.index(f"\n  {name}:\n")
+                for number, value in here.items():
+                    wrong = re.compile(
+                        rf"(\n    - path: {re.escape(file['path'])}\n(?:      .*\n)*?      {number}: ).*"
+                    )
+                    text = text[:start] + wrong.sub(rf"\g<1>{value}", text[start:], count=1)
+    return text
+
+
+def _numbers(path: str, md5: str) -> dict[str, int]:
+    """The size of a file, or of a folder and its number of files; nothing where there is none."""
+    try:
+        sizes = [os.path.getsize(each) for each in proof.below(path)]
+    except OSError:
+        return {}
+    return {"size": sum(sizes)} | ({"nfiles": len(sizes)} if md5.endswith(proof.FOLDER) else {})
+
+
+def _digest(path: str) -> str:
+    found = {each: proof.digest(each, "md5") for each in proof.below(path)}
+    return proof.folder_digest(path, found) if os.path.isdir(path) else found[path]
+
+
+def restore_order(before: dict[Path, list[str]], stages: Iterable[str]) -> None:
+    """Old entries as they stood ``before``, new ones in the order of ``stages`` (DVC's own). Call it under DVC's lock."""
+    stages = list(stages)
+    for path, old in before.items():
+        head, entries, tail = _split(path)
+        blocks = dict(entries)
+        wanted = [*old, *(stage.rpartition(":")[2] for stage in stages if _path(stage) == path), *blocks]
+        order = [name for name in dict.fromkeys(wanted) if name in blocks]
+        if order != list(blocks):
+            write_text(path, head + "".join(blocks[name] for name in order) + tail)
+
+
+def update(path: Path, entries: dict[str, str]) -> bool:
+    """Put the text of each of ``entries`` in the place of the old one, or behind the last; whether any has changed."""
+    head, old, tail = _split(path)
+    blocks = dict(old)
+    if blocks | entries == blocks:
+        return False
+    write_text(path, head + "".join((blocks | entries).values()) + tail)
+    return True
+
+
+def _path(stage: str) -> Path:
+    """The lock file beside the dvc.yaml of a stage, which is named as in ``pipelines.graph.dag``."""
+    return Path(stage.rpartition(":")[0] or "dvc.yaml").with_suffix(".lock")
+
+
+def _split(path: Path) -> tuple[str, list[tuple[str, str]], str]:
+    """(text before the entries, the entries by name, text after them)."""
+    if not path.is_file():
+        return "", [], ""
+    head, tail = "", ""
+    entries: list[tuple[str, str]] = []
+    inside = over = False
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line[0] not in " \n":
+            over, inside = inside or over, line.startswith("stages:")
+            head, tail = (head, tail + line) if over else (head + line, tail)
+        elif not inside:
+            head, tail = (head, tail + line) if over else (head + line, tail)
+        elif line.startswith("  ") and line[2:3] not in (" ", "-", "\n", ""):
+            entries.append((str(next(iter(yaml.safe_load(line)))), line))
+        else:
+            entries[-1] = (entries[-1][0], entries[-1][1] + line)
+    return head, entries, tail

@@ -1,0 +1,224 @@
+"""A test split under corruption, cell by cell: generated, or read from files as they were published.
+
+A cell is one type at one severity. Every source gives the labels of its images [N], which are the same and in the same
+order in all cells, and the images of a cell in parts.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prosmin.common.errors import ConfigError, UserError, nearest, reason
+from prosmin.corruptions import SEVERITIES, Frost, block, corrupt
+from prosmin.data.dataset import Split, convert
+from prosmin.data.picture import Unreadable, decode
+from prosmin.fetching.listing import files_in, subfolders
+
+_PART = 1024  # images of a part, at least
+
+
+class Cells(Protocol):
+    """labels: int64 [N]; parts: uint8 [B,C,S,S], N images in all, of one cell.
+
+    paired: the images come in the order of the test split.
+    """
+
+    labels: np.ndarray
+    paired: bool
+
+    def parts(self, name: str, severity: int) -> Iterator[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The images of a split, corrupted on a device by ``prosmin.corruptions``. frost: panes; None: procedural ones."""
+
+    split: Split
+    seed: int
+    device: str = "cpu"
+    frost: Frost | None = None
+    paired: ClassVar[bool] = True
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.split.labels.numpy()
+
+    def parts(self, name: str, severity: int) -> Iterator[Tensor]:
+        images = self.split.images
+        size = block(*images.shape[-2:])
+        step = size * -(-_PART // size)
+        for first in range(0, len(images), step):
+            part = images[first : first + step].to(self.device)
+            yield corrupt(part, name, severity, self.seed, first=first, frost=self.frost)
+
+
+# --- published files ------------------------------------------------------------------------------
+
+
+class Folders:
+    """ImageNet-C: image files ``path/<type>/<severity>/<class>/``, the same file names in every cell.
+
+    classes: names in the order of the labels, to which the class folders are mapped; image_size, channels: what the
+    images are converted to, as in ``prosmin.data.dataset.load_split``.
+    Raise ``UserError``, before any image is read, where a cell is not there or holds other images than the first.
+    """
+
+    paired = False  # published files may come in another order
+
+    def __init__(
+        self,
+        path: str | Path,
+        types: Sequence[str],
+        severities: Sequence[int],
+        classes: Sequence[str],
+        image_size: int,
+        channels: int,
+    ):
+        self.root, self.image_size, self.channels = _root(path), image_size, channels
+        _check_types(types, subfolders(self.root), self.root)
+        cells = [self.root / name / str(severity) for name in types for severity in severities]
+        for cell in cells:
+            if not cell.is_dir():
+                there = ", ".join(subfolders(cell.parent)) or "nothing"
+                raise UserError(f"{cell} is missing; {cell.parent} holds {there}")
+        self.files = _images(cells[0], classes)
+        for cell in cells[1:]:
+            _check_same(cells[0], self.files, cell, _images(cell, classes))
+        places = {name: label for label, name in enumerate(classes)}
+        self.labels = np.array([places[file.partition("/")[0]] for file in self.files], dtype=np.int64)
+
+    def parts(self, name: str, severity: int) -> Iterator[Tensor]:
+        cell = self.root / name / str(severity)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
+            for first in range(0, len(self.files), _PART):
+                files = [cell / file for file in self.files[first : first + _PART]]
+                yield torch.cat(list(pool.map(self._read, files)))
+
+    def _read(self, file: Path) -> Tensor:
+        try:
+            pixels = torch.from_numpy(decode(file)).permute(2, 0, 1)
+        except Unreadable as error:
+            raise UserError(f"{file} cannot be read: {error}") from None
+        return convert(pixels[None], self.image_size, self.channels)
+
+
+class Arrays:
+    """CIFAR-10-C: ``path/<type>.npy``, uint8 [5 N,H,W,3], the N images of severity 1 first, and ``path/labels.npy`` [5 N].
+
+    The arrays are mapped, not loaded, and never unpickled. image_size, channels: as in ``Folders``; count: of classes.
+    """
+
+    paired = False  # published files may come in another order
+
+    def __init__(self, path: str | Path, types: Sequence[str], count: int, image_size: int, channels: int):
+        self.root, self.image_size, self.channels = _root(path), image_size, channels
+        _check_types(types, [file.stem for file in sorted(self.root.glob("*.npy")) if file.stem != "labels"], self.root)
+        labels = _array(self.root / "labels.npy")
+        rows = len(labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or not rows or rows % len(SEVERITIES):
+            raise UserError(f"{self.root / 'labels.npy'} is {_shown(labels)}; needed: whole numbers [5 N]")
+        by_severity = labels.astype(np.int64).reshape(len(SEVERITIES), -1)
+        if (by_severity != by_severity[0]).any():
+            raise UserError(f"{self.root / 'labels.npy'} differs between severities; its five parts must be equal")
+        self.labels = by_severity[0]
+        if self.labels.min() < 0 or self.labels.max() >= count:
+            wrong = int(self.labels.min() if self.labels.min() < 0 else self.labels.max())
+            raise UserError(f"{self.root / 'labels.npy'} holds label {wrong}; the dataset has {count} classes, from 0")
+        self.arrays = {name: _array(self.root / f"{name}.npy") for name in types}
+        for name, array in self.arrays.items():
+            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or len(array) != rows:
+                needed = f"uint8 [{rows}, H, W, 3], as many images as labels.npy has labels"
+                raise UserError(f"{self.root / name}.npy is {_shown(array)}; needed: {needed}")
+
+    def parts(self, name: str, severity: int) -> Iterator[Tensor]:
+        count = len(self.labels)
+        cell = self.arrays[name][(severity - 1) * count : severity * count]
+        for first in range(0, count, _PART):
+            pixels = torch.from_numpy(np.array(cell[first : first + _PART])).permute(0, 3, 1, 2)
+            # A copy even of one channel, whose strides would otherwise choose other kernels, with other last digits.
+            yield convert(pixels.clone(memory_format=torch.contiguous_format), self.image_size, self.channels)
+
+
+def _root(path: str | Path) -> Path:
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise ConfigError("path", str(path), "there is no such folder")
+    return root
+
+
+def _check_types(wanted: Sequence[str], there: Sequence[str], root: Path) -> None:
+    if missing := [name for name in wanted if name not in there]:
+        holds = ", ".join(there) or "nothing"
+        raise ConfigError(
+            "types", ", ".join(missing), f"{root} has only {holds}{nearest(missing[0], there)}; name no other types"
+        )
+
+
+def _images(cell: Path, classes: Sequence[str]) -> list[str]:
+    """``<class>/<file>`` of a cell, sorted, the classes in the order of the labels."""
+    there = subfolders(cell)
+    if unknown := sorted(set(there) - set(classes)):
+        raise UserError(
+            f"{cell / unknown[0]} is no class of the dataset, which has {len(classes)}, such as {classes[0]!r}"
+            f"{nearest(unknown[0], classes)}"
+        )
+    present = set(there)
+    return [
+        f"{name}/{file}"
+        for name in classes
+        if name in present
+        for file in files_in(cell / name)
+    ]
+
+
+def _check_same(first: Path, expected: list[str], cell: Path, found: list[str]) -> None:
+    if not expected:
+        raise UserError(f"{first} holds no images")
+    if found == expected:
+        return
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    odd = f"{missing[0]} is not in {cell}" if missing else f"{extra[0]} is not in {first}"
+    raise UserError(f"{cell} holds {len(found)} images and {first} {len(expected)}, which must be the same: {odd}")
+
+
+def _array(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist") from None
+    except Exception as error:  # its header is parsed as Python, which raises TokenError, SyntaxError, OverflowError and others
+        raise UserError(f"{file} is no array that can be read: {reason(error)}; download it again") from None
+
+
+def _shown(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def check_labels(cells: Cells, split: Split, dataset: str) -> None:
+    """Raise ``UserError`` unless as many images of each class are corrupted as the test split has clean ones.
+
+    Classes of equal size agree in this whatever they are called, so the labels of ``Arrays``, which have no names, must
+    also come in the order of the split.
+    """
+    names = split.classes or ()
+    found, expected = (np.bincount(each, minlength=len(names)) for each in (cells.labels, split.labels.numpy()))
+    for name, corrupted, clean in zip(names, found, expected):
+        if corrupted != clean:
+            raise UserError(
+                f"{corrupted} corrupted images are of class {name!r}, but {clean} of the test split of {dataset!r}; "
+                "the clean and the corrupted images must be the same"
+            )
+    differing = np.flatnonzero(cells.labels != split.labels.numpy())
+    if isinstance(cells, Arrays) and len(differing):
+        corrupted, clean = (names[each[differing[0]]] for each in (cells.labels, split.labels.numpy()))
+        raise UserError(
+            f"corrupted image {differing[0]} is of class {corrupted!r}, but that of the test split of {dataset!r} of class "
+            f"{clean!r}, as for {len(differing)} of {len(split)} images; labels.npy must have the order of the test split"
+        )

@@ -1,0 +1,96 @@
+"""What looks like a slip in folders of images: splits taken for classes, one level too high."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from prosmin.common.errors import UserError
+from prosmin.fetching.listing import SHOWN, listed, subfolders
+
+# Names of split folders, in any case, alone or as train_set, test images, validation-data.
+_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+_SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
+_SECOND_WORDS = r"[ _.-]*(set|data|images|imgs|split)$"
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder of this name holds, as far as one can tell."""
+    name = name.strip().lower()
+    return _SPLIT_OF.get(name) or _SPLIT_OF.get(re.sub(_SECOND_WORDS, "", name))
+
+
+def check_level(root: Path, folders: Sequence[str]) -> None:
+    """Raise ``UserError`` where all folders in these folders of ``root`` are splits."""
+    below = {name: subfolders(root / name) for name in folders}
+    if not folders or not all(inner and all(map(split_named, inner)) for inner in below.values()):
+        return
+    first = folders[0]
+    splits = listed(below[first])
+    if len(folders) == 1:
+        raise UserError(
+            f"{root} holds but one folder, {first}, in which the splits are ({splits}); "
+            f"set path to {root / first}"
+        )
+    raise UserError(
+        f"the folders in {root} ({listed(folders)}) hold the splits ({splits}), which must stand "
+        f"above the classes: move {first}/{below[first][0]} to {below[first][0]}/{first}, or name "
+        "one under splits"
+    )
+
+
+def odd_folders(place: Path, below: Mapping[str, Sequence[str]], certain: bool) -> list[str]:
+    """At most one sentence on the folders in class folders.
+
+    below: for each class in ``place`` the folders in it that hold images, "" standing for itself;
+    certain: nothing else says that these are classes, so that an error is raised where none can be.
+    """
+    names, inner = list(below), list(below.values())
+    alike = len(inner[0]) > 1 and "" not in inner[0] and all(each == inner[0] for each in inner)
+    if len(names) > 1 and alike:
+        said = (
+            f"all folders in {place} ({listed(names)}) hold the same folders ({listed(inner[0])}), "
+            "as splits do and classes do not; "
+        )
+        if certain:
+            raise UserError(
+                f"{said}name the splits, such as splits: {{train: {names[0]}, test: {names[1]}}}, "
+                "or set splits to {train: .} if they are classes"
+            )
+        return [f"{said}name the splits under splits if they are"]
+    for name in names:
+        if splits := [each for each in below[name] if split_named(each)]:
+            return [
+                f"class folder {place / name} holds folders named as splits ({listed(splits)}); "
+                "all of their images are taken together"
+            ]
+    nested = [name for name in names if len(below[name]) > 1 and "" not in below[name]]
+    if nested and len(names) > 1:
+        said = "; ".join(f"{name}: {listed(below[name])}" for name in nested[:SHOWN])
+        return [
+            f"class folders in {place} hold folders of images instead of images ({said}); "
+            "with classes: leaf, these would be the classes"
+        ]
+    return []
+
+
+def odd_classes(
+    place: Path,
+    names: Sequence[str],
+    below: Mapping[str, Sequence[str]],
+    single: Sequence[str],
+) -> list[str]:
+    """Sentences on the classes ``names``; single: those of one image in train."""
+    notes = []
+    if len(names) == 1:
+        inner = [each for each in below[names[0]] if each]
+        hint = f", which holds the folders {listed(inner)}: is it one level too high?"
+        notes.append(f"there is only one class, {place / names[0]}{hint if inner else ''}")
+    if alike := [name for name in names if split_named(name)]:
+        notes.append(f"class folders in {place} are named as splits are: {listed(alike)}")
+    if single:
+        notes.append(f"classes with but one image in train: {listed(single)}")
+    return notes

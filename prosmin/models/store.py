@@ -1,0 +1,120 @@
+"""Models as safetensors files beside one ``model.json`` that says how to rebuild them. Nothing is ever unpickled."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prosmin.common import files
+from prosmin.common.errors import UserError, reason, shown
+from prosmin.models.networks import Encoder, build_backbone
+from prosmin.objectives import build
+from prosmin.objectives.base import Objective
+
+DESCRIPTION = "model.json"
+FORMAT = 1
+AGAIN = "make it again with `dvc repro pretrain`"
+WEIGHTS = {"trained": "model.safetensors", "random": "random.safetensors"}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """All that a model depends on; ``objective`` are the ``name`` (without one, prosmin) and keywords of its class."""
+
+    encoder: str
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    hidden_dim: int
+    dim: int
+    cifar_stem: bool = False
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_model(settings: ModelSettings, seed: int = 0) -> Objective:
+    """A model at its initial weights, which depend on ``seed`` alone and leave torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(
+            settings.encoder, settings.image_size, settings.channels, settings.cifar_stem, settings.kwargs
+        )
+        encoder = Encoder(backbone, settings.mean, settings.std)
+        return build(encoder, settings.hidden_dim, settings.dim, **settings.objective)
+
+
+def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """A module's ``state_dict``; equal states give equal bytes."""
+    files.write_arrays(path, {name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
+
+
+def save_description(folder: Path, settings: ModelSettings, trained: Mapping[str, Any]) -> None:
+    """``trained``: facts about the training that a reader of the folder should know (dataset, steps, versions)."""
+    files.write_json(
+        folder / DESCRIPTION,
+        {
+            "format": FORMAT,
+            "encoder": "encoder.safetensors holds the weights of timm.create_model(model.encoder, num_classes=0, ...); "
+            "its input is (image / 255 - mean) / std",
+            "model": asdict(settings),
+            "trained": dict(trained),
+        },
+    )
+
+
+def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]:
+    path = Path(folder) / DESCRIPTION
+    try:
+        content = files.read_json(path, AGAIN, "does not describe a model")
+        if content["format"] != FORMAT:
+            raise UserError(f"{path} is of format {content['format']}; this version reads format {FORMAT}")
+        trained = content["trained"]
+        if not isinstance(trained, dict):
+            raise TypeError(f"trained is {shown(trained)}, where facts are needed")
+        settings = ModelSettings(**content["model"])
+        for values in (settings.mean, settings.std):
+            if len(values) != settings.channels:
+                raise TypeError(f"{shown(values)} is not a number for each of {settings.channels} channels")
+        return settings, trained
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`"
+        ) from None
+    except UserError:
+        raise
+    except (TypeError, KeyError) as error:  # KeyError: of a list where sections should be
+        raise UserError(f"{path} does not describe a model ({error}); {AGAIN}") from None
+
+
+def load_model(folder: str | Path, weights: str = "trained") -> Objective:
+    """The full model (target network and heads included) of a folder, in evaluation mode. ``weights``: ``trained`` or ``random``,
+    the same network before its first step."""
+    settings, _ = load_description(folder)
+    try:
+        model = build_model(settings)
+    except Exception as error:  # the file alone decides what is built
+        raise UserError(f"{Path(folder) / DESCRIPTION} describes no model ({reason(error)}); {AGAIN}") from None
+    _load_weights(model, Path(folder) / WEIGHTS[weights])
+    return model.eval()
+
+
+def load_encoder(folder: str | Path, weights: str = "trained") -> Encoder:
+    """The online encoder of a folder, in evaluation mode: float [B, C, S, S] in [0, 1] -> [B, F]."""
+    return load_model(folder, weights).encoder
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        arrays = files.read_arrays(path, AGAIN, files.WHOLE)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`"
+        ) from None
+    except RuntimeError as error:
+        last = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit the model that {DESCRIPTION} beside it describes: {last}; {AGAIN}") from None

@@ -1,0 +1,168 @@
+"""Checkpoints to go on from after a kill: whole or absent, checked when read, kept apart by what determines the result.
+
+A run owns the folder ``<root>/<key>``. In it lie the two newest states as safetensors files; nothing is ever unpickled.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prosmin.common import files
+from prosmin.common.errors import UserError
+from prosmin.training import fingerprint
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+
+TRAINS = ("prosmin.training.loop", "prosmin.models.store")  # what trains, and what builds the model
+KEPT = 2  # states of a run: one to fall back on should the newest be damaged
+KEPT_RUNS = 4  # runs that were stopped and may go on
+SHARE = 0.02  # of the time, at most about, that goes into writing checkpoints
+
+
+def key(**facts: Any) -> str:
+    """16 hexadecimal digits that change with any of ``facts`` (JSON, dataclasses), with the code of ``TRAINS`` or its versions."""
+    facts |= {"code": _code(), "python": platform.python_version()}
+    facts |= {name: version(name) for name in ("torch", "timm", "accelerate", "numpy")}
+    text = json.dumps(facts, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else dict(value)
+
+
+def _code() -> str:
+    return fingerprint.code(*TRAINS)
+
+
+def checksum(*tensors: Tensor | None) -> str:
+    """SHA-256 over the contents of tensors on the CPU, in order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(b"none" if tensor is None else np.ascontiguousarray(tensor.numpy()))
+    return digest.hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one run, written by its first process.
+
+    every: seconds between two, at least; at the end of an epoch a sixth of it will do. Where writing is slow it is
+    done less often, so that it takes no more than about ``SHARE`` of the time. 0: after each step.
+    """
+
+    def __init__(self, root: str | Path, key: str, every: float = 60.0):
+        self.folder, self.key, self.every = Path(root) / key, key, every
+        self._last, self._cost = time.monotonic(), 0.0
+
+    def due(self, epoch_ends: bool) -> bool:
+        wait = max(self.every / 6 if epoch_ends else self.every, self._cost / SHARE if self.every else 0.0)
+        return time.monotonic() - self._last >= wait
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09}.safetensors"
+
+    def save(self, step: int, arrays: Mapping[str, np.ndarray], facts: Any) -> bool:
+        """Keep ``arrays`` and ``facts`` (JSON) as the state after ``step`` steps; has it been written?
+
+        A full disk costs this checkpoint, which the log says, not the run nor the checkpoints before it.
+        """
+        began, path, written = time.monotonic(), self.path(step), False
+        head = {"run": self.key, "facts": json.dumps(facts)}
+        try:
+            files.private_folder(self.folder)
+            files.write_arrays(path, arrays, head)
+        except OSError as error:
+            log.warning(
+                "the checkpoint of step %d cannot be written to %s (%s); training goes on, %s",
+                step,
+                self.folder,
+                error.strerror,
+                f"the last good checkpoint is {self._states()[-1].name}" if self._states() else "there is none yet",
+            )
+        else:
+            written = True
+            for old in self._states()[:-KEPT]:
+                old.unlink(missing_ok=True)
+        self._last = time.monotonic()
+        self._cost = self._last - began
+        return written
+
+    def newest(self) -> tuple[Path, bytes] | None:
+        """The newest state that is whole and of this run. One that is not is said in the log and put aside."""
+        self._clear_leftovers()
+        for path in reversed(self._states()):
+            try:
+                content = path.read_bytes()
+                self._check(content)
+                return path, content
+            except (UserError, OSError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                aside = path.with_suffix(".damaged")
+                log.warning("the checkpoint %s is passed over and put aside as %s: %s", path, aside.name, reason)
+                with contextlib.suppress(OSError):
+                    path.rename(aside)
+        return None
+
+    def finish(self) -> None:
+        """Remove the checkpoints of a run whose results are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def prune_runs(self) -> None:
+        """Keep of the other runs in the same root those ``KEPT_RUNS`` that were written last."""
+        if self.folder.parent.is_dir():
+            others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder != self.folder]
+            others.sort(key=lambda folder: folder.stat().st_mtime)
+            for folder in others[: -KEPT_RUNS or None]:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _check(self, content: bytes) -> None:
+        run = _head(content)["run"]
+        if run != self.key:
+            raise UserError(f"it is of another run, {run}")
+        parse(content)
+
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def _clear_leftovers(self) -> None:
+        """What a process that was killed while it wrote left behind."""
+        for part in self.folder.glob(".*.part"):
+            part.unlink(missing_ok=True)
+
+
+def _head(content: bytes) -> dict[str, str]:
+    """The text in the head of a safetensors file: 8 bytes of length, then JSON. Raises ``UserError``."""
+    try:
+        head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        return {"run": head["run"], **head}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError("it is not a whole checkpoint") from None
+
+
+def parse(content: bytes) -> tuple[Arrays, Any]:
+    """The arrays and facts of a checkpoint. Raises ``UserError`` where it is not whole."""
+    from safetensors.numpy import load
+
+    head = _head(content)
+    try:
+        arrays, facts = load(content), json.loads(head["facts"])
+    except Exception:  # SafetensorError, ValueError, KeyError, TypeError: whatever it is, it is not what was written
+        raise UserError("it is not a whole checkpoint") from None
+    if not files.matches(arrays, head):
+        raise UserError("its content does not match its checksum")
+    return arrays, facts
+

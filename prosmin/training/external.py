@@ -1,0 +1,147 @@
+"""Encoders that others have trained: weights of a timm model, from a safetensors file or from the model hub.
+
+Nothing is unpickled, and what comes from the hub is of one commit.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from prosmin.common import files
+from prosmin.common.errors import ConfigError, UserError, reason, shown
+from prosmin.models import light_imports
+from prosmin.models.networks import build_backbone, timm_options
+
+if TYPE_CHECKING:
+    from prosmin.models.store import ModelSettings
+
+
+@dataclass(frozen=True)
+class Weights:
+    """path: of the safetensors file. name: what cards call it, which says nothing of the machine that it lies on. config: of the ``config.json`` that goes with it, as timm
+    writes it, or empty."""
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+
+    def digest(self) -> str:
+        """SHA-256 of the file, in hexadecimal."""
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def normalisation(self, model: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of the input, in [0, 1] and per channel, that the encoder was trained with: as its config says,
+        or timm, where ``model`` names weights that it knows (``resnet18.a1_in1k``). None where nobody says it."""
+        found = self.config.get("pretrained_cfg", self.config)
+        if "mean" not in found or "std" not in found:
+            if "." not in model or not (known := light_imports.timm().get_pretrained_cfg(model)):
+                return None
+            found = {"mean": known.mean, "std": known.std}
+        return tuple(map(float, found["mean"])), tuple(map(float, found["std"]))
+
+
+def from_file(path: str | Path) -> Weights:
+    """Weights in a safetensors file or in a folder with ``model.safetensors``; a ``config.json`` beside them is read.
+
+    Raises ``ConfigError`` where there are none.
+    """
+    given = Path(path).expanduser()
+    file = given / "model.safetensors" if given.is_dir() else given
+    if file.suffix != ".safetensors":
+        raise ConfigError(
+            "external.path", str(path), "it must be a file named *.safetensors, or a folder with model.safetensors"
+        )
+    if not file.is_file():
+        raise ConfigError("external.path", str(path), f"there is no file {file}")
+    return Weights(file, file.name, _config(file.parent / "config.json"))
+
+
+def from_hub(repo: str, revision: str) -> Weights:
+    """``model.safetensors`` and ``config.json`` of a commit of the model hub, or of what an earlier download has left of it.
+
+    Raises ``ConfigError`` where they cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        path = hf_hub_download(repo, "model.safetensors", revision=revision)
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            "external.repo", repo, f"its model.safetensors cannot be had at revision {revision}: {reason}"
+        ) from None
+    try:
+        config = _config(Path(hf_hub_download(repo, "config.json", revision=revision)))
+    except (HfHubHTTPError, EntryNotFoundError, LocalEntryNotFoundError, OSError):
+        config = {}  # it has none
+    return Weights(Path(path), f"{repo} at {revision[:12]}", config)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    remedy = "download it again"
+    try:
+        content = files.read_json(path, remedy, "is not JSON")
+    except FileNotFoundError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    for section in (content, content.get("pretrained_cfg", {})):
+        if not isinstance(section, dict):
+            raise files.damaged(path, f"pretrained_cfg is {shown(section)}, where settings are needed", remedy)
+        for name in ("mean", "std"):
+            values = section.get(name, [])
+            numbers = isinstance(values, list) and all(isinstance(each, int | float) for each in values)
+            if not numbers or name == "std" and not all(each > 0 for each in values):
+                raise files.damaged(path, f"{name} is {shown(values)}, where a number for each channel is needed", remedy)
+    return content
+
+
+def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
+    """The backbone that ``prosmin.models.networks.build_backbone`` makes of ``settings``, with these weights, every one of them.
+
+    A classifier among them is left out; position embeddings of another image size are interpolated, as timm does it.
+    Raises ``ConfigError`` or ``UserError`` for weights of another model.
+    """
+    name, channels = settings.encoder, settings.channels
+    made_for = str(weights.config.get("architecture", name)).partition(".")[0]
+    if made_for != name.partition(".")[0]:
+        raise ConfigError("encoder.name", name, f"the weights of {weights.name} are of {made_for}")
+    backbone = build_backbone(name, settings.image_size, channels, settings.cifar_stem, settings.kwargs)
+    traits = backbone.pretrained_cfg
+    state = _without(_read(weights), traits.get("classifier"))
+    first = traits.get("first_conv")
+    kernel = state.get(f"{first}.weight")
+    if kernel is not None and kernel.ndim == 4 and kernel.shape[1] not in (channels, 1):
+        raise ConfigError(
+            "channels", channels, f"the weights of {weights.name} are for images of {kernel.shape[1]} channels"
+        )
+    try:
+        if settings.cifar_stem:  # which timm has no name for
+            backbone.load_state_dict(state)
+            return backbone
+        overlay = {"state_dict": state, "url": "", "file": None, "hf_hub_id": None, "source": "", "custom_load": False}
+        overlay |= {
+            "num_classes": 0,
+            "label_offset": 0,
+            "input_size": (channels, *traits.get("input_size", (0, 0, 0))[1:]),
+        }
+        options = timm_options(name, settings.image_size, settings.kwargs)
+        return light_imports.timm().create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, in_chans=channels, **options
+        )
+    except Exception as error:  # timm converts weights of many makers, and stumbles over others in many ways
+        raise UserError(f"the weights of {weights.name} do not fit {name}: {reason(error)}") from None
+
+
+def _read(weights: Weights) -> dict[str, Tensor]:
+    return files.read_tensors(weights.path, "download it again")
+
+
+def _without(state: dict[str, Tensor], classifier: str | tuple[str, ...] | None) -> dict[str, Tensor]:
+    names = (classifier,) if isinstance(classifier, str) else classifier or ()
+    return {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in names))}

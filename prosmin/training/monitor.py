@@ -1,0 +1,72 @@
+"""What is watched while training: diagnostics of images without augmentation, and what looks like collapse."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prosmin.objectives.base import Objective
+from prosmin.training import diagnostics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Images watched while training: uint8 [N, C, S, S], and, where there are labels, a bank for the online k-NN."""
+
+    images: Tensor
+    labels: Tensor | None = None
+    bank: Tensor | None = None
+    bank_labels: Tensor | None = None
+
+
+@torch.no_grad()
+def observe(model: Objective, monitor: Monitor, batch_size: int = 512) -> dict[str, float]:
+    """Diagnostics of the un-augmented monitor images, by names and definitions of ``prosmin.training.diagnostics``.
+
+    Those of sigma are of objectives that predict a distribution.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+
+    def outputs(images: Tensor) -> tuple[Tensor, Tensor | None]:
+        parts = [model.describe(batch.to(device).float() / 255.0) for batch in images.split(batch_size)]
+        features, log_sigma = zip(*parts, strict=True)
+        return torch.cat(features), None if log_sigma[0] is None else torch.cat(log_sigma)
+
+    features, log_sigma = outputs(monitor.images)
+    row = {"rankme": diagnostics.rankme(features), "feature_std": diagnostics.feature_std(features)}
+    if log_sigma is not None and model.sigma_range is not None:
+        row |= diagnostics.sigma_summary(log_sigma, *model.sigma_range)
+    if monitor.labels is not None and monitor.bank is not None and monitor.bank_labels is not None:
+        bank = outputs(monitor.bank)[0]
+        row["knn_accuracy"] = diagnostics.knn_accuracy(
+            bank, monitor.bank_labels.to(device), features, monitor.labels.to(device)
+        )
+    model.train(was_training)
+    return row
+
+
+def warn_of_collapse(row: dict[str, float], step: int) -> None:
+    """Say in the log what looks like collapse, with its likely cause. Step 0 is not judged."""
+    if step == 0:
+        return
+    if row["rankme"] < 2 or row["feature_std"] < 0.05:
+        log.warning(
+            "step %d: the features collapse (RankMe %.2f, feature std %.3f); raise pretrain.batch_size or, with prosmin, "
+            "normalise the targets (pretrain.target.normalise: whiten), with another target network slow it down "
+            "(pretrain.target.momentum)",
+            step,
+            row["rankme"],
+            row["feature_std"],
+        )
+    if row.get("sigma_clamped", 0.0) > 0.5:
+        log.warning(
+            "step %d: %.0f %% of the predicted sigma stand at the clamp; widen pretrain.objective.log_sigma "
+            "or check that pretrain.objective.lambda is near 1",
+            step,
+            100 * row["sigma_clamped"],
+        )

@@ -1,0 +1,141 @@
+"""How every stage starts and how it fails: one sentence on standard error, no traceback."""
+
+import errno
+import inspect
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Collection, Sequence
+
+from prosmin.common import files
+from prosmin.common.errors import ConfigError, UserError, nearest, reason, say
+from prosmin.common.startup import keep_pages
+from stages.common import inputs
+from stages.common.stopping import raise_interrupts
+from stages.common.threads import keep_to_share
+from stages.common.workers import PEER_LOST
+from stages.params.load import PARAMS, load
+
+# The key of a metrics file that says why its evaluation was left out.
+LEFT_OUT = "left_out"
+
+log = logging.getLogger(__name__)
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# Faults of the disk and limits of the machine: no defect of the stage.
+OUTSIDE = {
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT", "ENXIO", "ENODEV"),
+        *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EBUSY", "ETXTBSY", "ENOLCK", "ELOOP", "ENAMETOOLONG", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+}
+
+
+def run(stage: str, main: Callable[..., None]) -> None:
+    """Call ``main(params, *arguments)`` for ``python -m stages.<stage> [arguments]`` and exit.
+
+    The exit code is 0 when the stage is done, 2 for bad input, 130 when interrupted, 75 where another
+    process of the stage has ended; anything else that is raised is a defect and shows its traceback.
+    """
+    raise_interrupts()
+    try:
+        logging.basicConfig(level=_level(), format=f"{stage}: %(message)s")
+        text = inputs.params_text()
+        params = load()  # which says what is wrong in it; only then may it be looked at with less care
+        arguments = [_told(stage, each) for each in sys.argv[1:]]
+        inputs.note(stage, arguments, text)
+        try:
+            inspect.signature(main).bind(params, *arguments)
+        except TypeError:
+            raise UserError(f"{stage} was given {shlex.join(arguments) or 'no argument'}; {_usage(stage, main)}") from None
+        keep_to_share(stage)
+        keep_pages()
+        main(params, *arguments)
+        inputs.finish()
+    except ConfigError as error:
+        _fail(f"{PARAMS}: {stage}.{error}")
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{stage} cannot go on: {error.strerror}{where}; nothing half-written was kept")
+    except (MemoryError, RuntimeError) as error:
+        if _peer_lost(error):
+            log.warning("another process of this stage has ended (%s)", reason(error))
+            sys.exit(PEER_LOST)
+        if not _out_of_memory(error):
+            raise
+        _fail(
+            f"{stage} needs more memory than there is ({reason(error)}); ask for less at a time in {PARAMS}: a smaller "
+            "batch_size, image or encoder"
+        )
+    except KeyboardInterrupt:
+        print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        inputs.forget()  # what runs next in this process is another stage
+
+
+def _told(stage: str, argument: str) -> str:
+    """What an argument names: ``digits``, or the same as DVC names the stage, ``fetch@digits`` or ``../dvc.yaml:fetch@digits``."""
+    return re.sub(rf"^(.*:)?{stage}@", "", argument, count=1, flags=re.DOTALL)
+
+
+confirm = inputs.confirm  # for a stage that has something to lose by going on
+leave_to_the_first = inputs.forget  # for the other processes of a stage that runs as several
+
+
+def check_name(stage: str, what: str, name: str, names: Collection[str]) -> None:
+    """Refuse the argument of a stage, which is to be ``what``, where ``params.yaml`` does not have it."""
+    if name not in names:
+        raise UserError(
+            f"{stage} needs {what}, not {name!r}; params.yaml has {', '.join(names) or 'none'}{nearest(name, names)}"
+        )
+
+
+class Unlabelled(UserError):
+    """A dataset has no labels: an evaluation that needs them is left out, and the graph goes on."""
+
+
+def leave_out(reason: Unlabelled, metrics: str, plot: str, columns: Sequence[str]) -> None:
+    """Write the results of an evaluation that needs labels and has none: the reason alone.
+
+    metrics, plot: the paths of both files. columns: of the plot, which gets no rows.
+    """
+    log.warning("%s, which this evaluation needs: it is left out", reason)
+    files.write_csv(plot, columns, [])
+    files.write_metrics(metrics, {LEFT_OUT: f"{reason}."})
+
+
+def _level() -> str:
+    level = os.environ.get("PROSMIN_LOG", "INFO")
+    if level not in LEVELS:
+        raise UserError(f"PROSMIN_LOG is {level!r}; it must be one of {', '.join(LEVELS)}{nearest(level.upper(), LEVELS)}")
+    return level
+
+
+def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """torch raises a ``RuntimeError`` for it: on a GPU one of its own class, on a CPU a plain one."""
+    told = ("allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in told)
+
+
+def _peer_lost(error: MemoryError | RuntimeError) -> bool:
+    """Gloo raises a plain ``RuntimeError`` in the processes that live when one of them dies; NCCL one of its own class."""
+    told = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "remote process exited")
+    return "RANK" in os.environ and any(words in str(error) for words in told)
+
+
+def _usage(stage: str, main: Callable[..., None]) -> str:
+    names = [name.upper() for name in list(inspect.signature(main).parameters)[1:]]
+    return f"start it as: python -m stages.{' '.join([stage, *names])}"
+
+
+def _fail(message: str) -> None:
+    say(message)
+    sys.exit(2)

@@ -1,0 +1,155 @@
+"""Which results belong to the settings, the code and the data as they stand, told by ``dvc.lock``.
+
+``dvc status`` tells the same of a folder that holds all data and results. Metrics and plots are in
+git and so lie in a clone that holds neither, and in older commits; whether they belong to the
+params beside them is told by the lock all the same.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prosmin.common.errors import listed, shown
+from stages.common import declared, proof
+
+Stages = dict[str, declared.Stage]
+
+
+def split(root: Path = Path()) -> tuple[Stages, Stages]:
+    """The stages of the ``dvc.yaml`` in ``root`` whose results are of these settings, code and
+    data, and the others, of which there are no results or other ones.
+
+    root: the project, or a folder with ``params.yaml``, ``dvc.yaml``, ``dvc.lock`` and metrics of
+    some commit; code that is not there is not looked at.
+    """
+    look = _Look(root)
+    current = {name: stage for name, stage in look.graph.items() if look.current(name)}
+    return current, {name: stage for name, stage in look.graph.items() if name not in current}
+
+
+def stale(root: Path = Path()) -> set[str]:
+    """The paths that the other stages of ``split`` write."""
+    return {out for stage in split(root)[1].values() for out in stage.outs}
+
+
+def belongs(path: str, stale: Collection[str]) -> bool:
+    """Whether a file is neither one of the paths ``stale`` nor below one of them."""
+    return path not in stale and not any(path.startswith(f"{out}/") for out in stale)
+
+
+def reasons(root: Path = Path()) -> "dict[str, list[Reason]]":
+    """Why the results of each stage are not of these settings, code and data; an empty list where
+    they are."""
+    look = _Look(root)
+    return {name: look.reasons(name) for name in look.graph}
+
+
+class Reason(NamedTuple):
+    """path: of the dependency that differs, else empty; noted: its checksum in ``dvc.lock``."""
+
+    text: str
+    path: str = ""
+    noted: str = ""
+
+
+class _Look:
+    """One look at ``root``."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.params = declared.sections(root / declared.PARAMS)
+        self.graph = declared.graph(self.params, root / declared.GRAPH)
+        self.lock = declared.locked(root / declared.LOCK)
+        self.writer = {out: name for name, stage in self.graph.items() for out in stage.outs}
+        self.known: dict[str, list[Reason]] = {}
+
+    def current(self, name: str) -> bool:
+        return not self.reasons(name)
+
+    def reasons(self, name: str) -> list[Reason]:
+        if name not in self.known:
+            # Should a stage need itself, which DVC refuses.
+            self.known[name] = [Reason(f"{name} needs itself")]
+            self.known[name] = list(self._reasons(self.graph[name], self.lock.get(name)))
+        return self.known[name]
+
+    def _reasons(self, stage: declared.Stage, entry: Any) -> Iterator[Reason]:
+        if not isinstance(entry, dict):
+            yield Reason(f"{declared.LOCK} has no run of it")
+            return
+        if (before := entry.get("cmd")) != stage.command:
+            yield Reason(f"its command was {before!r} and is {stage.command!r}")
+        noted = (entry.get("params") or {}).get(str(declared.PARAMS)) or {}
+        now = (
+            self.params
+            if "" in stage.params
+            else {key: declared.value(self.params, key) for key in stage.params}
+        )
+        for key, old, new in _differences(_plain(noted), _plain(now)):
+            yield Reason(f"{declared.PARAMS}: {key} was {shown(old)} and is {shown(new)}")
+        for kind, declared_paths in (("deps", stage.deps), ("outs", stage.outs)):
+            noted_sums = _sums(entry, kind)
+            for path in sorted(noted_sums.keys() ^ set(declared_paths)):
+                verb = "no longer lists" if path in noted_sums else "now lists"
+                yield Reason(f"{declared.GRAPH} {verb} {path} in its {kind}")
+        for path, md5 in _sums(entry, "deps").items():
+            if path in stage.deps:
+                yield from self._changed(path, md5)
+        for path, md5 in _sums(entry, "outs").items():
+            if path in stage.outs and not self._unless_there(path, md5):
+                yield Reason(f"{path} is not the file that the stage wrote", path, md5)
+
+    def _changed(self, dep: str, md5: str) -> Iterator[Reason]:
+        """Why a dependency is not what it was, told by the stages that write it where there are any."""
+        above = next((out for out in self.writer if dep == out or dep.startswith(f"{out}/")), None)
+        if above is not None:
+            name = self.writer[above]
+            if not self.current(name):
+                yield Reason(f"{dep}: {name} runs")
+            elif dep == above and _sums(self.lock[name], "outs").get(dep) != md5:
+                yield Reason(f"{dep}: {name} has written another", dep, md5)
+            return
+        inside = [name for out, name in self.writer.items() if out.startswith(f"{dep}/")]
+        if running := [name for name in inside if not self.current(name)]:
+            yield Reason(f"{dep}: {listed(running)} {'run' if len(running) > 1 else 'runs'}")
+        elif not self._unless_there(dep, md5):
+            yield Reason(f"{dep} changed", dep, md5)
+
+    def _unless_there(self, path: str, md5: str) -> bool:
+        """Whether a file or a folder has this checksum, or is not there: results need not be, and
+        code not of an older commit."""
+        here = self.root / path
+        if here.is_dir():
+            if path in self.writer:  # large, and what writes it has been looked at
+                return True
+            found = {each: proof.digest(each, "md5") for each in proof.below(str(here))}
+            return proof.folder_digest(str(here), found) == md5
+        return not here.is_file() or proof.digest(str(here), "md5") == md5
+
+
+def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The innermost keys that differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for step in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(step), now.get(step), f"{key}.{step}".lstrip("."))
+    elif before != now:
+        yield key, before, now
+
+
+def _sums(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
+    return {each["path"]: each.get("md5", "") for each in entry.get(kind) or ()}
+
+
+def _plain(value: Any) -> Any:
+    """A value as it is, whichever way a number is written: DVC writes 1e-06, which another reader
+    of YAML takes for text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

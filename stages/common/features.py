@@ -1,0 +1,99 @@
+"""What the leaves read: the features that ``stages.embed`` saved."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prosmin.common.errors import UserError
+from prosmin.common.files import read_arrays
+from prosmin.evaluation.label_subsets import Labelled, stratified_holdout
+from stages.common.command import Unlabelled
+
+RESULTS = Path("results/embed")
+
+# The trained network, and the same one before training: the floor that every number stands beside.
+ENCODERS = ("trained", "random")
+
+# Of train, held out to select on where the dataset has no val split.
+HELD_OUT = 0.2
+
+
+def require_labels(labels: np.ndarray, dataset: str, split: str) -> None:
+    """Raise ``Unlabelled`` where no image has a label (-1), ``UserError`` where some have none.
+
+    labels: int64 [N].
+    """
+    missing = int((labels < 0).sum())
+    if missing == len(labels):
+        raise Unlabelled(f"the {split} split of dataset {dataset!r} has no labels")
+    if missing:
+        raise UserError(
+            f"{missing} of {len(labels)} images in the {split} split of dataset {dataset!r} "
+            "have no label; its evaluation needs one for each, or none at all"
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """The embedded splits of one dataset. arrays: those of the file, by ``<split>.<what>``."""
+
+    dataset: str
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        present = {name.split(".")[0] for name in self.arrays}
+        return tuple(split for split in ("train", "val", "test") if split in present)
+
+    def split(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """features ``[N, F]`` float32, labels ``[N]`` int64 (-1 = none) and log sigma ``[N]`` float32 of one split; the
+        last is None where the network predicts none."""
+        if name not in self.splits:
+            raise UserError(f"dataset {self.dataset!r} has no {name} split; it has {', '.join(self.splits)}")
+        features, labels = (self.arrays[f"{name}.{what}"] for what in ("features", "labels"))
+        return features, labels, self.arrays.get(f"{name}.log_sigma")
+
+    def digests(self, name: str) -> np.ndarray:
+        """Checksums uint64 ``[N]`` of the pixels of one split, as the network sees them."""
+        self.split(name)
+        return self.arrays[f"{name}.digest"]
+
+    def labelled(self, name: str) -> Labelled:
+        """features ``[N, F]`` and labels ``[N]`` of one split. Raises as ``require_labels``."""
+        features, labels, _ = self.split(name)
+        require_labels(labels, self.dataset, name)
+        return features, labels
+
+
+def load_features(dataset: str, encoder: str) -> Features:
+    """The features of ``dataset`` by ``encoder``, one of ``ENCODERS``. Raises ``UserError`` where there are none."""
+    path = RESULTS / dataset / f"{encoder}.safetensors"
+    try:
+        return read_features(path, dataset)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.embed {dataset}`") from None
+
+
+def read_features(path: Path, dataset: str) -> Features:
+    """The features of ``dataset`` in a file. Raises ``UserError`` where it does not hold what ``stages.embed`` writes."""
+    arrays = read_arrays(path)
+    found = Features(dataset, arrays)
+    wanted = {}
+    for count, split in zip("LMN", found.splits):
+        wanted |= {f"{split}.features": ("float32", f"{count}F"), f"{split}.labels": ("int64", count)}
+        wanted |= {f"{split}.digest": ("uint64", count)}
+        if f"{split}.log_sigma" in arrays:
+            wanted[f"{split}.log_sigma"] = ("float32", count)
+    arrays.check(wanted)
+    return found
+
+
+def load_labelled(dataset: str, encoder: str, seed: int) -> tuple[Labelled, Labelled, Labelled]:
+    """(train, val, test), each features and labels. Without a val split a stratified fifth of train takes its place."""
+    features = load_features(dataset, encoder)
+    train, test = features.labelled("train"), features.labelled("test")
+    if "val" in features.splits:
+        return train, features.labelled("val"), test
+    kept, held = stratified_holdout(train[1], HELD_OUT, seed)
+    return (train[0][kept], train[1][kept]), (train[0][held], train[1][held]), test

@@ -1,0 +1,112 @@
+"""What the environment may say to the training: a launcher's whole set of variables, and nothing
+that params.yaml says.
+
+Accelerate takes settings from the environment wherever its caller gives none, and some even where
+he does. Left over from another program they would change the weights of a run, or make it wait for
+processes that nobody has started, so a variable that would have an effect is refused.
+"""
+
+import os
+from collections.abc import Callable
+
+from prosmin.common.errors import UserError
+
+# Which torchrun and ``accelerate launch`` set all of, for each process that they start.
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+WHOLE = (*RANKS, "MASTER_ADDR", "MASTER_PORT")
+# Of MPI. Accelerate asks for these before those above.
+MPI = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+
+YES, NO = ("1", "true", "yes", "y", "t", "on"), ("0", "false", "no", "n", "f", "off")
+
+# By variable, what it may be, and which key of params.yaml, or what else, sets the thing.
+SETTLED = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (("1",), "pretrain.accumulate"),
+    "ACCELERATE_DYNAMO_BACKEND": (("no",), "pretrain.compile"),
+    "ACCELERATE_TORCH_DEVICE": ((), "CUDA_VISIBLE_DEVICES"),
+    "ACCELERATE_FP8_BACKEND": (("no",), "pretrain.precision"),
+}
+# Other switches. Those that are free to be on place processes or say more, and change no number;
+# ACCELERATE_USE_CPU changes the device, which is in the key of the run.
+FREE = ("ACCELERATE_USE_CPU", "ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "FORK_LAUNCHED")
+SWITCH = "ACCELERATE_USE_"
+
+
+def launched() -> bool:
+    """Whether a launcher has started this process as one of several. Raises ``UserError`` for half
+    of its variables."""
+    _without_mpi()
+    if not any(name in os.environ for name in RANKS):
+        return False
+    if missing := [name for name in WHOLE if not os.environ.get(name)]:
+        left = [name for name in RANKS if name in os.environ]
+        there = ", ".join(f"{name}={os.environ[name]}" for name in left)
+        raise UserError(
+            f"the environment has {there} but not {', '.join(missing)}; a launcher (torchrun, "
+            f"accelerate launch) sets all of them: unset {', '.join(left)} to train without one"
+        )
+    world = _whole("WORLD_SIZE", lambda value: value >= 1, "a number of processes, at least 1")
+    _whole(
+        "RANK", lambda value: value < world, f"a whole number from 0 to below WORLD_SIZE, {world}"
+    )
+    _whole(
+        "LOCAL_RANK",
+        lambda value: value < world,
+        f"a whole number from 0 to below WORLD_SIZE, {world}",
+    )
+    _whole("MASTER_PORT", lambda value: 1 <= value <= 65535, "a port, 1 to 65535")
+    return True
+
+
+def check_accelerate(precision: str) -> None:
+    """Raise ``UserError`` for a variable by which Accelerate would train otherwise than params.yaml
+    says.
+
+    precision: fp32 or bf16, ``pretrain.precision``.
+    """
+    mixed = {"fp32": ("no", "fp32"), "bf16": ("no", "bf16")}[precision]
+    settled = SETTLED | {"ACCELERATE_MIXED_PRECISION": (mixed, "pretrain.precision")}
+    for name, text in sorted(os.environ.items()):
+        given = text.strip().lower()
+        if name.startswith("ACCELERATE_") and not given:
+            del os.environ[name]  # which Accelerate would try to read as a number or a choice
+        elif name in settled:
+            allowed, instead = settled[name]
+            if given not in allowed:
+                _refuse(name, text, f"{instead} says that here")
+        elif name in FREE:
+            if given not in (*YES, *NO):
+                _refuse(name, text, f"it must be {YES[1]} or {NO[1]}")
+        elif name.startswith(SWITCH) and given not in NO:
+            _refuse(name, text, "training here knows no such mode")
+
+
+def _refuse(name: str, value: str, why: str) -> None:
+    raise UserError(
+        f"the environment has {name}={value!r}, which Accelerate would follow; {why}: unset {name}"
+    )
+
+
+def _whole(name: str, fits: Callable[[int], bool], allowed: str) -> int:
+    text = os.environ[name]
+    if not (text.isascii() and text.isdigit() and fits(int(text))):
+        raise UserError(
+            f"{name} is {text!r}; it must be {allowed}, as a launcher sets it: unset it to train "
+            "without one"
+        )
+    return int(text)
+
+
+def _without_mpi() -> None:
+    """Take MPI's numbers of processes away, which are of no use here. Raises ``UserError`` where
+    MPI has started several."""
+    for prefix in MPI:
+        size = os.environ.get(f"{prefix}SIZE", "1")
+        if size != "1" and not all(os.environ.get(name) for name in WHOLE):
+            raise UserError(
+                f"{prefix}SIZE is {size!r}: MPI has started this process as one of several, or "
+                "has left that behind; start "
+                f"several by torchrun or accelerate launch, or unset {prefix}SIZE"
+            )
+    for name in [name for name in os.environ if name.startswith(MPI)]:
+        del os.environ[name]

@@ -1,0 +1,133 @@
+"""One stage as several processes of this machine that look like one: one output, one error, one exit code.
+
+Process 0 speaks; what the others say is shown only if they alone fail. When one ends with an error the rest are stopped, and
+on Linux none outlives the process that started them. They talk on this machine's loopback alone: who reaches their sockets
+from a network could change what they compute. Across machines torchrun or ``accelerate launch`` do this.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from stages.common import threads
+
+LOOPBACK = "127.0.0.1"
+GRACE = 5.0  # seconds for the first process to word the error that another has met too, and for each to end when told
+
+# Exit code of a process that could not go on without another one, whose own end is the cause. EX_TEMPFAIL of sysexits.h.
+PEER_LOST = 75
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def run(module: str, count: int) -> int:
+    """Run ``python -m module`` in ``count`` processes joined by torch.distributed's variables; the exit code."""
+    with tempfile.TemporaryDirectory() as folder, _terminated_as_interrupted(), meeting() as variables:
+        workers = [_start(module, rank, count, variables, Path(folder)) for rank in range(count)]
+        try:
+            return _wait(workers, Path(folder))
+        except KeyboardInterrupt:
+            _stop(workers, signal.SIGINT)
+            return 130
+        finally:
+            _stop(workers, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def meeting() -> Iterator[dict[str, str]]:
+    """The variables by which processes of torch.distributed find each other on loopback, as long as the block runs.
+
+    Process 0 would open the store at which they meet on every network. It stands here instead, as it does under torchrun.
+    """
+    from torch.distributed import TCPStore
+
+    listening = socket.create_server((LOOPBACK, 0))
+    port = listening.getsockname()[1]
+    store = TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
+    variables = {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for _, name in socket.if_nameindex():
+        if name in ("lo", "lo0"):  # what each process listens on for the others
+            variables |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}
+    try:
+        yield variables
+    finally:
+        del store
+
+
+def _start(module: str, rank: int, count: int, meeting: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
+    share = max(1, (threads.given() or 1) // count)  # of the threads that the stage has
+    environment = os.environ | dict.fromkeys(threads.NAMES, str(share)) | dict(meeting)
+    environment |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+    }
+    command = [sys.executable, "-m", module]
+    if rank == 0:
+        return subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)
+    with open(folder / str(rank), "wb") as said:
+        return subprocess.Popen(command, env=environment, stderr=said, preexec_fn=_die_with_parent)
+
+
+def _die_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:
+    """The exit code of the process whose end is the cause of the others', once its error is said."""
+    while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
+        time.sleep(0.1)
+    if not any(worker.poll() for worker in workers):
+        return 0
+    until = time.monotonic() + GRACE
+    while workers[0].poll() is None or _cause(workers) is None:
+        if time.monotonic() > until or all(worker.poll() is not None for worker in workers):
+            break
+        time.sleep(0.05)
+    if (failed := _cause(workers)) is None:
+        return PEER_LOST
+    code = workers[failed].returncode
+    if code < 0:
+        print(f"error: process {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+        return 128 - code
+    if failed:
+        sys.stderr.write((folder / str(failed)).read_text(errors="replace"))
+    return code
+
+
+def _cause(workers: list[subprocess.Popen[bytes]]) -> int | None:
+    """The first process that has failed by itself."""
+    return next((rank for rank, worker in enumerate(workers) if worker.poll() not in (None, 0, PEER_LOST)), None)
+
+
+def _stop(workers: list[subprocess.Popen[bytes]], number: int) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(number)
+    for worker in workers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(GRACE)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM as KeyboardInterrupt, so that it ends the workers too."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

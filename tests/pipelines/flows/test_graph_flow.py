@@ -1,0 +1,274 @@
+"""The flow against DVC itself: the same files to the byte, the right stages, failures held to what depends on them."""
+
+import http.server
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipelines.flows import server
+from pipelines.graph import lockfile
+from prosmin.common.errors import UserError
+from tests.pipelines.conftest import ROOT, Project
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+LEAVES = {"leaf@one", "leaf@two", "leaf@three", "leaf@four"}
+
+
+def outcomes(output: str) -> dict[str, str]:
+    """What a run without a terminal says became of each stage."""
+    words = ("ran", "cached", "skipped", "failed", "blocked", "stopped")
+    split = (line.partition(": ") for line in output.splitlines())
+    return {
+        name: rest.split()[0].rstrip(":")
+        for name, _, rest in split
+        if name != "ERROR" and rest and rest.split()[0].rstrip(":") in words
+    }
+
+
+def set_param(folder: Path, old: str, new: str) -> None:
+    text = (folder / "params.yaml").read_text()
+    assert old in text
+    (folder / "params.yaml").write_text(text.replace(old, new, 1))
+
+
+CHANGES = [("k: [1, 5", "k: [1, 5"), ("k: [1, 5", "k: [2, 5"), ("k: [2, 5", "k: [2, 5"), ("k: [2, 5", "k: [1, 5")]
+FORCED = [[], [], ["--force"], []]
+
+
+@pytest.fixture(scope="module")
+def sequential(tmp_path_factory, prefect_home) -> list[dict[str, bytes]]:
+    """What `dvc repro` alone leaves after a first run, a changed parameter, a forced run and the old value again."""
+    project = Project(tmp_path_factory.mktemp("sequential") / "a project", {})
+    found = []
+    for change, force in zip(CHANGES, FORCED, strict=True):
+        set_param(project.folder, *change)
+        project.run("dvc", "repro", "-q", *force)
+        found.append(project.left())
+    return found
+
+
+@pytest.mark.parametrize("workers", ["1", "6"])
+def test_any_number_of_workers_leaves_what_dvc_repro_leaves(project, workers, sequential):
+    assert set(outcomes(project.flow("--workers", workers)).values()) == {"ran"}
+    assert project.left() == sequential[0]
+
+
+# All of it many times over, which takes long: PROSMIN_REPETITIONS=20 make test ARGS="-k changed_and_forced"
+REPETITIONS = int(os.environ.get("PROSMIN_REPETITIONS", "0"))
+
+
+@pytest.mark.parametrize("workers", ["2", *["1", "2", "6"] * REPETITIONS])
+def test_changed_and_forced_runs_leave_what_dvc_repro_leaves(project, workers, sequential):
+    said = []
+    for change, force, expected in zip(CHANGES, FORCED, sequential, strict=True):
+        set_param(project.folder, *change)
+        said.append(outcomes(project.flow("--workers", workers, *force)))
+        assert project.left() == expected
+    first, changed, forced, back = said
+    assert set(first.values()) == set(forced.values()) == {"ran"} and len(first) == len(forced) == 8
+    assert changed == dict.fromkeys(["source@a", "source@b", "middle"], "skipped") | dict.fromkeys(
+        [*LEAVES, "total"], "ran"
+    )
+    assert back["total"] == "cached"
+    assert "up to date" in project.run("dvc", "status")
+
+
+def test_a_failure_holds_up_what_depends_on_it_and_nothing_else(project):
+    said = project.flow(expect=1, BREAK="leaf@two")
+    assert outcomes(said) == dict.fromkeys(
+        ["source@a", "source@b", "middle", "leaf@one", "leaf@three", "leaf@four"], "ran"
+    ) | {
+        "leaf@two": "failed",
+        "total": "blocked",
+    }
+    assert said.splitlines()[-1] == "error: leaf@two failed: it broke on purpose; not run: total"
+    assert [each["stage"] for each in project.recorded()].count("leaf@two") == 1  # a real failure is not tried again
+    again = outcomes(project.flow())
+    assert {name for name, outcome in again.items() if outcome == "ran"} == {"leaf@two", "total"}
+
+
+def test_each_stage_has_its_share_and_leaves_run_at_the_same_time(project):
+    project.flow("--workers", "2", CUDA_VISIBLE_DEVICES="3,5", MEET="1")
+    running: dict[str, dict[str, str]] = {}
+    together = 0
+    for event in project.recorded():
+        if "end" in event:
+            del running[event["stage"]]
+            continue
+        running[event["stage"]] = event
+        together = max(together, len(running))
+        shares = [share for each in running.values() for share in (each["gpus"] or "").split(",") if share]
+        assert len(shares) == len(set(shares))
+        assert sum(int(each["threads"]) for each in running.values()) <= 2
+        kind = event["stage"].partition("@")[0]
+        assert event["gpus"] in {"source": ("",), "middle": ("3,5",), "leaf": ("3", "5"), "total": ("",)}[kind]
+        assert event["threads"] == ("2" if kind == "middle" else "1")
+    assert together == 2
+
+
+def test_a_new_stage_in_dvc_yaml_is_in_the_flow(project):
+    text = (project.folder / "dvc.yaml").read_text()
+    (project.folder / "dvc.yaml").write_text(text.replace("[one, two, three, four]", "[one, fifth]"))
+    assert set(outcomes(project.flow("leaf"))) == {"source@a", "source@b", "middle", "leaf@one", "leaf@fifth"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["lef"], "'lef' is not a stage (did you mean 'leaf'?); there are: leaf, middle, source, total"),
+        (["--set", "pretrain.epoch=3"], "pretrain.epoch is not in params.yaml (did you mean 'pretrain.epochs'?)"),
+        (["--set", "pretrain.epochs"], "'pretrain.epochs' is not key=value, such as pretrain.epochs=5"),
+        (["--name", "a b"], "'a b' cannot be the name of an experiment; use letters, digits, '-', '_' and '.'"),
+    ],
+)
+def test_bad_input_is_one_sentence(project, arguments, sentence):
+    assert project.flow(*arguments, expect=2) == f"error: {sentence}\n"
+
+
+def test_bad_graphs_are_one_sentence(project):
+    good = (project.folder / "dvc.yaml").read_text()
+    for old, new, words in (
+        (
+            "deps: [work.py, results/source/a]",
+            "deps: [work.py, results/source/a, results/total]",
+            "both a dependency and an output",
+        ),
+        ("{gpus: 1}", "{gpus: two}", "meta.resources.gpus is 'two'; it must be all, or a whole number of at least 0"),
+        (
+            "{gpus: 1}",
+            "{gpu: 1}",
+            "meta.resources.gpu is not a known key (did you mean 'gpus'?); allowed: gpus, threads, weight",
+        ),
+        ("{gpus: 1}", "{weight: all}", "meta.resources.weight is 'all'; it must be a whole number of at least 1"),
+        ("cmd: python work.py total", "cmmd: python work.py total", "dvc.yaml"),
+    ):
+        (project.folder / "dvc.yaml").write_text(good.replace(old, new))
+        said = project.flow(expect=2)
+        assert said.startswith("error: ") and words in said and len(said.splitlines()) == 1, said
+
+
+def test_without_git_or_dvc_yaml_it_says_so(project, tmp_path):
+    (project.folder / ".git").rename(tmp_path / "elsewhere")
+    assert (
+        project.flow(expect=2)
+        == "error: this folder is not a git clone, and DVC needs one; use `git clone`, or `git init`\n"
+    )
+    (project.folder / "dvc.yaml").unlink()
+    assert (
+        project.flow(expect=2)
+        == "error: there is no dvc.yaml in a project/; run this in the top folder of the project\n"
+    )
+
+
+def test_entries_of_the_lock_keep_their_text_and_take_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = {
+        name: f"  {key}:\n    cmd: x {name}\n    deps:\n    - path: b\n"
+        for name, key in (("a", "a"), ("b@1", "b@1"), ("c: d", "'c: d'"))
+    }
+    Path("dvc.lock").write_text("schema: '2.0'\nstages:\n" + blocks["c: d"] + blocks["b@1"] + blocks["a"])
+    lockfile.restore_order({Path("dvc.lock"): ["b@1", "gone"]}, ["a", "b@1", "c: d", "never ran"])
+    assert Path("dvc.lock").read_text() == "schema: '2.0'\nstages:\n" + blocks["b@1"] + blocks["a"] + blocks["c: d"]
+
+
+def test_two_runs_in_one_folder_are_refused(project):
+    first = project.start("-m", "pipelines.run", WAIT="middle")
+    project.wait_for("middle")
+    said = project.flow(expect=2)
+    assert said == f"error: another run is at work in this folder (process {first.pid}); let it finish, or cancel it\n"
+    first.terminate()
+    first.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """The address of a web server that is not Prefect's."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(404 if "nowhere" in self.path else 200)
+            self.end_headers()
+            self.wfile.write(b"<html>welcome</html>")
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("address", "password", "why"),
+    [
+        ("http://127.0.0.1:9/api", None, "Connection refused"),
+        ("http://no-such-host.invalid/api", None, "not known|resolution"),
+        ("{elsewhere}/api", None, "what answers there is not Prefect"),
+        ("{elsewhere}/nowhere", None, "it answers with 404"),
+        ("{own}", "somebody:else", r"it refuses the password \(set PREFECT_API_AUTH_STRING\)"),
+        ("nonsense", None, "protocol"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_one_sentence_before_anything_runs(
+    project, monkeypatch, elsewhere, address, password, why
+):
+    address = address.format(elsewhere=elsewhere, own=project.variables["PREFECT_API_URL"])
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", password or "any:thing")
+    code = "from pipelines import run; from pipelines.flows import server; server.settle(); run.command(lambda: server.reached().__enter__())"
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: PREFECT_API_URL is {re.escape(address)}, and .*({why}).*\n", done.stderr), done.stderr
+    assert not project.recorded()
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "prefect.db").write_bytes(b"not a database, but as long as the head of one has to be" * 100)
+    monkeypatch.setenv("PREFECT_HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with pytest.raises(UserError, match=r"did not start on 127.0.0.1:\d+: file is not a database \(.*home\)$"):
+        with server.started(server.free_port(), ui=False):
+            pass
+    assert server.ending(137, ["starting"]) == "it was ended by SIGKILL"
+    assert server.ending(1, ["Traceback", "error: the disk is full (home)", "x"]) == "the disk is full (home)"
+    (tmp_path / ".prosmin").write_text("a file")
+    with pytest.raises(UserError, match=r"^\.prosmin is a file; it must be a folder"):
+        server.settle()
+
+
+def test_without_a_server_it_runs_all_the_same_and_calls_nobody(project):
+    """Whoever would call out, would do so through the proxy that the environment names."""
+    calls: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def answer() -> None:
+            while True:
+                try:
+                    caller, _ = proxy.accept()
+                except OSError:
+                    return
+                with caller:
+                    calls.append(caller.recv(1000))
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+        variables = dict.fromkeys(names, address) | {"no_proxy": "intranet.example"}
+        project.variables = {
+            name: value for name, value in project.variables.items() if name.lower() != "no_proxy" and "_API_" not in name
+        }
+        assert set(outcomes(project.flow("leaf@one", **variables)).values()) == {"ran"}
+        proxy.shutdown(socket.SHUT_RDWR)
+    assert not calls

@@ -1,0 +1,65 @@
+"""The table that ``make repro`` ends with."""
+
+from pathlib import Path
+
+from pipelines.flows.summary import table
+from prosmin.common.files import write_json
+from stages.common.headlines import Row, rows
+from stages.params.load import load
+
+PARAMS = load(Path(__file__).parents[3] / "params.yaml")
+
+
+def both(**metrics):
+    return {"trained": metrics, "random": {name: 0.5 for name in metrics}}
+
+
+def test_a_row_holds_the_value_its_interval_and_the_floor(tmp_path):
+    write_json(tmp_path / "linear.json", both(accuracy=0.97, accuracy_low=0.95, accuracy_high=0.98, ece=0.02))
+    accuracy, ece = rows(PARAMS, tmp_path)
+    assert accuracy == Row("linear probe: accuracy", 0.97, 0.95, 0.98, 0.5, True)
+    assert ece == Row("linear probe: ece (lower is better)", 0.02, None, None, 0.5, False)
+
+
+def test_every_stage_has_its_rows_in_the_order_of_params(tmp_path):
+    inner = {"auroc": 0.9}
+    write_json(tmp_path / "linear.json", both(accuracy=0.97, ece=0.02, ece_calibrated=0.01))
+    write_json(tmp_path / "knn.json", both(accuracy=0.96))
+    write_json(
+        tmp_path / "lowshot.json", {"trained": {"per_class_1": {"accuracy": 0.6}, "per_class_10": {"accuracy": 0.9}}}
+    )
+    write_json(
+        tmp_path / "ood" / "patches.json",
+        {"trained": {"knn": inner, "mahalanobis": inner, "sigma": inner, "msp": inner}},
+    )
+    write_json(tmp_path / "ood" / "digits_halves.json", {"trained": {"knn": inner}})
+    write_json(tmp_path / "corrupt.json", both(mce_unnormalised=0.2))
+    write_json(tmp_path / "transfer" / "patches.json", both(accuracy=0.99))
+    assert [row.label for row in rows(PARAMS, tmp_path)] == [
+        "linear probe: accuracy",
+        "linear probe: ece (lower is better)",
+        "linear probe: ece after temperature scaling",
+        "k-NN: accuracy",
+        "10 labels a class: accuracy",
+        "OOD, digits_halves (near), knn: auroc",
+        "OOD, patches (far), mahalanobis: auroc",
+        "OOD, patches (far), knn: auroc",
+        "OOD, patches (far), sigma: auroc",
+        "corruption: mean error (lower is better)",
+        "transfer to patches: accuracy",
+    ]
+
+
+def test_metrics_of_datasets_no_longer_named_are_left_out(tmp_path):
+    write_json(tmp_path / "ood" / "svhn.json", {"trained": {"knn": {"auroc": 0.9}}})
+    write_json(tmp_path / "transfer" / "svhn.json", both(accuracy=0.9))
+    assert rows(PARAMS, tmp_path) == []
+
+
+def test_the_table_is_aligned_and_leaves_blank_what_is_unmeasured():
+    text = table([Row("a", 0.9712, 0.95, 0.98, 0.5, True), Row("a longer name", 12.0, None, None, None, True)])
+    assert [line.rstrip() for line in text.splitlines()] == [
+        "               trained  95 % interval  random init",
+        "a                0.971  0.950 - 0.980        0.500",
+        "a longer name   12.000",
+    ]

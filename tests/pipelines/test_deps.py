@@ -1,0 +1,164 @@
+"""The graph and the code agree: a stage lists the code that it imports, and no more."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import deps
+from stages.common import current, declared, proof
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "dvc.yaml").read_text()
+STAGES = yaml.safe_load(TEXT)["stages"]
+
+
+def test_the_lists_of_the_graph_are_those_of_the_imports():
+    assert deps.written(TEXT, ROOT) == TEXT
+
+
+def test_writing_the_lists_changes_nothing_but_the_lists():
+    code = ("prosmin/", "stages/")
+    emptied = "".join(
+        line
+        for line in TEXT.splitlines(keepends=True)
+        if not line.strip().startswith(tuple(f"- {name}" for name in code))
+    )
+    assert emptied != TEXT and deps.written(emptied, ROOT) == TEXT
+
+
+LOAD = """
+import importlib, json, sys
+loaded = {}
+for stage in sys.argv[1:]:
+    for name in [name for name in sys.modules if name.startswith(("prosmin", "stages"))]:
+        del sys.modules[name]
+    importlib.import_module(f"stages.{stage}")
+    loaded[stage] = [name for name in sys.modules if name.startswith(("prosmin.", "stages."))]
+print(json.dumps(loaded))
+"""
+
+
+def test_a_stage_lists_every_module_that_python_loads_for_it():
+    """The oracle is Python: the modules that are there when the stage has been imported."""
+    command = [sys.executable, "-c", LOAD, *STAGES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for stage, names in json.loads(done.stdout).items():
+        listed = STAGES[stage].get("do", STAGES[stage])["deps"]
+        for name in set(names) - deps.PLUMBING:
+            path = ROOT / name.replace(".", "/")
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            if ast.parse(file.read_text()).body[1:]:  # more than a docstring
+                relative = file.relative_to(ROOT)
+                assert any(relative.is_relative_to(each) for each in listed), (stage, name)
+
+
+def test_every_file_of_plumbing_exists():
+    for name in deps.PLUMBING:
+        assert (ROOT / name.replace(".", "/")).with_suffix(".py").is_file(), name
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_name_of_a_stage_is_its_module_its_section_and_its_folders(stage):
+    definition = STAGES[stage].get("do", STAGES[stage])
+    assert definition["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
+    assert stage in yaml.safe_load((ROOT / "params.yaml").read_text())
+    written = [
+        next(iter(out)) if isinstance(out, dict) else out
+        for key in ("outs", "metrics", "plots")
+        for out in definition.get(key, [])
+    ]
+    for path in written:
+        parts = Path(path).parts
+        assert parts[0] == "data" and stage == "fetch" or Path(parts[1]).stem == stage, path
+
+
+@pytest.mark.parametrize("kind", ["metrics", "plots"])
+def test_metrics_and_plots_are_kept_by_git(kind):
+    for name, stage in STAGES.items():
+        for out in stage.get("do", stage).get(kind, []):
+            assert next(iter(out.values()))["cache"] is False, name
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch) -> Path:
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("docs/", "tests/")):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": dict(noted())}))
+    for arguments in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *arguments], check=True)
+    assert not executed()
+    return tmp_path
+
+
+def noted() -> Iterator[tuple[str, dict]]:
+    """Entries of dvc.lock as if every stage had just run."""
+
+    def sums(paths):
+        for path in paths:
+            if Path(path).is_dir():
+                files = {file: proof.digest(file, "md5") for file in proof.below(path)}
+                yield {"path": path, "md5": proof.folder_digest(path, files)}
+            else:
+                yield {"path": path, "md5": proof.digest(path, "md5") if Path(path).exists() else "0"}
+
+    params = declared.sections(declared.PARAMS)
+    for name, stage in declared.graph(params).items():
+        values = params if "" in stage.params else {key: declared.value(params, key) for key in stage.params}
+        entry = {"cmd": stage.command, "params": {"params.yaml": values}}
+        yield name, entry | {kind: list(sums(getattr(stage, kind))) for kind in ("deps", "outs")}
+
+
+def executed() -> set[str]:
+    return {name for name, reasons in current.reasons().items() if reasons}
+
+
+def append(path: str) -> None:
+    with open(path, "a") as file:
+        file.write("\n# a comment\n")
+
+
+def test_a_comment_in_an_evaluation_re_runs_no_pretraining(clone):
+    for path in Path("prosmin/evaluation").glob("*.py"):
+        append(str(path))
+    assert "linear" in executed() and not executed() & {"pretrain", "fetch@digits"}
+
+
+def test_a_compiled_module_re_runs_nothing(clone):
+    for folder in ("prosmin/models", "stages/report"):
+        compiled = Path(folder, "__pycache__/other.cpython-311.pyc")
+        compiled.parent.mkdir(exist_ok=True)
+        compiled.write_bytes(os.urandom(8))
+    assert not executed()
+
+
+def test_why_names_the_file_and_the_key(clone):
+    append("prosmin/models/networks.py")
+    append("prosmin/evaluation/knn.py")
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("\nseed: 0", "\nseed: 1", 1))
+    said = {paragraph.split("\n")[0]: paragraph.split("\n  ")[1:] for paragraph in deps.why()}
+    assert "prosmin/models/networks.py changed" in said["pretrain"]
+    assert "prosmin/evaluation/knn.py changed" in said["knn"]
+    assert "params.yaml: seed was 0 and is 1" in said["knn"]
+    assert "results/pretrain: pretrain runs" in said["embed@digits"]
+    assert said["fetch@digits"] == ["params.yaml: seed was 0 and is 1"]
+
+
+def test_a_list_that_differs_is_refused_and_written(clone):
+    Path("dvc.yaml").write_text(TEXT.replace("        - prosmin/fetching\n", "", 1))
+    command = [sys.executable, "-m", "pipelines.deps"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: dvc.yaml lists other code than its stages import")
+    assert subprocess.run([*command, "--write"], check=False).returncode == 0
+    assert Path("dvc.yaml").read_text() == TEXT

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from prosmin.evaluation.embedding import embed, embed_with_sigma
+from prosmin.models import store
+
+SETTINGS = store.ModelSettings(
+    encoder="resnet18",
+    image_size=8,
+    channels=1,
+    mean=(0.3,),
+    std=(0.4,),
+    hidden_dim=16,
+    dim=4,
+    cifar_stem=True,
+    kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False},
+)
+IMAGES = torch.tensor(load_digits().images[:50] / 16 * 255).round().byte().unsqueeze(1)
+
+
+def test_features_keep_the_order_of_the_images_whatever_the_batch():
+    encoder = store.build_model(SETTINGS).eval().encoder
+    whole = embed(encoder, IMAGES, 50)
+    assert whole.shape == (50, 8) and whole.dtype == np.float32
+    np.testing.assert_allclose(embed(encoder, IMAGES, 7), whole, atol=1e-5)
+    alone = [embed(encoder, IMAGES[place : place + 1])[0] for place in (0, 31, 49)]
+    np.testing.assert_allclose(alone, whole[[0, 31, 49]], atol=1e-5)
+
+
+def test_log_sigma_is_the_mean_of_what_the_model_predicts():
+    model = store.build_model(SETTINGS, seed=3).eval()
+    features, log_sigma = embed_with_sigma(model, IMAGES, 16)
+    with torch.no_grad():
+        expected_features, _, expected = model.predict(IMAGES.float() / 255)
+    np.testing.assert_allclose(features, expected_features.numpy(), atol=1e-5)
+    np.testing.assert_allclose(log_sigma, expected.mean(1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(features, embed(model.encoder, IMAGES), atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_gpu_embeds_as_a_cpu_does():
+    model = store.build_model(SETTINGS, seed=3).eval()
+    here = embed_with_sigma(model, IMAGES, 16)
+    there = embed_with_sigma(model.cuda(), IMAGES, 16)
+    for ours, theirs in zip(here, there, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)

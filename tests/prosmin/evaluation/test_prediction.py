@@ -1,0 +1,179 @@
+"""The prediction against SciPy, against loops, and where the truth is known because it was drawn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm, spearmanr
+from sklearn.datasets import load_digits
+
+from prosmin import scoring
+from prosmin.evaluation import prediction
+from prosmin.evaluation.prediction import Seeing, best_constant, fit_normalisation, rank_correlation
+from prosmin.metrics import classification
+from prosmin.models import store
+from prosmin.objectives.prosmin import NORMALISATIONS, normalise_targets
+from prosmin.views.augment import ViewSettings
+
+SETTINGS = store.ModelSettings(
+    encoder="resnet18",
+    image_size=8,
+    channels=1,
+    mean=(0.3,),
+    std=(0.4,),
+    hidden_dim=16,
+    dim=4,
+    cifar_stem=True,
+    kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False},
+)
+IMAGES = torch.tensor(load_digits().images[:60] / 16 * 255).round().byte().unsqueeze(1)
+SEEING = Seeing(3, ViewSettings(size=8, flip=0.0, saturation=0.0, hue=0.0, grayscale=0.0, blur=0.0), seed=0)
+
+
+@pytest.mark.parametrize("how", NORMALISATIONS)
+def test_the_normalisation_of_a_batch_is_that_of_training(how):
+    rng = np.random.default_rng(0)
+    y = torch.tensor(rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)) + 3).float()
+    expected = normalise_targets(y, how, 0.1)
+    torch.testing.assert_close(fit_normalisation(y, how, 0.1)(y), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_best_constant_sigma_has_the_lowest_crps_of_each_dimension():
+    rng = np.random.default_rng(0)
+    errors = rng.standard_t(3, size=(500, 3)) * [0.05, 1, 30] + [0, 0.5, 0]
+    found = best_constant(torch.tensor(errors))
+    for place, column in enumerate(torch.tensor(errors).T):
+
+        def mean_crps(sigma, column=column):
+            return float(scoring.crps(torch.tensor(0.0), torch.tensor(sigma), column).mean())
+
+        best = minimize_scalar(mean_crps, bounds=(1e-3, 100), method="bounded", options={"xatol": 1e-9})
+        assert float(found[place]) == pytest.approx(best.x, rel=1e-4)
+
+
+def drawn(count=600, views=3, size=8, scale=1.0, seed=0):
+    """mu, log sigma and y [N, V, D]: y is drawn from the prediction, whose sigma is ``scale`` times the true one."""
+    rng = np.random.default_rng(seed)
+    mu = np.repeat(rng.normal(size=(count, 1, size)), views, axis=1)
+    sigma = np.exp(rng.uniform(-1.5, 1, size=(count, 1, 1))) * np.ones_like(mu)
+    y = mu + sigma * rng.normal(size=mu.shape)
+    return tuple(torch.tensor(each) for each in (mu, np.log(sigma * scale), y))
+
+
+def measured(mu, log_sigma, y, constant=None):
+    rows = prediction._measure(mu, log_sigma, y, torch.ones(mu.shape[-1]) if constant is None else constant)
+    rows = {name: values.double().numpy() for name, values in rows.items()}
+    return prediction.Measured(**rows | {"pit": rows["pit"].mean(0)})
+
+
+def test_targets_that_come_as_predicted_are_covered_as_they_should_be():
+    found = measured(*drawn())
+    np.testing.assert_allclose(found.inside.mean(0), [0.5, 0.8, 0.9], atol=0.015)
+    np.testing.assert_allclose(found.pit, 1 / prediction.BINS, atol=0.008)
+    assert found.pit.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("scale", "ends"), [(0.5, "full"), (2.0, "empty")])
+def test_sigma_off_by_a_factor_covers_as_the_normal_distribution_says(scale, ends):
+    found = measured(*drawn(scale=scale))
+    expected = [2 * norm.cdf(scale * norm.ppf(0.5 + level / 200)) - 1 for level in prediction.LEVELS]
+    np.testing.assert_allclose(found.inside.mean(0), expected, atol=0.015)
+    outer, inner = found.pit[[0, -1]].mean(), found.pit[9:11].mean()
+    assert outer > inner if ends == "full" else outer < inner
+
+
+def test_each_number_is_that_of_a_loop_over_pairs_of_views():
+    mu, log_sigma, y = drawn(count=4, views=3, size=2)
+    mu = mu + torch.tensor(np.random.default_rng(1).normal(size=mu.shape)) / 2
+    constant = torch.tensor([0.7, 1.3], dtype=torch.float64)
+    found = measured(mu, log_sigma, y, constant)
+    for n in range(4):
+        rows = []
+        for i in range(3):
+            for j in range(3):
+                for d in range(2) if i != j else ():
+                    m, s, t, c = (
+                        float(each) for each in (mu[n, i, d], log_sigma[n, i, d].exp(), y[n, j, d], constant[d])
+                    )
+                    sample = norm.ppf((np.arange(2000) + 0.5) / 2000)  # quantiles stand for X
+                    other, spread = float(mu[n, j, d]), math.hypot(s, float(log_sigma[n, j, d].exp()))
+                    apart = (
+                        np.abs(m - other + spread * sample).mean(),
+                        np.abs(m - other + c * math.sqrt(2) * sample).mean(),
+                    )
+                    rows.append([
+                        *(abs(norm.cdf(t, m, s) - 0.5) <= level / 200 for level in prediction.LEVELS),
+                        *(np.abs(m + each * sample - t).mean() - each / math.sqrt(math.pi) for each in (s, c)),
+                        abs(t - m), *apart,
+                    ])  # fmt: skip
+        expected = np.mean(rows, axis=0)
+        np.testing.assert_allclose(found.inside[n], expected[:3], atol=1e-6)
+        names = ("crps", "crps_constant", "error", "disagreement", "disagreement_constant")
+        for name, value in zip(names, expected[3:], strict=True):
+            assert getattr(found, name)[n] == pytest.approx(value, abs=2e-3), name
+    np.testing.assert_allclose(found.log_sigma, log_sigma.mean((1, 2)))
+
+
+def test_a_sigma_that_knows_its_errors_has_skill_and_one_that_does_not_has_none():
+    mu, log_sigma, y = drawn()
+    constant = best_constant((y - mu).flatten(0, 1))
+    knows = prediction.summarise(measured(mu, log_sigma, y, constant), 200, 0)
+    assert 0 < knows["crps_skill_low"] < knows["crps_skill"] < knows["crps_skill_high"] < 1
+    assert knows["sigma_error_correlation_low"] > 0.8
+    shuffled = log_sigma[torch.randperm(len(mu), generator=torch.Generator().manual_seed(0))]
+    guesses = prediction.summarise(measured(mu, shuffled, y, constant), 200, 0)
+    assert guesses["crps_skill_high"] < 0
+    assert guesses["sigma_error_correlation_low"] < 0 < guesses["sigma_error_correlation_high"]
+
+
+@pytest.mark.parametrize("decimals", [None, 0])
+def test_the_rank_correlation_is_scipys_of_the_repeated_samples(decimals):
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=40)
+    other = one + rng.normal(size=40)
+    if decimals is not None:
+        one, other = one.round(decimals), other.round(decimals)
+    assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
+    for counts in classification.resamples(40, 3, 0):
+        expected = [spearmanr(*(np.repeat(each, row.astype(int)) for each in (one, other))).statistic for row in counts]
+        np.testing.assert_allclose(rank_correlation(one, other, counts), expected)
+
+
+def test_the_rank_correlation_of_a_constant_is_0():
+    assert rank_correlation(np.ones(5), np.arange(5.0)) == 0
+
+
+@pytest.fixture(scope="module")
+def model():
+    return store.build_model(SETTINGS, seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def reference(model):
+    return prediction.fit_reference(model, IMAGES[:30], SEEING)
+
+
+def test_the_numbers_of_an_image_do_not_depend_on_those_that_come_with_it(model, reference, monkeypatch):
+    monkeypatch.setattr(prediction, "_CHUNK", 10)
+    alone, among = (prediction.measure(model, IMAGES[30 : 30 + count], reference, SEEING) for count in (10, 25))
+    for name in ("inside", "crps", "crps_constant", "log_sigma", "error", "disagreement"):
+        np.testing.assert_allclose(getattr(among, name)[:10], getattr(alone, name), rtol=1e-4, atol=1e-5)
+
+
+def test_the_seed_draws_the_views(model, reference):
+    first, again, other = (
+        prediction.measure(model, IMAGES[:20], reference, Seeing(3, SEEING.settings, seed)) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.crps, again.crps)
+    assert not np.array_equal(first.crps, other.crps)
+
+
+def test_the_reference_whitens_the_training_targets_and_knows_nothing_else(model, reference):
+    """The statistics are of views drawn for this purpose, not of those that are measured."""
+    parts = list(prediction._look(model, IMAGES[:30], SEEING, prediction._REFERENCE))
+    y = reference.normalisation(torch.cat([part[2] for part in parts]).flatten(0, 1))
+    expected = normalise_targets(torch.cat([part[2] for part in parts]).flatten(0, 1), "whiten", 0.1)
+    torch.testing.assert_close(y, expected, atol=1e-3, rtol=1e-3)
+    assert reference.sigma.shape == (4,) and (reference.sigma > 0).all()

@@ -1,0 +1,245 @@
+import pytest
+import torch
+
+from prosmin.common.errors import ConfigError
+from prosmin.models.networks import (
+    Encoder,
+    GaussianHead,
+    Patches,
+    Projector,
+    build_backbone,
+    momentum_copy,
+    update_momentum,
+)
+
+SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "stem", "kwargs"),
+    [
+        ("resnet18", 8, 1, True, SMALL),
+        ("resnet18", 32, 3, True, {}),
+        ("resnet18", 64, 3, False, SMALL),
+        ("vit_tiny_patch16_224", 8, 1, False, {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}),
+        ("convnext_atto", 32, 3, False, {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
+    ],
+)
+def test_encoder_of_any_family_maps_images_to_features(name, size, channels, stem, kwargs):
+    encoder = Encoder(build_backbone(name, size, channels, stem, kwargs), [0.5] * channels, [0.25] * channels)
+    assert encoder(torch.rand(2, channels, size, size)).shape == (2, encoder.num_features)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"block": "x"}, "encoder.kwargs is {'block': 'x'}; timm cannot build resnet18 with it: AttributeError: "),
+        ({"act_layer": "x"}, "encoder.kwargs is {'act_layer': 'x'}; timm cannot build resnet18 with it: KeyError: 'x'"),
+        ({"layers": "ab"}, "timm cannot build resnet18 with it: TypeError: "),
+        ({"layers": [1, 1]}, "resnet18 cannot take an image of 8 pixels with it: AttributeError: "),
+        ({"layers": [2000, 1, 1, 1]}, "encoder.kwargs.layers is [2000, 1, 1, 1]; it must be at most 1000 in all"),
+        ({"global_pool": ""}, "resnet18 gives [1, 512, 1, 1] for an image, where [1, 512] is needed"),
+        ({"features_only": True}, "encoder.kwargs.features_only is True; it must be left out; the encoder gives one"),
+        ({"num_classes": 10}, "encoder.kwargs.num_classes is 10; it must be left out; the encoder has no classifier"),
+        ({"pretrained": True}, "it must be left out; weights of others come by pretrain.external"),
+        ({"checkpoint_path": "x.pth"}, "it must be left out; weights of others come by pretrain.external"),
+        ({"in_chans": 4}, "it must be left out; pretrain.channels says it"),
+    ],
+)
+def test_an_option_that_makes_no_encoder_is_one_sentence(kwargs, says):
+    with pytest.raises(ConfigError) as error:
+        build_backbone("resnet18", 8, 3, kwargs=kwargs)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_to_try_a_backbone_leaves_it_as_it_was_made():
+    import timm
+
+    torch.manual_seed(0)
+    built = build_backbone("resnet18", 8, 3, kwargs=SMALL)
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    plain = timm.create_model("resnet18", num_classes=0, in_chans=3, **SMALL)
+    assert built.training and torch.equal(after, torch.rand(3))
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(built.state_dict()[name], tensor), name
+
+
+def test_cifar_stem_keeps_the_resolution_of_the_first_stage():
+    backbone = build_backbone("resnet18", 32, 3, True, SMALL)
+    assert backbone.maxpool(backbone.conv1(torch.rand(1, 3, 32, 32))).shape[-2:] == (32, 32)
+
+
+def test_cifar_stem_is_as_wide_as_the_stem_whose_place_it_takes():
+    backbone = build_backbone("resnet18", 32, 3, True, SMALL | {"stem_type": "deep", "stem_width": 4})
+    assert isinstance(backbone.conv1, torch.nn.Conv2d) and backbone.conv1.out_channels == 8
+    assert backbone(torch.rand(2, 3, 32, 32)).shape == (2, backbone.num_features)
+
+
+def test_vit_takes_views_of_another_resolution():
+    kwargs = {"patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    backbone = build_backbone("vit_tiny_patch16_224", 32, 3, kwargs=kwargs)
+    assert backbone(torch.rand(2, 3, 16, 16)).shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet_18", 32, 3), "did you mean 'resnet18'"),
+        (("vit_tiny_patch16_224", 30, 3), "multiple of the patch of vit_tiny_patch16_224, 16 pixels"),
+        (("vit_tiny_patch16_224", 32, 3, True), "needs a ResNet"),
+        (("resnet18", 32, 3, False, {"depth": 3}), "timm cannot build resnet18"),
+    ],
+)
+def test_what_timm_cannot_build_is_refused_in_one_sentence(arguments, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_backbone(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_encoder_normalises_its_input():
+    identity = torch.nn.Identity()
+    identity.num_features = 1
+    encoder = Encoder(identity, [0.2], [0.5])
+    assert float(encoder(torch.full((1, 1, 1, 1), 0.7))) == pytest.approx(1.0)
+
+
+class Recording(torch.nn.Module):
+    num_features = 1
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(len(images))
+        return images.mean((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize(("size", "parts"), [(32, [64, 36]), (64, [16] * 6 + [4]), (128, [8] * 12 + [4]), (8, [100])])
+def test_on_a_cpu_a_batch_is_evaluated_in_parts_of_as_many_pixels_and_trained_on_whole(size, parts):
+    images = torch.rand(100, 3, size, size)
+    encoder = Encoder(Recording(), [0.0] * 3, [1.0] * 3)
+    whole = encoder(images)
+    torch.testing.assert_close(encoder.eval()(images), whole, rtol=0, atol=1e-6)
+    assert encoder.backbone.seen == [100, *parts]
+
+
+def test_log_sigma_stays_within_its_clamp():
+    head = GaussianHead(4, (-1.0, 0.5))
+    with torch.no_grad():
+        _, log_sigma = head(100 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0)))
+    assert float(log_sigma.min()) == -1.0 and float(log_sigma.max()) == 0.5
+
+
+def test_momentum_copy_shares_no_storage_and_takes_no_gradient():
+    projector = Projector(4, 8, 2)
+    (copied,) = momentum_copy(projector)
+    with torch.no_grad():
+        projector[0].weight.add_(1.0)
+    assert not torch.equal(copied[0].weight, projector[0].weight)
+    assert not any(parameter.requires_grad for parameter in copied.parameters())
+
+
+def test_a_target_that_aliases_the_online_network_is_caught(monkeypatch):
+    """The published code wraps the online backbone itself as its target; no backbone tensor then trains."""
+    monkeypatch.setattr("prosmin.models.networks.copy.deepcopy", lambda module: module)
+    with pytest.raises(AssertionError, match="shares storage"):
+        momentum_copy(Projector(4, 8, 2))
+
+
+def test_a_frozen_online_parameter_is_caught():
+    projector = Projector(4, 8, 2)
+    projector[0].weight.requires_grad_(False)
+    with pytest.raises(AssertionError, match="frozen"):
+        momentum_copy(projector)
+
+
+def test_momentum_update_is_the_moving_average():
+    online = Projector(3, 5, 2)
+    target = momentum_copy(online)
+    before = [parameter.clone() for parameter in target.parameters()]
+    with torch.no_grad():
+        for parameter in online.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    update_momentum(target, [online], 0.75)
+    for old, now, new in zip(before, target.parameters(), online.parameters(), strict=True):
+        torch.testing.assert_close(now, 0.75 * old + 0.25 * new)
+    update_momentum(target, [online], 0.0)
+    for now, new in zip(target.parameters(), online.parameters(), strict=True):
+        torch.testing.assert_close(now, new.detach())
+
+
+def vit(**changes):
+    torch.manual_seed(0)
+    kwargs = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, **changes}
+    return Encoder(build_backbone("vit_tiny_patch16_224", 16, 3, kwargs=kwargs), [0.5] * 3, [0.25] * 3)
+
+
+def features_gradients_and_memory(encoder, parts):
+    """And bytes of activations that are held for the backward pass."""
+    held = 0
+
+    def pack(tensor):
+        nonlocal held
+        held += tensor.nbytes
+        return tensor
+
+    encoder.in_parts(parts)
+    images = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = encoder(images)
+    features.square().sum().backward()
+    return features.detach(), torch.cat([each.grad.flatten() for each in encoder.parameters()]), held
+
+
+def test_a_batch_in_parts_gives_the_same_features_and_gradients_and_holds_less():
+    (whole, gradient, much), (parted, again, little) = (features_gradients_and_memory(vit(), parts) for parts in (1, 4))
+    torch.testing.assert_close(parted, whole)
+    torch.testing.assert_close(again, gradient, atol=1e-5, rtol=1e-4)
+    assert little < 0.1 * much
+
+
+def test_parts_are_for_training_and_for_more_images_than_parts():
+    encoder, images = vit(), torch.rand(3, 3, 16, 16)
+    whole = encoder(images)
+    encoder.in_parts(8)
+    torch.testing.assert_close(encoder(images), whole)
+    torch.testing.assert_close(encoder.eval()(images), whole)
+
+
+def test_parts_of_a_batch_are_refused_where_the_encoder_normalises_by_it():
+    encoder = Encoder(build_backbone("resnet18", 8, 1, True, SMALL), [0.5], [0.25])
+    encoder.in_parts(1)
+    with pytest.raises(ConfigError, match="accumulate is 2; the encoder normalises by the batch"):
+        encoder.in_parts(2)
+
+
+def test_channels_last_changes_the_layout_and_not_the_features():
+    encoder = Encoder(build_backbone("resnet18", 8, 3, True, SMALL), [0.5] * 3, [0.25] * 3)
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = encoder(images)
+    encoder.to(memory_format=torch.channels_last).channels_last = True
+    seen = []
+    encoder.backbone.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=1e-4)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto"])
+def test_patches_are_the_convolution_that_they_stand_for(name):
+    backbone = build_backbone(name, 32, 3)
+    found = [module for module in backbone.modules() if isinstance(module, Patches)]
+    assert len(found) == 1
+    images = torch.rand(2, 3, 34, 35, requires_grad=True)  # what is left over at the end has no part
+    ours, theirs = found[0](images), torch.nn.Conv2d.forward(found[0], images)
+    torch.testing.assert_close(ours, theirs)
+    slopes = torch.rand_like(ours)
+    inputs = (images, *found[0].parameters())
+    for one, other in zip(torch.autograd.grad(ours, inputs, slopes), torch.autograd.grad(theirs, inputs, slopes)):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_convolution_with_overlap_stays_one():
+    backbone = build_backbone("resnet18", 32, 3)
+    assert not any(isinstance(module, Patches) for module in backbone.modules())

@@ -1,0 +1,59 @@
+"""What ``stages.common.declared`` reads from ``dvc.yaml`` and ``dvc.lock`` is what DVC itself reads."""
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from stages.common import declared
+from tests.stages.conftest import ROOT
+
+
+def test_the_graph_is_resolved_as_dvc_resolves_it(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = declared.graph(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    with Repo() as repo:
+        stages = {stage.name: stage for stage in repo.index.stages}
+        assert list(found) == list(stages)
+        for name, stage in stages.items():
+            mine = found[name]
+            assert (mine.name, mine.command) == (name, stage.cmd)
+            assert set(mine.outs) == {out.def_path for out in stage.outs}
+            kept = [dep for dep in stage.deps if not hasattr(dep, "params")]
+            assert set(mine.deps) == {dep.def_path for dep in kept}
+            (keys,) = [dep.params for dep in stage.deps if hasattr(dep, "params")]
+            assert set(mine.params) == (set(keys) or {""}), name
+
+
+GRAPH = """
+stages:
+  plain: {cmd: "x ${name}", params: [a.b, other.yaml: [c], params.yaml: [d]], deps: [one.py], outs: [o: {cache: false}]}
+  keyed: {foreach: "${sets}", do: {cmd: "x ${key}", deps: ["data/${key}", "data/${item}"], metrics: ["m/${key}"]}}
+  listed: {foreach: [p, q], do: {cmd: "x ${item}", params: [params.yaml: ]}}
+  broken: {cmd: "x ${nothing}"}
+"""
+
+
+def test_each_form_that_a_graph_has(tmp_path):
+    (tmp_path / "dvc.yaml").write_text(GRAPH)
+    found = declared.graph({"name": "n", "sets": {"s": "t"}}, tmp_path / "dvc.yaml")
+    assert found == {
+        "plain": declared.Stage("plain", "x n", ("a.b", "d"), ("one.py",), ("o",)),
+        "keyed@s": declared.Stage("keyed@s", "x s", (), ("data/s", "data/t"), ("m/s",)),
+        "listed@p": declared.Stage("listed@p", "x p", ("",), (), ()),
+        "listed@q": declared.Stage("listed@q", "x q", ("",), (), ()),
+    }
+
+
+@pytest.mark.parametrize("text", [None, "", "stages: [", "- a", "stages:", "stages: {a: !!int ''}"])
+def test_a_graph_or_a_lock_that_is_none_is_empty(tmp_path, text):
+    path = tmp_path / "file"
+    if text is not None:
+        path.write_text(text)
+    assert declared.graph({}, path) == declared.locked(path) == {}
+
+
+def test_a_key_is_looked_up_by_its_dots():
+    assert declared.value({"a": {"b": 1}}, "a.b") == 1
+    assert declared.value({"a": {"b": 1}}, "a.b.c") is None and declared.value({"a": 1}, "") == {
+        "a": 1
+    }

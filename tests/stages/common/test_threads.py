@@ -1,0 +1,92 @@
+"""A stage computes with the threads that dvc.yaml declares, however it is started."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prosmin.common.errors import UserError
+from stages.common.threads import cores, declared, keep_to_share, share
+
+ROOT = Path(__file__).parents[3]
+GRAPH = """
+stages:
+  plain: {cmd: x}
+  wide: {cmd: x, meta: {resources: {threads: 3}}}
+  whole: {cmd: x, meta: {resources: {gpus: 1, threads: all}}}
+  each: {foreach: [a, b], do: {cmd: "x ${item}", meta: {resources: {threads: 2}}}}
+"""
+TELL = """
+import sys, torch
+from threadpoolctl import threadpool_info
+from stages.common.threads import keep_to_share
+import os
+keep_to_share(sys.argv[1])
+pools = {each["num_threads"] for each in threadpool_info()}
+print(torch.get_num_threads(), *pools, os.environ.get("OMP_NUM_THREADS"), os.environ.get("OMP_WAIT_POLICY"))
+"""
+
+
+@pytest.fixture
+def graph(tmp_path) -> Path:
+    (tmp_path / "dvc.yaml").write_text(GRAPH)
+    return tmp_path / "dvc.yaml"
+
+
+def test_threads_are_read_from_the_graph(graph):
+    assert {name: declared(name, graph) for name in ("plain", "wide", "whole", "each", "other")} == {
+        "plain": 1,
+        "wide": 3,
+        "whole": "all",
+        "each": 2,
+        "other": None,
+    }
+    assert declared("plain", graph.with_name("missing.yaml")) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "expected"), [(1, 8, 1), (3, 2, 2), ("all", 8, 8), ("all", 0, 0), (1, 0, 0)]
+)
+def test_a_stage_gets_no_more_than_there_is(wanted, available, expected):
+    assert share(wanted, available) == expected
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "expected"),
+    [
+        ("plain", None, "1 1 1 passive"),
+        ("wide", None, "3 3 3 passive"),
+        ("whole", None, "4 4 4 passive"),
+        ("plain", "2", "2 2 2 passive"),  # what the environment says goes first
+        ("plain", "3,1", "3 3 3 passive"),  # OpenMP's list: a number for each level of nesting
+        ("wide", "", "3 3 3 passive"),
+        ("repro", None, None),  # no stage of the graph: left as it is
+    ],
+)
+def test_libraries_that_are_loaded_already_keep_to_it_too(graph, stage, given, expected):
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMP", "MKL", "OPENBLAS"))}
+    variables |= {"PYTHONPATH": str(ROOT), "PROSMIN_CORES": "4"}
+    variables |= {"OMP_NUM_THREADS": given, "OPENBLAS_NUM_THREADS": given.split(",")[0]} if given is not None else {}
+    done = subprocess.run(
+        [sys.executable, "-c", TELL, stage], cwd=graph.parent, env=variables, capture_output=True, text=True
+    )
+    assert done.stdout.strip().endswith("None None") if expected is None else done.stdout.strip() == expected, (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "2,", "2,x", "1.5", "²"])
+def test_a_number_of_threads_that_is_none_is_refused(graph, monkeypatch, given):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.chdir(graph.parent)
+    with pytest.raises(UserError, match=f"^OMP_NUM_THREADS is '{given}'; it must be a whole number of at least 1, or sev"):
+        keep_to_share("plain")
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "²", "1.5"])
+def test_a_number_of_cores_that_is_none_is_refused(monkeypatch, given):
+    monkeypatch.setenv("PROSMIN_CORES", given)
+    with pytest.raises(UserError, match=f"^PROSMIN_CORES is '{given}'; it must be a whole number of at least 1"):
+        cores()
