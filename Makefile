@@ -4,10 +4,11 @@
 #   make dashboard                Prefect's pages on this machine         (PORT=4300)
 #   make sweep FILE=sweeps/lambda.yaml    a grid of experiments           (ARGS="--slots 4")
 #   make test                     run the tests                           (ARGS="-k scoring")
+#   make lint                     check style and types
 #   make lock                     write requirements.lock anew            (ARGS=--upgrade: newest versions)
 #   make ... PYTHON=/path/python  choose the Python that .venv is made with
 
-.PHONY: help repro flow dashboard sweep test lock environment
+.PHONY: help repro flow dashboard sweep test lint lock environment
 
 # What was set for another Python would leak into this one.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
@@ -33,6 +34,9 @@ sweep: environment
 
 test: environment
 	@$(in_venv) python -m pytest $(ARGS)
+
+lint: environment
+	@$(in_venv) sh -c 'ruff check . && ruff format --check . && mypy && python -m pipelines.deps'
 
 lock: environment
 	@$(in_venv) uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \

@@ -97,7 +97,10 @@ def flow(folder: Path, *stages: str) -> tuple[float, float]:
     """Seconds and GiB of ``python -m pipelines.run stages``."""
     begun, most = time.perf_counter(), 0
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.run", *stages], cwd=folder, env=environment(), stdout=sys.stderr
+        [sys.executable, "-m", "pipelines.run", *stages],
+        cwd=folder,
+        env=environment(),
+        stdout=sys.stderr,
     )
     while process.poll() is None:
         most = max(most, used(process.pid))
@@ -123,9 +126,13 @@ def used(pid: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cifar10", description="The whole suite on CIFAR-10.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cifar10", description="The whole suite on CIFAR-10."
+    )
     parser.add_argument("folder", type=Path, help="where train.parquet and test.parquet are")
-    parser.add_argument("--limit", type=int, default=10_000, help="images to train on, a fifth of them held out")
+    parser.add_argument(
+        "--limit", type=int, default=10_000, help="images to train on, a fifth of them held out"
+    )
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--clone", type=Path, help="where to make the clone, which then stays")
     given = parser.parse_args()

@@ -67,26 +67,40 @@ def measure(size: int) -> dict[str, dict[str, float]]:
         library(name, 1)  # compiles, reads files
         own(name, 1)
         turns = [
-            [(seconds(library, name, severity), seconds(own, name, severity)) for severity in corruptions.SEVERITIES]
+            [
+                (seconds(library, name, severity), seconds(own, name, severity))
+                for severity in corruptions.SEVERITIES
+            ]
             for _ in range(TURNS)
         ]
         library_time, own_time = np.min(turns, axis=0).mean(axis=0) * 1000 / [theirs, ours]
         found[name] = {"library": library_time, "ours": own_time}
-        print(f"{size:4} {name:18} {library_time:8.3f} {own_time:8.3f} {library_time / own_time:7.1f} x", flush=True)
+        print(
+            f"{size:4} {name:18} {library_time:8.3f} {own_time:8.3f} {library_time / own_time:7.1f} x",
+            flush=True,
+        )
     return found
 
 
 def ratio(found: dict[str, dict[str, float]], without: str = "") -> float:
-    library, ours = (sum(times[who] for name, times in found.items() if name != without) for who in ("library", "ours"))
+    library, ours = (
+        sum(times[who] for name, times in found.items() if name != without)
+        for who in ("library", "ours")
+    )
     return library / ours
 
 
 def main(path: str = "") -> None:
     about = {
-        "images": {str(size): dict(zip(("library", "ours"), counts)) for size, counts in COUNTS.items()},
+        "images": {
+            str(size): dict(zip(("library", "ours"), counts)) for size, counts in COUNTS.items()
+        },
         "machine": machine(),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("imagecorruptions-imaug", "numpy", "torch", "torchvision")},
+        "versions": {
+            name: version(name)
+            for name in ("imagecorruptions-imaug", "numpy", "torch", "torchvision")
+        },
     }
     print(json.dumps(about))
     print("size type                library     ours   (milliseconds an image)")

@@ -18,7 +18,15 @@ from scipy.special import ndtr, ndtri
 
 from benchmarks.record import keep
 from prosmin.evaluation import prediction
-from prosmin.metrics import calibration, classification, corruption_error, detection, intervals, paired, selective
+from prosmin.metrics import (
+    calibration,
+    classification,
+    corruption_error,
+    detection,
+    intervals,
+    paired,
+    selective,
+)
 from prosmin.metrics.classification import Metric
 
 RESAMPLES = 400
@@ -72,7 +80,9 @@ def of(metric: Metric, n: int, seed: int) -> dict[str, Interval]:
 
 def hits_of(right: np.ndarray) -> Metric:
     """The accuracy of answers of which it is known whether they are right, bool [n]."""
-    return partial(classification.accuracy, np.stack([right, ~right], 1) * 1.0, np.zeros(len(right), int))
+    return partial(
+        classification.accuracy, np.stack([right, ~right], 1) * 1.0, np.zeros(len(right), int)
+    )
 
 
 def answers(
@@ -221,7 +231,11 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=400, help="test sets a case")
     given = parser.parse_args()
     groups = (proportions, detectors, others, differences, classifiers)
-    figures: dict[str, Any] = {"repetitions": given.repetitions, "resamples": RESAMPLES, "cases": []}
+    figures: dict[str, Any] = {
+        "repetitions": given.repetitions,
+        "resamples": RESAMPLES,
+        "cases": [],
+    }
     for case in (case for group in groups for case in group()):
         row = measure(case, given.repetitions)
         figures["cases"].append(row)

@@ -45,11 +45,18 @@ def run(folder: Path, module: str, *arguments: str, api: Mapping[str, str] | Non
 
 
 def left(folder: Path) -> dict[str, bytes]:
-    found = [path for name in LEFT for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
+    found = [
+        path
+        for name in LEFT
+        for path in [folder / name, *(folder / name).rglob("*")]
+        if path.is_file()
+    ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def compare(folder: Path, arguments: Sequence[str], rounds: int, api: Mapping[str, str]) -> dict[str, Any]:
+def compare(
+    folder: Path, arguments: Sequence[str], rounds: int, api: Mapping[str, str]
+) -> dict[str, Any]:
     """Both in turn; the median of the ratios, pair by pair."""
     seconds: dict[str, list[float]] = {"dvc_repro": [], "flow": []}
     same = True
@@ -60,8 +67,14 @@ def compare(folder: Path, arguments: Sequence[str], rounds: int, api: Mapping[st
             seconds[name].append(run(folder, *command, *arguments, api=known))
             now = left(folder)
             same, before = same and before in (None, now), now
-            print(f"{' '.join(arguments)}: {name} {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
-    ratios = [mine / theirs for mine, theirs in zip(seconds["flow"], seconds["dvc_repro"], strict=True)]
+            print(
+                f"{' '.join(arguments)}: {name} {seconds[name][-1]:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    ratios = [
+        mine / theirs for mine, theirs in zip(seconds["flow"], seconds["dvc_repro"], strict=True)
+    ]
     return {
         "rounds": rounds,
         "seconds": {name: [round(each, 2) for each in values] for name, values in seconds.items()},
@@ -71,9 +84,13 @@ def compare(folder: Path, arguments: Sequence[str], rounds: int, api: Mapping[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.flow", description="The flow against dvc repro.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.flow", description="The flow against dvc repro."
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--whole", action="store_true", help="also the whole graph, pretraining included")
+    parser.add_argument(
+        "--whole", action="store_true", help="also the whole graph, pretraining included"
+    )
     parser.add_argument("--clone", type=Path, help="where to make the clone, which then stays")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,7 +103,10 @@ def main() -> None:
             api = here.variables()
             run(folder, *FLOW, api=api)  # the first run on a new database is slower
             figures["fan_out"] = compare(
-                folder, ["--force", "--downstream", "embed", "prediction", "finetune"], given.rounds, api
+                folder,
+                ["--force", "--downstream", "embed", "prediction", "finetune"],
+                given.rounds,
+                api,
             )
             if given.whole:
                 figures["whole"] = compare(folder, ["--force"], given.rounds, api)

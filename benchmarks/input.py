@@ -50,7 +50,10 @@ def photographs(folder: Path, width: int, height: int, count: int) -> None:
         (folder / "train" / str(label)).mkdir(parents=True)
         for place in range(count // 2):
             across = float(rng.uniform(400, 560))
-            left, top = float(rng.uniform(0, 640 - across)), float(rng.uniform(0, 427 - across * 0.75))
+            left, top = (
+                float(rng.uniform(0, 640 - across)),
+                float(rng.uniform(0, 427 - across * 0.75)),
+            )
             box = (left, top, left + across, top + across * 0.75)
             cut = picture.resize((width, height), Image.Resampling.BICUBIC, box)
             cut.save(folder / "train" / str(label) / f"{place:04d}.jpg", quality=90)
@@ -95,7 +98,9 @@ def measure(width: int, height: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description="From JPEG files to crops.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.input", description="From JPEG files to crops."
+    )
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     keep_pages()

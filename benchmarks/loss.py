@@ -51,7 +51,9 @@ def kept(score: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: tuple[Tensor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss", description="The closed form against the loop.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loss", description="The closed form against the loop."
+    )
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
@@ -64,9 +66,14 @@ def main() -> None:
     scores = {"closed_form": scoring.crps}
     for samples in SAMPLES:
         scores[f"loop_{samples}"] = lambda *inputs, samples=samples: loop(*inputs, samples)
-        scores[f"sorted_{samples}"] = lambda *inputs, samples=samples: scoring.crps_monte_carlo(*inputs, 1.0, samples)
+        scores[f"sorted_{samples}"] = lambda *inputs, samples=samples: scoring.crps_monte_carlo(
+            *inputs, 1.0, samples
+        )
     means = {name: float(score(mu, sigma, y).mean()) for name, score in scores.items()}
-    if any(abs(mean - means["closed_form"]) > 0.02 * abs(means["closed_form"]) for mean in means.values()):
+    if any(
+        abs(mean - means["closed_form"]) > 0.02 * abs(means["closed_form"])
+        for mean in means.values()
+    ):
         raise SystemExit(f"error: the scores do not agree: {means}")
 
     def both(name: str) -> Callable[[], Any]:
@@ -81,7 +88,9 @@ def main() -> None:
     for name in scores:
         found[name] = {"kept_mib": round(kept(scores[name], (mu, sigma, y)) / 2**20, 2)}
         if name != "closed_form":
-            found[name] |= figures({key: seconds[key] for key in (name, "closed_form")}, name, "closed_form")
+            found[name] |= figures(
+                {key: seconds[key] for key in (name, "closed_form")}, name, "closed_form"
+            )
     record("loss", ["torch"], found)
 
 

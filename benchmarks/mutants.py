@@ -115,7 +115,12 @@ def mutant(name: str, seed: int, base: Path, scratch: Path) -> Mutant:
     rng = np.random.default_rng([seed, zlib.crc32(group.encode()), int(number)])
     folder = _copy(base, scratch)
     if group == "params":
-        kind, path, changes, read = "params.yaml", Path("params.yaml"), [mutations.settings], checked_params
+        kind, path, changes, read = (
+            "params.yaml",
+            Path("params.yaml"),
+            [mutations.settings],
+            checked_params,
+        )
     else:
         chosen = list(KINDS)[int(number) % len(KINDS)]  # each as often as any other
         kind, made = chosen, KINDS[chosen]
@@ -129,9 +134,15 @@ def mutant(name: str, seed: int, base: Path, scratch: Path) -> Mutant:
     return Mutant(name, kind, str(path), change.__name__, outcome, said)
 
 
-def run(params: int, data: int, seed: int, show: Callable[[Mutant], Any] = lambda found: None) -> list[Mutant]:
+def run(
+    params: int, data: int, seed: int, show: Callable[[Mutant], Any] = lambda found: None
+) -> list[Mutant]:
     """So many mutants of each group, one after the other."""
-    names = [f"{group}:{number}" for group, count in (("params", params), ("data", data)) for number in range(count)]
+    names = [
+        f"{group}:{number}"
+        for group, count in (("params", params), ("data", data))
+        for number in range(count)
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         base = prepare(Path(scratch))
         check_sound(base, Path(scratch))
@@ -176,18 +187,29 @@ def table(found: list[Mutant]) -> dict[str, dict[str, int]]:
     counts: dict[str, collections.Counter[str]] = {}
     for each in found:
         counts.setdefault(each.kind, collections.Counter())[each.outcome] += 1
-    return {kind: {outcome: count[outcome] for outcome in OUTCOMES} for kind, count in sorted(counts.items())}
+    return {
+        kind: {outcome: count[outcome] for outcome in OUTCOMES}
+        for kind, count in sorted(counts.items())
+    }
 
 
 def told(found: Mutant) -> None:
     if found.failed:
         last = (found.said.strip().splitlines() or [""])[-1]
-        print(f"{found.name} {found.path} ({found.mutation}): {found.outcome}: {last[:300]}", file=sys.stderr, flush=True)
+        print(
+            f"{found.name} {found.path} ({found.mutation}): {found.outcome}: {last[:300]}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description="Damaged input, by a seed.")
-    parser.add_argument("--params", type=int, default=500, help="mutants of params.yaml (default: 500)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.mutants", description="Damaged input, by a seed."
+    )
+    parser.add_argument(
+        "--params", type=int, default=500, help="mutants of params.yaml (default: 500)"
+    )
     parser.add_argument("--data", type=int, default=600, help="of all other files (default: 600)")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--case", help="show one alone, such as params:37")

@@ -16,7 +16,9 @@ from prosmin.common import files
 
 Rng = np.random.Generator
 
-BOMB = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 'lol'}]\n" for i in range(12))
+BOMB = "".join(
+    f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 'lol'}]\n" for i in range(12)
+)
 HOSTILE = [
     None, True, False, 0, 1, -1, 2, 7, 10**9, 2**31, 2**63, -(2**63), 10**30, 10**400, 0.0, -0.0, 0.5, 1.0, 1.5, 4.0, -0.1,
     1e-300, 1e30, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), "", " ", "x", "null", "nan", "1", "1e3", "digits",
@@ -61,12 +63,34 @@ def span(content: bytes, rng: Rng) -> bytes:
     start, other = (int(rng.integers(len(content))) for _ in range(2))
     size = int(rng.integers(1, max(2, min(5000, len(content) // 2))))
     found = content[start : start + size]
-    middle = pick(rng, [bytes(len(found)), rng.bytes(len(found)), b"", found * 2, content[other : other + size], b"\xff" * 8])
+    middle = pick(
+        rng,
+        [
+            bytes(len(found)),
+            rng.bytes(len(found)),
+            b"",
+            found * 2,
+            content[other : other + size],
+            b"\xff" * 8,
+        ],
+    )
     return content[:start] + middle + content[start + size :]
 
 
 def replace(content: bytes, rng: Rng) -> bytes:
-    return pick(rng, [b"", b"\0" * len(content), b"{}", b"null", b"[]", b"\xff\xfe", rng.bytes(200), b"version https://git-lfs\n"])
+    return pick(
+        rng,
+        [
+            b"",
+            b"\0" * len(content),
+            b"{}",
+            b"null",
+            b"[]",
+            b"\xff\xfe",
+            rng.bytes(200),
+            b"version https://git-lfs\n",
+        ],
+    )
 
 
 BYTES = [flip, flip, cut, span, span, replace]
@@ -76,7 +100,13 @@ BYTES = [flip, flip, cut, span, span, replace]
 
 def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The paths of all values inside."""
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
     return [each for key, value in items for each in [(*path, key), *places(value, (*path, key))]]
 
 
@@ -96,7 +126,9 @@ def restructure(content: Any, rng: Rng) -> Any:
         elif how < 0.8 or not isinstance(inside, dict):
             del inside[last]
         else:
-            key = pick(rng, [f"{last}x", str(last)[:-1], "", "x" * 300, str(last).upper(), "\x1b", 5])
+            key = pick(
+                rng, [f"{last}x", str(last)[:-1], "", "x" * 300, str(last).upper(), "\x1b", 5]
+            )
             inside[key] = inside.pop(last)
     return content
 
@@ -138,7 +170,10 @@ def arrays(content: bytes, rng: Rng) -> bytes:
     with np.errstate(invalid="ignore"):
         try:
             change()
-        except (OverflowError, IndexError):  # a number that the type does not hold; a scalar has no rows
+        except (
+            OverflowError,
+            IndexError,
+        ):  # a number that the type does not hold; a scalar has no rows
             found[name] = array.reshape(1, -1)
     facts = {key: text for key, text in facts.items() if key != files.CHECKSUM}
     return save(found, facts | {files.CHECKSUM: files.checksum(found, facts)})
@@ -159,7 +194,9 @@ def settings(content: bytes, rng: Rng) -> bytes:
     how = rng.random()
     if how < 0.55:
         changed = restructure(yaml.load(content, yaml.CSafeLoader), rng)
-        return yaml.dump(changed, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogatepass")
+        return yaml.dump(
+            changed, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True
+        ).encode("utf-8", "surrogatepass")
     if how < 0.8:
         lines = content.decode().split("\n")
         place = int(rng.integers(len(lines)))

@@ -75,10 +75,14 @@ def spread(runs: dict[str, dict[str, float]], label: str) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.noise", description="Rounding beside seeds.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.noise", description="Rounding beside seeds."
+    )
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--seeds", type=int, default=5, help="runs with one thread, from seed 0")
-    parser.add_argument("--repeats", type=int, default=1, help="more runs of seed 0, one thread: equal?")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="more runs of seed 0, one thread: equal?"
+    )
     given = parser.parse_args()
     if given.seeds < 2:
         parser.error(f"--seeds is {given.seeds}; the spread over seeds needs at least 2")

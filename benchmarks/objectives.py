@@ -77,7 +77,9 @@ def fetch(folder: Path, out: Path, limit: int) -> None:
 
     asked = settings(folder, limit, 1)["fetch"]["cifar10"]
     source = tables.parquet(asked["files"], asked["image"], asked["label"])
-    facts = writing.write_dataset(out, source, seed=0, val_fraction=asked["val_fraction"], limit=asked["limit"])
+    facts = writing.write_dataset(
+        out, source, seed=0, val_fraction=asked["val_fraction"], limit=asked["limit"]
+    )
     files.write_json(out / "manifest.json", {"name": "cifar10", **facts})
 
 
@@ -102,16 +104,21 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
         edit(Path(path), settings(folder, 10, max(run.epochs, 2)) | objective | run.changes)
         params = load(path)
     asked = params.pretrain
-    splits = {name: load_split(data, name) for name in ("train", "val", "test")[: 3 if run.final else 2]}
+    splits = {
+        name: load_split(data, name) for name in ("train", "val", "test")[: 3 if run.final else 2]
+    }
     seen = torch.cat([splits[name].images for name in (asked.splits if run.final else ["train"])])
     pixels = seen.float() / 255.0
-    described = model_settings_of(asked, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
+    described = model_settings_of(
+        asked, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
+    )
     model, began = store.build_model(described, run.seed), time.perf_counter()
     if run.name == UNTRAINED:
         set_statistics(model, seen, run.seed)
     else:
         accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision="no" if asked.precision == "fp32" else asked.precision
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="no" if asked.precision == "fp32" else asked.precision,
         )
         pretrain(model, seen, train_settings_of(asked), run.seed, accelerator)
     found = {"seconds": round(time.perf_counter() - began, 1)}
@@ -131,7 +138,9 @@ class Ledger:
 
     def __init__(self):
         path = RESULTS / f"{NAME}.json"
-        self.found: dict[str, dict[str, float]] = json.loads(path.read_text())["runs"] if path.is_file() else {}
+        self.found: dict[str, dict[str, float]] = (
+            json.loads(path.read_text())["runs"] if path.is_file() else {}
+        )
 
     def complete(self, runs: list[Run], folder: Path, data: Path, jobs: int) -> None:
         """Do those of the runs that are not done, and keep each as it ends."""
@@ -141,7 +150,9 @@ class Ledger:
             for done in as_completed(waiting):
                 run = waiting[done]
                 self.found[run.key] = done.result()
-                print(run.name, run.changes, f"seed {run.seed}", self.found[run.key], file=sys.stderr)
+                print(
+                    run.name, run.changes, f"seed {run.seed}", self.found[run.key], file=sys.stderr
+                )
                 keep(NAME, PACKAGES, {"runs": self.found})
 
 
@@ -154,7 +165,9 @@ def main() -> None:
         prog="python -m benchmarks.objectives", description="Objectives, with equal effort."
     )
     parser.add_argument("folder", type=Path, help="where train.parquet and test.parquet are")
-    parser.add_argument("--limit", type=int, default=10_000, help="images to train on, a fifth of them held out")
+    parser.add_argument(
+        "--limit", type=int, default=10_000, help="images to train on, a fifth of them held out"
+    )
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
@@ -166,12 +179,16 @@ def main() -> None:
         data = Path(scratch)
         fetch(folder, data, given.limit)
         choice = {
-            name: [Run(name, each, 0, given.epochs // 2, given.limit, False) for each in grid(name)] for name in GRIDS
+            name: [Run(name, each, 0, given.epochs // 2, given.limit, False) for each in grid(name)]
+            for name in GRIDS
         }
         ledger.complete([run for runs in choice.values() for run in runs], folder, data, given.jobs)
         chosen = {UNTRAINED: {}} | {name: best(ledger, runs) for name, runs in choice.items()}
         final = {
-            name: [Run(name, each, seed, given.epochs, given.limit, True) for seed in range(given.seeds)]
+            name: [
+                Run(name, each, seed, given.epochs, given.limit, True)
+                for seed in range(given.seeds)
+            ]
             for name, each in chosen.items()
         }
         # A first seed of all before a second.
@@ -182,7 +199,11 @@ def main() -> None:
         table[name] = {"chosen": chosen[name]}
         for metric in ("linear", "knn"):
             values = [ledger.found[run.key][metric] for run in runs]
-            table[name][metric] = {"mean": round(mean(values), 4), "std": round(stdev(values), 4), "seeds": values}
+            table[name][metric] = {
+                "mean": round(mean(values), 4),
+                "std": round(stdev(values), 4),
+                "seeds": values,
+            }
     figures = {"images": given.limit, "epochs": given.epochs, "table": table, "runs": ledger.found}
     record(NAME, PACKAGES, figures)
 

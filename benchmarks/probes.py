@@ -30,7 +30,9 @@ L2 = tuple(10.0**power for power in range(-6, 2))
 
 def search(rounds: int, scale: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    bank, queries = (rng.normal(size=(n // scale, 384)).astype(np.float32) for n in (50_000, 10_000))
+    bank, queries = (
+        rng.normal(size=(n // scale, 384)).astype(np.float32) for n in (50_000, 10_000)
+    )
     bank, queries = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (bank, queries))
     found: dict[str, np.ndarray] = {}
 
@@ -44,7 +46,10 @@ def search(rounds: int, scale: int) -> dict[str, Any]:
     seconds = in_turns(rounds, ours=ours, scikit_learn=theirs)
     if not np.allclose(found["ours"], found["scikit_learn"], atol=1e-5):
         sys.exit("error: the two searches do not agree")
-    return figures(seconds, "scikit_learn", "ours") | {"bank": list(bank.shape), "queries": len(queries)}
+    return figures(seconds, "scikit_learn", "ours") | {
+        "bank": list(bank.shape),
+        "queries": len(queries),
+    }
 
 
 def grid(rounds: int) -> dict[str, Any]:
@@ -64,9 +69,13 @@ def grid(rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.probes", description="k-NN search and probe grid.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.probes", description="k-NN search and probe grid."
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--small", action="store_true", help="a tenth of the bank and of the queries")
+    parser.add_argument(
+        "--small", action="store_true", help="a tenth of the bank and of the queries"
+    )
     given = parser.parse_args()
     found = {"knn": search(given.rounds, 10 if given.small else 1), "grid": grid(given.rounds)}
     record("probes", ["numpy", "scipy", "scikit-learn"], found)

@@ -19,14 +19,25 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.partition(": ")[2] for line in lines if line.startswith("model name")), model
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": model, "cores": cores, "system": platform.system(), "python": platform.python_version()}
+    return {
+        "cpu": model,
+        "cores": cores,
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
 
 
 def keep(name: str, packages: Sequence[str], figures: dict[str, Any]) -> dict[str, Any]:
     """Write the figures with the machine and the versions of ``packages`` to benchmarks/results/<name>.json."""
-    content = {"machine": machine(), "versions": {each: version(each) for each in packages}, **figures}
+    content = {
+        "machine": machine(),
+        "versions": {each: version(each) for each in packages},
+        **figures,
+    }
     write_json(RESULTS / f"{name}.json", content)
     return content
 

@@ -51,7 +51,9 @@ def stage(folder: Path, *arguments: str, processes: int = 1) -> subprocess.Popen
 
 def reached(folder: Path) -> int:
     """The step of the newest checkpoint."""
-    return max((int(path.stem.split("-")[1]) for path in folder.rglob("step-*.safetensors")), default=0)
+    return max(
+        (int(path.stem.split("-")[1]) for path in folder.rglob("step-*.safetensors")), default=0
+    )
 
 
 def half_written(folder: Path) -> bool:
@@ -59,11 +61,15 @@ def half_written(folder: Path) -> bool:
 
 
 def descendants(process: int) -> list[int]:
-    children = [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    children = [
+        int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    ]
     return [each for child in children for each in [child, *descendants(child)]]
 
 
-def kill_once(folder: Path, processes: int, draw: random.Random, while_writing: bool) -> tuple[int, bool]:
+def kill_once(
+    folder: Path, processes: int, draw: random.Random, while_writing: bool
+) -> tuple[int, bool]:
     """Start the stage, let it make a step, kill it at a random moment: (step reached, was a checkpoint half written?)."""
     start = reached(folder)
     run = stage(folder, "pretrain", processes=processes)
@@ -81,7 +87,11 @@ def kill_once(folder: Path, processes: int, draw: random.Random, while_writing: 
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    paths = [path for name in ("results", "metrics", "plots") for path in sorted((folder / name).rglob("*"))]
+    paths = [
+        path
+        for name in ("results", "metrics", "plots")
+        for path in sorted((folder / name).rglob("*"))
+    ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 
 
@@ -104,13 +114,20 @@ def main(kills: int, processes: int) -> None:
         for number in range(kills):
             step, half = kill_once(killed, processes, draw, number % 2 == 1)
             halves += half
-            print(f"kill {number + 1}: at step {step}{', a checkpoint half written' if half else ''}", flush=True)
+            print(
+                f"kill {number + 1}: at step {step}{', a checkpoint half written' if half else ''}",
+                flush=True,
+            )
         finish(killed, processes)
         expected, found = outputs(whole), outputs(killed)
         left = [str(path) for path in killed.glob(".prosmin/checkpoints/*")]
-    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    differing = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
     print(f"{kills} kills, {halves} while a checkpoint was being written, {processes} process(es)")
-    print(f"{len(expected) - len(differing)} of {len(expected)} files identical; {len(left)} checkpoint folders left")
+    print(
+        f"{len(expected) - len(differing)} of {len(expected)} files identical; {len(left)} checkpoint folders left"
+    )
     if differing or left:
         sys.exit(f"error: {', '.join(differing + left)}")
 

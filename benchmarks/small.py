@@ -38,7 +38,15 @@ light_imports.timm()
 
 ROOT = Path(__file__).parents[1]
 CELLS = {"source": "folders", "severities": [1, 2, 3, 4, 5]}  # of a reference of mCE
-IMAGES = {"png": {}, "jpg": {}, "gif": {}, "webp": {}, "bmp": {}, "tif": {"compression": "tiff_lzw"}, "ppm": {}}
+IMAGES = {
+    "png": {},
+    "jpg": {},
+    "gif": {},
+    "webp": {},
+    "bmp": {},
+    "tif": {"compression": "tiff_lzw"},
+    "ppm": {},
+}
 SHAPE = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False}
 LOCK = """schema: '2.0'
 stages:
@@ -64,11 +72,20 @@ CHANGES = {
     "fetch.digits.limit": {"train": 60, "val": 30, "test": 40},
     "fetch.patches.limit": {"train": 40, "val": 20, "test": 30},
     "fetch.photos": {"source": "folder", "path": "photos", "max_unreadable": 0.5},
-    "fetch.table": {"source": "parquet", "files": {"train": "table.parquet"}, "image": "image", "label": "label"},
+    "fetch.table": {
+        "source": "parquet",
+        "files": {"train": "table.parquet"},
+        "image": "image",
+        "label": "label",
+    },
     "pretrain.encoder.kwargs": SHAPE,
     "pretrain.projector": {"hidden_dim": 32, "dim": 8},
     "ood.sets": {"patches": "far"},
-    "fetch.more": {"source": "builtin", "name": "digits", "limit": {"train": 40, "val": 20, "test": 30}},
+    "fetch.more": {
+        "source": "builtin",
+        "name": "digits",
+        "limit": {"train": 40, "val": 20, "test": 30},
+    },
     "shift.sets": ["more"],
     "finetune.datasets": [],
     "lowshot.per_class": [1],
@@ -77,7 +94,10 @@ CHANGES = {
     "transfer.l2": [0.01, 1.0],
     "prediction.views": 2,
     "prediction.corruptions": ["contrast"],
-} | {f"{stage}.bootstrap": 100 for stage in ("linear", "knn", "ood", "transfer", "prediction", "corrupt", "shift")}
+} | {
+    f"{stage}.bootstrap": 100
+    for stage in ("linear", "knn", "ood", "transfer", "prediction", "corrupt", "shift")
+}
 
 
 class Kind(NamedTuple):
@@ -115,13 +135,17 @@ def library(work: Callable[[Path], Any]) -> Callable[[Path], None]:
 def _weights(path: Path) -> None:
     params = load()
     weights = external.from_file("theirs")
-    settings = pretrain.model_settings_of(params.pretrain, *(weights.normalisation("resnet18") or ([0.5], [0.5])))
+    settings = pretrain.model_settings_of(
+        params.pretrain, *(weights.normalisation("resnet18") or ([0.5], [0.5]))
+    )
     external.load_backbone(weights, settings)
 
 
 def _arrays(path: Path) -> None:
     cells = corrupted_sets.Arrays("arrays", ["fog"], 10, 8, 1)
-    assert sum(len(part) for severity in range(1, 6) for part in cells.parts("fog", severity)) == 5 * len(cells.labels)
+    assert sum(
+        len(part) for severity in range(1, 6) for part in cells.parts("fog", severity)
+    ) == 5 * len(cells.labels)
 
 
 def _checkpoint(path: Path) -> None:
@@ -134,7 +158,11 @@ def _lock(path: Path) -> None:
     lockfile.restore_order(lockfile.snapshot(["linear"]), ["linear"])
 
 
-BYTES, JSON, TENSORS = mutations.BYTES, [mutations.as_json, *mutations.BYTES], [mutations.head, *[mutations.arrays] * 4, *mutations.BYTES]
+BYTES, JSON, TENSORS = (
+    mutations.BYTES,
+    [mutations.as_json, *mutations.BYTES],
+    [mutations.head, *[mutations.arrays] * 4, *mutations.BYTES],
+)
 REPORT = stage(report)
 PHOTOS = [stage(fetching, "photos")]
 PROBES = [stage(each) for each in (linear, knn, lowshot)]
@@ -171,7 +199,10 @@ def checked_params() -> None:
         pretrain.train_settings_of(settings)
         if settings.external is None:
             channels = settings.channels
-            model = store.build_model(pretrain.model_settings_of(settings, [0.5] * channels, [0.25] * channels), params.seed)
+            model = store.build_model(
+                pretrain.model_settings_of(settings, [0.5] * channels, [0.25] * channels),
+                params.seed,
+            )
             model.eval().encoder(torch.zeros(2, channels, settings.image_size, settings.image_size))
 
     sys.argv = ["pretrain"]
@@ -192,10 +223,14 @@ def build() -> None:
         section[last] = value
     files.write_text("params.yaml", yaml.safe_dump(content, sort_keys=False))
     files.write_text("dvc.yaml", (ROOT / "dvc.yaml").read_text())
-    files.write_text("dvc.lock", LOCK)  # that says nothing of the files here, so that their readers see them damaged
+    files.write_text(
+        "dvc.lock", LOCK
+    )  # that says nothing of the files here, so that their readers see them damaged
     files.write_text("sweep.yaml", (ROOT / "sweeps/lambda.yaml").read_text())
     files.write_json(".prosmin/seconds.json", {"linear": 1.5, "pretrain": 20.0})
-    files.write_json("errors.json", {"error": {"fog": 0.5, "snow": 0.6}, "accuracy_clean": 0.9} | CELLS)
+    files.write_json(
+        "errors.json", {"error": {"fog": 0.5, "snow": 0.6}, "accuracy_clean": 0.9} | CELLS
+    )
     _pictures()
     params = load()
     for name in ("digits", "patches", "more"):
@@ -239,14 +274,29 @@ def _model(params: Params) -> None:
     with files.whole_folder("results/pretrain") as folder:
         pretrain.save(folder, model, store.build_model(settings), settings, params, facts)
         views = np.zeros((2, 1, 8, 8), np.uint8)
-        files.write_arrays(folder / "views.safetensors", {"images": views, "views": np.stack([views, views], 1)})
-    files.write_json("metrics/pretrain.json", {"loss": 1.0, "epochs": 1, "steps": 3, "images": 60, "encoder_parameters": 5000})
-    files.write_csv("plots/pretrain/loss.csv", ("step", "epoch", "loss"), [(1, 0.5, 1.0), (2, 1.0, 0.9)])
+        files.write_arrays(
+            folder / "views.safetensors", {"images": views, "views": np.stack([views, views], 1)}
+        )
+    files.write_json(
+        "metrics/pretrain.json",
+        {"loss": 1.0, "epochs": 1, "steps": 3, "images": 60, "encoder_parameters": 5000},
+    )
+    files.write_csv(
+        "plots/pretrain/loss.csv", ("step", "epoch", "loss"), [(1, 0.5, 1.0), (2, 1.0, 0.9)]
+    )
     diagnostics = ("step", "epoch", "knn_accuracy", "rankme", "feature_std")
-    files.write_csv("plots/pretrain/diagnostics.csv", diagnostics, [(0, 0.0, 0.5, 3.0, 0.1), (2, 1.0, 0.6, 4.0, 0.2)])
+    files.write_csv(
+        "plots/pretrain/diagnostics.csv",
+        diagnostics,
+        [(0, 0.0, 0.5, 3.0, 0.1), (2, 1.0, 0.6, 4.0, 0.2)],
+    )
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     Checkpoints("checkpoints", "key").save(3, state, {"step": 3, "loss": [1.0, 0.5]})
     backbone = Path("results/pretrain/encoder.safetensors").read_bytes()
     files.write_bytes("theirs/model.safetensors", backbone)
-    config = {"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {"mean": [0.5], "std": [0.5]}}
+    config = {
+        "architecture": "resnet18",
+        "num_classes": 0,
+        "pretrained_cfg": {"mean": [0.5], "std": [0.5]},
+    }
     files.write_json("theirs/config.json", config)

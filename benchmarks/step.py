@@ -41,7 +41,11 @@ def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -
         cifar_stem=True, kwargs=kwargs, objective={"shrinkage": 0.01},
     )  # fmt: skip
     images = torch.randint(
-        0, 256, (steps * batch, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        0,
+        256,
+        (steps * batch, 3, 32, 32),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
     )
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
     asked = loop.TrainSettings(
@@ -51,7 +55,11 @@ def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -
     def whole() -> None:
         loop.pretrain(store.build_model(settings), images, asked, 0, accelerator)
 
-    model = store.build_model(settings).to(accelerator.device, memory_format=torch.channels_last).train()
+    model = (
+        store.build_model(settings)
+        .to(accelerator.device, memory_format=torch.channels_last)
+        .train()
+    )
     views = torch.cat(make_views(images[:batch].to(accelerator.device), [VIEW] * 2, 0, 0, 0))
     slope = torch.randn(2 * batch, model.encoder.num_features, device=accelerator.device)
     target: nn.Module = model.target[0]
@@ -70,11 +78,18 @@ def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -
 
     whole(), encoder()
     found = figures(in_turns(rounds, encoder=encoder, step=whole), "encoder", "step")
-    return {"share_of_the_encoder": found["ratio"], "steps": steps, "batch": batch, "seconds": found["seconds"]}
+    return {
+        "share_of_the_encoder": found["ratio"],
+        "steps": steps,
+        "batch": batch,
+        "seconds": found["seconds"],
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description="Where the time of a step goes.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step", description="Where the time of a step goes."
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=12)
@@ -83,10 +98,16 @@ def main() -> None:
     keep_pages()
     torch.set_num_threads(given.threads)
     found = {
-        name: measure(kwargs, precision, given.batch, max(1, round(given.steps * share)), given.rounds)
+        name: measure(
+            kwargs, precision, given.batch, max(1, round(given.steps * share)), given.rounds
+        )
         for name, (kwargs, precision, share) in CASES.items()
     }
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {given.threads} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu, {given.threads} threads"
+    )
     record("step", ["torch", "timm", "accelerate"], {"device": device, **found})
 
 

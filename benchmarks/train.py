@@ -64,7 +64,9 @@ class Case:
     def __init__(self, name: str, feed: Feed | None, accelerator: Accelerator):
         self.recipe, self.accelerator = RECIPES[name], accelerator
         size, count = self.recipe["size"], self.recipe["images"]
-        self.feed = feed or Resident(torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8))
+        self.feed = feed or Resident(
+            torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+        )
         self.model = store.build_model(
             store.ModelSettings(
                 encoder=name,
@@ -98,14 +100,19 @@ class Case:
         if GPU:
             torch.cuda.reset_peak_memory_stats()
         trained = len(self.feed) // self.settings.batch_size * self.settings.batch_size
-        found = {"images_per_second": round(trained / self.seconds(epochs, compiled), 1), "epochs": epochs}
+        found = {
+            "images_per_second": round(trained / self.seconds(epochs, compiled), 1),
+            "epochs": epochs,
+        }
         if GPU:
             found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         return found
 
     def views(self, compiled: bool = False) -> list[torch.Tensor]:
         images = self.feed.images[: self.settings.batch_size].to(self.accelerator.device)
-        return make_views(images, [replace(view, compile=compiled) for view in self.settings.views], 0, 0, 0)
+        return make_views(
+            images, [replace(view, compile=compiled) for view in self.settings.views], 0, 0, 0
+        )
 
     def ms_of_views(self, compiled: bool) -> float:
         """Of a step, made alone."""
@@ -131,7 +138,11 @@ def measure(name: str, seconds: float, accelerator: Accelerator) -> dict[str, An
     device = torch.cuda.get_device_name() if GPU else "cpu"
     peak = next((value for part, value in PEAKS.items() if part in device), None)
     case = Case(name, None, accelerator)
-    found: dict[str, Any] = {"device": device, "batch": case.recipe["batch"], "size": case.recipe["size"]}
+    found: dict[str, Any] = {
+        "device": device,
+        "batch": case.recipe["batch"],
+        "size": case.recipe["size"],
+    }
     for how, compiled in (("as it is", False), ("compiled", True)):
         found[how] = case.rate(seconds, compiled)
         if not compiled:
@@ -145,14 +156,22 @@ def measure(name: str, seconds: float, accelerator: Accelerator) -> dict[str, An
     return found
 
 
-def from_jpegs(name: str, width: int, height: int, seconds: float, compiled: bool, accelerator: Accelerator) -> dict:
+def from_jpegs(
+    name: str, width: int, height: int, seconds: float, compiled: bool, accelerator: Accelerator
+) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         feed = Repeated(dataset(Path(scratch), width, height, JPEGS)[1], ["train"], 3, cores())
-        return {"workers": cores(), "images": len(feed), **Case(name, feed, accelerator).rate(seconds, compiled)}
+        return {
+            "workers": cores(),
+            "images": len(feed),
+            **Case(name, feed, accelerator).rate(seconds, compiled),
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description="Images a second of pretraining.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train", description="Images a second of pretraining."
+    )
     parser.add_argument("--seconds", type=float, default=30.0, help="about so long a measurement")
     parser.add_argument("--only", choices=RECIPES)
     parser.add_argument("--jpeg", metavar="WIDTHxHEIGHT", help="also from JPEGs of this size")
@@ -164,7 +183,10 @@ def main() -> None:
         found[name] = measure(name, given.seconds, accelerator)
         if given.jpeg and name == next(iter(RECIPES)):
             width, height = map(int, given.jpeg.split("x"))
-            compiled = found[name]["compiled"]["images_per_second"] > found[name]["as it is"]["images_per_second"]
+            compiled = (
+                found[name]["compiled"]["images_per_second"]
+                > found[name]["as it is"]["images_per_second"]
+            )
             found[name][f"JPEGs of {given.jpeg}"] = from_jpegs(
                 name, width, height, given.seconds, compiled, accelerator
             )

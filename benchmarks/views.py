@@ -50,7 +50,9 @@ class Pairs(Dataset):
 
     def __init__(self, images: Tensor, settings: ViewSettings):
         self.images = [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in images]
-        jitter = transforms.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
+        jitter = transforms.ColorJitter(
+            settings.brightness, settings.contrast, settings.saturation, settings.hue
+        )
         steps = [
             transforms.RandomResizedCrop(settings.size, settings.scale, settings.ratio),
             transforms.RandomHorizontalFlip(settings.flip),
@@ -59,7 +61,9 @@ class Pairs(Dataset):
         ]
         if settings.blur:
             kernel = settings.size // 20 * 2 + 1
-            steps.append(transforms.RandomApply([transforms.GaussianBlur(kernel, (0.1, 2.0))], settings.blur))
+            steps.append(
+                transforms.RandomApply([transforms.GaussianBlur(kernel, (0.1, 2.0))], settings.blur)
+            )
         self.view = transforms.Compose([*steps, transforms.ToTensor()])
 
     def __len__(self) -> int:
@@ -75,7 +79,13 @@ def by_kornia(settings: ViewSettings) -> Callable[[Tensor], Tensor]:
     steps = [
         K.RandomResizedCrop((settings.size,) * 2, settings.scale, settings.ratio),
         K.RandomHorizontalFlip(settings.flip),
-        K.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue, p=settings.jitter),
+        K.ColorJitter(
+            settings.brightness,
+            settings.contrast,
+            settings.saturation,
+            settings.hue,
+            p=settings.jitter,
+        ),
         K.RandomGrayscale(p=settings.grayscale),
     ]
     if settings.blur:
@@ -119,7 +129,9 @@ def measure(size: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.views", description="Two views of each image.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.views", description="Two views of each image."
+    )
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     keep_pages()

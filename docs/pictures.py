@@ -25,10 +25,24 @@ def main() -> None:
         sys.exit(f"error: {REPORT.relative_to(ROOT)} does not exist; run `dvc repro`")
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "shot.png"
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
-        flags += [f"--user-data-dir={folder}/profile", "--window-size=1280,1600", f"--screenshot={shot}"]
-        subprocess.run([browser, *flags, REPORT.as_uri()], check=True, stderr=subprocess.DEVNULL, timeout=120)
-        Image.open(shot).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--hide-scrollbars",
+        ]
+        flags += [
+            f"--user-data-dir={folder}/profile",
+            "--window-size=1280,1600",
+            f"--screenshot={shot}",
+        ]
+        subprocess.run(
+            [browser, *flags, REPORT.as_uri()], check=True, stderr=subprocess.DEVNULL, timeout=120
+        )
+        Image.open(shot).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            PICTURE, optimize=True
+        )
     print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")
 
 

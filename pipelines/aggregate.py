@@ -44,10 +44,16 @@ def resolve(given: Sequence[str]) -> list[str]:
             found.append(name)
             continue
         with Repo() as repo:
-            known = {each for names in repo.experiments.ls(all_commits=True).values() for each, _ in names}
+            known = {
+                each
+                for names in repo.experiments.ls(all_commits=True).values()
+                for each, _ in names
+            }
         matching = sorted(fnmatch.filter(known, name))
         if not matching:
-            raise UserError(f"no experiment matches {name!r}{nearest(name, known)}; `dvc exp list --all` has them")
+            raise UserError(
+                f"no experiment matches {name!r}{nearest(name, known)}; `dvc exp list --all` has them"
+            )
         found += matching
     return list(dict.fromkeys(found))
 
@@ -66,7 +72,9 @@ def fetch(revision: str, folder: Path) -> Run:
             source.get_file(path, str(folder / path))
     except (DvcException, SCMError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{revision} cannot be read ({reason}); `dvc exp show` lists what there is") from None
+        raise UserError(
+            f"{revision} cannot be read ({reason}); `dvc exp show` lists what there is"
+        ) from None
     try:
         params = load(folder / "params.yaml")
         found = rows(params, folder / "metrics", without=stale(source, folder))
@@ -83,7 +91,9 @@ def by_seed(runs: Sequence[Run]) -> dict[int, Run]:
         if key := _differing(first.params, run.params):
             raise UserError(f"{first.name} and {run.name} differ in {key}; only seed may differ")
         if run.params.seed in found:
-            raise UserError(f"{found[run.params.seed].name} and {run.name} have the same seed, {run.params.seed}")
+            raise UserError(
+                f"{found[run.params.seed].name} and {run.name} have the same seed, {run.params.seed}"
+            )
         found[run.params.seed] = run
     if len(found) < 2:
         raise UserError(f"{first.name} is one run; an interval over seeds needs at least two")
@@ -100,16 +110,23 @@ def _differing(first: Params, second: Params) -> str:
         else:
             yield key, content
 
-    one, other = (dict(flat(each.model_dump(mode="json", by_alias=True), "")) for each in (first, second))
+    one, other = (
+        dict(flat(each.model_dump(mode="json", by_alias=True), "")) for each in (first, second)
+    )
     absent = object()
-    keys = (key for key in {**one, **other} if key != "seed" and one.get(key, absent) != other.get(key, absent))
+    keys = (
+        key
+        for key in {**one, **other}
+        if key != "seed" and one.get(key, absent) != other.get(key, absent)
+    )
     return next(keys, "")
 
 
 def table(runs: dict[int, Run], against: dict[int, Run] | None = None) -> Iterator[str]:
     """Lines of Markdown: a row for each metric that all runs have."""
-    yield f"| | mean | 95 % interval | seeds {', '.join(map(str, runs))} | untrained |" + " difference | |" * bool(
-        against
+    yield (
+        f"| | mean | 95 % interval | seeds {', '.join(map(str, runs))} | untrained |"
+        + " difference | |" * bool(against)
     )
     yield "|---|---|---|---|---|" + "---|---|" * bool(against)
     for label in next(iter(runs.values())).found:
@@ -132,15 +149,21 @@ def over_seeds(found: Sequence[Row]) -> tuple[float, float, float]:
     """
     mean, low, high = intervals.student([row.value for row in found])
     if all(row.low is not None and row.high is not None for row in found):
-        low = min(low, mean - float(np.linalg.norm([row.value - row.low for row in found])) / len(found))
-        high = max(high, mean + float(np.linalg.norm([row.high - row.value for row in found])) / len(found))
+        low = min(
+            low, mean - float(np.linalg.norm([row.value - row.low for row in found])) / len(found)
+        )
+        high = max(
+            high, mean + float(np.linalg.norm([row.high - row.value for row in found])) / len(found)
+        )
     return intervals.within((mean, low, high), -1.0 if found[0].label == SIMILARITY else 0.0, 1.0)
 
 
 def _difference(label: str, runs: dict[int, Run], against: dict[int, Run]) -> str:
     if not all(label in run.found for run in against.values()):
         return " | |"
-    gains = [run.found[label].value - against[seed].found[label].value for seed, run in runs.items()]
+    gains = [
+        run.found[label].value - against[seed].found[label].value for seed, run in runs.items()
+    ]
     mean, low, high = intervals.within(intervals.student(gains), -1.0, 1.0)
     verdict = ""
     if low < high and (low > 0 or high < 0):  # equal gains say nothing of their spread
@@ -151,11 +174,14 @@ def _difference(label: str, runs: dict[int, Run], against: dict[int, Run]) -> st
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.aggregate", description="Headline numbers over runs that differ in their seed alone."
+        prog="python -m pipelines.aggregate",
+        description="Headline numbers over runs that differ in their seed alone.",
     )
     names = "experiments, branches or commits; a pattern such as 'seeds-*' stands for the experiments that match"
     parser.add_argument("revisions", nargs="+", help=names)
-    parser.add_argument("--against", nargs="+", default=[], help="runs of the same seeds to tell the difference to")
+    parser.add_argument(
+        "--against", nargs="+", default=[], help="runs of the same seeds to tell the difference to"
+    )
     return parser.parse_args(given)
 
 
@@ -174,7 +200,11 @@ def main(given: argparse.Namespace) -> int:
         runs, against = read(given.revisions), read(given.against) if given.against else None
     if against and list(runs) != list(against):
         seeds = (", ".join(map(str, each)) for each in (runs, against))
-        raise UserError("the seeds are {} and, of --against, {}; a paired difference needs the same".format(*seeds))
+        raise UserError(
+            "the seeds are {} and, of --against, {}; a paired difference needs the same".format(
+                *seeds
+            )
+        )
     print("\n".join(table(runs, against)))
     return 0
 

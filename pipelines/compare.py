@@ -82,7 +82,9 @@ class Left:
     digests: np.ndarray | None = None
     samples: dict[Row, Metric] = field(default_factory=dict)
     scores: dict[Row, tuple[str, np.ndarray, np.ndarray]] = field(default_factory=dict)
-    others: dict[str, np.ndarray] = field(default_factory=dict)  # digests of the test images of each OOD set
+    others: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # digests of the test images of each OOD set
 
 
 def fetch(revision: str, folder: Path) -> Left:
@@ -96,9 +98,16 @@ def fetch(revision: str, folder: Path) -> Left:
         source.get_file("params.yaml", str(folder / "params.yaml"))
         params = load(folder / "params.yaml")
         wanted = ["results/linear/trained.safetensors", "metrics/knn.json"]
-        wanted += [f"results/embed/{name}/trained.safetensors" for name in (params.dataset, *params.ood.sets)]
+        wanted += [
+            f"results/embed/{name}/trained.safetensors"
+            for name in (params.dataset, *params.ood.sets)
+        ]
         wanted += [f"results/ood/{name}/scores.safetensors" for name in params.ood.sets]
-        wanted += ["plots/linear/reliability.csv", "plots/pretrain/loss.csv", "plots/pretrain/diagnostics.csv"]
+        wanted += [
+            "plots/linear/reliability.csv",
+            "plots/pretrain/loss.csv",
+            "plots/pretrain/diagnostics.csv",
+        ]
         other = stale(source, folder)
         for path in wanted:
             if belongs(path, other) and source.exists(path):
@@ -106,7 +115,9 @@ def fetch(revision: str, folder: Path) -> Left:
                 source.get_file(path, str(folder / path))
     except (DvcException, SCMError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{revision} cannot be read ({reason}); `dvc exp show` lists what there is") from None
+        raise UserError(
+            f"{revision} cannot be read ({reason}); `dvc exp show` lists what there is"
+        ) from None
     try:
         return read(Left(revision, params, folder))
     except UserError as error:
@@ -117,7 +128,9 @@ def read(left: Left) -> Left:
     """Fill in the metrics that the files of ``left`` allow."""
     embedded = left.folder / f"results/embed/{left.params.dataset}/trained.safetensors"
     if not embedded.is_file():
-        raise UserError(f"{left.name} has no results of its own in DVC's cache; run it, or `dvc pull`")
+        raise UserError(
+            f"{left.name} has no results of its own in DVC's cache; run it, or `dvc pull`"
+        )
     arrays = read_features(embedded, left.params.dataset).arrays
     left.digests, labels = arrays["test.digest"], arrays["test.labels"]
     if (probe := left.folder / "results/linear/trained.safetensors").is_file():
@@ -128,7 +141,9 @@ def read(left: Left) -> Left:
         left.samples |= {
             Row("linear probe", "accuracy"): partial(classification.accuracy, logits, labels),
             Row("linear probe", "nll_calibrated"): partial(classification.nll, scaled, labels),
-            Row("linear probe", "brier_calibrated"): partial(classification.brier, probabilities, labels),
+            Row("linear probe", "brier_calibrated"): partial(
+                classification.brier, probabilities, labels
+            ),
             Row("linear probe", "aurc_calibrated"): partial(selective.aurc, probabilities, labels),
         }
     if (chosen := left.folder / "metrics/knn.json").is_file():
@@ -136,10 +151,13 @@ def read(left: Left) -> Left:
         k, temperature = int(best.number("k")), best.number("temperature")
         splits = [split for split in ("train", "val") if f"{split}.features" in arrays]
         bank, known = (
-            np.concatenate([arrays[f"{split}.{what}"] for split in splits]) for what in ("features", "labels")
+            np.concatenate([arrays[f"{split}.{what}"] for split in splits])
+            for what in ("features", "labels")
         )
         similarity, index = knn.neighbours(bank, arrays["test.features"], k)
-        votes = knn.vote(similarity, known[index], temperature, int(max(known.max(), labels.max())) + 1)
+        votes = knn.vote(
+            similarity, known[index], temperature, int(max(known.max(), labels.max())) + 1
+        )
         left.samples[Row("k-NN", "accuracy")] = partial(classification.accuracy, votes, labels)
     for name, distance in left.params.ood.sets.items():
         path = left.folder / f"results/ood/{name}/scores.safetensors"
@@ -149,9 +167,17 @@ def read(left: Left) -> Left:
             left.others[name] = read_features(outside, name).digests("test")
             for detector in DETECTORS:
                 if f"trained.{detector}.id" in scores:
-                    scores.check({f"trained.{detector}.{kind}": (files.NUMBER, kind[0]) for kind in ("id", "ood")})
+                    scores.check(
+                        {
+                            f"trained.{detector}.{kind}": (files.NUMBER, kind[0])
+                            for kind in ("id", "ood")
+                        }
+                    )
                     pair = (scores[f"trained.{detector}.{kind}"] for kind in ("id", "ood"))
-                    left.scores[Row(f"OOD, {name} ({distance}), {detector}", "auroc")] = (name, *pair)
+                    left.scores[Row(f"OOD, {name} ({distance}), {detector}", "auroc")] = (
+                        name,
+                        *pair,
+                    )
     return left
 
 
@@ -197,7 +223,9 @@ def lines(runs: Sequence[Left], found: dict[Row, list[Cell | None]]) -> Iterator
             elif run is not runs[0]:
                 text += "  other test images"
             yield f"{text}  {cell.mark(row)}".rstrip()
-    told = sum(cell is not None and cell.against is not None for cells in found.values() for cell in cells)
+    told = sum(
+        cell is not None and cell.against is not None for cells in found.values() for cell in cells
+    )
     if told:
         yield f"\n{chance(told)}"
 
@@ -241,12 +269,17 @@ def page(runs: Sequence[Left], found: dict[Row, list[Cell | None]], bootstrap: i
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.compare", description="Runs side by side, with intervals of their differences."
+        prog="python -m pipelines.compare",
+        description="Runs side by side, with intervals of their differences.",
     )
     parser.add_argument(
-        "revisions", nargs="+", help=f"experiments, branches or commits; {WORKSPACE}: the folder as it is"
+        "revisions",
+        nargs="+",
+        help=f"experiments, branches or commits; {WORKSPACE}: the folder as it is",
     )
-    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind each interval (default: 1000)")
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, help="resamples behind each interval (default: 1000)"
+    )
     found = parser.parse_args(given)
     if len(found.revisions) < 2 or len(set(found.revisions)) < len(found.revisions):
         parser.error("name at least two revisions, each once")

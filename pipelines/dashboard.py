@@ -25,7 +25,17 @@ from urllib.parse import quote
 from pipelines.engine.execute import guarded
 from pipelines.flows.local_server import HOST
 from pipelines.flows.page import REPORT
-from pipelines.flows.server import PASSWORD, Server, announced, dashboard, environment, free_port, settle, started, stop
+from pipelines.flows.server import (
+    PASSWORD,
+    Server,
+    announced,
+    dashboard,
+    environment,
+    free_port,
+    settle,
+    started,
+    stop,
+)
 from pipelines.graph import dag
 from pipelines.graph.private import FOLDER
 from pipelines.graph.workspace import tidy
@@ -86,7 +96,9 @@ def prefect(*words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "prefect", *words], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise UserError(f"prefect {' '.join(words[:2])} failed: {lines[-1].strip() if lines else done.returncode}")
+        raise UserError(
+            f"prefect {' '.join(words[:2])} failed: {lines[-1].strip() if lines else done.returncode}"
+        )
 
 
 def forward(server: Server) -> str:
@@ -106,16 +118,23 @@ def sign_in(server: Server) -> Iterator[None]:
 
 def show(page: str) -> None:
     """Open ``page`` in the browser of whoever sits in front of this machine, if somebody does."""
-    screen = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    screen = (
+        sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
     if screen and sys.stdout.isatty():
-        threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()  # some come back when they are closed
+        threading.Thread(
+            target=webbrowser.open, args=(page,), daemon=True
+        ).start()  # some come back when they are closed
 
 
 @contextmanager
 def worker(report: str) -> Iterator[subprocess.Popen[str]]:
     """What takes runs from the server and starts them in this folder."""
     extra = {"PROSMIN_REPORT_URL": report}
-    process = guarded([sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "here"], extra)
+    process = guarded(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "here"],
+        extra,
+    )
     threading.Thread(target=_repeat, args=(process,), daemon=True).start()
     try:
         yield process
@@ -135,9 +154,14 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, default=PORT, help=f"of the server (default: {PORT})")
     parser.add_argument(
-        "--file", type=Path, default=Path("prefect.yaml"), help="what is deployed (default: prefect.yaml)"
+        "--file",
+        type=Path,
+        default=Path("prefect.yaml"),
+        help="what is deployed (default: prefect.yaml)",
     )
-    parser.add_argument("--no-browser", action="store_true", help="do not open the dashboard in the browser")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="do not open the dashboard in the browser"
+    )
     found = parser.parse_args(given)
     if not 0 < found.port < 65536:
         parser.error(f"--port is {found.port}; it must be between 1 and 65535")
@@ -149,18 +173,32 @@ def main(given: argparse.Namespace) -> int:
     tidy()
     dag.read()
     if not given.file.is_file():
-        raise UserError(f"{given.file} does not exist; it says what the dashboard offers, and when it runs")
+        raise UserError(
+            f"{given.file} does not exist; it says what the dashboard offers, and when it runs"
+        )
     settle()
     if running := dashboard():
         raise UserError(f"the dashboard of this folder is running already: {running.site}")
     free_port(given.port)
     print("starting the Prefect server ...", flush=True)
     with started(given.port) as server, report_served() as report, environment(server.variables()):
-        prefect("work-pool", "create", POOL, "--type", "process", "--overwrite", "--base-job-template", str(TEMPLATE))
+        prefect(
+            "work-pool",
+            "create",
+            POOL,
+            "--type",
+            "process",
+            "--overwrite",
+            "--base-job-template",
+            str(TEMPLATE),
+        )
         prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(given.file))
         with announced(server), sign_in(server), worker(report) as process:
             page, address = SIGN_IN.resolve().as_uri(), f"{report}/{REPORT.name}"
-            print(GREETING.format(server=server, page=page, report=address, password=PASSWORD), flush=True)
+            print(
+                GREETING.format(server=server, page=page, report=address, password=PASSWORD),
+                flush=True,
+            )
             if not given.no_browser:
                 show(page)
             code = process.wait()

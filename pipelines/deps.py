@@ -100,7 +100,11 @@ def why() -> Iterator[str]:
 
 def _files_of(reason: current.Reason) -> list[str]:
     """The text of a reason; for a folder of code one line per file that git knows to differ."""
-    if not reason.path or not Path(reason.path).is_dir() or reason.path.split("/")[0] not in PACKAGES:
+    if (
+        not reason.path
+        or not Path(reason.path).is_dir()
+        or reason.path.split("/")[0] not in PACKAGES
+    ):
         return [reason.text]
     since = _git("log", "-1", "--format=%H", f"-S{reason.noted}", "--", str(declared.LOCK)).strip()
     names = _git("diff", "--name-only", since or "HEAD", "--", reason.path).split()
@@ -114,10 +118,14 @@ def _git(*arguments: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.deps", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.deps", description=__doc__.splitlines()[0]
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--write", action="store_true", help="write the lists of dvc.yaml anew")
-    action.add_argument("--why", action="store_true", help="say why the next run will execute a stage")
+    action.add_argument(
+        "--why", action="store_true", help="say why the next run will execute a stage"
+    )
     given = parser.parse_args()
     if given.why:
         print("\n".join(why()) or "up to date")
@@ -126,7 +134,9 @@ def main() -> None:
     if (new := written(text)) == text:
         return
     if not given.write:
-        raise UserError(f"{declared.GRAPH} lists other code than its stages import; write it with `python -m pipelines.deps --write`")
+        raise UserError(
+            f"{declared.GRAPH} lists other code than its stages import; write it with `python -m pipelines.deps --write`"
+        )
     write_text(declared.GRAPH, new)
 
 

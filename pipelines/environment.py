@@ -28,7 +28,9 @@ WANTED = "Python 3.11, 3.12 or 3.13"
 NAMES = ("python3", "python3.13", "python3.12", "python3.11", "python")
 
 # Which lines of uv and pip are worth showing, and which of them tell why an installation failed.
-PROGRESS = re.compile(r"\s*(Downloading .*\bMi?B\)|Prepared|Installed|Installing collected|Bytecode compiled)")
+PROGRESS = re.compile(
+    r"\s*(Downloading .*\bMi?B\)|Prepared|Installed|Installing collected|Bytecode compiled)"
+)
 REASONS = (
     ("disk", r"no space left on device|disk quota exceeded"),
     ("hash", r"do not match the hashes|hash mismatch"),
@@ -68,7 +70,12 @@ def capture(command: List[str]) -> Optional[str]:
     """What ``command`` prints, or None when it cannot be run or fails."""
     try:
         done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, check=True
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            universal_newlines=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -110,7 +117,10 @@ def choose_python(named: Optional[str]) -> Found:
     if not found:
         fail(("PYTHON=%s does not run; " % named if named else "no Python was found; ") + install)
     newest = max(found, key=lambda python: python.version)
-    fail("Python %s is too %s; %s" % (newest.describe(), "old" if newest.version[:2] < OLDEST else "new", install))
+    fail(
+        "Python %s is too %s; %s"
+        % (newest.describe(), "old" if newest.version[:2] < OLDEST else "new", install)
+    )
 
 
 def check_clone() -> None:
@@ -127,14 +137,25 @@ def check_clone() -> None:
     except OSError:
         fail("git was not found, and DVC needs it; install git")
     if "dubious ownership" in answer.stderr:
-        fail("git refuses this folder because another user owns it; `git status` tells how to allow it")
+        fail(
+            "git refuses this folder because another user owns it; `git status` tells how to allow it"
+        )
     if answer.returncode or not os.path.samefile(answer.stdout.rstrip("\n"), ROOT):
-        fail("this folder is not a git clone, and DVC needs one; use `git clone` instead of an unpacked archive")
+        fail(
+            "this folder is not a git clone, and DVC needs one; use `git clone` instead of an unpacked archive"
+        )
 
 
 def signature() -> Optional[str]:
     """What a finished environment must have been made for; None where ``.venv`` has no working Python."""
-    version = capture([os.path.join(VENV, "bin", "python"), "-I", "-c", "import sys; print(*sys.version_info[:3])"])
+    version = capture(
+        [
+            os.path.join(VENV, "bin", "python"),
+            "-I",
+            "-c",
+            "import sys; print(*sys.version_info[:3])",
+        ]
+    )
     if version is None:
         return None
     with open(LOCK, "rb") as handle:
@@ -159,7 +180,12 @@ def install(command: List[str]) -> Tuple[str, str]:
     """Run an installer, showing its progress. Returns (reason of failure or "", all that it wrote)."""
     try:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
         )
     except OSError as error:
         return "unknown", "%s: %s\n" % (command[0], error.strerror)
@@ -172,7 +198,9 @@ def install(command: List[str]) -> Tuple[str, str]:
     output = "".join(lines)
     if process.wait() == 0:
         return "", output
-    return next((name for name, pattern in REASONS if re.search(pattern, output, re.I)), "unknown"), output
+    return next(
+        (name for name, pattern in REASONS if re.search(pattern, output, re.I)), "unknown"
+    ), output
 
 
 def give_up(reason: str, output: str) -> NoReturn:
@@ -186,7 +214,10 @@ def lock_entry(package: str) -> str:
     with open(LOCK) as handle:
         found = re.search(r"^%s==(?:.*\\\n)*.*\n" % re.escape(package), handle.read(), re.M)
     if not found:
-        fail("requirements.lock has no entry for %s; restore the file, or write it anew with `make lock`" % package)
+        fail(
+            "requirements.lock has no entry for %s; restore the file, or write it anew with `make lock`"
+            % package
+        )
     return found.group()
 
 
@@ -200,7 +231,17 @@ def build(python: Found) -> None:
     if reason:
         give_up(reason, output)
     inside = os.path.join(VENV, "bin", "python")
-    pip = [inside, "-I", "-m", "pip", "install", "--require-hashes", "--no-deps", "--progress-bar", "off"]
+    pip = [
+        inside,
+        "-I",
+        "-m",
+        "pip",
+        "install",
+        "--require-hashes",
+        "--no-deps",
+        "--progress-bar",
+        "off",
+    ]
 
     only_uv = os.path.join(VENV, "uv.lock")
     with open(only_uv, "w") as handle:
@@ -214,7 +255,9 @@ def build(python: Found) -> None:
         reason, output = install([os.path.join(VENV, "bin", "uv")] + sync)
         if reason in ("disk", "hash"):
             give_up(reason, output)
-    if reason:  # uv does not exist for this machine, or does not know the index that pip is set up for
+    if (
+        reason
+    ):  # uv does not exist for this machine, or does not know the index that pip is set up for
         print("uv cannot be used here; installing with pip, which takes some minutes", flush=True)
         reason, output = install(pip + ["-r", LOCK])
         if reason:
@@ -230,7 +273,9 @@ def build(python: Found) -> None:
 def alone() -> Iterator[None]:
     """Hold off a second ``make`` in the same checkout until this one has installed."""
     folder = os.path.join(ROOT, ".prosmin")
-    os.makedirs(folder, mode=0o700, exist_ok=True)  # of this user alone, as pipelines/graph/workspace.py has it
+    os.makedirs(
+        folder, mode=0o700, exist_ok=True
+    )  # of this user alone, as pipelines/graph/workspace.py has it
     with open(os.path.join(folder, "environment.lock"), "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -43,13 +43,20 @@ def reproduce(arguments: tuple[str, ...]) -> int:
     end_with_make()
     with alone() as lock:
         before = {number: signal.signal(number, stop) for number in heard()}
-        process = guarded([sys.executable, "-m", "pipelines.engine.quick", "repro", *arguments], shown=True, lock=lock)
+        process = guarded(
+            [sys.executable, "-m", "pipelines.engine.quick", "repro", *arguments],
+            shown=True,
+            lock=lock,
+        )
         if stopped:  # while it was started
             process.terminate()
         code = ended(process)
         if code - 128 in set(signal.Signals) and not stopped:  # 255 is DVC's own code
             name = signal.Signals(code - 128).name
-            print(f"error: DVC was ended by {name}; stages that were done are kept, run it again", file=sys.stderr)
+            print(
+                f"error: DVC was ended by {name}; stages that were done are kept, run it again",
+                file=sys.stderr,
+            )
         if lockfile.noted():  # a run of stages at the same time had been killed
             with dag.locked():
                 lockfile.restore_order(lockfile.noted(), dag.read())

@@ -33,10 +33,13 @@ FLUSH = 5.0  # seconds for what the server has not yet been told
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.run", description="Run the graph of dvc.yaml, stages at the same time."
+        prog="python -m pipelines.run",
+        description="Run the graph of dvc.yaml, stages at the same time.",
     )
     parser.add_argument("stages", nargs="*", help="run these and what they need (default: all)")
-    parser.add_argument("--force", action="store_true", help="run stages also where nothing has changed")
+    parser.add_argument(
+        "--force", action="store_true", help="run stages also where nothing has changed"
+    )
     parser.add_argument(
         "--set",
         dest="changes",
@@ -47,10 +50,14 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         help="as a DVC experiment with these settings; the folder stays as it is",
     )
     parser.add_argument(
-        "--downstream", action="store_true", help="run the stages and what depends on them, not what they need"
+        "--downstream",
+        action="store_true",
+        help="run the stages and what depends on them, not what they need",
     )
     parser.add_argument("--name", help="of the experiment")
-    parser.add_argument("--workers", type=int, help="stages at the same time (default: the number of cores)")
+    parser.add_argument(
+        "--workers", type=int, help="stages at the same time (default: the number of cores)"
+    )
     parser.add_argument("--snapshot", help=argparse.SUPPRESS)
     found = parser.parse_args(given)
     if found.workers is not None and found.workers < 1:
@@ -63,12 +70,16 @@ def main(given: argparse.Namespace) -> int:
     check(given.changes, given.name)
     if given.changes or given.name:
         tidy()
-        dag.read(given.stages, given.downstream)  # what is wrong is said at once; the run is in another folder
+        dag.read(
+            given.stages, given.downstream
+        )  # what is wrong is said at once; the run is in another folder
         found = None
     else:
         with alone():  # say at once that another run is at work
             found = dag.look(given.stages, given.downstream)
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the view tells all there is
+    os.environ.setdefault(
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL"
+    )  # the view tells all there is
     settle()
     from pipelines.flows.terminal import Terminal
 
@@ -141,7 +152,9 @@ def leave(code: int) -> NoReturn:
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
     """End in order by an exception; without further ado if some code has swallowed it, as an import or a finaliser may."""
-    late = threading.Timer(STOPPING, leave, [128 + number])  # upon which the guards end what was started
+    late = threading.Timer(
+        STOPPING, leave, [128 + number]
+    )  # upon which the guards end what was started
     late.daemon = True
     late.start()
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

@@ -39,7 +39,9 @@ from prosmin.common.errors import UserError, printable, shown
 from stages.common.directions import higher_is_better
 from stages.params.yaml_file import first, read, sentences
 
-MOST = 10_000  # points of a sweep: more run for months, and to list them alone would take the memory
+MOST = (
+    10_000  # points of a sweep: more run for months, and to list them alone would take the memory
+)
 Value = Any  # what params.yaml may hold: a number, text, true or false, a list
 
 
@@ -59,7 +61,11 @@ class Sweep(BaseModel):
     def _expanded(cls, grid: dict[str, Any]) -> dict[str, list[Value]]:
         for key, values in grid.items():
             if not expand(values):
-                long = f" and has at most {MOST} numbers" if isinstance(values, str) and values.startswith("range(") else ""
+                long = (
+                    f" and has at most {MOST} numbers"
+                    if isinstance(values, str) and values.startswith("range(")
+                    else ""
+                )
                 raise ValueError(
                     f"{printable(key)} is {shown(values)}; it must be a list or a range that is not empty{long}, "
                     "such as range(1, 9, 2)"
@@ -74,13 +80,17 @@ class Sweep(BaseModel):
     def _is_metric(cls, value: Any) -> Any:
         for each in [value] if isinstance(value, str) else value:
             if ".json:" not in each:
-                raise ValueError("must be a file and a key in it, such as metrics/linear.json:trained.accuracy")
+                raise ValueError(
+                    "must be a file and a key in it, such as metrics/linear.json:trained.accuracy"
+                )
         return value
 
     @model_validator(mode="after")
     def _has_a_direction(self) -> "Sweep":
         if self.lowest is None and self._higher_is_better is None:
-            raise ValueError(f"rank is {self.rank!r}, of which it is not known which way is better; give lowest: true or false")
+            raise ValueError(
+                f"rank is {self.rank!r}, of which it is not known which way is better; give lowest: true or false"
+            )
         return self
 
     @property
@@ -93,7 +103,10 @@ class Sweep(BaseModel):
         return not self._higher_is_better if self.lowest is None else self.lowest
 
     def points(self) -> list[dict[str, Value]]:
-        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        return [
+            dict(zip(self.grid, values, strict=True))
+            for values in itertools.product(*self.grid.values())
+        ]
 
 
 def expand(values: Any) -> list[Value]:
@@ -115,11 +128,17 @@ def load_sweep(path: Path) -> Sweep:
     try:
         return Sweep.model_validate(read(path))
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {line}" for line in first(sentences(error, Sweep)))) from None
+        raise UserError(
+            "\n".join(f"{path}: {line}" for line in first(sentences(error, Sweep)))
+        ) from None
 
 
 def written(value: Value) -> str:
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or isinstance(value, bool)
+        else str(value)
+    )
 
 
 class Slots:
@@ -130,7 +149,9 @@ class Slots:
         self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for slot in range(count):
             devices = ",".join(gpus[slot::count])
-            self._free.put({"PROSMIN_CORES": str(max(1, cores // count)), "CUDA_VISIBLE_DEVICES": devices})
+            self._free.put(
+                {"PROSMIN_CORES": str(max(1, cores // count)), "CUDA_VISIBLE_DEVICES": devices}
+            )
 
     @contextmanager
     def one(self) -> Iterator[dict[str, str]]:
@@ -195,24 +216,32 @@ class Points:
                     process.terminate()
 
 
-def table(sweep: Sweep, names: Mapping[str, dict[str, Value]], failed: Mapping[str, str]) -> list[dict[str, Any]]:
+def table(
+    sweep: Sweep, names: Mapping[str, dict[str, Value]], failed: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """A row a point, the best first, with the interval of every metric that has one; what failed stands last. A metric that the
     point has not made, but found in the commit that it started from, is left out."""
     with dag.opened() as repo:
         found = (
-            repo.metrics.show(revs=[name for name in names if name not in failed]) if len(failed) < len(names) else {}
+            repo.metrics.show(revs=[name for name in names if name not in failed])
+            if len(failed) < len(names)
+            else {}
         )
         other = {name: stale_in_experiment(repo, name) for name in found}
     rows = []
     for name, point in names.items():
-        row: dict[str, Any] = {"experiment": name} | {key: written(value) for key, value in point.items()}
+        row: dict[str, Any] = {"experiment": name} | {
+            key: written(value) for key, value in point.items()
+        }
         data = found.get(name, {}).get("data", {})
         data = {path: each for path, each in data.items() if path not in other.get(name, ())}
         for metric in [sweep.rank, *sweep.show]:
             row[title(metric)] = interval(data, metric)
         rows.append((_value(data, sweep.rank), row | {"failed": failed.get(name, "")}))
     worst = float("inf") if sweep.lowest_first else float("-inf")
-    rows.sort(key=lambda each: worst if each[0] is None else each[0], reverse=not sweep.lowest_first)
+    rows.sort(
+        key=lambda each: worst if each[0] is None else each[0], reverse=not sweep.lowest_first
+    )
     return [row for _, row in rows]
 
 
@@ -244,12 +273,14 @@ def existing() -> set[str]:
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.sweep", description="Run every point of a grid as a DVC experiment."
+        prog="python -m pipelines.sweep",
+        description="Run every point of a grid as a DVC experiment.",
     )
     parser.add_argument("file", type=Path, help="such as sweeps/lambda.yaml")
     parser.add_argument("--slots", type=int, default=2, help="points at the same time (default: 2)")
     parser.add_argument(
-        "--name", help="what the experiments are called, before their number (default: the name of the file)"
+        "--name",
+        help="what the experiments are called, before their number (default: the name of the file)",
     )
     found = parser.parse_args(given)
     if found.slots < 1:

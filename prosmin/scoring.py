@@ -83,7 +83,12 @@ class _CRPS(torch.autograd.Function):
             erf, exp = _parts(y - mu, sigma)
         to_y = 2.0 * gradient * erf
         to_sigma = gradient * (2.0 * exp - 2.0 * ctx.lambda_ / _SQRT_PI)
-        return (-to_y).sum_to_size(mu.shape), to_sigma.sum_to_size(sigma.shape), to_y.sum_to_size(y.shape), None
+        return (
+            (-to_y).sum_to_size(mu.shape),
+            to_sigma.sum_to_size(sigma.shape),
+            to_y.sum_to_size(y.shape),
+            None,
+        )
 
 
 def _parts(error: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,10 +122,14 @@ def crps_monte_carlo(
     return 2.0 * distance - lambda_ * spread
 
 
-def draw(mu: Tensor, sigma: Tensor, samples: int, generator: torch.Generator | None = None) -> Tensor:
+def draw(
+    mu: Tensor, sigma: Tensor, samples: int, generator: torch.Generator | None = None
+) -> Tensor:
     """Reparametrised samples [K, ...] of N(mu, sigma^2), of one shape [...]."""
     if samples < 2:
-        raise ConfigError("samples", samples, "must be at least 2: the spread is a difference of two samples")
+        raise ConfigError(
+            "samples", samples, "must be at least 2: the spread is a difference of two samples"
+        )
     noise = torch.randn((samples, *mu.shape), generator=generator, device=mu.device, dtype=mu.dtype)
     return mu + sigma * noise
 
@@ -150,7 +159,9 @@ def _between(x: Tensor) -> Tensor:
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def kernel(mu: Tensor, sigma: Tensor, y: Tensor, lambda_: float = 1.0, bandwidth: float = 1.0) -> Tensor:
+def kernel(
+    mu: Tensor, sigma: Tensor, y: Tensor, lambda_: float = 1.0, bandwidth: float = 1.0
+) -> Tensor:
     """Closed form of the kernel score lambda E k(X, X') - 2 E k(X, y) + k(y, y), k(a, b) = exp(-|a - b|^2 / 2 D h^2).
 
     At lambda = 1 the squared maximum mean discrepancy between P and the observation, strictly proper (Gneiting &
@@ -178,7 +189,9 @@ def kernel_monte_carlo(
     scale = -0.5 / (bandwidth**2 * mu.shape[1])
     x = draw(mu, sigma, samples, generator).transpose(0, 1)  # [B, K, D]
     cross = (scale * (x - y.unsqueeze(1)).square().sum(2)).exp().mean(1)
-    pairs = (scale * _between(x).square()).exp().sum((1, 2)) - samples  # less those of a sample with itself
+    pairs = (scale * _between(x).square()).exp().sum(
+        (1, 2)
+    ) - samples  # less those of a sample with itself
     return lambda_ * pairs / (samples * (samples - 1)) - 2.0 * cross + 1.0
 
 
@@ -211,14 +224,22 @@ Score = Callable[[Tensor, Tensor, Tensor, torch.Generator | None], Tensor]
 def check_rule(name: str, lambda_: float, estimator: str) -> None:
     """Raise ``ConfigError`` for a combination that means nothing; keys as under ``objective``."""
     if name not in RULES:
-        raise ConfigError("rule", name, f"it must be one of {', '.join(RULES)}{nearest(name, RULES)}")
+        raise ConfigError(
+            "rule", name, f"it must be one of {', '.join(RULES)}{nearest(name, RULES)}"
+        )
     if estimator not in RULES[name]:
-        raise ConfigError("estimator", estimator, f"the rule {name} has only {' and '.join(RULES[name])}")
+        raise ConfigError(
+            "estimator", estimator, f"the rule {name} has only {' and '.join(RULES[name])}"
+        )
     if name not in WITH_SPREAD and lambda_ != 1.0:
-        raise ConfigError("lambda", lambda_, f"the rule {name} has no spread term to weigh; leave it at 1")
+        raise ConfigError(
+            "lambda", lambda_, f"the rule {name} has no spread term to weigh; leave it at 1"
+        )
 
 
-def rule(name: str, lambda_: float = 1.0, samples: int | None = None, bandwidth: float = 1.0) -> Score:
+def rule(
+    name: str, lambda_: float = 1.0, samples: int | None = None, bandwidth: float = 1.0
+) -> Score:
     """(mu, sigma, y: [B, D], generator) -> scores of any shape, by closed form or, with ``samples``, Monte Carlo."""
     check_lambda(lambda_)
     check_rule(name, lambda_, "closed_form" if samples is None else "monte_carlo")
@@ -233,7 +254,13 @@ def rule(name: str, lambda_: float = 1.0, samples: int | None = None, bandwidth:
         }[name]
     return {
         "crps": lambda mu, sigma, y, draws: crps_monte_carlo(mu, sigma, y, weight, samples, draws),
-        "energy": lambda mu, sigma, y, draws: energy_monte_carlo(mu, sigma, y, weight, samples, draws),
-        "kernel": lambda mu, sigma, y, draws: kernel_monte_carlo(mu, sigma, y, weight, bandwidth, samples, draws),
-        "distance": lambda mu, sigma, y, draws: crps_monte_carlo(mu, sigma, y, weight, samples, draws),
+        "energy": lambda mu, sigma, y, draws: energy_monte_carlo(
+            mu, sigma, y, weight, samples, draws
+        ),
+        "kernel": lambda mu, sigma, y, draws: kernel_monte_carlo(
+            mu, sigma, y, weight, bandwidth, samples, draws
+        ),
+        "distance": lambda mu, sigma, y, draws: crps_monte_carlo(
+            mu, sigma, y, weight, samples, draws
+        ),
     }[name]

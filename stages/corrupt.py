@@ -50,7 +50,9 @@ def main(params: Params) -> None:
     asked = params.corrupt
     types, severities = asked.types, sorted(asked.severities)
     description, _ = store.load_description("results/pretrain")
-    split = dataset.load_split(f"data/{params.dataset}", "test", description.image_size, description.channels)
+    split = dataset.load_split(
+        f"data/{params.dataset}", "test", description.image_size, description.channels
+    )
     lacking = None
     try:
         require_labels(split.labels.numpy(), params.dataset, "test")
@@ -66,7 +68,11 @@ def main(params: Params) -> None:
     if asked.reference != "random":
         known = corruption_error.known(asked.reference, _benchmark(types), facts)
         if asked.reference == "alexnet" and len(split) != IMAGENET_C:
-            log.warning("mCE against AlexNet: its errors are of %d images, here there are %d", IMAGENET_C, len(split))
+            log.warning(
+                "mCE against AlexNet: its errors are of %d images, here there are %d",
+                IMAGENET_C,
+                len(split),
+            )
     observers = {}
     for encoder in ENCODERS:
         network = store.load_encoder("results/pretrain", encoder).to(device)
@@ -80,7 +86,9 @@ def main(params: Params) -> None:
             for observer in observers.values():
                 observer.finish((row, column), cells.labels)
         said = (f"{encoder} {each.mean(row):.3f}" for encoder, each in observers.items())
-        log.info("%s: %s %s", name, "feature similarity" if lacking else "accuracy", ", ".join(said))
+        log.info(
+            "%s: %s %s", name, "feature similarity" if lacking else "accuracy", ", ".join(said)
+        )
 
     found: dict[str, Any] = {LEFT_OUT: lacking} if lacking else {}
     for encoder, observer in observers.items():
@@ -116,7 +124,12 @@ class Observer:
         paired: bool,
         asked: Corrupt,
     ):
-        self.network, self.probe, self.paired, self.batch_size = network, probe, paired, asked.batch_size
+        self.network, self.probe, self.paired, self.batch_size = (
+            network,
+            probe,
+            paired,
+            asked.batch_size,
+        )
         self.clean = embed(network, split.images, asked.batch_size)
         cells = (len(asked.types), len(asked.severities))
         self.hits, self.ece = np.empty((*cells, len(split)), bool), np.empty(cells)
@@ -159,7 +172,9 @@ def _cells(params: Params, split: dataset.Split, device: str) -> corrupted_sets.
     asked, size = params.corrupt, split.images.shape[-1]
     channels = split.images.shape[1]
     if asked.source == "folders":
-        return corrupted_sets.Folders(asked.path, asked.types, asked.severities, split.classes, size, channels)
+        return corrupted_sets.Folders(
+            asked.path, asked.types, asked.severities, split.classes, size, channels
+        )
     if asked.source == "arrays":
         return corrupted_sets.Arrays(asked.path, asked.types, len(split.classes), size, channels)
     frost = None if asked.frost is None else corruptions.read_frost(asked.frost)
@@ -191,7 +206,9 @@ def _summary(
     own: Observer, reference: Measured | Known | None, asked: Corrupt, seed: int
 ) -> dict[str, float | None]:
     """The single numbers of one encoder, those that a report leads with with their intervals."""
-    benchmark, extra = (_places(asked.types, group) for group in (corruptions.BENCHMARK, corruptions.EXTRA))
+    benchmark, extra = (
+        _places(asked.types, group) for group in (corruptions.BENCHMARK, corruptions.EXTRA)
+    )
     counted = benchmark or extra
     values: dict[str, float] = {}
     wanted = {}
@@ -206,17 +223,24 @@ def _summary(
             wanted["mce"] = partial(corruption_error.mce, part, other)
             values["relative_mce"] = float(corruption_error.relative_mce(part, other))
         if extra:
-            wanted["mce_unnormalised_extra"] = partial(corruption_error.mce_unnormalised, Measured(hits[extra], clean))
+            wanted["mce_unnormalised_extra"] = partial(
+                corruption_error.mce_unnormalised, Measured(hits[extra], clean)
+            )
         by_severity = own.ece[counted].mean(axis=0)
         values |= {
             f"ece_severity_{severity}": float(mean)
             for severity, mean in zip(sorted(asked.severities), by_severity)
         }
     if own.paired:
-        wanted["feature_similarity"] = partial(corruption_error.feature_similarity, own.similarity[counted])
+        wanted["feature_similarity"] = partial(
+            corruption_error.feature_similarity, own.similarity[counted]
+        )
     values |= classification.with_intervals(wanted, own.similarity.shape[-1], asked.bootstrap, seed)
     if benchmark and own.measured and own.measured is reference:
-        values |= {"mce_low": values["mce"], "mce_high": values["mce"]}  # 1 by definition, with any images
+        values |= {
+            "mce_low": values["mce"],
+            "mce_high": values["mce"],
+        }  # 1 by definition, with any images
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 

@@ -39,13 +39,18 @@ def main(params: Params, name: str = "") -> None:
             common = {"labels": chunk.labels.numpy(), "digest": dataset.digests(chunk.images)}
             for weights, model in models.items():
                 features, log_sigma = embed_with_sigma(model, chunk.images, params.embed.batch_size)
-                own = {"features": features} | common | ({} if log_sigma is None else {"log_sigma": log_sigma})
+                own = (
+                    {"features": features}
+                    | common
+                    | ({} if log_sigma is None else {"log_sigma": log_sigma})
+                )
                 for what, values in own.items():
                     parts[weights].setdefault(f"{split}.{what}", []).append(values)
     with files.whole_folder(Path("results/embed") / name) as out:
         for weights, arrays in parts.items():
             files.write_arrays(
-                out / f"{weights}.safetensors", {what: np.concatenate(values) for what, values in arrays.items()}
+                out / f"{weights}.safetensors",
+                {what: np.concatenate(values) for what, values in arrays.items()},
             )
     log.info("%s: %d images, %d features", name, count, features.shape[1])
 

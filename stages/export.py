@@ -36,7 +36,9 @@ def main(params: Params) -> None:
         weights = PRETRAINED / "encoder.safetensors"
         arrays = files.read_arrays(weights)
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename} does not exist; make it with `dvc repro pretrain`") from None
+        raise UserError(
+            f"{error.filename} does not exist; make it with `dvc repro pretrain`"
+        ) from None
     # All that is written of it is made of this one file, of which anything may be missing or other than it was.
     damaged = files.decoding(PRETRAINED / "model.json", "make it again with `dvc repro pretrain`")
     with files.whole_folder("results/export") as folder, damaged:
@@ -48,8 +50,12 @@ def main(params: Params) -> None:
         try:
             manifest = files.read_metrics(f"metrics/fetch/{trained['dataset']}.json")
         except FileNotFoundError as error:
-            raise UserError(f"{error.filename} does not exist; make it with `dvc repro fetch`") from None
-        files.write_text(folder / "README.md", card(params, model, trained, manifest, parameters, rows(params)))
+            raise UserError(
+                f"{error.filename} does not exist; make it with `dvc repro fetch`"
+            ) from None
+        files.write_text(
+            folder / "README.md", card(params, model, trained, manifest, parameters, rows(params))
+        )
     log.info("results/export: %s, %.2f M parameters", model["encoder"], parameters / 1e6)
 
 
@@ -97,7 +103,10 @@ def card(
     }
     if "external" not in trained:  # what others have trained it on is not known here
         front["datasets"] = [trained["dataset"]]
-    size, channels = model["image_size"], "grey" if model["channels"] == 1 else f"{model['channels']}-channel"
+    size, channels = (
+        model["image_size"],
+        "grey" if model["channels"] == 1 else f"{model['channels']}-channel",
+    )
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "",
         f"# {params.export.name}", "",

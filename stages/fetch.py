@@ -30,7 +30,9 @@ UNTOLD = {"path", "files", "max_unreadable"}
 def main(params: Params, name: str | None = None, *rest: str) -> None:
     there = ", ".join(params.fetch)
     if name is None or rest:
-        raise UserError(f"name one dataset: python -m stages.fetch NAME, where NAME is one of {there}")
+        raise UserError(
+            f"name one dataset: python -m stages.fetch NAME, where NAME is one of {there}"
+        )
     if name not in params.fetch:
         raise UserError(
             f"fetch of params.yaml names no dataset {name!r}; there are: {there}{nearest(name, params.fetch)}"
@@ -60,13 +62,20 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
 def open_source(settings: AnyDataset) -> sources.Source:
     """The source that the settings of a dataset describe."""
     if isinstance(settings, Builtin):
-        return sources.builtin(settings.name, settings.patch, settings.val_fraction, settings.test_fraction)
+        return sources.builtin(
+            settings.name, settings.patch, settings.val_fraction, settings.test_fraction
+        )
     if isinstance(settings, Folder):
         return folders.folder(settings.path, settings.splits, settings.classes)
     if isinstance(settings, Parquet):
         return tables.parquet(settings.files, settings.image, settings.label)
     return tables.hub(
-        settings.repo, settings.revision, settings.config, settings.splits, settings.image, settings.label
+        settings.repo,
+        settings.revision,
+        settings.config,
+        settings.splits,
+        settings.image,
+        settings.label,
     )
 
 
@@ -84,7 +93,9 @@ def warn(manifest: dict[str, Any]) -> None:
         )
     if manifest["quarantined"]:
         count = len(manifest["quarantined"])
-        log.warning("%s: unreadable images left out: %d (see manifest.json)", manifest["name"], count)
+        log.warning(
+            "%s: unreadable images left out: %d (see manifest.json)", manifest["name"], count
+        )
     if endings := manifest["not_read"]["endings"]:
         count = sum(endings.values())
         log.log(
@@ -117,7 +128,10 @@ def described(manifest: dict[str, Any], most: int = 10) -> str:
 def summary(manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of a manifest that is worth comparing between two versions."""
     return {
-        **{split: {"count": facts["count"], "sha256": facts["sha256"]} for split, facts in manifest["splits"].items()},
+        **{
+            split: {"count": facts["count"], "sha256": facts["sha256"]}
+            for split, facts in manifest["splits"].items()
+        },
         "channels": manifest["channels"],
         "classes": len(manifest["classes"] or ()),
         "duplicates_across_splits": sum(manifest["duplicates"]["across"].values()),

@@ -18,7 +18,12 @@ import torch
 from prosmin.common import files
 from prosmin.common.errors import UserError
 from prosmin.data import dataset
-from prosmin.evaluation.finetuning import FinetuneSettings, evaluate_finetuned, finetune_lowshot, geometry
+from prosmin.evaluation.finetuning import (
+    FinetuneSettings,
+    evaluate_finetuned,
+    finetune_lowshot,
+    geometry,
+)
 from prosmin.evaluation.label_subsets import stratified_holdout
 from prosmin.evaluation.lowshot import per_class_of
 from prosmin.metrics.intervals import over_draws
@@ -49,13 +54,17 @@ def main(params: Params, name: str = "") -> None:
         train, val, test = labelled_images(name, model, params.seed)
     except Unlabelled as error:
         return leave_out(error, metrics, reliability, RELIABILITY)
-    pool = dataset.Split(torch.cat([train.images, val.images]), torch.cat([train.labels, val.labels]), train.classes)
+    pool = dataset.Split(
+        torch.cat([train.images, val.images]), torch.cat([train.labels, val.labels]), train.classes
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found, rows = {}, []
     for weights in ENCODERS:
         encoder = store.load_encoder("results/pretrain", weights).to(device)
         epochs = asked.scratch_epochs if weights == "random" else ()
-        whole = evaluate_finetuned(encoder, train, val, test, settings, asked.lr, asked.bootstrap, params.seed, epochs)
+        whole = evaluate_finetuned(
+            encoder, train, val, test, settings, asked.lr, asked.bootstrap, params.seed, epochs
+        )
         found[weights] = dict(whole.metrics)
         rows += [(weights, *row) for row in whole.reliability]
         log.info(
@@ -64,7 +73,10 @@ def main(params: Params, name: str = "") -> None:
         )  # fmt: skip
         length = replace(settings, epochs=whole.metrics["epochs"])
         sizes = {f"per_class_{count}": count for count in asked.per_class}
-        sizes |= {f"percent_{share:g}": per_class_of(share, pool.labels.numpy()) for share in asked.percent}
+        sizes |= {
+            f"percent_{share:g}": per_class_of(share, pool.labels.numpy())
+            for share in asked.percent
+        }
         for setting, size in sizes.items():
             try:
                 accuracies = finetune_lowshot(
@@ -77,19 +89,30 @@ def main(params: Params, name: str = "") -> None:
             found[weights][setting] = {
                 "accuracy": mean, "accuracy_low": low, "accuracy_high": high, "labels": labels, "draws": asked.draws,
             }  # fmt: skip
-            log.info("%s, %s encoder, %d labels: accuracy %.4f [%.4f, %.4f]", name, weights, labels, mean, low, high)
+            log.info(
+                "%s, %s encoder, %d labels: accuracy %.4f [%.4f, %.4f]",
+                name,
+                weights,
+                labels,
+                mean,
+                low,
+                high,
+            )
     files.write_csv(reliability, RELIABILITY, rows)
     files.write_metrics(metrics, found)
 
 
-def labelled_images(name: str, model: store.ModelSettings, seed: int) -> tuple[dataset.Split, dataset.Split, dataset.Split]:
+def labelled_images(
+    name: str, model: store.ModelSettings, seed: int
+) -> tuple[dataset.Split, dataset.Split, dataset.Split]:
     """(train, val, test) of images at the size of the encoder. Without a val split a stratified fifth of train takes its place.
 
     Raises ``Unlabelled``.
     """
     folder = Path("data") / name
     splits = {
-        split: dataset.load_split(folder, split, model.image_size, model.channels) for split in dataset.split_names(folder)
+        split: dataset.load_split(folder, split, model.image_size, model.channels)
+        for split in dataset.split_names(folder)
     }
     for split in ("train", "test"):
         if split not in splits:
@@ -100,7 +123,10 @@ def labelled_images(name: str, model: store.ModelSettings, seed: int) -> tuple[d
     if "val" in splits:
         return train, splits["val"], splits["test"]
     kept, held = stratified_holdout(train.labels.numpy(), HELD_OUT, seed)
-    return *(dataset.Split(train.images[part], train.labels[part], train.classes) for part in (kept, held)), splits["test"]
+    return *(
+        dataset.Split(train.images[part], train.labels[part], train.classes)
+        for part in (kept, held)
+    ), splits["test"]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def main(params: Params) -> None:
             splits = load_labelled(params.dataset, encoder, params.seed)
         except Unlabelled as error:
             return leave_out(error, METRICS, GRID, COLUMNS)
-        found, grid = evaluate_knn(*splits, settings.k, settings.temperature, settings.bootstrap, params.seed)
+        found, grid = evaluate_knn(
+            *splits, settings.k, settings.temperature, settings.bootstrap, params.seed
+        )
         metrics[encoder] = found
         rows += [(encoder, *row) for row in grid]
         log.info("%s encoder: accuracy %.4f with k %d", encoder, found["accuracy"], found["k"])

@@ -25,12 +25,17 @@ def evaluate(dataset: str, settings: Linear | Transfer, seed: int) -> dict[str, 
     """The probe of each encoder on one dataset. Raises ``Unlabelled``."""
     evaluations = {}
     for encoder in ENCODERS:
-        found = evaluate_probe(*load_labelled(dataset, encoder, seed), settings.l2, settings.bootstrap, seed)
+        found = evaluate_probe(
+            *load_labelled(dataset, encoder, seed), settings.l2, settings.bootstrap, seed
+        )
         log.info(
             "%s, %s encoder: accuracy %.4f [%.4f, %.4f], ECE %.4f, %.4f calibrated",
             dataset,
             encoder,
-            *(found.metrics[name] for name in ("accuracy", "accuracy_low", "accuracy_high", "ece", "ece_calibrated")),
+            *(
+                found.metrics[name]
+                for name in ("accuracy", "accuracy_low", "accuracy_high", "ece", "ece_calibrated")
+            ),
         )
         evaluations[encoder] = found
     return evaluations

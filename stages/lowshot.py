@@ -39,7 +39,9 @@ def main(params: Params) -> None:
         metrics[encoder] = {}
         for name, size in sizes.items():
             try:
-                accuracies = evaluate_lowshot(pool, test, size, settings.draws, settings.l2, params.seed)
+                accuracies = evaluate_lowshot(
+                    pool, test, size, settings.draws, settings.l2, params.seed
+                )
             except UserError as error:
                 raise UserError(f"lowshot, {name}: {error}") from None
             mean, low, high = over_draws(accuracies, len(test[1]))
@@ -51,8 +53,17 @@ def main(params: Params) -> None:
                 "labels": labels,
                 "draws": settings.draws,
             }
-            rows += [(encoder, name, labels, draw, accuracy) for draw, accuracy in enumerate(accuracies)]
-            log.info("%s encoder, %d labels: accuracy %.4f [%.4f, %.4f]", encoder, labels, mean, low, high)
+            rows += [
+                (encoder, name, labels, draw, accuracy) for draw, accuracy in enumerate(accuracies)
+            ]
+            log.info(
+                "%s encoder, %d labels: accuracy %.4f [%.4f, %.4f]",
+                encoder,
+                labels,
+                mean,
+                low,
+                high,
+            )
     files.write_csv(DRAWS, COLUMNS, rows)
     files.write_metrics(METRICS, metrics)
 

@@ -47,7 +47,9 @@ def main(params: Params, name: str = "") -> None:
         raise UserError(
             f"ood needs one of ood.sets, not {name!r}; params.yaml has {', '.join(sets)}{nearest(name, sets)}"
         )
-    seen = _seen_in_training(load_features(params.dataset, ENCODERS[0]), load_features(name, ENCODERS[0]))
+    seen = _seen_in_training(
+        load_features(params.dataset, ENCODERS[0]), load_features(name, ENCODERS[0])
+    )
     found: dict[str, dict[str, dict[str, float]]] = {}
     scores: dict[str, np.ndarray] = {}
     curves: list[tuple[str, str, float, float]] = []
@@ -62,26 +64,42 @@ def main(params: Params, name: str = "") -> None:
         pairs |= {score: (values, measured[1][score]) for score, values in measured[0].items()}
         for detector, pair in pairs.items():
             try:
-                found[encoder][detector] = detection.evaluate(*pair, resamples=params.ood.bootstrap, seed=params.seed)
+                found[encoder][detector] = detection.evaluate(
+                    *pair, resamples=params.ood.bootstrap, seed=params.seed
+                )
             except UserError as error:
-                raise UserError(f"OOD set {name!r}, {encoder} encoder, detector {detector}: {error}") from None
+                raise UserError(
+                    f"OOD set {name!r}, {encoder} encoder, detector {detector}: {error}"
+                ) from None
             fpr, tpr = detection.roc_curve(*pair)
-            curves += [(encoder, detector, *point) for point in zip(fpr.tolist(), tpr.tolist(), strict=True)]
-            scores |= {f"{encoder}.{detector}.{kind}": each for kind, each in zip(("id", "ood"), pair, strict=True)}
+            curves += [
+                (encoder, detector, *point)
+                for point in zip(fpr.tolist(), tpr.tolist(), strict=True)
+            ]
+            scores |= {
+                f"{encoder}.{detector}.{kind}": each
+                for kind, each in zip(("id", "ood"), pair, strict=True)
+            }
         if probe is not None:
             features, labels = inside.labelled("test")
             accuracy_id[encoder] = classification.accuracy(probe.logits(features), labels)
-        said = ", ".join(f"{detector} {values['auroc']:.3f}" for detector, values in found[encoder].items())
+        said = ", ".join(
+            f"{detector} {values['auroc']:.3f}" for detector, values in found[encoder].items()
+        )
         log.info("%s, %s encoder: AUROC %s", name, encoder, said)
 
     by_knn = {kind: scores[f"trained.knn.{kind}"] for kind in ("id", "ood")}
     with files.whole_folder(Path("results/ood") / name) as folder:
         files.write_arrays(folder / "scores.safetensors", scores)
-        examples = _examples(name, by_knn["ood"], "") | _examples(params.dataset, by_knn["id"], "id_")
+        examples = _examples(name, by_knn["ood"], "") | _examples(
+            params.dataset, by_knn["id"], "id_"
+        )
         files.write_arrays(folder / "examples.safetensors", examples)
     files.write_csv(f"plots/ood/{name}.csv", ("encoder", "detector", "fpr", "tpr"), curves)
     facts: dict[str, Any] = {"distance": sets[name], "labelled": bool(accuracy_id)}
-    facts |= {f"n_{kind}": len(each) for kind, each in by_knn.items()} | {"n_seen_in_training": seen}
+    facts |= {f"n_{kind}": len(each) for kind, each in by_knn.items()} | {
+        "n_seen_in_training": seen
+    }
     if accuracy_id:
         facts["accuracy_id"] = accuracy_id
     files.write_metrics(f"metrics/ood/{name}.json", found | facts)
@@ -103,9 +121,13 @@ def _training(inside: Features) -> ood_scores.Sample:
     """All that may be fitted to: train and val. Without labels where any image lacks its own."""
     parts = [inside.split(split) for split in FITTED if split in inside.splits]
     if not parts:
-        raise UserError(f"dataset {inside.dataset!r} has no train split for the detectors to be fitted to")
+        raise UserError(
+            f"dataset {inside.dataset!r} has no train split for the detectors to be fitted to"
+        )
     features, labels, log_sigma = map(_joined, zip(*parts, strict=True))
-    return ood_scores.Sample(features, log_sigma=log_sigma, labels=labels if (labels >= 0).all() else None)
+    return ood_scores.Sample(
+        features, log_sigma=log_sigma, labels=labels if (labels >= 0).all() else None
+    )
 
 
 def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
@@ -118,23 +140,37 @@ def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
     try:
         arrays = files.read_arrays(path)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.prediction {name}`") from None
+        raise UserError(
+            f"{path} does not exist; run `dvc repro` or `python -m stages.prediction {name}`"
+        ) from None
     there = [detector for detector in PREDICTED if f"{encoder}.{detector}" in arrays]
     arrays.check({f"{encoder}.{detector}": (files.NUMBER, "N") for detector in there})
     return {detector: arrays[f"{encoder}.{detector}"] for detector in there}
 
 
 def _scores(
-    settings: Ood, seed: int, train: ood_scores.Sample, inside: Features, outside: Features, probe: Probe | None
+    settings: Ood,
+    seed: int,
+    train: ood_scores.Sample,
+    inside: Features,
+    outside: Features,
+    probe: Probe | None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """ID and OOD scores of the test splits by every detector that the labels allow."""
     parts = inside.split("test"), outside.split("test")
     features, _, log_sigma = map(_joined, zip(*parts, strict=True))
-    query = ood_scores.Sample(features, log_sigma=log_sigma, logits=None if probe is None else probe.logits(features))
+    query = ood_scores.Sample(
+        features, log_sigma=log_sigma, logits=None if probe is None else probe.logits(features)
+    )
     train = replace(train, head=None if probe is None else probe.linear)
-    tuning = ood_scores.Settings(settings.k, settings.temperature, settings.shrinkage, settings.vim_dim, seed)
+    tuning = ood_scores.Settings(
+        settings.k, settings.temperature, settings.shrinkage, settings.vim_dim, seed
+    )
     count = len(parts[0][0])
-    return {name: (both[:count], both[count:]) for name, both in ood_scores.score_all(train, query, tuning).items()}
+    return {
+        name: (both[:count], both[count:])
+        for name, both in ood_scores.score_all(train, query, tuning).items()
+    }
 
 
 # --- examples -------------------------------------------------------------------------------------
@@ -149,11 +185,16 @@ def _read(dataset: str, rows: np.ndarray) -> list[np.ndarray]:
     """These test images as they were fetched, uint8 [H,W,C]; no others are decoded."""
     path = Path("data") / dataset / "test.arrow"
     if not path.exists():
-        raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.fetch {dataset}`")
+        raise UserError(
+            f"{path} does not exist; run `dvc repro` or `python -m stages.fetch {dataset}`"
+        )
     reader = SplitReader(path)
     layout, stored = reader.layout, [reader.image(int(row)).to_pybytes() for row in rows]
     if layout.encoding == "raw":
-        return [np.frombuffer(each, np.uint8).reshape(layout.height, layout.width, layout.channels) for each in stored]
+        return [
+            np.frombuffer(each, np.uint8).reshape(layout.height, layout.width, layout.channels)
+            for each in stored
+        ]
     return [picture.decode(each, layout.channels) for each in stored]
 
 
@@ -167,7 +208,9 @@ def _one_size(pictures: list[np.ndarray]) -> np.ndarray:
 
 def _square(pixels: np.ndarray, side: int) -> np.ndarray:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)).reshape(side, side, -1)
+    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)).reshape(
+        side, side, -1
+    )
 
 
 if __name__ == "__main__":

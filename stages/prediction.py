@@ -46,12 +46,15 @@ def main(params: Params, name: str = "") -> None:
     views = ViewSettings(size=settings.image_size, **settled)
     seeing = prediction.Seeing(params.prediction.views, views, params.seed)
     known = _training_images(params.dataset, seen, settings, params.seed)
-    images = dataset.load_split(f"data/{name}", "test", settings.image_size, settings.channels).images
+    images = dataset.load_split(
+        f"data/{name}", "test", settings.image_size, settings.channels
+    ).images
     conditions = {CLEAN: images}
     if name == params.dataset:
         severity = params.prediction.severity
         conditions |= {
-            kind: corruptions.corrupt(images, kind, severity, params.seed) for kind in params.prediction.corruptions
+            kind: corruptions.corrupt(images, kind, severity, params.seed)
+            for kind in params.prediction.corruptions
         }
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: dict[str, dict[str, Any]] = {}
@@ -60,7 +63,11 @@ def main(params: Params, name: str = "") -> None:
     for encoder in ENCODERS:
         model = store.load_model("results/pretrain", encoder).to(device)
         if model.sigma_range is None:
-            log.info("%s, %s encoder: the objective predicts no distribution, so nothing is measured", name, encoder)
+            log.info(
+                "%s, %s encoder: the objective predicts no distribution, so nothing is measured",
+                name,
+                encoder,
+            )
             found[encoder] = {}
             continue
         reference = prediction.fit_reference(model, known, seeing)
@@ -81,7 +88,9 @@ def main(params: Params, name: str = "") -> None:
             )  # fmt: skip
     with files.whole_folder(Path("results/prediction") / name) as folder:
         files.write_arrays(folder / "scores.safetensors", scores)
-    files.write_csv(f"plots/prediction/{name}.csv", ("encoder", "condition", "low", "high", "density"), rows)
+    files.write_csv(
+        f"plots/prediction/{name}.csv", ("encoder", "condition", "low", "high", "density"), rows
+    )
     files.write_metrics(f"metrics/prediction/{name}.json", found)
 
 
@@ -92,8 +101,13 @@ def _training_images(
     folder = f"data/{name}"
     present = [split for split in dataset.split_names(folder) if split in splits]
     if not present:
-        raise UserError(f"{folder} has none of the splits that results/pretrain was trained on: {', '.join(map(str, splits))}")
-    parts = [dataset.load_split(folder, split, settings.image_size, settings.channels).images for split in present]
+        raise UserError(
+            f"{folder} has none of the splits that results/pretrain was trained on: {', '.join(map(str, splits))}"
+        )
+    parts = [
+        dataset.load_split(folder, split, settings.image_size, settings.channels).images
+        for split in present
+    ]
     images = torch.cat(parts)
     return images[drawn(len(images), SEEN, seed, "statistics of the targets")]
 

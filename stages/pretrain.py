@@ -48,7 +48,9 @@ CHECKPOINTS = Path(".prosmin/checkpoints")
 EXAMPLES = 8  # images whose views the report shows
 WATCHED = 1024  # at most so many images behind each look at the diagnostics
 BANK = 4096  # at most so many images that the online k-NN looks among
-SAMPLED = 4096  # so many images of a split that is streamed stand for all of them where a sample will do
+SAMPLED = (
+    4096  # so many images of a split that is streamed stand for all of them where a sample will do
+)
 MEASURED = 20_000  # at most so many images behind the mean and spread of the channels
 
 
@@ -56,9 +58,13 @@ def processes_of(gpus: int) -> int:
     """How many processes are to train: PROSMIN_PROCESSES, or one for each GPU."""
     given = os.environ.get("PROSMIN_PROCESSES", str(gpus or 1))
     if not given.isdecimal() or int(given) < 1:
-        raise UserError(f"PROSMIN_PROCESSES is {given!r}; it must be a number of processes, at least 1")
+        raise UserError(
+            f"PROSMIN_PROCESSES is {given!r}; it must be a number of processes, at least 1"
+        )
     if gpus and int(given) > gpus:
-        raise UserError(f"PROSMIN_PROCESSES is {given}; there are only {gpus} GPUs, and each process needs its own")
+        raise UserError(
+            f"PROSMIN_PROCESSES is {given}; there are only {gpus} GPUs, and each process needs its own"
+        )
     return int(given)
 
 
@@ -67,7 +73,9 @@ def workers_of(processes: int, gpu: bool) -> int:
     share = max(1, cores() // processes) if gpu else 1
     given = os.environ.get("PROSMIN_WORKERS", str(share))
     if not given.isdecimal():
-        raise UserError(f"PROSMIN_WORKERS is {given!r}; it must be a number of processes, 0 or more")
+        raise UserError(
+            f"PROSMIN_WORKERS is {given!r}; it must be a number of processes, 0 or more"
+        )
     return int(given)
 
 
@@ -95,7 +103,8 @@ def main(params: Params) -> None:
     from prosmin.views.streams import make_views
 
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="no" if settings.precision == "fp32" else settings.precision
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no" if settings.precision == "fp32" else settings.precision,
     )
     splits, seen = splits_of(params)
     images = torch.cat([splits[name].images for name in seen])
@@ -104,7 +113,9 @@ def main(params: Params) -> None:
         workers_here = workers_of(accelerator.num_processes, accelerator.device.type == "cuda")
         feed = Streamed(Path("data") / params.dataset, seen, settings.channels, workers_here)
     pixels = images[drawn(len(images), MEASURED, params.seed, "pixels")].float() / 255.0
-    model_settings = model_settings_of(settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist())
+    model_settings = model_settings_of(
+        settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
+    )
     model = store.build_model(model_settings, params.seed)
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     if accelerator.is_main_process:
@@ -119,31 +130,51 @@ def main(params: Params) -> None:
             torch.get_num_threads(),
         )
     training, monitor = train_settings_of(settings), monitor_of(splits, params.seed)
-    checkpoints = checkpoints_of(run_key(training, feed, params.seed, accelerator, monitor, model=model_settings))
+    checkpoints = checkpoints_of(
+        run_key(training, feed, params.seed, accelerator, monitor, model=model_settings)
+    )
     if accelerator.is_main_process:
         checkpoints.prune_runs()
-    history = pretrain(model, feed, training, params.seed, accelerator, monitor, checkpoints=checkpoints)
+    history = pretrain(
+        model, feed, training, params.seed, accelerator, monitor, checkpoints=checkpoints
+    )
     if not accelerator.is_main_process:
         leave_to_the_first()
         return
     log.info("%.0f images/s", history.images_per_second)
-    confirm("nothing is written. With that undone it goes on from its last checkpoint; else it trains anew")
+    confirm(
+        "nothing is written. With that undone it goes on from its last checkpoint; else it trains anew"
+    )
 
     model = model.to("cpu").eval()
     with files.whole_folder("results/pretrain") as out:
-        save(out, model, untrained_of(model_settings, images, params.seed), model_settings, params, {"images": len(feed)})
+        save(
+            out,
+            model,
+            untrained_of(model_settings, images, params.seed),
+            model_settings,
+            params,
+            {"images": len(feed)},
+        )
         shown = images[drawn(len(images), EXAMPLES, params.seed, "examples")]
         views = make_views(shown, view_settings_of(settings)[:2], params.seed, 0, 0)
         files.write_arrays(
             out / "views.safetensors",
-            {"images": shown.numpy(), "views": torch.stack([(view * 255).round().byte() for view in views], 1).numpy()},
+            {
+                "images": shown.numpy(),
+                "views": torch.stack([(view * 255).round().byte() for view in views], 1).numpy(),
+            },
         )
     last = history.diagnostics[-1]
     files.write_json(
         "metrics/pretrain.json",
         {
             "loss": files.rounded(history.loss[-1]["loss"]),
-            **{name: files.rounded(value) for name, value in last.items() if name not in ("step", "epoch")},
+            **{
+                name: files.rounded(value)
+                for name, value in last.items()
+                if name not in ("step", "epoch")
+            },
             "epochs": settings.epochs,
             "steps": last["step"],
             "images": len(feed),
@@ -151,7 +182,9 @@ def main(params: Params) -> None:
         },
     )
     for name, rows in (("loss", history.loss), ("diagnostics", history.diagnostics)):
-        files.write_csv(f"plots/pretrain/{name}.csv", list(rows[0]), [list(row.values()) for row in rows])
+        files.write_csv(
+            f"plots/pretrain/{name}.csv", list(rows[0]), [list(row.values()) for row in rows]
+        )
     checkpoints.finish()
     accelerator.end_training()
 
@@ -167,26 +200,44 @@ def adopt(params: Params) -> None:
 
     settings, given = params.pretrain, params.pretrain.external
     weights = (
-        external.from_file(given.path) if given.source == "file" else external.from_hub(given.repo, given.revision)
+        external.from_file(given.path)
+        if given.source == "file"
+        else external.from_hub(given.repo, given.revision)
     )
     digest = weights.digest()
     if given.source == "file" and given.sha256 not in (None, digest):
         raise ConfigError("external.sha256", given.sha256, f"the file {weights.path} has {digest}")
     model_settings = model_settings_of(settings, *normalisation_of(settings, weights))
     model = store.build_model(model_settings, params.seed)
-    model.encoder.backbone.load_state_dict(external.load_backbone(weights, model_settings).state_dict())
+    model.encoder.backbone.load_state_dict(
+        external.load_backbone(weights, model_settings).state_dict()
+    )
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
-    log.info("%s of %.2f M parameters, as %s has it", settings.encoder.name, encoder_size / 1e6, weights.name)
+    log.info(
+        "%s of %.2f M parameters, as %s has it",
+        settings.encoder.name,
+        encoder_size / 1e6,
+        weights.name,
+    )
     splits, seen = splits_of(params)
     row = observe(model.eval(), monitor_of(splits, params.seed))
     with files.whole_folder("results/pretrain") as out:
         facts = {"external": {"weights": weights.name, "sha256": digest}}
         images = torch.cat([splits[name].images for name in seen])
-        save(out, model, untrained_of(model_settings, images, params.seed), model_settings, params, facts)
+        save(
+            out,
+            model,
+            untrained_of(model_settings, images, params.seed),
+            model_settings,
+            params,
+            facts,
+        )
     rounded = {name: files.rounded(value) for name, value in row.items()}
     files.write_json("metrics/pretrain.json", rounded | {"encoder_parameters": encoder_size})
     files.write_csv("plots/pretrain/loss.csv", ("step", "epoch", "loss"), [])
-    files.write_csv("plots/pretrain/diagnostics.csv", ("step", "epoch", *row), [[0, 0, *row.values()]])
+    files.write_csv(
+        "plots/pretrain/diagnostics.csv", ("step", "epoch", *row), [[0, 0, *row.values()]]
+    )
 
 
 def normalisation_of(settings: Pretrain, weights: "Weights") -> tuple[list[float], list[float]]:
@@ -201,7 +252,9 @@ def normalisation_of(settings: Pretrain, weights: "Weights") -> tuple[list[float
         )
     if len(found[0]) != settings.channels:
         raise ConfigError(
-            "channels", settings.channels, f"the input of {weights.name} is normalised as {len(found[0])} channels"
+            "channels",
+            settings.channels,
+            f"the input of {weights.name} is normalised as {len(found[0])} channels",
         )
     return list(found[0]), list(found[1])
 
@@ -313,7 +366,9 @@ def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
     drawn = settings.views.model_dump(exclude={"local"})
     local = settings.views.local
     small = [ViewSettings(size=size, **{**drawn, "scale": local.scale}) for size in local.size]
-    return [ViewSettings(size=settings.image_size, **drawn)] * 2 + [each for each in small for _ in range(local.count)]
+    return [ViewSettings(size=settings.image_size, **drawn)] * 2 + [
+        each for each in small for _ in range(local.count)
+    ]
 
 
 def train_settings_of(settings: Pretrain) -> "TrainSettings":
@@ -344,7 +399,9 @@ def checkpoints_of(key: str) -> "Checkpoints":
     except ValueError:
         every = -1.0
     if not 0 <= every < float("inf"):
-        raise UserError(f"PROSMIN_CHECKPOINT_SECONDS is {given!r}; it must be a number of seconds, 0 or more")
+        raise UserError(
+            f"PROSMIN_CHECKPOINT_SECONDS is {given!r}; it must be a number of seconds, 0 or more"
+        )
     return Checkpoints(CHECKPOINTS, key, every)
 
 
@@ -359,7 +416,9 @@ def monitor_of(splits: "Mapping[str, Split]", seed: int) -> "Monitor":
     if "val" not in splits or bank is None or (bank.labels < 0).any() or (watched.labels < 0).any():
         return Monitor(watched.images[rows])
     known = drawn(len(bank), BANK, seed, "bank of the monitor")
-    return Monitor(watched.images[rows], watched.labels[rows], bank.images[known], bank.labels[known])
+    return Monitor(
+        watched.images[rows], watched.labels[rows], bank.images[known], bank.labels[known]
+    )
 
 
 if __name__ == "__main__":

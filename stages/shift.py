@@ -45,11 +45,19 @@ def main(params: Params, name: str = "") -> None:
         features, labels = load_features(name, encoder).labelled("test")
         logits = probe.logits(features)[:, chosen]
         truth = np.searchsorted(chosen, columns[labels])
-        values = classification_metrics(logits, truth, probe.temperature, asked.bootstrap, params.seed)
+        values = classification_metrics(
+            logits, truth, probe.temperature, asked.bootstrap, params.seed
+        )
         clean, known = load_features(params.dataset, encoder).labelled("test")
         inside = np.isin(known, chosen)
-        at_home = classification.accuracy(probe.logits(clean[inside])[:, chosen], np.searchsorted(chosen, known[inside]))
-        found[encoder] = values | {"accuracy_clean": float(at_home), "classes": len(chosen), "n": len(labels)}
+        at_home = classification.accuracy(
+            probe.logits(clean[inside])[:, chosen], np.searchsorted(chosen, known[inside])
+        )
+        found[encoder] = values | {
+            "accuracy_clean": float(at_home),
+            "classes": len(chosen),
+            "n": len(labels),
+        }
         rows += [(encoder, *row) for row in reliability_rows(logits, truth, probe.temperature)]
         log.info(
             "%s, %s encoder: accuracy %.4f [%.4f, %.4f] among %d of %d classes, on clean images %.4f",
@@ -72,7 +80,9 @@ def matched(dataset: str, name: str) -> tuple[np.ndarray, dict[str, int]]:
     place = {label: number for number, label in enumerate(ours)}
     for label in theirs:
         if label not in place:
-            raise UserError(f"class {label!r} of {name} is no class of {dataset}{nearest(label, place)}")
+            raise UserError(
+                f"class {label!r} of {name} is no class of {dataset}{nearest(label, place)}"
+            )
     return np.array([place[label] for label in theirs]), place
 
 

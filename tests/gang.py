@@ -12,7 +12,9 @@ import torch
 
 # A server that has the libraries loaded and has run nothing: its forks start at once and share no thread.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["torch", "accelerate", "timm", "prosmin.training.loop", "prosmin.models.store"])
+_processes.set_forkserver_preload(
+    ["torch", "accelerate", "timm", "prosmin.training.loop", "prosmin.models.store"]
+)
 
 
 def start(function: Callable[..., Any], *arguments: Any, world: int = 1) -> list[Any]:
@@ -20,7 +22,10 @@ def start(function: Callable[..., Any], *arguments: Any, world: int = 1) -> list
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    gang = [_processes.Process(target=_member, args=(rank, world, port, function, arguments)) for rank in range(world)]
+    gang = [
+        _processes.Process(target=_member, args=(rank, world, port, function, arguments))
+        for rank in range(world)
+    ]
     for process in gang:
         process.start()
     return gang
@@ -39,11 +44,17 @@ def _keep(folder: str, function: Callable[..., Any], arguments: tuple[Any, ...])
     torch.save(function(*arguments), Path(folder) / os.environ.get("RANK", "0"))
 
 
-def _member(rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _member(
+    rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
     if world > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "ACCELERATE_USE_CPU": "true",
+        }
     function(*arguments)
     if world > 1 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

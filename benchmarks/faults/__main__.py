@@ -69,9 +69,7 @@ KINDS = {
     ),
     "lock": Kind(14, damage.lock, "damaged `dvc.lock`", asks=True),
     "made": Kind(14, damage.made, "damaged files in data/, metrics/, plots/, results/"),
-    "cache": Kind(
-        12, damage.cache, "damaged objects of the cache, working files gone", asks=True
-    ),
+    "cache": Kind(12, damage.cache, "damaged objects of the cache, working files gone", asks=True),
     "run cache": Kind(8, damage.run_cache, "damaged run cache"),
     "rwlock": Kind(8, damage.read_write_lock, "damaged or stale `.dvc/tmp/rwlock`"),
     "notes": Kind(8, damage.notes, "damaged files in `.prosmin`"),

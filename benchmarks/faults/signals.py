@@ -103,9 +103,7 @@ IN_DASHBOARD: dict[str, Target] = {
 }
 
 
-def strike(
-    process: subprocess.Popen[bytes], target: Target, number: int, delay: float
-) -> None:
+def strike(process: subprocess.Popen[bytes], target: Target, number: int, delay: float) -> None:
     """Signal the process that is ``target``, ``delay`` seconds after it has appeared."""
     found: list[Running] = []
 

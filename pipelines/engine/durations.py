@@ -16,7 +16,9 @@ def load() -> dict[str, float]:
         return {}
     # A file that was torn or edited may hold NaN and infinity, which are no seconds and cannot be written again.
     known = found.items() if isinstance(found, dict) else ()
-    return {name: value for name, value in known if isinstance(value, int | float) and 0 <= value < 1e9}
+    return {
+        name: value for name, value in known if isinstance(value, int | float) and 0 <= value < 1e9
+    }
 
 
 def save(seconds: Mapping[str, float]) -> None:

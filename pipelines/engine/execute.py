@@ -27,7 +27,10 @@ ADVICE = re.compile(
     r"(Updating|Generating) lock file|To track the changes with git|To enable auto staging|Use `dvc push`"
     r"|\s*git add |\s*dvc config core.autostage"
 )
-ATTEMPTS, PAUSE = 20, 0.5  # at most ten seconds of waiting in all, ample for a lock held for milliseconds
+ATTEMPTS, PAUSE = (
+    20,
+    0.5,
+)  # at most ten seconds of waiting in all, ample for a lock held for milliseconds
 KEPT = 200  # last lines of output, to tell why a stage failed
 
 
@@ -49,11 +52,21 @@ class Result:
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's own, in which plain ``python`` is this Python though nothing has been activated."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, "PATH": path, "DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
+    return {
+        **os.environ,
+        "PATH": path,
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        **(extra or {}),
+    }
 
 
 def guarded(
-    command: list[str], extra: Mapping[str, str] | None = None, *, shown: bool = False, lock: int | None = None
+    command: list[str],
+    extra: Mapping[str, str] | None = None,
+    *,
+    shown: bool = False,
+    lock: int | None = None,
 ) -> subprocess.Popen[str]:
     """Start ``command`` so that it ends when this process does, however that ends, and when its guard is killed.
 
@@ -98,10 +111,18 @@ class Executor:
         self.stop()
         self._starter.__exit__()
 
-    def run(self, stage: str, lease: Lease, show: Callable[[str], None] = lambda line: None) -> Result:
+    def run(
+        self, stage: str, lease: Lease, show: Callable[[str], None] = lambda line: None
+    ) -> Result:
         """Run ``stage`` to its end. ``show`` gets every line that DVC and the stage write, as it comes."""
         begun = time.monotonic()
-        arguments = ["--wait-for-lock", "repro", "--single-item", stage, *(["--force"] if self._force else [])]
+        arguments = [
+            "--wait-for-lock",
+            "repro",
+            "--single-item",
+            stage,
+            *(["--force"] if self._force else []),
+        ]
         for _ in range(ATTEMPTS):
             code, output = self._once(arguments, lease, show)
             if self._stopped or code == 0 or not transient(output):
@@ -116,7 +137,9 @@ class Executor:
             else Result(stage, "failed", seconds, reason(output, code))
         )
 
-    def _once(self, arguments: list[str], lease: Lease, show: Callable[[str], None]) -> tuple[int, str]:
+    def _once(
+        self, arguments: list[str], lease: Lease, show: Callable[[str], None]
+    ) -> tuple[int, str]:
         process = self._starter.start(arguments, environment(lease.environment()))
         with self._guard:
             self._running.add(process)

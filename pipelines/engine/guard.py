@@ -29,8 +29,13 @@ def descendants() -> set[int]:
     parents: dict[int, int] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat") as handle:
-                fields = handle.read().rpartition(")")[2].split()  # the name in brackets may hold blanks
+            with (
+                contextlib.suppress(OSError, ValueError, IndexError),
+                open(f"/proc/{name}/stat") as handle,
+            ):
+                fields = (
+                    handle.read().rpartition(")")[2].split()
+                )  # the name in brackets may hold blanks
                 if fields[0] != "Z":
                     parents[int(name)] = int(fields[1])
     found = {os.getpid()}
@@ -91,7 +96,9 @@ def watch(start: Callable[[], int]) -> int:
     signal.set_wakeup_fd(wake_write)
     stopped: list[int] = []
     for number in (*STOPS, signal.SIGCHLD):
-        signal.signal(number, lambda number, frame: stopped.append(number) if number in STOPS else None)
+        signal.signal(
+            number, lambda number, frame: stopped.append(number) if number in STOPS else None
+        )
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     group, code = start(), None

@@ -44,7 +44,11 @@ class Machine:
     gpus: tuple[str, ...] = field(default_factory=gpus)
 
     def __post_init__(self) -> None:
-        self._slots, self._cores, self._gpus = self.workers, max(self.cores, self.workers), list(self.gpus)
+        self._slots, self._cores, self._gpus = (
+            self.workers,
+            max(self.cores, self.workers),
+            list(self.gpus),
+        )
         self._guard = threading.Lock()
 
     def lease(self, stage: Stage) -> Lease | None:
@@ -64,4 +68,8 @@ class Machine:
 
     def _held(self, stage: Stage) -> int:
         """What is taken from the common stock: a stage that wants all cores runs alone, also where workers share cores."""
-        return max(self.cores, self.workers) if stage.threads == "all" else share(stage.threads, self.cores)
+        return (
+            max(self.cores, self.workers)
+            if stage.threads == "all"
+            else share(stage.threads, self.cores)
+        )

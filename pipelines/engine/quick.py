@@ -64,9 +64,13 @@ def _lock_files() -> None:
         text = {}
         for stage in stages:
             data = serialize.to_lockfile(stage, **kwargs)
-            if stage.name in data:  # nothing is noted of a stage that has neither inputs nor outputs
+            if (
+                stage.name in data
+            ):  # nothing is noted of a stage that has neither inputs nor outputs
                 text[stage.name] = dumps_yaml({"stages": data}).removeprefix("stages:\n")
-        if any(ANCHOR.search(each) for each in text.values()):  # whose names must be different over the whole file
+        if any(
+            ANCHOR.search(each) for each in text.values()
+        ):  # whose names must be different over the whole file
             whole(self, stages, **kwargs)
         elif lockfile.update(path, text):
             dvc.dvcfile.logger.info("Updating lock file '%s'", self.relpath)
@@ -130,7 +134,9 @@ def _rwlock() -> None:
             lock["read"] = defaultdict(list, lock["read"])
             lock["write"] = defaultdict(dict, lock["write"])
             yield lock
-            part = path.with_name(f".{path.name}.{os.getpid()}.part")  # not for long: a power cut ends who holds it, too
+            part = path.with_name(
+                f".{path.name}.{os.getpid()}.part"
+            )  # not for long: a power cut ends who holds it, too
             part.write_text(json.dumps(lock), encoding="utf-8")
             part.replace(path)
 
@@ -153,7 +159,9 @@ def _run_cache() -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-        run_cache.logger.warning("an entry of the run cache was torn and has been removed: '%s'", run_cache.relpath(path))
+        run_cache.logger.warning(
+            "an entry of the run cache was torn and has been removed: '%s'", run_cache.relpath(path)
+        )
         return None
 
     run_cache.StageCache._load_cache = load_whole
@@ -180,7 +188,9 @@ def _reasons() -> None:
             known.update(dict.fromkeys(paths, error.strerror))
         reasons = dict.fromkeys(known[path] for path in paths if path in known)
         if reasons:
-            self.args = self.msg, = (f"cannot write {', '.join(map(repr, paths))}: {', '.join(reasons)}",)
+            self.args = (self.msg,) = (
+                f"cannot write {', '.join(map(repr, paths))}: {', '.join(reasons)}",
+            )
 
     dvc.exceptions.CacheLinkError.__init__ = explained
 

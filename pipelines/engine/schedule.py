@@ -30,7 +30,9 @@ class Schedule:
     ):
         self.stages, self.unchanged, self.machine, self.submit = stages, unchanged, machine, submit
         ways = ways_to_the_end(stages, seconds or {})
-        self._order = sorted(stages, key=lambda name: -ways[name])  # what is equal stays in DVC's order
+        self._order = sorted(
+            stages, key=lambda name: -ways[name]
+        )  # what is equal stays in DVC's order
         self.results: dict[str, Result] = {}
         self._ended: queue.SimpleQueue[tuple[Result, Lease | None]] = queue.SimpleQueue()
 
@@ -53,7 +55,9 @@ class Schedule:
             return False
         failed = [need for need in stage.needs if not self.results[need].done]
         if failed:
-            self.submit(stage, None, Result(stage.name, "blocked", 0.0, f"needs {', '.join(failed)}"))
+            self.submit(
+                stage, None, Result(stage.name, "blocked", 0.0, f"needs {', '.join(failed)}")
+            )
             return True
         if stage.name in self.unchanged:
             self.submit(stage, None, Result(stage.name, "skipped", 0.0))

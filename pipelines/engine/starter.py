@@ -25,7 +25,9 @@ from typing import IO, Any, NoReturn
 ROOT = Path(__file__).parents[2]
 HEADER = 8  # bytes that say how long a request is
 if __name__ == "__main__":  # started by its path, in a Python that knows of no other folder
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it has nothing to clean up: what it has forked stands below guards
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # it has nothing to clean up: what it has forked stands below guards
     sys.path.insert(0, str(ROOT))
 
 from pipelines.engine import guard, quick  # noqa: E402
@@ -100,12 +102,16 @@ class Starter:
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Process:
         (output, told), (alive, life), (status, ended) = (os.pipe() for _ in range(3))
-        request = json.dumps({"arguments": list(arguments), "environment": dict(environment)}).encode()
+        request = json.dumps(
+            {"arguments": list(arguments), "environment": dict(environment)}
+        ).encode()
         with self._guard:
             if self._server is None or self._server.poll() is not None:
                 self._begin(environment)
             try:
-                socket.send_fds(self._channel, [len(request).to_bytes(HEADER)], [told, alive, ended])
+                socket.send_fds(
+                    self._channel, [len(request).to_bytes(HEADER)], [told, alive, ended]
+                )
                 self._channel.sendall(request)
                 leader = int(self._channel.recv(16) or 0)
             except (BrokenPipeError, ConnectionResetError):
@@ -169,7 +175,9 @@ def _exactly(channel: socket.socket, size: int) -> bytes:
     return content
 
 
-def _guarded(arguments: list[str], environment: dict[str, str], told: int, alive: int, ended: int) -> int:
+def _guarded(
+    arguments: list[str], environment: dict[str, str], told: int, alive: int, ended: int
+) -> int:
     os.setsid()
     for pipe, place in ((alive, 0), (told, 1), (told, 2)):
         os.dup2(pipe, place)
@@ -187,9 +195,14 @@ def _guarded(arguments: list[str], environment: dict[str, str], told: int, alive
                 os.dup2(nothing.fileno(), 0)
             signal.set_wakeup_fd(-1)
             for number in (*guard.STOPS, signal.SIGCHLD):
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+                signal.signal(
+                    number,
+                    signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL,
+                )
             _end(_dvc, arguments)
-        with contextlib.suppress(OSError):  # it has done so itself, and may have gone on to what forbids it
+        with contextlib.suppress(
+            OSError
+        ):  # it has done so itself, and may have gone on to what forbids it
             os.setpgid(child, child)
         return child
 

@@ -56,7 +56,10 @@ def _run_name() -> str:
 
 # A thread waits for each stage that runs; how many run is decided by the leases, not by the number of threads.
 @flow(
-    name="graph", flow_run_name=_run_name, task_runner=ThreadPoolTaskRunner(max_workers=1000), validate_parameters=True
+    name="graph",
+    flow_run_name=_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=1000),
+    validate_parameters=True,
 )
 def run_graph(
     stages: Sequence[str] = (),
@@ -86,7 +89,11 @@ def run_graph(
             ending = _ending(results)
             if saved and ending.is_completed():
                 kept = saved.save()
-                log.info("experiment %s: see it with `dvc exp show`, take it over with `dvc exp apply %s`", kept, kept)
+                log.info(
+                    "experiment %s: see it with `dvc exp show`, take it over with `dvc exp apply %s`",
+                    kept,
+                    kept,
+                )
                 if view := VIEW.get():
                     view.saved(kept)
         return ending
@@ -144,7 +151,9 @@ def _run_here(
         progress.ended()
 
     took = durations.load()
-    schedule = Schedule(chosen, unchanged, machine.Machine(workers or machine.cores()), submit, took)
+    schedule = Schedule(
+        chosen, unchanged, machine.Machine(workers or machine.cores()), submit, took
+    )
     with Executor(Path.cwd(), force, lock) as executor:
         try:
             results = schedule.run()
@@ -158,7 +167,9 @@ def _run_here(
             progress.close()
     if all(each.done for each in results.values()):
         lockfile.forget()
-    durations.save(took | {name: each.seconds for name, each in results.items() if each.outcome == "ran"})
+    durations.save(
+        took | {name: each.seconds for name, each in results.items() if each.outcome == "ran"}
+    )
     with suppress(HTTPError):  # the server has gone for good; what ran, ran
         page.publish(results)
     return results
@@ -168,7 +179,9 @@ def _state(result: Result) -> State[Any]:
     """The state of a task, named after what became of the stage."""
     if result.done:
         names = {"ran": "Completed", "cached": "Cached", "skipped": "Skipped"}
-        return Completed(name=names[result.outcome], message=f"{result.outcome} in {result.seconds:.1f} s")
+        return Completed(
+            name=names[result.outcome], message=f"{result.outcome} in {result.seconds:.1f} s"
+        )
     return Failed(message=result.reason or result.outcome)
 
 
@@ -178,9 +191,15 @@ def _ending(results: dict[str, Result]) -> State[Any]:
         for outcome in ("ran", "cached", "skipped")
     }
     text = ", ".join(f"{len(names)} {outcome}" for outcome, names in count.items() if names)
-    failed = {name: each.reason for name, each in results.items() if not each.done and each.outcome != "blocked"}
+    failed = {
+        name: each.reason
+        for name, each in results.items()
+        if not each.done and each.outcome != "blocked"
+    }
     if not failed:
         return Completed(message=text)
     blocked = [name for name, each in results.items() if each.outcome == "blocked"]
     lines = [f"{name} failed: {why}" for name, why in failed.items()]
-    return Failed(message="; ".join(lines + ([f"not run: {', '.join(blocked)}"] if blocked else [])))
+    return Failed(
+        message="; ".join(lines + ([f"not run: {', '.join(blocked)}"] if blocked else []))
+    )

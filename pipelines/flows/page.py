@@ -21,11 +21,20 @@ CURVES = 8  # curves in a plot; more cannot be told apart
 
 def publish(results: Mapping[str, Result]) -> None:
     """Put everything on the page of the flow run that this is called from that is of its settings."""
-    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+    from prefect.artifacts import (
+        create_link_artifact,
+        create_markdown_artifact,
+        create_table_artifact,
+    )
 
     create_table_artifact(
         [
-            {"stage": each.stage, "outcome": each.outcome, "seconds": round(each.seconds, 1), "why": each.reason}
+            {
+                "stage": each.stage,
+                "outcome": each.outcome,
+                "seconds": round(each.seconds, 1),
+                "why": each.reason,
+            }
             for each in results.values()
         ],
         key="stages",
@@ -43,13 +52,19 @@ def publish(results: Mapping[str, Result]) -> None:
     if any(each.outcome in ("ran", "cached") for each in results.values()):
         with dag.opened() as repo:
             changed, drawn = metrics_against_commit(repo), plots(repo, stale)
-        create_table_artifact(changed or [{"metric": "none has changed"}], key="metrics-against-last-commit")
+        create_table_artifact(
+            changed or [{"metric": "none has changed"}], key="metrics-against-last-commit"
+        )
         if drawn:
-            create_markdown_artifact("\n\n".join(drawn), key="plots", description="The plots that dvc.yaml declares.")
+            create_markdown_artifact(
+                "\n\n".join(drawn), key="plots", description="The plots that dvc.yaml declares."
+            )
     if REPORT.is_file() and current.belongs(str(REPORT), stale):
         base = os.environ.get("PROSMIN_REPORT_URL")
         link = f"{base}/{REPORT.name}" if base else REPORT.resolve().as_uri()
-        create_link_artifact(link, "the report", key="report", description=f"{REPORT}, as it stands now.")
+        create_link_artifact(
+            link, "the report", key="report", description=f"{REPORT}, as it stands now."
+        )
 
 
 def _cells(row: Row) -> dict[str, str]:
@@ -96,11 +111,17 @@ def draw(table: list[dict[str, str]], x: str, y: str) -> bytes:
 
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.add_subplot(xlabel=x, ylabel=y)
-    names = [name for name in (table[0] if table else []) if not all(map(_number, (row[name] for row in table)))]
+    names = [
+        name
+        for name in (table[0] if table else [])
+        if not all(map(_number, (row[name] for row in table)))
+    ]
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in table:
         if _number(row[x]) and _number(row[y]):
-            curves.setdefault(" ".join(row[name] for name in names), []).append((float(row[x]), float(row[y])))
+            curves.setdefault(" ".join(row[name] for name in names), []).append(
+                (float(row[x]), float(row[y]))
+            )
     labels = list(curves)
     for place in drawn(len(labels), CURVES, 0, "curves"):
         points = sorted(curves[labels[place]])

@@ -19,7 +19,9 @@ class Progress:
         self._shares, self._known = {ALL: 0.0}, dict[str, tuple[UUID, float]]()
         self._closed = threading.Event()
         # The context says which run the bars belong to.
-        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._work,), daemon=True)
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._work,), daemon=True
+        )
         self._thread.start()
 
     def line(self, stage: str, text: str) -> bool:

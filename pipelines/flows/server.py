@@ -72,7 +72,9 @@ def settle() -> None:
     # No proxy knows the addresses of this machine. Of the two spellings some programs read the one, some the other.
     direct = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     if "*" not in direct:
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(filter(None, [*direct, *LOCAL])))
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(
+            dict.fromkeys(filter(None, [*direct, *LOCAL]))
+        )
     try:
         Path(os.environ["PREFECT_HOME"]).mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -144,7 +146,11 @@ def check(url: str) -> None:
     from httpx import HTTPError, HTTPStatusError, InvalidURL, TimeoutException
     from prefect.client.base import ServerType
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
 
     quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: ANSWER}
     try:
@@ -173,7 +179,9 @@ def check(url: str) -> None:
 @contextmanager
 def started(port: int, ui: bool = True) -> Iterator[Server]:
     """A server on loopback that ends with the block, or with this process however it ends."""
-    password = os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or f"prosmin:{secrets.token_urlsafe(32)}"
+    password = (
+        os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or f"prosmin:{secrets.token_urlsafe(32)}"
+    )
     server = Server(f"http://{HOST}:{port}/api", password)
     extra = server.variables() | {
         "PREFECT_SERVER_API_AUTH_STRING": password,
@@ -193,9 +201,13 @@ def started(port: int, ui: bool = True) -> Iterator[Server]:
             code = process.poll()
             if code is not None:
                 reader.join(1.0)
-                raise UserError(f"the Prefect server did not start on {HOST}:{port}: {ending(code, lines)}")
+                raise UserError(
+                    f"the Prefect server did not start on {HOST}:{port}: {ending(code, lines)}"
+                )
             if time.monotonic() > end:
-                raise UserError(f"the Prefect server did not start on {HOST}:{port}: it was not up after {PATIENCE:.0f} seconds")
+                raise UserError(
+                    f"the Prefect server did not start on {HOST}:{port}: it was not up after {PATIENCE:.0f} seconds"
+                )
             time.sleep(0.1)
         yield server
     finally:
@@ -210,7 +222,13 @@ def ending(code: int, lines: Sequence[str]) -> str:
     names = {number.value: number.name for number in signal.Signals}
     if error is None and killed in names:
         return f"it was ended by {names[killed]}"
-    return error.removeprefix("error: ") if error else said[-1] if said else f"it ended with code {code}"
+    return (
+        error.removeprefix("error: ")
+        if error
+        else said[-1]
+        if said
+        else f"it ended with code {code}"
+    )
 
 
 def stop(process: subprocess.Popen[str]) -> None:

@@ -17,7 +17,9 @@ from prefect.states import Completed, Failed, State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
 
-@flow(name="sweep", flow_run_name="sweep {name}", task_runner=ThreadPoolTaskRunner(max_workers=1000))
+@flow(
+    name="sweep", flow_run_name="sweep {name}", task_runner=ThreadPoolTaskRunner(max_workers=1000)
+)
 def run_sweep(
     grid: dict[str, Any],
     rank: str,
@@ -82,7 +84,9 @@ def run_sweep(
             future.wait()
     ranked = table(sweep, names, failed)
     create_table_artifact(
-        ranked, key="ranking", description=f"By {rank}, the {'lowest' if sweep.lowest_first else 'highest'} first."
+        ranked,
+        key="ranking",
+        description=f"By {rank}, the {'lowest' if sweep.lowest_first else 'highest'} first.",
     )
     if echo:
         print(aligned(ranked), flush=True)
@@ -96,5 +100,6 @@ def aligned(rows: list[dict[str, Any]]) -> str:
     lines = [list(rows[0]), *(list(map(str, row.values())) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )

@@ -65,7 +65,9 @@ class Terminal:
         with self._guard:
             self.results[result.stage] = result
         seconds = f" in {result.seconds:.1f} s" if result.seconds else ""
-        self._say(f"{result.stage}: {result.outcome}{seconds}{f': {result.reason}' if result.reason else ''}")
+        self._say(
+            f"{result.stage}: {result.outcome}{seconds}{f': {result.reason}' if result.reason else ''}"
+        )
 
     def saved(self, name: str) -> None:
         self.experiment = name
@@ -92,11 +94,16 @@ class Terminal:
                     last = self._last[name][-1].strip() if self._last[name] else ""
                     running = f"{time.monotonic() - self._begun[name]:.1f} s"
                     shown.add_row(
-                        name, Text("running", "bold"), running, Text(last, "dim", no_wrap=True, overflow="ellipsis")
+                        name,
+                        Text("running", "bold"),
+                        running,
+                        Text(last, "dim", no_wrap=True, overflow="ellipsis"),
                     )
                 else:
                     shown.add_row(name, Text("waiting", "dim"), "", "")
-            count = f"{len(self.results)} of {len(self._stages)} stages" if self._stages else "starting"
+            count = (
+                f"{len(self.results)} of {len(self._stages)} stages" if self._stages else "starting"
+            )
         return Group(shown, Text(count, "bold"))
 
     def failures(self) -> list[str]:

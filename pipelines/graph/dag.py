@@ -33,7 +33,9 @@ class Stage:
     weight: int = 1
 
 
-Look = tuple[dict[str, Stage], set[str]]  # the stages of a run, and those of them for which there is nothing to do
+Look = tuple[
+    dict[str, Stage], set[str]
+]  # the stages of a run, and those of them for which there is nothing to do
 
 
 @contextmanager
@@ -44,12 +46,16 @@ def opened() -> Iterator["Repo"]:
     from dvc.scm import SCMError
 
     if not Path("dvc.yaml").is_file():
-        raise UserError(f"there is no dvc.yaml in {Path.cwd().name}/; run this in the top folder of the project")
+        raise UserError(
+            f"there is no dvc.yaml in {Path.cwd().name}/; run this in the top folder of the project"
+        )
     try:
         with Repo(_wait_for_lock=True) as repo:
             yield repo
     except SCMError:
-        raise UserError("this folder is not a git clone, and DVC needs one; use `git clone`, or `git init`") from None
+        raise UserError(
+            "this folder is not a git clone, and DVC needs one; use `git clone`, or `git init`"
+        ) from None
     except DvcException as error:
         raise UserError(sentence(error)) from None
 
@@ -127,11 +133,15 @@ def _resources(stage: Any) -> dict[str, Any]:
         raise UserError(f"{where} is {found!r}; it must be like {{gpus: 1, threads: 1}}")
     for key, value in found.items():
         if key not in allowed:
-            raise UserError(f"{where}.{key} is not a known key{nearest(key, allowed)}; allowed: {', '.join(allowed)}")
+            raise UserError(
+                f"{where}.{key} is not a known key{nearest(key, allowed)}; allowed: {', '.join(allowed)}"
+            )
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= allowed[key]
         if not whole and (value != "all" or key == "weight"):
             other = "" if key == "weight" else "all, or "
-            raise UserError(f"{where}.{key} is {value!r}; it must be {other}a whole number of at least {allowed[key]}")
+            raise UserError(
+                f"{where}.{key} is {value!r}; it must be {other}a whole number of at least {allowed[key]}"
+            )
     return found
 
 
@@ -153,7 +163,10 @@ def look(targets: Iterable[str] = (), downstream: bool = False) -> Look:
         stages = {stage.name: stage for stage in _plan(repo, list(targets), downstream)}
         by_name = {name_of(stage): stage for stage in repo.index.stages}
         done: set[str] = set()
-        for name, stage in stages.items():  # in DVC's order, so what a stage needs has been looked at
+        for (
+            name,
+            stage,
+        ) in stages.items():  # in DVC's order, so what a stage needs has been looked at
             if done.issuperset(stage.needs) and not by_name[name].changed():
                 done.add(name)
         return stages, done

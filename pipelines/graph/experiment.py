@@ -53,7 +53,9 @@ class Experiment:
 
 
 @contextlib.contextmanager
-def experiment(changes: Sequence[str], name: str | None = None, snapshot: str | None = None) -> Iterator[Experiment]:
+def experiment(
+    changes: Sequence[str], name: str | None = None, snapshot: str | None = None
+) -> Iterator[Experiment]:
     """Be in the folder of a new experiment while the block runs; then it is gone.
 
     ``changes``: ``key=value`` each. ``snapshot``: what ``snapshot()`` has returned; None: the folder as it is now.
@@ -62,7 +64,9 @@ def experiment(changes: Sequence[str], name: str | None = None, snapshot: str | 
     origin = Path.cwd()
     check(changes, name)
     if snapshot and not re.fullmatch(SNAPSHOT, snapshot):
-        raise UserError(f"snapshot is {shown(snapshot)}; it must be the full id of a commit, which a sweep fills in")
+        raise UserError(
+            f"snapshot is {shown(snapshot)}; it must be the full id of a commit, which a sweep fills in"
+        )
     commit, _, edits = (snapshot or take_snapshot()).partition("+")
     for line in clear_experiments():
         print(line, file=sys.stderr, flush=True)
@@ -85,11 +89,23 @@ def take_snapshot() -> str:
     """The last commit and, after a plus, the uncommitted changes of tracked files."""
     here = Path.cwd()
     commit = git(
-        here, "rev-parse", "--verify", "HEAD", fails="has no commit yet; an experiment starts from one"
+        here,
+        "rev-parse",
+        "--verify",
+        "HEAD",
+        fails="has no commit yet; an experiment starts from one",
     ).strip()
     for path in ("dvc.yaml", str(PARAMS)):
-        git(here, "ls-files", "--error-unmatch", path, fails=f"does not track {path}; `git add {path}` first")
-    git(here, "status", "--porcelain")  # notes new time stamps, over which alone `git stash create` fails
+        git(
+            here,
+            "ls-files",
+            "--error-unmatch",
+            path,
+            fails=f"does not track {path}; `git add {path}` first",
+        )
+    git(
+        here, "status", "--porcelain"
+    )  # notes new time stamps, over which alone `git stash create` fails
     return "+".join(filter(None, [commit, git(here, "stash", "create").strip()]))
 
 
@@ -97,7 +113,9 @@ def check(changes: Sequence[str], name: str | None = None) -> None:
     """Raise ``UserError`` for what can be told without running anything."""
     if name is not None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise UserError(f"{name!r} cannot be the name of an experiment; use letters, digits, '-', '_' and '.'")
+            raise UserError(
+                f"{name!r} cannot be the name of an experiment; use letters, digits, '-', '_' and '.'"
+            )
         with dag.opened() as repo:
             from dvc.repo.experiments.utils import exp_refs_by_names
 
@@ -113,8 +131,12 @@ def check(changes: Sequence[str], name: str | None = None) -> None:
         section, known = content, ""
         for step in key.split("."):
             if not isinstance(section, dict) or step not in section:
-                options = [f"{known}{option}" for option in section] if isinstance(section, dict) else []
-                raise UserError(f"{printable(key)} is not in {PARAMS}{nearest(f'{known}{step}', options)}")
+                options = (
+                    [f"{known}{option}" for option in section] if isinstance(section, dict) else []
+                )
+                raise UserError(
+                    f"{printable(key)} is not in {PARAMS}{nearest(f'{known}{step}', options)}"
+                )
             section, known = section[step], f"{known}{step}."
         _one_value(change)
 
@@ -130,14 +152,24 @@ def _one_value(change: str) -> None:
 
     key, _, value = change.partition("=")
     if INTERPOLATION in change:
-        raise UserError(f"{key} is {shown(value)}; a value is taken as it stands, so it must not hold {INTERPOLATION!r}")
+        raise UserError(
+            f"{key} is {shown(value)}; a value is taken as it stands, so it must not hold {INTERPOLATION!r}"
+        )
     try:
         if len(change) > LONGEST:
             raise ValueError
         (parsed,) = to_hydra_overrides([change])
-    except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
+    except (
+        HydraException,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: a number of thousands of digits
         said = (str(error).splitlines() or [""])[0]
-        why = "is too long or too deep to be read" if not isinstance(error, HydraException) else f"cannot be read: {said[:100]}"
+        why = (
+            "is too long or too deep to be read"
+            if not isinstance(error, HydraException)
+            else f"cannot be read: {said[:100]}"
+        )
         raise UserError(f"{key} is {shown(value)}, which {why}") from None
     if parsed.is_sweep_override() or parsed.type != OverrideType.CHANGE:
         raise UserError(
@@ -169,9 +201,13 @@ def _share_cache(origin: Path, folder: Path) -> None:
         cache = repo.cache.legacy.path  # the top folder, which holds the run cache too
     with Repo(str(folder)) as repo, repo.config.edit("local") as settings:
         settings["cache"]["dir"] = cache
-    logging.getLogger("dvc").setLevel(logging.ERROR)  # a result that is not in the cache is made, and no news
+    logging.getLogger("dvc").setLevel(
+        logging.ERROR
+    )  # a result that is not in the cache is made, and no news
     with Repo(str(folder)) as repo:
-        repo.checkout(force=True, allow_missing=True)  # what the settings leave unchanged need not run
+        repo.checkout(
+            force=True, allow_missing=True
+        )  # what the settings leave unchanged need not run
 
 
 def git(folder: Path, *arguments: str, fails: str = "") -> str:

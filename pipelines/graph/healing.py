@@ -24,7 +24,11 @@ from stages.common import declared, proof
 
 DVC = Path(".dvc/tmp")
 EXPERIMENTS = FOLDER / "experiments"
-WRITTEN = ("metrics", "plots", "results")  # by stages, at any depth; data/ holds folders of files and may be large
+WRITTEN = (
+    "metrics",
+    "plots",
+    "results",
+)  # by stages, at any depth; data/ holds folders of files and may be large
 QUIET = 60.0  # seconds since the last write, after which a copy that no process here has open is nobody's
 COPY = re.compile(r".*\.[\w-]{22}\.tmp")  # the name of DVC's copies until they are whole
 
@@ -60,7 +64,11 @@ def _is_output(path: Path) -> bool:
 def _folders() -> Iterator[Path]:
     yield from (Path("."), FOLDER, DVC, Path("data"))
     with contextlib.suppress(OSError):
-        yield from (path for path in sorted(Path("data").iterdir()) if path.is_dir() and not path.is_symlink())
+        yield from (
+            path
+            for path in sorted(Path("data").iterdir())
+            if path.is_dir() and not path.is_symlink()
+        )
     for name in WRITTEN:
         for folder, inside, _ in os.walk(name):
             inside.sort()
@@ -83,7 +91,12 @@ def _abandoned(cache: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 facts = path.stat()
                 old = time.time() - facts.st_mtime > QUIET
-                if COPY.fullmatch(path.name) and old and facts.st_uid == os.getuid() and not _is_open(path):
+                if (
+                    COPY.fullmatch(path.name)
+                    and old
+                    and facts.st_uid == os.getuid()
+                    and not _is_open(path)
+                ):
                     path.unlink()
                     yield path
 
@@ -142,7 +155,10 @@ def _rwlock(path: Path) -> Iterator[str]:
     try:
         noted = json.loads(text)
         writers = {name: _is_dvc(info, since) for name, info in noted.get("write", {}).items()}
-        readers = {name: [info for info in infos if _is_dvc(info, since)] for name, infos in noted.get("read", {}).items()}
+        readers = {
+            name: [info for info in infos if _is_dvc(info, since)]
+            for name, infos in noted.get("read", {}).items()
+        }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         path.unlink()
         yield f"{path} was torn by an interrupted DVC and has been removed"

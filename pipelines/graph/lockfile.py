@@ -31,7 +31,9 @@ def snapshot(stages: Iterable[str]) -> dict[Path, list[str]]:
 
     They stay noted until ``forget``; where a run that was killed has noted an order, it is that one.
     """
-    found = {path: [name for name, _ in _split(path)[1]] for path in {_path(stage) for stage in stages}} | noted()
+    found = {
+        path: [name for name, _ in _split(path)[1]] for path in {_path(stage) for stage in stages}
+    } | noted()
     _note(found)
     return found
 
@@ -39,7 +41,9 @@ def snapshot(stages: Iterable[str]) -> dict[Path, list[str]]:
 def noted() -> dict[Path, list[str]]:
     """The order before a run that has not come to its end."""
     try:
-        return {Path(path): [str(name) for name in names] for path, names in read_json(ORDER).items()}
+        return {
+            Path(path): [str(name) for name in names] for path, names in read_json(ORDER).items()
+        }
     except (OSError, UserError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -70,7 +74,12 @@ def mend(path: Path = LOCK) -> Iterator[str]:
     text = read.replace("\r\n", "\n")
     with contextlib.suppress(yaml.YAMLError, RecursionError):
         found = yaml.load(text, Loader)
-        if isinstance(found, dict) and found.get("schema") == "2.0" and text.endswith("\n") and LOST not in text:
+        if (
+            isinstance(found, dict)
+            and found.get("schema") == "2.0"
+            and text.endswith("\n")
+            and LOST not in text
+        ):
             entries = found.get("stages") or {}
             if all(map(_is_whole, entries.values())):
                 text = _with_sizes(text, entries)
@@ -154,7 +163,11 @@ def restore_order(before: dict[Path, list[str]], stages: Iterable[str]) -> None:
     for path, old in before.items():
         head, entries, tail = _split(path)
         blocks = dict(entries)
-        wanted = [*old, *(stage.rpartition(":")[2] for stage in stages if _path(stage) == path), *blocks]
+        wanted = [
+            *old,
+            *(stage.rpartition(":")[2] for stage in stages if _path(stage) == path),
+            *blocks,
+        ]
         order = [name for name in dict.fromkeys(wanted) if name in blocks]
         if order != list(blocks):
             write_text(path, head + "".join(blocks[name] for name in order) + tail)

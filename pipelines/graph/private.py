@@ -14,7 +14,11 @@ def private(folder: Path = FOLDER) -> Path:
         private_folder(FOLDER)
         private_folder(folder)
     except FileExistsError as error:
-        raise UserError(f"{error.filename} is a file; it must be a folder, so move it away") from None
+        raise UserError(
+            f"{error.filename} is a file; it must be a folder, so move it away"
+        ) from None
     except OSError as error:
-        raise UserError(f"the folder {error.filename or folder} cannot be made or closed to others: {error.strerror}") from None
+        raise UserError(
+            f"the folder {error.filename or folder} cannot be made or closed to others: {error.strerror}"
+        ) from None
     return folder

@@ -37,7 +37,10 @@ def alone() -> Iterator[int | None]:
             lock = handle.fileno()
             _take(handle)
         except OSError as error:
-            print(f"warning: {path} cannot be written: {error.strerror}; nothing holds off a second run", file=sys.stderr)
+            print(
+                f"warning: {path} cannot be written: {error.strerror}; nothing holds off a second run",
+                file=sys.stderr,
+            )
         _say(heal())
         try:
             yield lock
@@ -54,7 +57,11 @@ def tidy() -> None:
 
 def heard() -> list[int]:
     """The signals that ask a run to stop. ``nohup`` has it ignore the end of the terminal, and that is to stay so."""
-    return [number for number in STOPS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    return [
+        number
+        for number in STOPS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
 
 
 def end_with_make() -> None:
@@ -85,7 +92,9 @@ def _take(handle: TextIO) -> None:
                 raise UserError(
                     f"another run is at work in this folder (process {holder}); let it finish, or cancel it"
                 ) from None
-        time.sleep(0.05)  # the guards of a run that was killed hold its lock until nothing of it is left
+        time.sleep(
+            0.05
+        )  # the guards of a run that was killed hold its lock until nothing of it is left
     with contextlib.suppress(OSError):  # on a full disk it is held all the same
         handle.truncate(0)
         handle.write(str(os.getpid()))

@@ -36,7 +36,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, value: Tensor) -> Tensor:
         context.count = len(value)
-        parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(world())]
+        parts = [
+            torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(world())
+        ]
         dist.all_gather(parts, value.contiguous())
         return torch.cat(parts)
 
@@ -95,7 +97,13 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     @classmethod
     def of(cls, layer: nn.modules.batchnorm._BatchNorm) -> "BatchNorm":
         """With the parameters and statistics of ``layer`` and, where it is timm's ``BatchNormAct2d``, its activation."""
-        options = (layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+        options = (
+            layer.num_features,
+            layer.eps,
+            layer.momentum,
+            layer.affine,
+            layer.track_running_stats,
+        )
         own = cls(*options).train(layer.training)
         own._parameters, own._buffers = layer._parameters, layer._buffers
         for name, child in layer.named_children():
@@ -141,7 +149,9 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
     if world() == 1:
         return
     if device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm  # PyTorch's own drops the activation of BatchNormAct2d
+        from timm.layers import (
+            convert_sync_batchnorm,
+        )  # PyTorch's own drops the activation of BatchNormAct2d
 
         convert_sync_batchnorm(module)
         return

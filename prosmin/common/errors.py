@@ -41,7 +41,9 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the option closest to ``name``, or an empty string."""
     if len(name := name if isinstance(name, str) else shown(name)) > SHOWN:
         return ""  # no slip of the pen, and to compare it would take seconds
-    found = difflib.get_close_matches(name, [str(option) for option in islice(options, COMPARED)], n=1, cutoff=0.6)
+    found = difflib.get_close_matches(
+        name, [str(option) for option in islice(options, COMPARED)], n=1, cutoff=0.6
+    )
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
@@ -61,7 +63,9 @@ def _pieces(value: Any, most: int) -> Iterator[str]:
         yield {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, str | bytes):
         yield repr(value[: most + 1])
-    elif isinstance(value, int) and abs(value) >= 10**SHOWN:  # of which Python writes some thousand digits and no more
+    elif (
+        isinstance(value, int) and abs(value) >= 10**SHOWN
+    ):  # of which Python writes some thousand digits and no more
         yield f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
     elif isinstance(value, Mapping):
         for place, (key, each) in enumerate(value.items()):
@@ -82,7 +86,9 @@ def _pieces(value: Any, most: int) -> Iterator[str]:
 def say(error: object) -> None:
     """Write each line of a message on standard error. Codes for the screen, in a file's name or content, are spelt out."""
     for line in str(error).splitlines():
-        shown_as = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+        shown_as = "".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode() for each in line
+        )
         print(f"error: {shown_as}", file=sys.stderr)
 
 

@@ -42,7 +42,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-LEFT = re.compile(r"\.(.+)\.(\d+)\.(part|old)")  # of what ``_sibling`` names: the target, the process, the mark
+LEFT = re.compile(
+    r"\.(.+)\.(\d+)\.(part|old)"
+)  # of what ``_sibling`` names: the target, the process, the mark
 
 
 def _sibling(path: Path, mark: str) -> Path:
@@ -171,7 +173,9 @@ def decoding(path: str | Path, remedy: str = AGAIN, says: str = "cannot be read"
         raise damaged(path, reason(error), remedy, says) from None
 
 
-def damaged(path: str | Path, why: str, remedy: str = AGAIN, says: str = "cannot be read") -> UserError:
+def damaged(
+    path: str | Path, why: str, remedy: str = AGAIN, says: str = "cannot be read"
+) -> UserError:
     return UserError(f"{path} {says} ({why}); {remedy}")
 
 
@@ -198,14 +202,22 @@ class Section(dict[str, Any]):
         """The section under a key, empty where there is none or null. Raises ``UserError`` where it is no section."""
         found = self.get(key)
         if found is not None and not isinstance(found, Section):
-            raise damaged(self._path, f"{shown(key)} is {shown(found)}, where a section is needed", self._remedy)
+            raise damaged(
+                self._path,
+                f"{shown(key)} is {shown(found)}, where a section is needed",
+                self._remedy,
+            )
         return Section((), self._path, self._remedy) if found is None else found
 
     def number(self, key: str) -> float:
         """The number under a key. Raises ``UserError`` where there is none."""
         found = self[key]
         if isinstance(found, bool) or not isinstance(found, int | float):
-            raise damaged(self._path, f"{shown(key)} is {shown(found)}, where a number is needed", self._remedy)
+            raise damaged(
+                self._path,
+                f"{shown(key)} is {shown(found)}, where a number is needed",
+                self._remedy,
+            )
         return found
 
 
@@ -240,13 +252,17 @@ def _same_kinds(one: Section, other: Section) -> None:
     for key in one | other:
         if isinstance(one.get(key), dict) or isinstance(other.get(key), dict):
             _same_kinds(one.section(key), other.section(key))
-        elif one.get(key) != other.get(key) or not isinstance(one.get(key), str | list):  # a fact of both
+        elif one.get(key) != other.get(key) or not isinstance(
+            one.get(key), str | list
+        ):  # a fact of both
             for each in (one, other):
                 if each.get(key) is not None:
                     each.number(key)
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, Any], facts: Mapping[str, str] | None = None) -> None:
+def write_arrays(
+    path: str | Path, arrays: Mapping[str, Any], facts: Mapping[str, str] | None = None
+) -> None:
     """NumPy arrays as one safetensors file, the keys in sorted order; the same arrays give the same bytes.
 
     facts: text by name, kept in the head of the file, where a checksum of all that is in it goes as well.
@@ -275,11 +291,18 @@ class Arrays(dict[str, "np.ndarray"]):
         sizes: dict[str, int] = {}
         for name, (kind, letters) in wanted.items():
             array = self[name]
-            fits = (kind == str(array.dtype) or kind == NUMBER and array.dtype.kind in "fiu") and array.ndim == len(letters)
+            fits = (
+                kind == str(array.dtype) or kind == NUMBER and array.dtype.kind in "fiu"
+            ) and array.ndim == len(letters)
             for letter, size in zip(letters, array.shape):
-                fits = fits and size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size))
+                fits = fits and size == (
+                    int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
+                )
             if not fits:
-                there, needed = f"{array.dtype} {list(array.shape)}", f"{kind} [{', '.join(letters)}]"
+                there, needed = (
+                    f"{array.dtype} {list(array.shape)}",
+                    f"{kind} [{', '.join(letters)}]",
+                )
                 raise damaged(self._path, f"{shown(name)} is {there} where {needed} is needed")
 
 
@@ -293,7 +316,9 @@ def read_arrays(path: str | Path, remedy: str = AGAIN, says: str = "cannot be re
             head = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}
         if CHECKSUM in head and not matches(arrays, head):
-            raise UserError(f"{path} is damaged: its content does not match its checksum; remove it and make it again")
+            raise UserError(
+                f"{path} is damaged: its content does not match its checksum; remove it and make it again"
+            )
     return Arrays(arrays, path)
 
 
@@ -307,7 +332,9 @@ def read_tensors(path: str | Path, remedy: str = AGAIN) -> "dict[str, Tensor]":
 
 def matches(arrays: Mapping[str, Any], head: Mapping[str, str]) -> bool:
     """Whether arrays and the text in the head of their file are those that were written."""
-    return head.get(CHECKSUM) == checksum(arrays, {name: text for name, text in head.items() if name != CHECKSUM})
+    return head.get(CHECKSUM) == checksum(
+        arrays, {name: text for name, text in head.items() if name != CHECKSUM}
+    )
 
 
 def checksum(arrays: Mapping[str, Any], head: Mapping[str, str]) -> str:

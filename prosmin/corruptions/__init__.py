@@ -41,7 +41,13 @@ def block(height: int, width: int) -> int:
 
 
 def corrupt(
-    images: Tensor, name: str, severity: int, seed: int, *, first: int = 0, frost: Frost | None = None
+    images: Tensor,
+    name: str,
+    severity: int,
+    seed: int,
+    *,
+    first: int = 0,
+    frost: Frost | None = None,
 ) -> Tensor:
     """Images of a set under one type of ``TYPES`` at one severity (1 to 5).
 
@@ -58,7 +64,9 @@ def corrupt(
     given = {"panes": frost} if name == "frost" else {}
 
     def corrupted(place: int, part: Tensor) -> Tensor:
-        mixed = np.random.SeedSequence([seed, zlib.crc32(name.encode()), severity, place]).generate_state(1, np.uint64)
+        mixed = np.random.SeedSequence(
+            [seed, zlib.crc32(name.encode()), severity, place]
+        ).generate_state(1, np.uint64)
         generator = Generator(images.device).manual_seed(int(mixed[0]))
         return TYPES[name](part, severity, generator, **given)
 

@@ -24,20 +24,26 @@ def gaussian_blur(images: Tensor, deviation: float, generator: Generator | None)
 def defocus_blur(images: Tensor, disk: tuple[float, float], generator: Generator | None) -> Tensor:
     """Blur by a disk of this radius in pixels whose edge is softened by a normal blur of this standard deviation."""
     radius, softness = disk
-    reach = max(8, int(radius))  # the softening reflects at this border, which only disks of radius 8 and more touch
+    reach = max(
+        8, int(radius)
+    )  # the softening reflects at this border, which only disks of radius 8 and more touch
     squares = torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2
     kernel = (squares[:, None] + squares <= radius**2).double()
     soft = normal_weights(1 if radius <= 8 else 2, softness)
     kernel = convolve((kernel / kernel.sum())[None, None], soft[:, None] * soft)[0, 0]
     used = reach - int(kernel.any(dim=0).nonzero()[0])
-    return convolve(images, kernel[reach - used : reach + used + 1, reach - used : reach + used + 1])
+    return convolve(
+        images, kernel[reach - used : reach + used + 1, reach - used : reach + used + 1]
+    )
 
 
 @corruption(
     [(0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)],
     [(0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)],
 )
-def glass_blur(images: Tensor, glass: tuple[float, int, int], generator: Generator | None) -> Tensor:
+def glass_blur(
+    images: Tensor, glass: tuple[float, int, int], generator: Generator | None
+) -> Tensor:
     """Blur, let pixels take the place of neighbours, blur again. glass: deviation, reach in pixels, rounds.
 
     The scripts of the benchmark mean to swap two pixels, but what they swap are views of the same memory: the
@@ -49,7 +55,9 @@ def glass_blur(images: Tensor, glass: tuple[float, int, int], generator: Generat
         gaussian(images, deviation).mul_(255).add_(1e-3).floor_().div_(255)
     )  # whole levels, as the benchmark has it
     for _ in range(rounds):
-        steps = torch.randint(-reach, reach, (2, count, height, width), generator=generator, device=images.device)
+        steps = torch.randint(
+            -reach, reach, (2, count, height, width), generator=generator, device=images.device
+        )
         source = shuffled(steps, reach)[:, None].expand(images.shape).flatten(2)
         blurred = blurred.flatten(2).gather(2, source).view(images.shape)
     return gaussian(blurred, deviation)
@@ -105,7 +113,9 @@ def zoom_blur(images: Tensor, zooms: tuple[float, float], generator: Generator |
     planes = images.flatten(0, 1)[None]  # every channel of every image is enlarged alike
     total = 2 * planes  # the image, and its enlargement by 1
     for factor in factors[1:]:
-        scale = torch.tensor([[[1 / factor, 0, 0], [0, 1 / factor, 0]]], dtype=images.dtype, device=images.device)
+        scale = torch.tensor(
+            [[[1 / factor, 0, 0], [0, 1 / factor, 0]]], dtype=images.dtype, device=images.device
+        )
         grid = functional.affine_grid(scale, [1, 1, *images.shape[-2:]], align_corners=True)
         total += functional.grid_sample(planes, grid, padding_mode="border", align_corners=True)
     return total.view(images.shape) / (len(factors) + 1)

@@ -54,12 +54,20 @@ def _affine(images: Tensor, shifts: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     centre = torch.tensor([height // 2, width // 2], dtype=torch.float64)
     arm = max(1, min(height, width) // 3)
-    points = centre + arm * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]], dtype=torch.float64)
+    points = centre + arm * torch.tensor(
+        [[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]], dtype=torch.float64
+    )
     points = points.to(images.device)
     moved = torch.cat([points + shifts, torch.ones_like(shifts[..., :1])], dim=2)
-    back = torch.linalg.solve(moved, points.expand(len(images), -1, -1)).to(images)  # [N,3,2]: (x, y, 1) to its source
+    back = torch.linalg.solve(moved, points.expand(len(images), -1, -1)).to(
+        images
+    )  # [N,3,2]: (x, y, 1) to its source
     x, y = _places(images)
-    source = x[:, None] * back[:, None, None, 0] + y[..., None] * back[:, None, None, 1] + back[:, None, None, 2]
+    source = (
+        x[:, None] * back[:, None, None, 0]
+        + y[..., None] * back[:, None, None, 1]
+        + back[:, None, None, 2]
+    )
     grid = source * torch.tensor([2 / (width - 1), 2 / (height - 1)], device=images.device) - 1
     return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
 
@@ -68,7 +76,9 @@ def _moved(images: Tensor, field: Tensor) -> Tensor:
     """Each pixel takes its value from field [N,2,H,W] (across, down) pixels away, the image reflected at its edges."""
     height, width = images.shape[-2:]
     x, y = _places(images)
-    grid = torch.stack([(2 * (field[:, 0] + x) + 1) / width - 1, (2 * (field[:, 1] + y) + 1) / height - 1], dim=3)
+    grid = torch.stack(
+        [(2 * (field[:, 0] + x) + 1) / width - 1, (2 * (field[:, 1] + y) + 1) / height - 1], dim=3
+    )
     return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
@@ -119,13 +129,24 @@ def _boxes(length: int, scale: float) -> tuple[Tensor, Tensor]:
 @corruption([25, 18, 15, 10, 7], [80, 65, 58, 50, 40])
 def jpeg_compression(images: Tensor, quality: int, generator: Generator | None) -> Tensor:
     """Encode as baseline JPEG (colours at half the resolution) of this quality and decode, by Pillow on the CPU."""
-    pixels = images.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pixels = (
+        images.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    )
     decoded = np.stack([_through_jpeg(image, quality) for image in pixels])
-    return torch.from_numpy(decoded).view(pixels.shape).permute(0, 3, 1, 2).contiguous().to(images).div_(255)
+    return (
+        torch.from_numpy(decoded)
+        .view(pixels.shape)
+        .permute(0, 3, 1, 2)
+        .contiguous()
+        .to(images)
+        .div_(255)
+    )
 
 
 def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """uint8 [H,W,1 or 3] -> uint8 [H,W] or [H,W,3]."""
     stream = io.BytesIO()
-    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(stream, "JPEG", quality=quality)
+    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(
+        stream, "JPEG", quality=quality
+    )
     return np.asarray(Image.open(stream, formats=["JPEG"]))

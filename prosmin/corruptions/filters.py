@@ -17,7 +17,10 @@ def normal_weights(radius: int, deviation: float) -> Tensor:
 
 
 def gaussian(
-    images: Tensor, deviation: float | tuple[float, float], truncate: float = 4.0, mirrored: bool = False
+    images: Tensor,
+    deviation: float | tuple[float, float],
+    truncate: float = 4.0,
+    mirrored: bool = False,
 ) -> Tensor:
     """Normal blur of this standard deviation in pixels (or these, down and across), cut off after ``truncate`` of them.
 
@@ -25,7 +28,8 @@ def gaussian(
     """
     both = deviation if isinstance(deviation, tuple) else (deviation, deviation)
     down, across = (
-        _normal_mixture(length, each, truncate, mirrored).to(images) for length, each in zip(images.shape[-2:], both)
+        _normal_mixture(length, each, truncate, mirrored).to(images)
+        for length, each in zip(images.shape[-2:], both)
     )
     return down @ images @ across.T
 
@@ -39,7 +43,9 @@ def _normal_mixture(length: int, deviation: float, truncate: float, mirrored: bo
         source = source % (2 * length)
         source = torch.minimum(source, 2 * length - 1 - source)
     weights = normal_weights(radius, deviation).expand(length, -1)
-    return torch.zeros(length, length, dtype=torch.float64).scatter_add(1, source.clamp(0, length - 1), weights)
+    return torch.zeros(length, length, dtype=torch.float64).scatter_add(
+        1, source.clamp(0, length - 1), weights
+    )
 
 
 def reflected(length: int, pad: int) -> Tensor:
@@ -75,10 +81,14 @@ def motion(images: Tensor, radius: int, deviation: float, angles: Tensor) -> Ten
     weights = torch.exp(-0.5 * (taps / deviation) ** 2)
     weights /= weights.sum()
     taps = taps[weights > 1e-6]  # what lies below changes no grey level
-    order = angles.argsort()  # neighbours in angle share the pixels of most taps, so that a tap is a few slices
+    order = (
+        angles.argsort()
+    )  # neighbours in angle share the pixels of most taps, so that a tap is a few slices
     height, width = images.shape[-2:]
     sine, cosine = angles[order].double().cpu().sin(), angles[order].double().cpu().cos()
-    shifts = torch.stack([(taps[:, None] * sine - 0.5).ceil(), (taps[:, None] * cosine - 0.5).ceil()], dim=2)
+    shifts = torch.stack(
+        [(taps[:, None] * sine - 0.5).ceil(), (taps[:, None] * cosine - 0.5).ceil()], dim=2
+    )
     far = int(taps[-1]) + 1
     # No shift leads further out than the border pixel that a whole image away would show.
     down, across = min(far, height), min(far, width)
@@ -90,7 +100,9 @@ def motion(images: Tensor, radius: int, deviation: float, angles: Tensor) -> Ten
         first = 0
         for (rows, columns), same in itertools.groupby(places):
             last = first + len(list(same))
-            shifted = padded[first:last, :, down + rows :, across + columns :][:, :, :height, :width]
+            shifted = padded[first:last, :, down + rows :, across + columns :][
+                :, :, :height, :width
+            ]
             blurred[first:last].add_(shifted, alpha=weight)
             first = last
     return torch.empty_like(images).index_copy_(0, order, blurred)

@@ -28,9 +28,13 @@ def corruption(large: list[Any], small: list[Any]) -> Callable[[Callable[..., Te
 
     def register(function: Callable[..., Tensor]) -> Corruption:
         @functools.wraps(function)
-        def corrupted(images: Tensor, severity: int, generator: Generator | None, **given: Any) -> Tensor:
+        def corrupted(
+            images: Tensor, severity: int, generator: Generator | None, **given: Any
+        ) -> Tensor:
             if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-                raise ValueError(f"images are {images.dtype} {list(images.shape)}; needed: uint8 [N, 1 or 3, H, W]")
+                raise ValueError(
+                    f"images are {images.dtype} {list(images.shape)}; needed: uint8 [N, 1 or 3, H, W]"
+                )
             if severity not in SEVERITIES:
                 raise ValueError(f"severity is {severity!r}; allowed: 1 to 5")
             constants = small if is_small(images) else large
@@ -43,12 +47,18 @@ def corruption(large: list[Any], small: list[Any]) -> Callable[[Callable[..., Te
     return register
 
 
-def normal(shape: torch.Size | tuple[int, ...], generator: Generator | None, like: Tensor) -> Tensor:
+def normal(
+    shape: torch.Size | tuple[int, ...], generator: Generator | None, like: Tensor
+) -> Tensor:
     return torch.randn(shape, generator=generator, device=like.device)
 
 
 def uniform(
-    shape: torch.Size | tuple[int, ...], low: float, high: float, generator: Generator | None, like: Tensor
+    shape: torch.Size | tuple[int, ...],
+    low: float,
+    high: float,
+    generator: Generator | None,
+    like: Tensor,
 ) -> Tensor:
     return torch.rand(shape, generator=generator, device=like.device).mul_(high - low).add_(low)
 

@@ -73,7 +73,9 @@ def _edges(levels: Tensor, low: float, high: float) -> Tensor:
     def beside(y: int, x: int) -> Tensor:
         return around[:, :, 1 + y : 1 + y + height, 1 + x : 1 + x + width]
 
-    flat = down.abs() < across.abs() * 0.4142135  # the gradient lies within 22.5 degrees of the horizontal
+    flat = (
+        down.abs() < across.abs() * 0.4142135
+    )  # the gradient lies within 22.5 degrees of the horizontal
     upright = down.abs() > across.abs() * 2.4142135
     rising = (across < 0) != (down < 0)
     ridge = torch.where(
@@ -114,7 +116,11 @@ def _distance(free: Tensor) -> Tensor:
         nearer = distance.clone()
         for y, x in steps:
             cost = {1: 1.0, 2: 1.4, 3: 2.1969}[abs(y) + abs(x)]
-            torch.minimum(nearer, around[:, :, 2 + y : 2 + y + height, 2 + x : 2 + x + width] + cost, out=nearer)
+            torch.minimum(
+                nearer,
+                around[:, :, 2 + y : 2 + y + height, 2 + x : 2 + x + width] + cost,
+                out=nearer,
+            )
         if nearer.equal(distance):
             break
         distance = nearer
@@ -125,7 +131,9 @@ def _equalised(levels: Tensor) -> Tensor:
     """Grey levels 0 to 255 spread so that each takes as much of the range as it has pixels; one level stays as it is."""
     count, pixels = len(levels), levels[0].numel()
     place = levels.flatten(1).long()
-    histogram = torch.zeros(count, 256, device=levels.device).scatter_add_(1, place, torch.ones_like(levels).flatten(1))
+    histogram = torch.zeros(count, 256, device=levels.device).scatter_add_(
+        1, place, torch.ones_like(levels).flatten(1)
+    )
     total = histogram.cumsum(1)
     lowest = (histogram > 0).int().argmax(1, keepdim=True)
     first = histogram.gather(1, lowest)

@@ -16,7 +16,9 @@ from prosmin.data.picture import SUFFIXES, Unreadable, decode
 from prosmin.fetching.listing import files_in, is_image
 
 
-def plasma(count: int, size: int, decay: float, generator: Generator | None, device: torch.device) -> Tensor:
+def plasma(
+    count: int, size: int, decay: float, generator: Generator | None, device: torch.device
+) -> Tensor:
     """Fractal maps [count,size,size] in [0, 1] by diamond-square on a torus; size: a power of two.
 
     Each round halves the step, fills the centres of the squares with the mean of their corners and then the
@@ -36,8 +38,12 @@ def plasma(count: int, size: int, decay: float, generator: Generator | None, dev
         pairs = corners + corners.roll(-1, 1)
         maps[:, half::step, half::step] = noisy(pairs + pairs.roll(-1, 2))
         centres = maps[:, half::step, half::step]
-        maps[:, ::step, half::step] = noisy(centres + centres.roll(1, 1) + corners + corners.roll(-1, 2))
-        maps[:, half::step, ::step] = noisy(centres + centres.roll(1, 2) + corners + corners.roll(-1, 1))
+        maps[:, ::step, half::step] = noisy(
+            centres + centres.roll(1, 1) + corners + corners.roll(-1, 2)
+        )
+        maps[:, half::step, ::step] = noisy(
+            centres + centres.roll(1, 2) + corners + corners.roll(-1, 1)
+        )
         step, wibble = half, wibble / decay
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / (high - low)
@@ -84,7 +90,9 @@ class Frost:
         scale = max(side / 160 if small else 1.0, least)
         size = [math.ceil(length * scale) for length in pane.shape[1:]]
         mode = "bilinear" if small else "bicubic"
-        fitted = functional.interpolate(pane[None].float(), size=size, mode=mode, align_corners=False)[0]
+        fitted = functional.interpolate(
+            pane[None].float(), size=size, mode=mode, align_corners=False
+        )[0]
         return fitted.clamp_(0, 255).round_().div_(255)
 
 
@@ -116,9 +124,13 @@ def procedural_frost() -> Frost:
     for (mean, deviation), rough in zip(PANES, cloud):
         needles = _needles(generator)
         pattern = gaussian((_standard(rough) + _standard(needles))[None, None], 0.6)[0, 0]
-        seen = pattern[height // 4 : -height // 4, width // 4 : -width // 4]  # by every part that is cut for ImageNet-C
+        seen = pattern[
+            height // 4 : -height // 4, width // 4 : -width // 4
+        ]  # by every part that is cut for ImageNet-C
         pattern = (pattern - seen.mean()) / pattern.std()
-        colour, contrast = (torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (mean, deviation))
+        colour, contrast = (
+            torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (mean, deviation)
+        )
         panes.append((colour + contrast * pattern).clamp(0, 255).round().to(torch.uint8))
     return Frost(panes)
 

@@ -50,7 +50,10 @@ def _layer(flakes: Tensor, threshold: float, radius: int, smear: float, angles: 
     [(1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)],
 )
 def frost(
-    images: Tensor, shares: tuple[float, float], generator: Generator | None, panes: Frost | None = None
+    images: Tensor,
+    shares: tuple[float, float],
+    generator: Generator | None,
+    panes: Frost | None = None,
 ) -> Tensor:
     """A sum, in these shares, of the image and a random part of a random pane (without panes, of procedural ones)."""
     count, channels, height, width = images.shape

@@ -38,7 +38,11 @@ class Layout:
     width: int | None = None
 
     def schema(self) -> pyarrow.Schema:
-        columns = [("image", pyarrow.binary()), ("label", pyarrow.int64()), ("source", pyarrow.string())]
+        columns = [
+            ("image", pyarrow.binary()),
+            ("label", pyarrow.int64()),
+            ("source", pyarrow.string()),
+        ]
         return pyarrow.schema(columns, metadata={_KEY: json.dumps(asdict(self)).encode()})
 
 
@@ -60,7 +64,10 @@ class SplitWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = [pyarrow.array(column, field.type) for column, field in zip(zip(*self._rows), self._schema)]
+            columns = [
+                pyarrow.array(column, field.type)
+                for column, field in zip(zip(*self._rows), self._schema)
+            ]
             self._stream.write_batch(pyarrow.record_batch(columns, schema=self._schema))
         self._rows, self._bytes = [], 0
 
@@ -89,7 +96,9 @@ class SplitReader:
         except FileNotFoundError:
             raise UserError(f"{path} does not exist") from None
         except Exception as error:  # Arrow, JSON and Python each have their own for what is damaged
-            raise UserError(f"{path} is damaged or no split of a dataset ({reason(error)}); fetch it again") from None
+            raise UserError(
+                f"{path} is damaged or no split of a dataset ({reason(error)}); fetch it again"
+            ) from None
         self._path = path
 
     def _check(self) -> None:
@@ -104,16 +113,22 @@ class SplitReader:
             raise ValueError("an image or its source is missing")
         if layout.encoding == "raw":
             size = layout.height * layout.width * layout.channels
-            ends = pyarrow.compute.min_max(pyarrow.compute.binary_length(self.table["image"])).as_py()
+            ends = pyarrow.compute.min_max(
+                pyarrow.compute.binary_length(self.table["image"])
+            ).as_py()
             if min(layout.height, layout.width) < 1 or len(self) and set(ends.values()) != {size}:
-                raise ValueError(f"an image has another size than {layout.height} x {layout.width} x {layout.channels}")
+                raise ValueError(
+                    f"an image has another size than {layout.height} x {layout.width} x {layout.channels}"
+                )
 
     def check_labels(self, classes: int) -> None:
         """Raise ``UserError`` unless each label is the number of one of so many classes, or there is none."""
         ends = pyarrow.compute.min_max(self.table["label"]).as_py()
         if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < classes:
             wrong = ends["min"] if ends["min"] < 0 else ends["max"]
-            raise UserError(f"{self._path} is damaged: it holds label {wrong} of {classes} classes; fetch it again")
+            raise UserError(
+                f"{self._path} is damaged: it holds label {wrong} of {classes} classes; fetch it again"
+            )
 
     def __len__(self) -> int:
         return self.table.num_rows

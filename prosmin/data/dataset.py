@@ -58,7 +58,9 @@ def _fault(manifest: Any) -> str:
     if not isinstance(manifest, dict) or not {"classes", "splits"} <= manifest.keys():
         return "classes or splits are missing"
     classes, splits = manifest["classes"], manifest["splits"]
-    if classes is not None and not (isinstance(classes, list) and all(isinstance(each, str) for each in classes)):
+    if classes is not None and not (
+        isinstance(classes, list) and all(isinstance(each, str) for each in classes)
+    ):
         return f"classes is {shown(classes)}, where a list of names is needed, or null"
     if not isinstance(splits, dict) or not splits or not set(splits) <= set(SPLITS):
         return f"splits is {shown(splits)}, where some of {', '.join(SPLITS)} are needed"
@@ -92,26 +94,38 @@ def load_split(
     manifest = read_manifest(folder)
     if split not in manifest["splits"]:
         there = ", ".join(manifest["splits"])
-        raise UserError(f"{folder} has no split {split!r}; there are: {there}{nearest(split, manifest['splits'])}")
+        raise UserError(
+            f"{folder} has no split {split!r}; there are: {there}{nearest(split, manifest['splits'])}"
+        )
     reader = SplitReader(path := Path(folder, f"{split}.arrow"))
     classes, count = manifest["classes"], manifest["splits"][split]["count"]
     reader.check_labels(len(classes or ()))
     if len(reader) != count:
-        raise UserError(f"{path} holds {len(reader)} images and its manifest {count}; fetch it again")
+        raise UserError(
+            f"{path} holds {len(reader)} images and its manifest {count}; fetch it again"
+        )
     load = _raw if reader.layout.encoding == "raw" else _encoded
     rows = range(len(reader)) if rows is None else rows
     images = load(reader, image_size, channels, rows)
-    labels = torch.from_numpy(reader.table["label"].fill_null(NO_LABEL).to_numpy()[np.asarray(rows)])
+    labels = torch.from_numpy(
+        reader.table["label"].fill_null(NO_LABEL).to_numpy()[np.asarray(rows)]
+    )
     return Split(images, labels, tuple(classes) if classes else None)
 
 
 def chunks(
-    folder: str | Path, split: str, image_size: int | None = None, channels: int | None = None, size: int = 4096
+    folder: str | Path,
+    split: str,
+    image_size: int | None = None,
+    channels: int | None = None,
+    size: int = 4096,
 ) -> Iterator[Split]:
     """``load_split`` in parts of ``size`` images, so that a split need not fit into memory."""
     count = read_manifest(folder)["splits"].get(split, {}).get("count", size)
     for start in range(0, count, size):
-        yield load_split(folder, split, image_size, channels, range(start, min(start + size, count)))
+        yield load_split(
+            folder, split, image_size, channels, range(start, min(start + size, count))
+        )
 
 
 def digests(images: Tensor) -> np.ndarray:
@@ -132,7 +146,12 @@ def _raw(reader: SplitReader, image_size: int | None, channels: int | None, rows
         # One binary array is one buffer with the images end to end, so that the whole batch is a view of the file.
         low, high = np.searchsorted(places, [first, first + len(chunk)])
         if low < high:
-            np.take(_buffer(chunk).reshape(-1, *shape), places[low:high] - first, axis=0, out=pixels[low:high])
+            np.take(
+                _buffer(chunk).reshape(-1, *shape),
+                places[low:high] - first,
+                axis=0,
+                out=pixels[low:high],
+            )
         first += len(chunk)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return torch.cat([convert(part, image_size, channels) for part in images.split(_CHUNK)])
@@ -145,17 +164,23 @@ def _buffer(chunk: Any) -> np.ndarray:
     return np.frombuffer(values, np.uint8)[first:last]
 
 
-def _encoded(reader: SplitReader, image_size: int | None, channels: int | None, rows: Rows) -> Tensor:
+def _encoded(
+    reader: SplitReader, image_size: int | None, channels: int | None, rows: Rows
+) -> Tensor:
     def load(image: Any) -> Tensor:
         pixels = torch.from_numpy(decode(image.to_pybytes(), reader.layout.channels))
         return convert(pixels.permute(2, 0, 1)[None], image_size, channels)[0]
 
     first = load(reader.image(int(rows[0])))
     images = torch.empty((len(rows), *first.shape), dtype=torch.uint8)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
+    with concurrent.futures.ThreadPoolExecutor(
+        os.cpu_count()
+    ) as pool:  # decoding runs outside the interpreter lock
         for start in range(0, len(rows), _CHUNK):  # not all at once: a million tasks are memory too
             chunk = rows[start : start + _CHUNK]
-            for place, image in enumerate(pool.map(load, map(reader.image, map(int, chunk))), start):
+            for place, image in enumerate(
+                pool.map(load, map(reader.image, map(int, chunk))), start
+            ):
                 if image.shape != first.shape:
                     pair = f"{reader.source(int(rows[0]))} and {reader.source(int(rows[place]))}"
                     raise UserError(f"{pair} differ in size; an image_size is needed")

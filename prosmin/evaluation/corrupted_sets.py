@@ -92,11 +92,15 @@ class Folders:
         for cell in cells[1:]:
             _check_same(cells[0], self.files, cell, _images(cell, classes))
         places = {name: label for label, name in enumerate(classes)}
-        self.labels = np.array([places[file.partition("/")[0]] for file in self.files], dtype=np.int64)
+        self.labels = np.array(
+            [places[file.partition("/")[0]] for file in self.files], dtype=np.int64
+        )
 
     def parts(self, name: str, severity: int) -> Iterator[Tensor]:
         cell = self.root / name / str(severity)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
+        with ThreadPoolExecutor(
+            os.cpu_count()
+        ) as pool:  # decoding runs outside the interpreter lock
             for first in range(0, len(self.files), _PART):
                 files = [cell / file for file in self.files[first : first + _PART]]
                 yield torch.cat(list(pool.map(self._read, files)))
@@ -117,23 +121,40 @@ class Arrays:
 
     paired = False  # published files may come in another order
 
-    def __init__(self, path: str | Path, types: Sequence[str], count: int, image_size: int, channels: int):
+    def __init__(
+        self, path: str | Path, types: Sequence[str], count: int, image_size: int, channels: int
+    ):
         self.root, self.image_size, self.channels = _root(path), image_size, channels
-        _check_types(types, [file.stem for file in sorted(self.root.glob("*.npy")) if file.stem != "labels"], self.root)
+        _check_types(
+            types,
+            [file.stem for file in sorted(self.root.glob("*.npy")) if file.stem != "labels"],
+            self.root,
+        )
         labels = _array(self.root / "labels.npy")
         rows = len(labels)
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or not rows or rows % len(SEVERITIES):
-            raise UserError(f"{self.root / 'labels.npy'} is {_shown(labels)}; needed: whole numbers [5 N]")
+            raise UserError(
+                f"{self.root / 'labels.npy'} is {_shown(labels)}; needed: whole numbers [5 N]"
+            )
         by_severity = labels.astype(np.int64).reshape(len(SEVERITIES), -1)
         if (by_severity != by_severity[0]).any():
-            raise UserError(f"{self.root / 'labels.npy'} differs between severities; its five parts must be equal")
+            raise UserError(
+                f"{self.root / 'labels.npy'} differs between severities; its five parts must be equal"
+            )
         self.labels = by_severity[0]
         if self.labels.min() < 0 or self.labels.max() >= count:
             wrong = int(self.labels.min() if self.labels.min() < 0 else self.labels.max())
-            raise UserError(f"{self.root / 'labels.npy'} holds label {wrong}; the dataset has {count} classes, from 0")
+            raise UserError(
+                f"{self.root / 'labels.npy'} holds label {wrong}; the dataset has {count} classes, from 0"
+            )
         self.arrays = {name: _array(self.root / f"{name}.npy") for name in types}
         for name, array in self.arrays.items():
-            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or len(array) != rows:
+            if (
+                array.dtype != np.uint8
+                or array.ndim != 4
+                or array.shape[3] not in (1, 3)
+                or len(array) != rows
+            ):
                 needed = f"uint8 [{rows}, H, W, 3], as many images as labels.npy has labels"
                 raise UserError(f"{self.root / name}.npy is {_shown(array)}; needed: {needed}")
 
@@ -143,7 +164,9 @@ class Arrays:
         for first in range(0, count, _PART):
             pixels = torch.from_numpy(np.array(cell[first : first + _PART])).permute(0, 3, 1, 2)
             # A copy even of one channel, whose strides would otherwise choose other kernels, with other last digits.
-            yield convert(pixels.clone(memory_format=torch.contiguous_format), self.image_size, self.channels)
+            yield convert(
+                pixels.clone(memory_format=torch.contiguous_format), self.image_size, self.channels
+            )
 
 
 def _root(path: str | Path) -> Path:
@@ -157,7 +180,9 @@ def _check_types(wanted: Sequence[str], there: Sequence[str], root: Path) -> Non
     if missing := [name for name in wanted if name not in there]:
         holds = ", ".join(there) or "nothing"
         raise ConfigError(
-            "types", ", ".join(missing), f"{root} has only {holds}{nearest(missing[0], there)}; name no other types"
+            "types",
+            ", ".join(missing),
+            f"{root} has only {holds}{nearest(missing[0], there)}; name no other types",
         )
 
 
@@ -171,10 +196,7 @@ def _images(cell: Path, classes: Sequence[str]) -> list[str]:
         )
     present = set(there)
     return [
-        f"{name}/{file}"
-        for name in classes
-        if name in present
-        for file in files_in(cell / name)
+        f"{name}/{file}" for name in classes if name in present for file in files_in(cell / name)
     ]
 
 
@@ -185,7 +207,9 @@ def _check_same(first: Path, expected: list[str], cell: Path, found: list[str]) 
         return
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     odd = f"{missing[0]} is not in {cell}" if missing else f"{extra[0]} is not in {first}"
-    raise UserError(f"{cell} holds {len(found)} images and {first} {len(expected)}, which must be the same: {odd}")
+    raise UserError(
+        f"{cell} holds {len(found)} images and {first} {len(expected)}, which must be the same: {odd}"
+    )
 
 
 def _array(file: Path) -> np.ndarray:
@@ -194,7 +218,9 @@ def _array(file: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{file} does not exist") from None
     except Exception as error:  # its header is parsed as Python, which raises TokenError, SyntaxError, OverflowError and others
-        raise UserError(f"{file} is no array that can be read: {reason(error)}; download it again") from None
+        raise UserError(
+            f"{file} is no array that can be read: {reason(error)}; download it again"
+        ) from None
 
 
 def _shown(array: np.ndarray) -> str:
@@ -208,7 +234,9 @@ def check_labels(cells: Cells, split: Split, dataset: str) -> None:
     also come in the order of the split.
     """
     names = split.classes or ()
-    found, expected = (np.bincount(each, minlength=len(names)) for each in (cells.labels, split.labels.numpy()))
+    found, expected = (
+        np.bincount(each, minlength=len(names)) for each in (cells.labels, split.labels.numpy())
+    )
     for name, corrupted, clean in zip(names, found, expected):
         if corrupted != clean:
             raise UserError(
@@ -217,7 +245,9 @@ def check_labels(cells: Cells, split: Split, dataset: str) -> None:
             )
     differing = np.flatnonzero(cells.labels != split.labels.numpy())
     if isinstance(cells, Arrays) and len(differing):
-        corrupted, clean = (names[each[differing[0]]] for each in (cells.labels, split.labels.numpy()))
+        corrupted, clean = (
+            names[each[differing[0]]] for each in (cells.labels, split.labels.numpy())
+        )
         raise UserError(
             f"corrupted image {differing[0]} is of class {corrupted!r}, but that of the test split of {dataset!r} of class "
             f"{clean!r}, as for {len(differing)} of {len(split)} images; labels.npy must have the order of the test split"

@@ -11,12 +11,17 @@ from prosmin.objectives.base import Objective
 def embed(encoder: nn.Module, images: Tensor, batch_size: int = 512) -> np.ndarray:
     """uint8 images [N, C, S, S] -> float32 features [N, F], in order, of a module in evaluation mode."""
     device = next(encoder.parameters()).device
-    parts = [encoder(batch.to(device).float() / 255.0).float().cpu() for batch in images.split(batch_size)]
+    parts = [
+        encoder(batch.to(device).float() / 255.0).float().cpu()
+        for batch in images.split(batch_size)
+    ]
     return torch.cat(parts).numpy()
 
 
 @torch.inference_mode()
-def embed_with_sigma(model: Objective, images: Tensor, batch_size: int = 512) -> tuple[np.ndarray, np.ndarray | None]:
+def embed_with_sigma(
+    model: Objective, images: Tensor, batch_size: int = 512
+) -> tuple[np.ndarray, np.ndarray | None]:
     """uint8 images [N, C, S, S] -> features [N, F] and, from the same pass, the mean predicted log sigma [N], None
     where the objective predicts no distribution."""
     device = next(model.parameters()).device

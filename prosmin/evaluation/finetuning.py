@@ -62,12 +62,21 @@ class Classifier(nn.Module):
         """uint8 images [N, C, S, S] -> float64 [N, K], in evaluation mode."""
         self.eval()
         device = self.head.weight.device
-        parts = [self(batch.to(device).float() / 255.0).double().cpu() for batch in images.split(batch_size)]
+        parts = [
+            self(batch.to(device).float() / 255.0).double().cpu()
+            for batch in images.split(batch_size)
+        ]
         return torch.cat(parts).numpy()
 
 
 def finetune(
-    encoder: Encoder, images: Tensor, labels: np.ndarray, classes: int, settings: FinetuneSettings, lr: float, seed: int
+    encoder: Encoder,
+    images: Tensor,
+    labels: np.ndarray,
+    classes: int,
+    settings: FinetuneSettings,
+    lr: float,
+    seed: int,
 ) -> Classifier:
     """A classifier that starts from a copy of ``encoder``, on its device.
 
@@ -85,7 +94,9 @@ def finetune(
         for place, chosen in enumerate(epoch_order(len(images), batch, seed, epoch).to(device)):
             step = epoch * each + place
             for group in optimiser.param_groups:
-                group["lr"] = warmup_cosine(lr, step, epochs * each, max(1, round(WARMUP * epochs * each)))
+                group["lr"] = warmup_cosine(
+                    lr, step, epochs * each, max(1, round(WARMUP * epochs * each))
+                )
             (view,) = make_views(images[chosen], [settings.views], seed, epoch, step)
             seed_networks(seed, epoch, step, 0)
             loss = F.cross_entropy(model(view), truth[chosen])
@@ -122,14 +133,22 @@ def evaluate_finetuned(
     best learning rate, and its held-out NLL, which chooses.
     Raises ``UserError`` where the classes of the splits do not agree.
     """
-    known = {name: split.labels.numpy() for name, split in (("train", train), ("val", val), ("test", test))}
+    known = {
+        name: split.labels.numpy()
+        for name, split in (("train", train), ("val", val), ("test", test))
+    }
     classes = count_classes(known)
-    images, labels = torch.cat([train.images, val.images]), np.concatenate([known["train"], known["val"]])
+    images, labels = (
+        torch.cat([train.images, val.images]),
+        np.concatenate([known["train"], known["val"]]),
+    )
     tried: dict[int, _Tried] = {}
     for count in sorted(set(epochs or (settings.epochs,))):
         length = replace(settings, epochs=count)
         seen = {
-            rate: finetune(encoder, train.images, known["train"], classes, length, rate, seed).logits(val.images)
+            rate: finetune(
+                encoder, train.images, known["train"], classes, length, rate, seed
+            ).logits(val.images)
             for rate in lr
         }
         errors = {rate: classification.nll(logits, known["val"]) for rate, logits in seen.items()}
@@ -139,7 +158,10 @@ def evaluate_finetuned(
     chosen = min(tried, key=lambda count: tried[count].error)
     best, _, held, logits = tried[chosen]
     if len(lr) > 1 and best in (min(lr), max(lr)):
-        log.warning("learning rate %g, at the edge of its grid, has the lowest held-out NLL; widen the grid", best)
+        log.warning(
+            "learning rate %g, at the edge of its grid, has the lowest held-out NLL; widen the grid",
+            best,
+        )
     temperature = float(np.float32(calibration.fit_temperature(held, known["val"])))
     scored = classification_metrics(logits, known["test"], temperature, bootstrap, seed)
     rows = reliability_rows(logits, known["test"], temperature)

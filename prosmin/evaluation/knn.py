@@ -19,7 +19,9 @@ def _unit(features: np.ndarray) -> np.ndarray:
     if not np.isfinite(features).all():
         raise UserError("the features hold values that are not finite; they have no neighbours")
     features = features.astype(np.float32)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return features / np.maximum(
+        np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny
+    )
 
 
 def neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +31,9 @@ def neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
     Raises ``UserError`` for features that are not finite and ``ConfigError`` for a k above N.
     """
     if not 1 <= k <= len(bank):
-        raise ConfigError("k", k, f"the bank has {len(bank)} images, so k must be from 1 to {len(bank)}")
+        raise ConfigError(
+            "k", k, f"the bank has {len(bank)} images, so k must be from 1 to {len(bank)}"
+        )
     keys, rows = _unit(bank).T, max(1, _BLOCK // len(bank))
     found = []
     for start in range(0, len(queries), rows):
@@ -58,19 +62,25 @@ def _largest(values: np.ndarray, k: int) -> np.ndarray:
     if size < 4:
         return _partition(values, k)
     groups = n // size
-    dealt = values[:, : size * groups].reshape(rows, size, groups)  # column c is in group c % groups
+    dealt = values[:, : size * groups].reshape(
+        rows, size, groups
+    )  # column c is in group c % groups
     best = _partition(dealt.max(axis=1), k)
     columns = (best[:, None, :] + groups * np.arange(size)[:, None]).reshape(rows, -1)
     rest = np.broadcast_to(np.arange(size * groups, n), (rows, n - size * groups))
     columns = np.concatenate([columns, rest], axis=1)
-    return np.take_along_axis(columns, _partition(np.take_along_axis(values, columns, axis=1), k), axis=1)
+    return np.take_along_axis(
+        columns, _partition(np.take_along_axis(values, columns, axis=1), k), axis=1
+    )
 
 
 def _partition(values: np.ndarray, k: int) -> np.ndarray:
     return np.argpartition(values, values.shape[1] - k, axis=1)[:, values.shape[1] - k :]
 
 
-def vote(similarity: np.ndarray, labels: np.ndarray, temperature: float, classes: int) -> np.ndarray:
+def vote(
+    similarity: np.ndarray, labels: np.ndarray, temperature: float, classes: int
+) -> np.ndarray:
     """Share of the vote of each class, ``[Q, C]``; a neighbour's vote weighs exp(similarity / temperature).
 
     similarity ``[Q, k]``, highest first, and the labels ``[Q, k]`` of the neighbours.
@@ -78,7 +88,9 @@ def vote(similarity: np.ndarray, labels: np.ndarray, temperature: float, classes
     # Relative to the nearest: the shares are the same and a low temperature does not overflow.
     weight = np.exp((similarity.astype(np.float64) - similarity[:, :1]) / temperature)
     cell = labels + classes * np.arange(len(labels))[:, None]
-    votes = np.bincount(cell.ravel(), weight.ravel(), len(labels) * classes).reshape(len(labels), classes)
+    votes = np.bincount(cell.ravel(), weight.ravel(), len(labels) * classes).reshape(
+        len(labels), classes
+    )
     return votes / votes.sum(axis=1, keepdims=True)
 
 
@@ -102,7 +114,13 @@ def evaluate_knn(
     similarity, index = neighbours(train[0], val[0], max(ks))
     near = train[1][index]
     grid = [
-        (k, temperature, classification.accuracy(vote(similarity[:, :k], near[:, :k], temperature, classes), val[1]))
+        (
+            k,
+            temperature,
+            classification.accuracy(
+                vote(similarity[:, :k], near[:, :k], temperature, classes), val[1]
+            ),
+        )
         for k in sorted(set(ks))
         for temperature in sorted(set(temperatures))
     ]

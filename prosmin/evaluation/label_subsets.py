@@ -22,7 +22,9 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
             raise UserError(f"the {name} split is empty; evaluation needs images in it")
         missing = int((values < 0).sum())
         if missing:
-            raise UserError(f"{missing} of {len(values)} images of the {name} split have no label; each needs one")
+            raise UserError(
+                f"{missing} of {len(values)} images of the {name} split have no label; each needs one"
+            )
     fitted = next(iter(labels))
     classes = int(labels[fitted].max()) + 1
     for name, values in labels.items():
@@ -31,13 +33,19 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
         unseen = np.setdiff1d(every, labels[fitted])
         if len(unseen):
             where = "while higher classes have" if name == fitted else f"while the {name} split has"
-            raise UserError(f"class {unseen[0]} has no image in the {fitted} split, {where}; it cannot be learned")
+            raise UserError(
+                f"class {unseen[0]} has no image in the {fitted} split, {where}; it cannot be learned"
+            )
     if classes < 2:
-        raise UserError(f"all images of the {fitted} split are of one class; evaluation needs at least two")
+        raise UserError(
+            f"all images of the {fitted} split are of one class; evaluation needs at least two"
+        )
     return classes
 
 
-def stratified_holdout(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_holdout(
+    labels: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(kept, held): sorted indices that hold out ``fraction`` of each class, rounded, and keep at least one of it."""
     rng = generator(seed, "held out", len(labels))
     held = []
@@ -59,6 +67,8 @@ def few_labels(labels: np.ndarray, per_class: int, seed: int, draw: int) -> np.n
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(members) < per_class:
-            raise UserError(f"class {label} has {len(members)} labelled images, fewer than the {per_class} asked for")
+            raise UserError(
+                f"class {label} has {len(members)} labelled images, fewer than the {per_class} asked for"
+            )
         chosen.append(rng.choice(members, per_class, replace=False))
     return np.sort(np.concatenate(chosen))

@@ -45,7 +45,9 @@ class Probe:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Uncalibrated logits ``[N, C]`` in float64, of features ``[N, F]``."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise UserError(f"features have shape {features.shape}; the probe was fitted to [N, {len(self.mean)}]")
+            raise UserError(
+                f"features have shape {features.shape}; the probe was fitted to [N, {len(self.mean)}]"
+            )
         standard = (features.astype(np.float64) - self.mean) / self.std
         return standard @ self.weight.astype(np.float64).T + self.bias
 
@@ -63,7 +65,10 @@ class Probe:
     def load(cls, path: str | Path) -> "Probe":
         arrays = read_arrays(path)
         vectors = {"bias": "C", "mean": "F", "std": "F", "temperature": "1"}
-        arrays.check({"weight": ("float32", "CF")} | {name: ("float32", shape) for name, shape in vectors.items()})
+        arrays.check(
+            {"weight": ("float32", "CF")}
+            | {name: ("float32", shape) for name, shape in vectors.items()}
+        )
         if unknown := arrays.keys() - {"weight", *vectors}:
             raise damaged(path, f"it has {shown(sorted(unknown))} too")
         return cls(**(arrays | {"temperature": float(arrays["temperature"][0])}))
@@ -72,7 +77,9 @@ class Probe:
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation ``[F]`` in float32; 1 for a feature that is constant to float32 rounding."""
     mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    return mean.astype(np.float32), np.where(std <= 1e-6 * np.abs(mean), 1.0, std).astype(np.float32)
+    return mean.astype(np.float32), np.where(std <= 1e-6 * np.abs(mean), 1.0, std).astype(
+        np.float32
+    )
 
 
 class _Regression:
@@ -87,7 +94,9 @@ class _Regression:
         standard: tuple[np.ndarray, np.ndarray] | None = None,
     ):
         if not np.isfinite(features).all():
-            raise UserError("the features hold values that are not finite; no probe can be fitted to them")
+            raise UserError(
+                "the features hold values that are not finite; no probe can be fitted to them"
+            )
         self.mean, self.std = standard or standardisation(features)
         self.inputs = (features.astype(np.float64) - self.mean) / self.std
         self.truth = np.eye(classes)[labels]
@@ -97,11 +106,17 @@ class _Regression:
         """The objective and its gradient."""
         weight, bias = flat.reshape(self.shape)[:, :-1], flat.reshape(self.shape)[:, -1]
         logp = classification.log_softmax(self.inputs @ weight.T + bias)  # [N, C]
-        slope = (np.exp(logp) - self.truth) / len(self.inputs)  # [N, C], of the mean NLL in the logits
+        slope = (np.exp(logp) - self.truth) / len(
+            self.inputs
+        )  # [N, C], of the mean NLL in the logits
         gradient = np.column_stack([slope.T @ self.inputs + l2 * weight, slope.sum(axis=0)])
-        return -(logp * self.truth).sum() / len(self.inputs) + l2 / 2 * (weight**2).sum(), gradient.ravel()
+        return -(logp * self.truth).sum() / len(self.inputs) + l2 / 2 * (
+            weight**2
+        ).sum(), gradient.ravel()
 
-    def minimise(self, l2: float, start: np.ndarray | None, precision: dict[str, float]) -> np.ndarray:
+    def minimise(
+        self, l2: float, start: np.ndarray | None, precision: dict[str, float]
+    ) -> np.ndarray:
         """The solution, by L-BFGS from ``start`` (None: zero)."""
         from scipy.optimize import minimize
 
@@ -109,7 +124,9 @@ class _Regression:
         start = np.zeros(self.shape).ravel() if start is None else start
         result = minimize(self, start, args=(l2,), jac=True, method="L-BFGS-B", options=options)
         if result.status == 1:
-            log.warning("the probe with l2 %g has not converged after %d iterations", l2, result.nit)
+            log.warning(
+                "the probe with l2 %g has not converged after %d iterations", l2, result.nit
+            )
         return result.x
 
     def probe(self, flat: np.ndarray) -> Probe:
@@ -133,7 +150,9 @@ def fit(
     return regression.probe(regression.minimise(l2, None, FINE))
 
 
-def select(train: Labelled, val: Labelled, classes: int, l2: Sequence[float]) -> tuple[float, Probe]:
+def select(
+    train: Labelled, val: Labelled, classes: int, l2: Sequence[float]
+) -> tuple[float, Probe]:
     """The l2 with the lowest NLL on ``val`` (a tie: the stronger), and its probe of ``train``.
 
     In one pass from the strongest l2 to the weakest, each solution from the one before, to a precision that is enough to compare
@@ -152,7 +171,9 @@ def select(train: Labelled, val: Labelled, classes: int, l2: Sequence[float]) ->
             break
     best, solution = chosen
     if len(l2) > 1 and best in (min(l2), max(l2)):
-        log.warning("l2 %g, at the edge of its grid, has the lowest held-out NLL; widen the grid", best)
+        log.warning(
+            "l2 %g, at the edge of its grid, has the lowest held-out NLL; widen the grid", best
+        )
     return best, regression.probe(regression.minimise(best, solution, FINE))
 
 
@@ -174,10 +195,14 @@ def classification_metrics(
         wanted[f"aurc{suffix}"] = partial(selective.aurc, probabilities, labels)
         for name in errors:
             wanted[f"{name}{suffix}"] = partial(getattr(calibration, name), probabilities, labels)
-    return classification.with_intervals(wanted, len(labels), bootstrap, seed) | {"temperature": temperature}
+    return classification.with_intervals(wanted, len(labels), bootstrap, seed) | {
+        "temperature": temperature
+    }
 
 
-def reliability_rows(logits: np.ndarray, labels: np.ndarray, temperature: float) -> list[ReliabilityRow]:
+def reliability_rows(
+    logits: np.ndarray, labels: np.ndarray, temperature: float
+) -> list[ReliabilityRow]:
     """The reliability diagram of logits ``[N, C]`` as they are and divided by their temperature: rows (raw | calibrated, bin low, bin
     high, mean confidence, accuracy, count)."""
     return [

@@ -12,7 +12,9 @@ def per_class_of(percent: float, labels: np.ndarray) -> int:
     return max(1, round(percent / 100 * len(labels) / len(np.unique(labels))))
 
 
-def evaluate_lowshot(pool: Labelled, test: Labelled, per_class: int, draws: int, l2: float, seed: int) -> list[float]:
+def evaluate_lowshot(
+    pool: Labelled, test: Labelled, per_class: int, draws: int, l2: float, seed: int
+) -> list[float]:
     """Accuracy on test for each draw of ``per_class`` labels of each class from the pool.
 
     The features are standardised over the whole pool: that needs no labels, and a handful of images would give a

@@ -36,13 +36,19 @@ class Sample:
     def __post_init__(self) -> None:
         if broken := int((~np.isfinite(self.features)).any(axis=1).sum()):
             count = f"{broken} of {len(self.features)} images"
-            raise UserError(f"the features of {count} are NaN or infinite; the encoder may have diverged")
+            raise UserError(
+                f"the features of {count} are NaN or infinite; the encoder may have diverged"
+            )
 
     def rows(self, chosen: Array) -> "Sample":
         """The sample of these images alone."""
         names = ("features", "log_sigma", "logits", "labels")
         return replace(
-            self, **{name: None if getattr(self, name) is None else getattr(self, name)[chosen] for name in names}
+            self,
+            **{
+                name: None if getattr(self, name) is None else getattr(self, name)[chosen]
+                for name in names
+            },
         )
 
 
@@ -70,7 +76,9 @@ class Detector:
     of_query: tuple[str, ...]
 
     def allowed(self, train: Sample, query: Sample) -> bool:
-        pairs = [(train, name) for name in self.of_train] + [(query, name) for name in self.of_query]
+        pairs = [(train, name) for name in self.of_train] + [
+            (query, name) for name in self.of_query
+        ]
         return all(getattr(sample, name) is not None for sample, name in pairs)
 
 
@@ -80,7 +88,9 @@ DETECTORS: dict[str, Detector] = {}
 COMBINED = {"combined": ("knn", "mahalanobis"), "combined_sigma": ("knn", "mahalanobis", "sigma")}
 
 
-def detector(*, of_train: tuple[str, ...] = (), of_query: tuple[str, ...] = ()) -> Callable[[Score], Score]:
+def detector(
+    *, of_train: tuple[str, ...] = (), of_query: tuple[str, ...] = ()
+) -> Callable[[Score], Score]:
     """Register a detector under its function's name."""
 
     def register(score: Score) -> Score:
@@ -93,7 +103,9 @@ def detector(*, of_train: tuple[str, ...] = (), of_query: tuple[str, ...] = ()) 
 def score_all(train: Sample, query: Sample, settings: Settings) -> dict[str, Array]:
     """Scores [N] of the query by every detector whose fields the samples have, the combined ones last."""
     scores = {
-        name: each.score(train, query, settings) for name, each in DETECTORS.items() if each.allowed(train, query)
+        name: each.score(train, query, settings)
+        for name, each in DETECTORS.items()
+        if each.allowed(train, query)
     }
     return scores | combined(scores, train, settings)
 
@@ -108,7 +120,9 @@ def combined(scores: dict[str, Array], train: Sample, settings: Settings) -> dic
     parts = {part for names in COMBINED.values() for part in names if part in scores}
     count = len(train.features)
     held = np.zeros(count, bool)
-    held[drawn(count, max(1, min(count // 5, HELD_OUT)), settings.seed, "held out of combined")] = True
+    held[drawn(count, max(1, min(count // 5, HELD_OUT)), settings.seed, "held out of combined")] = (
+        True
+    )
     rest, reference = train.rows(~held), train.rows(held)
     settings = replace(settings, k=min(settings.k, len(rest.features)))
     standard = {}
@@ -168,13 +182,17 @@ def entropy(train: Sample, query: Sample, settings: Settings) -> Array:
     """Shannon entropy of the softmax probabilities, nats, in [0, log C]."""
     below = _below_top(query.logits)
     total = _logsumexp(below)
-    return total - (np.exp(below - total[:, None]) * below).sum(axis=1)  # terms of one sign: nothing cancels
+    return total - (np.exp(below - total[:, None]) * below).sum(
+        axis=1
+    )  # terms of one sign: nothing cancels
 
 
 @detector(of_query=("logits",))
 def energy(train: Sample, query: Sample, settings: Settings) -> Array:
     """Free energy ``-T logsumexp(logits / T)`` (Liu et al. 2020, eq. 3)."""
-    return -settings.temperature * _logsumexp(query.logits.astype(np.float64) / settings.temperature)
+    return -settings.temperature * _logsumexp(
+        query.logits.astype(np.float64) / settings.temperature
+    )
 
 
 # --- from the features ----------------------------------------------------------------------------
@@ -190,7 +208,9 @@ def knn(train: Sample, query: Sample, settings: Settings) -> Array:
     """
     count = len(train.features)
     if settings.k > count:
-        raise ConfigError("k", settings.k, f"there are {count} training features; allowed: at most that many")
+        raise ConfigError(
+            "k", settings.k, f"there are {count} training features; allowed: at most that many"
+        )
     known, asked = _unit(train.features), _unit(query.features)
     centre = known.mean(axis=0)
     known, asked = known - centre, asked - centre
@@ -199,9 +219,13 @@ def knn(train: Sample, query: Sample, settings: Settings) -> Array:
     rows = max(1, BLOCK // count)
     for start in range(0, len(asked), rows):
         block = asked[start : start + rows]
-        order = half_square - block @ known.T  # half the squared distance, less a constant of the row
+        order = (
+            half_square - block @ known.T
+        )  # half the squared distance, less a constant of the row
         nearest = np.argpartition(order, settings.k - 1, axis=1)[:, settings.k - 1]
-        scores[start : start + rows] = np.linalg.norm((block - known[nearest]).astype(np.float64), axis=1)
+        scores[start : start + rows] = np.linalg.norm(
+            (block - known[nearest]).astype(np.float64), axis=1
+        )
     return scores
 
 
@@ -238,7 +262,9 @@ def _to_classes(train: Sample, query: Sample, shrinkage: float) -> Array:
     classes, position = np.unique(labels, return_inverse=True)
     means = np.stack([features[labels == each].mean(axis=0) for each in classes])
     whiten = _whitening(features - means[position], shrinkage)
-    centre = means.mean(axis=0)  # takes a common offset out before squares are subtracted from each other
+    centre = means.mean(
+        axis=0
+    )  # takes a common offset out before squares are subtracted from each other
     asked, known = (query.features - centre) @ whiten, (means - centre) @ whiten
     squares = np.square(asked).sum(1)[:, None] - 2 * asked @ known.T + np.square(known).sum(1)
     return np.maximum(squares.min(axis=1), 0)
@@ -272,7 +298,9 @@ def vim(train: Sample, query: Sample, settings: Settings) -> Array:
     size = train.features.shape[1]
     dim = size // 2 if settings.vim_dim is None else settings.vim_dim
     if not dim < size:
-        raise ConfigError("vim_dim", dim, f"there are {size} features; allowed: fewer than that, or null for half")
+        raise ConfigError(
+            "vim_dim", dim, f"there are {size} features; allowed: fewer than that, or null for half"
+        )
     weight, bias = (each.astype(np.float64) for each in train.head)
     known = train.features.astype(np.float64)
     origin = -np.linalg.pinv(weight) @ bias

@@ -71,10 +71,14 @@ def fit_normalisation(y: Tensor, how: str, shrinkage: float) -> Normalisation:
         return Normalisation(shift, centred.square().mean(0).clamp_min(1e-12).rsqrt().float())
     covariance = centred.T @ centred / len(y)
     scale = covariance.diagonal().mean()
-    covariance = (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(size, device=y.device).double()
+    covariance = (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(
+        size, device=y.device
+    ).double()
     values, vectors = torch.linalg.eigh(covariance)
     floor = (1e-9 * scale).clamp_min(1e-12)
-    return Normalisation(shift, (vectors * torch.maximum(values, floor).rsqrt() @ vectors.T).float())
+    return Normalisation(
+        shift, (vectors * torch.maximum(values, floor).rsqrt() @ vectors.T).float()
+    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ class Reference:
 
 def fit_reference(model: Predicting, images: Tensor, seeing: Seeing) -> Reference:
     """images: uint8 [N, C, S, S], of the training split. The targets are normalised as the model was trained."""
-    mu, _, y = (torch.cat(parts) for parts in zip(*_look(model, images, seeing, _REFERENCE), strict=True))
+    mu, _, y = (
+        torch.cat(parts) for parts in zip(*_look(model, images, seeing, _REFERENCE), strict=True)
+    )
     if isinstance(model, Published):  # its centre was fixed by the training
         normalisation = Normalisation(model.centre, torch.ones_like(model.centre))
     else:
@@ -103,7 +109,9 @@ def best_constant(errors: Tensor) -> Tensor:
     With E|X - y| = sigma [z (2 Phi(z) - 1) + 2 phi(z)] the CRPS has the derivative 2 phi(e / sigma) - 1 / sqrt(pi) in
     sigma. Its mean rises with sigma, so the root is found by halving, in log sigma.
     """
-    low, high = (torch.full(errors.shape[1:], math.log(bound), device=errors.device) for bound in (1e-4, 1e4))
+    low, high = (
+        torch.full(errors.shape[1:], math.log(bound), device=errors.device) for bound in (1e-4, 1e4)
+    )
     goal = math.sqrt(2.0) / 2  # mean exp(-z^2 / 2) at the root
     for _ in range(40):
         middle = (low + high) / 2
@@ -135,7 +143,9 @@ def measure(model: Predicting, images: Tensor, reference: Reference, seeing: See
         _measure(mu, log_sigma, reference.normalisation(y), reference.sigma)
         for mu, log_sigma, y in _look(model, images, seeing, _MEASURE)
     ]
-    rows = {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]}
+    rows = {
+        name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]
+    }
     return Measured(**rows | {"pit": rows["pit"].mean(axis=0)})
 
 
@@ -154,13 +164,20 @@ def _measure(mu: Tensor, log_sigma: Tensor, y: Tensor, constant: Tensor) -> dict
         note("crps_constant", scoring.crps(mu, constant, target) / 2)
         note("error", (target - mu).abs())
         # X_i - X_j is Gaussian; the score without its spread term is 2 E|X - y|.
-        note("disagreement", scoring.crps(mu, (sigma.square() + other_sigma.square()).sqrt(), other_mu, 0.0) / 2)
-        note("disagreement_constant", scoring.crps(mu, constant * math.sqrt(2.0), other_mu, 0.0) / 2)
+        note(
+            "disagreement",
+            scoring.crps(mu, (sigma.square() + other_sigma.square()).sqrt(), other_mu, 0.0) / 2,
+        )
+        note(
+            "disagreement_constant", scoring.crps(mu, constant * math.sqrt(2.0), other_mu, 0.0) / 2
+        )
         for level in LEVELS:
             note(f"inside_{level}", ((pit - 0.5).abs() <= level / 200).float())
         cells = (pit * BINS).long().clamp(max=BINS - 1).flatten(1)
         seen.setdefault("pit", []).append(
-            torch.zeros(len(mu), BINS, device=mu.device).scatter_add_(1, cells, torch.ones_like(cells).float())
+            torch.zeros(len(mu), BINS, device=mu.device).scatter_add_(
+                1, cells, torch.ones_like(cells).float()
+            )
             / cells.shape[1]
         )
     rows = {name: torch.stack(values).mean(0) for name, values in seen.items()}
@@ -175,7 +192,9 @@ def _pairs(mu: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 @torch.inference_mode()
-def _look(model: Predicting, images: Tensor, seeing: Seeing, purpose: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _look(
+    model: Predicting, images: Tensor, seeing: Seeing, purpose: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """mu, log sigma and target before normalisation, float32 [n, V, D], of consecutive images."""
     device = next(model.parameters()).device
     state = np.random.SeedSequence((seeing.seed, purpose)).generate_state(1, np.uint64)
@@ -193,28 +212,39 @@ def _look(model: Predicting, images: Tensor, seeing: Seeing, purpose: int) -> It
 def summarise(measured: Measured, bootstrap: int, seed: int) -> dict[str, float]:
     """The numbers of docs/evaluation.md, each with its 95 % interval over images."""
     wanted = {
-        f"coverage_{level}": partial(classification.mean_share, measured.inside[:, place]) for place, level in enumerate(LEVELS)
+        f"coverage_{level}": partial(classification.mean_share, measured.inside[:, place])
+        for place, level in enumerate(LEVELS)
     }
-    wanted |= {name: partial(mean_score, getattr(measured, name)) for name in ("crps", "crps_constant")}
+    wanted |= {
+        name: partial(mean_score, getattr(measured, name)) for name in ("crps", "crps_constant")
+    }
     wanted["crps_skill"] = partial(skill, measured.crps, measured.crps_constant)
-    wanted["sigma_error_correlation"] = partial(rank_correlation, measured.log_sigma, measured.error)
+    wanted["sigma_error_correlation"] = partial(
+        rank_correlation, measured.log_sigma, measured.error
+    )
     return classification.with_intervals(wanted, len(measured.crps), bootstrap, seed)
 
 
 @on(Scale(0.0, math.inf))
-def mean_score(score: np.ndarray, counts: classification.Counts | None = None) -> "float | np.ndarray":
+def mean_score(
+    score: np.ndarray, counts: classification.Counts | None = None
+) -> "float | np.ndarray":
     """Mean of scores [N] that are at least 0 and have no upper end, such as the CRPS."""
     return classification.mean(score, counts)
 
 
 @on(Scale(-math.inf, 1.0))
-def skill(score: np.ndarray, control: np.ndarray, counts: classification.Counts | None = None) -> "float | np.ndarray":
+def skill(
+    score: np.ndarray, control: np.ndarray, counts: classification.Counts | None = None
+) -> "float | np.ndarray":
     """1 - mean score / mean control, of [N] each: the share of the control's score that is saved; above 0 is better."""
     return 1 - classification.mean(score, counts) / classification.mean(control, counts)
 
 
 @on(Scale(-1.0, 1.0))
-def rank_correlation(one: np.ndarray, other: np.ndarray, counts: classification.Counts | None = None) -> "float | np.ndarray":
+def rank_correlation(
+    one: np.ndarray, other: np.ndarray, counts: classification.Counts | None = None
+) -> "float | np.ndarray":
     """Spearman's rank correlation of [N] and [N], in [-1, 1]; ties share their mean rank, a constant has 0."""
     rows = np.ones((1, len(one))) if counts is None else counts
     a, b = (_centred_ranks(each, rows) for each in (one, other))

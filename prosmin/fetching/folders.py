@@ -234,9 +234,7 @@ def _class_names(paths: Sequence[str]) -> dict[str, str]:
     """By path the last folder of it, or the whole path where others end alike."""
     last = [path.rpartition("/")[2] for path in paths]
     often = Counter(last)
-    return {
-        path: printable(path if often[name] > 1 else name) for path, name in zip(paths, last)
-    }
+    return {path: printable(path if often[name] > 1 else name) for path, name in zip(paths, last)}
 
 
 def _is_labelled(parts: Mapping[str, Part]) -> bool:

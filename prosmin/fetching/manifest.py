@@ -29,7 +29,9 @@ class Written:
     width: tuple[int, int]
 
 
-def describe(layout: Layout, classes: tuple[str, ...] | None, written: Mapping[str, Written]) -> dict[str, Any]:
+def describe(
+    layout: Layout, classes: tuple[str, ...] | None, written: Mapping[str, Written]
+) -> dict[str, Any]:
     """The manifest of these splits; image sizes are [least, most] pixels over all of them."""
     facts = written.values()
     return {
@@ -37,7 +39,10 @@ def describe(layout: Layout, classes: tuple[str, ...] | None, written: Mapping[s
         "channels": layout.channels,
         "encoding": layout.encoding,
         "image_sizes": {
-            "height": [min(each.height[0] for each in facts), max(each.height[1] for each in facts)],
+            "height": [
+                min(each.height[0] for each in facts),
+                max(each.height[1] for each in facts),
+            ],
             "width": [min(each.width[0] for each in facts), max(each.width[1] for each in facts)],
         },
         "splits": {split: _summary(each, classes) for split, each in written.items()},
@@ -77,13 +82,20 @@ def find_duplicates(written: Mapping[str, Written]) -> dict[str, Any]:
         return f"{names[splits[image]]}: {readers[splits[image]].source(int(rows[image]))}"
 
     return {
-        "within": {name: sum(max(int(count[at]) - 1, 0) for count in counts) for at, name in enumerate(names)},
+        "within": {
+            name: sum(max(int(count[at]) - 1, 0) for count in counts)
+            for at, name in enumerate(names)
+        },
         "across": {
-            f"{names[one]}-{names[other]}": sum(bool(count[one] and count[other]) for count in counts)
+            f"{names[one]}-{names[other]}": sum(
+                bool(count[one] and count[other]) for count in counts
+            )
             for one, other in itertools.combinations(range(len(names)), 2)
         },
         "conflicting_labels": sum(len(set(labels[group].tolist())) > 1 for group in groups),
-        "examples": [[place(image) for image in groups[at][:LISTED].tolist()] for at in order[:LISTED]],
+        "examples": [
+            [place(image) for image in groups[at][:LISTED].tolist()] for at in order[:LISTED]
+        ],
     }
 
 

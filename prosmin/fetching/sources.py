@@ -69,7 +69,9 @@ def builtin(name: str, patch: int, val_fraction: float, test_fraction: float) ->
         digits = load_digits()
         pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         classes = tuple(str(digit) for digit in digits.target_names)
-        return Source(classes, {"train": _in_memory(pixels, digits.target.astype(np.int64), "digits")})
+        return Source(
+            classes, {"train": _in_memory(pixels, digits.target.astype(np.int64), "digits")}
+        )
     return _patches(patch, val_fraction, test_fraction)
 
 
@@ -82,7 +84,11 @@ def _patches(side: int, val_fraction: float, test_fraction: float) -> Source:
     pixels, labels, columns = [], [], []
     for label, photograph in enumerate(sample.images):
         down, across = photograph.shape[0] // side, photograph.shape[1] // side
-        squares = photograph[: down * side, : across * side].reshape(down, side, across, side, 3).swapaxes(1, 2)
+        squares = (
+            photograph[: down * side, : across * side]
+            .reshape(down, side, across, side, 3)
+            .swapaxes(1, 2)
+        )
         pixels.append(squares.reshape(-1, side, side, 3))
         labels.append(np.full(down * across, label))
         columns.append(np.tile(np.arange(across), down))
@@ -92,7 +98,9 @@ def _patches(side: int, val_fraction: float, test_fraction: float) -> Source:
     train = across - test - val
     if train < 1:
         raise ConfigError(
-            "patch", side, f"the photographs are {across} patches wide, which val and test use up; make it smaller"
+            "patch",
+            side,
+            f"the photographs are {across} patches wide, which val and test use up; make it smaller",
         )
     whole = _in_memory(np.concatenate(pixels), np.concatenate(labels), "patches")
     edges = np.cumsum([0, train, val, test])

@@ -12,7 +12,11 @@ Rows = NDArray[np.int64]
 
 
 def hold_out(
-    labels: Rows, fraction: float, rng: np.random.Generator, name: str, classes: tuple[str, ...] | None
+    labels: Rows,
+    fraction: float,
+    rng: np.random.Generator,
+    name: str,
+    classes: tuple[str, ...] | None,
 ) -> tuple[Rows, Rows]:
     """Split row numbers into (kept, held out), each ascending.
 

@@ -38,18 +38,28 @@ def parquet(files: Mapping[str, str], image: str = "image", label: str | None = 
     label: column of class numbers or names; None for no labels. Names for class numbers are taken from the metadata
         that the ``datasets`` library writes; without it the numbers themselves are the names.
     """
-    shards = {split: [(file, _open(file)) for file in _paths(split, path)] for split, path in files.items()}
+    shards = {
+        split: [(file, _open(file)) for file in _paths(split, path)]
+        for split, path in files.items()
+    }
     for opened in shards.values():
         for path, file in opened:
             _check_columns(path.name, file.schema_arrow, image, label)
     if label is None:
-        lengths = {split: sum(file.metadata.num_rows for _, file in opened) for split, opened in shards.items()}
+        lengths = {
+            split: sum(file.metadata.num_rows for _, file in opened)
+            for split, opened in shards.items()
+        }
         classes, labels = None, {split: no_labels(length) for split, length in lengths.items()}
     else:
         columns = {split: _label_column(opened, label) for split, opened in shards.items()}
         classes, labels = class_numbers(columns, label, _names_in_metadata(shards, label))
     return Source(
-        classes, {split: Images(labels[split], _parquet_reader(opened, image)) for split, opened in shards.items()}
+        classes,
+        {
+            split: Images(labels[split], _parquet_reader(opened, image))
+            for split, opened in shards.items()
+        },
     )
 
 
@@ -70,7 +80,11 @@ def _paths(split: str, path: str) -> list[Path]:
     else:
         found = [Path(name) for name in sorted(glob.glob(str(where)))]
     if not found:
-        raise ConfigError(f"files.{split}", path, "there is no such Parquet file, nor a folder or pattern with some")
+        raise ConfigError(
+            f"files.{split}",
+            path,
+            "there is no such Parquet file, nor a folder or pattern with some",
+        )
     return found
 
 
@@ -85,24 +99,34 @@ def _label_column(shards: list[tuple[Path, ParquetFile]], label: str) -> pyarrow
         with _reading(path):
             columns.append(file.read(columns=[label])[label])
     try:
-        return pyarrow.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+        return pyarrow.chunked_array(
+            [chunk for column in columns for chunk in column.chunks], columns[0].type
+        )
     except (pyarrow.ArrowException, TypeError):
         kinds = " and ".join(sorted({str(column.type) for column in columns}))
-        raise UserError(f"label column {label!r} holds {kinds} in files of one split; it must hold one type") from None
+        raise UserError(
+            f"label column {label!r} holds {kinds} in files of one split; it must hold one type"
+        ) from None
 
 
-def _names_in_metadata(shards: Mapping[str, list[tuple[Path, ParquetFile]]], label: str) -> list[str] | None:
+def _names_in_metadata(
+    shards: Mapping[str, list[tuple[Path, ParquetFile]]], label: str
+) -> list[str] | None:
     """Class names as the ``datasets`` library writes them into the schema."""
     found: dict[Path, list[str]] = {}
     for path, file in (each for opened in shards.values() for each in opened):
         try:
-            names = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+            names = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"][
+                "features"
+            ][label]["names"]
         except (KeyError, TypeError, ValueError):
             continue
         found[path] = [str(name) for name in names]
         first, wanted = next(iter(found.items()))
         if found[path] != wanted:
-            raise UserError(f"{first.name} and {path.name} give the classes different names or a different order")
+            raise UserError(
+                f"{first.name} and {path.name} give the classes different names or a different order"
+            )
     return next(iter(found.values()), None)
 
 
@@ -164,16 +188,28 @@ def hub(
         _check_own_files(repo, builder)
         builder.download_and_prepare()
         loaded = builder.as_dataset()
-    except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError, pyarrow.ArrowException) as error:
+    except (
+        ValueError,
+        RuntimeError,
+        OSError,
+        datasets.exceptions.DatasetsError,
+        pyarrow.ArrowException,
+    ) as error:
         if "BuilderConfig" in str(error) or "Config name is missing" in str(error):
             options = re.findall(r"'([^']+)'", str(error).partition("[")[2].partition("]")[0])
             allowed = f"{repo} has: {', '.join(options)}{nearest(str(config), options)}"
             raise ConfigError("config", config, allowed) from None
-        raise ConfigError("repo", repo, f"it cannot be loaded at revision {revision}: {_first_line(error)}") from None
+        raise ConfigError(
+            "repo", repo, f"it cannot be loaded at revision {revision}: {_first_line(error)}"
+        ) from None
     tables = {}
     for split, theirs in splits.items():
         if theirs not in loaded:
-            raise ConfigError(f"splits.{split}", theirs, f"{repo} has: {', '.join(loaded)}{nearest(theirs, loaded)}")
+            raise ConfigError(
+                f"splits.{split}",
+                theirs,
+                f"{repo} has: {', '.join(loaded)}{nearest(theirs, loaded)}",
+            )
         table = loaded[theirs]
         _check_columns(f"split {theirs!r} of {repo}", table.features.arrow_schema, image, label)
         if isinstance(table.features[image], datasets.Image):
@@ -182,8 +218,12 @@ def hub(
     if label is None:
         classes, labels = None, {split: no_labels(len(table)) for split, table in tables.items()}
     else:
-        columns = {split: table.select_columns([label])[:][label] for split, table in tables.items()}
-        names = {split: getattr(table.features[label], "names", None) for split, table in tables.items()}
+        columns = {
+            split: table.select_columns([label])[:][label] for split, table in tables.items()
+        }
+        names = {
+            split: getattr(table.features[label], "names", None) for split, table in tables.items()
+        }
         classes, labels = class_numbers(columns, label, next(iter(names.values())))
     own = _own_folders(repo, revision)
     return Source(
@@ -275,10 +315,16 @@ def _check_columns(where: str, schema: pyarrow.Schema, image: str, label: str | 
         if name is not None and name not in schema.names:
             hint = "; null stands for no labels" if key == "label" else ""
             there = ", ".join(schema.names)
-            allowed = f"{where} has no such column; there are: {there}{nearest(name, schema.names)}{hint}"
+            allowed = (
+                f"{where} has no such column; there are: {there}{nearest(name, schema.names)}{hint}"
+            )
             raise ConfigError(key, name, allowed)
     kind = schema.field(image).type
-    content = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    content = (
+        kind.field("bytes").type
+        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        else kind
+    )
     if not (types.is_binary(content) or types.is_large_binary(content)):
         allowed = "it must hold encoded images: binary, or a struct with bytes"
         raise UserError(f"column {image!r} of {where} holds {kind}; {allowed}")
@@ -303,7 +349,9 @@ def class_numbers(
                 f"label column {name!r} of {split} is damaged or not in UTF-8: {reason}"
             ) from None
         if not (types.is_integer(kind) or _is_text(kind)):
-            raise UserError(f"label column {name!r} of {split} holds {kind}; it must hold integers or text")
+            raise UserError(
+                f"label column {name!r} of {split} holds {kind}; it must hold integers or text"
+            )
         if column.null_count:
             row = compute.index(column.is_null(), True).as_py()
             raise UserError(
@@ -311,7 +359,9 @@ def class_numbers(
                 f"{row}; label all images, or set label to null"
             )
     if len({_is_text(column.type) for column in columns.values()}) > 1:
-        raise UserError(f"label column {name!r} holds integers in one split and text in another; it must hold one type")
+        raise UserError(
+            f"label column {name!r} holds integers in one split and text in another; it must hold one type"
+        )
     values = {split: column.to_numpy() for split, column in columns.items()}
     if names is None or any(_is_text(column.type) for column in columns.values()):
         _check_range(values, name, None)
@@ -320,7 +370,9 @@ def class_numbers(
             split: np.searchsorted(found, each) for split, each in values.items()
         }
     _check_range(values, name, len(names))
-    return tuple(map(printable, names)), {split: each.astype(np.int64) for split, each in values.items()}
+    return tuple(map(printable, names)), {
+        split: each.astype(np.int64) for split, each in values.items()
+    }
 
 
 def _plain(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
@@ -337,7 +389,11 @@ def _check_range(values: Mapping[str, np.ndarray], name: str, classes: int | Non
             continue
         where, low, high = f"label column {name!r} of {split}", each.min(), each.max()
         if low < 0:
-            hint = "; set label to null if the images are unlabelled" if (each == NO_LABEL).all() else ""
+            hint = (
+                "; set label to null if the images are unlabelled"
+                if (each == NO_LABEL).all()
+                else ""
+            )
             raise UserError(f"{where} holds {low} in row {each.argmin()}; labels start at 0{hint}")
         if classes is not None and high >= classes:
             raise UserError(

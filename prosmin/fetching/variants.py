@@ -41,7 +41,9 @@ def transformed(reader: SplitReader, transform: str, seed: int, split: str) -> I
             yield np.rot90(pixels)
         elif transform == "permute":
             height, width, channels = pixels.shape
-            yield pixels.reshape(-1, channels)[_permutation(seed, height * width)].reshape(pixels.shape)
+            yield pixels.reshape(-1, channels)[_permutation(seed, height * width)].reshape(
+                pixels.shape
+            )
         elif transform == "noise":
             yield noise.integers(0, 256, pixels.shape, dtype=np.uint8)
         else:
@@ -53,7 +55,9 @@ def read_pixels(reader: SplitReader, row: int) -> np.ndarray:
     layout = reader.layout
     if layout.encoding == "encoded":
         return decode(reader.image(row).to_pybytes(), layout.channels)
-    return np.frombuffer(reader.image(row), np.uint8).reshape(layout.height, layout.width, layout.channels)
+    return np.frombuffer(reader.image(row), np.uint8).reshape(
+        layout.height, layout.width, layout.channels
+    )
 
 
 @lru_cache(maxsize=64)
@@ -72,12 +76,16 @@ def _halves(reader: SplitReader, seed: int, split: str) -> Iterator[np.ndarray]:
     first, last = np.searchsorted(ranked, labels, "left"), np.searchsorted(ranked, labels, "right")
     others = len(labels) - (last - first)
     if not others.all():
-        raise UserError(f"transform halves joins images of different classes, but split {split!r} has only one")
+        raise UserError(
+            f"transform halves joins images of different classes, but split {split!r} has only one"
+        )
     partners = order[(last + rng.integers(0, others)) % len(labels)]
     for row, partner in enumerate(partners.tolist()):
         left, right = read_pixels(reader, row), read_pixels(reader, partner)
         height, width, channels = left.shape
         if right.shape != left.shape:
             picture = Image.fromarray(right[..., 0] if channels == 1 else right)
-            right = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(left.shape)
+            right = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(
+                left.shape
+            )
         yield np.concatenate([left[:, : width // 2], right[:, width // 2 :]], axis=1)

@@ -73,7 +73,10 @@ def write_dataset(
     classes = source.classes
     if transform != "none":
         classes, layout = None, transformed_layout(layout, transform)
-        written = {split: _transform_split(_file(folder, split), layout, transform, seed, split) for split in splits}
+        written = {
+            split: _transform_split(_file(folder, split), layout, transform, seed, split)
+            for split in splits
+        }
     return {
         **describe(layout, classes, written),
         "converted": {name: count for name, count in sorted(converted.items()) if count},
@@ -102,13 +105,21 @@ def divide(
     for split, fraction in (("test", test_fraction), ("val", val_fraction)):
         if split not in splits and "train" in splits and fraction > 0:
             train = splits["train"]
-            kept, held = hold_out(train.labels, fraction, generator(seed, split), split, source.classes)
+            kept, held = hold_out(
+                train.labels, fraction, generator(seed, split), split, source.classes
+            )
             splits["train"], splits[split] = train.take(kept), train.take(held)
     for split, count in limit.items():
         if split not in splits:
-            raise ConfigError(f"limit.{split}", count, f"there is no such split; there are: {', '.join(splits)}")
+            raise ConfigError(
+                f"limit.{split}", count, f"there is no such split; there are: {', '.join(splits)}"
+            )
         if source.classes and count < len(source.classes):
-            raise ConfigError(f"limit.{split}", count, f"must be at least the number of classes, {len(source.classes)}")
+            raise ConfigError(
+                f"limit.{split}",
+                count,
+                f"must be at least the number of classes, {len(source.classes)}",
+            )
         rows = balanced_subset(splits[split].labels, count, generator(seed, f"limit.{split}"))
         splits[split] = splits[split].take(rows)
     return {split: splits[split] for split in SPLITS if split in splits}
@@ -136,7 +147,9 @@ def _check_classes(classes: tuple[str, ...] | None, splits: Mapping[str, Images]
     present = {split: set(images.labels.tolist()) for split, images in splits.items()}
     for split, found in present.items():
         if extra := sorted(found - present["train"]):
-            raise UserError(f"{split} has images of class {classes[extra[0]]!r}, but train has none")
+            raise UserError(
+                f"{split} has images of class {classes[extra[0]]!r}, but train has none"
+            )
     if missing := sorted(present["train"] - present.get("test", present["train"])):
         raise UserError(f"train has images of class {classes[missing[0]]!r}, but test has none")
     if absent := sorted(set(range(len(classes))) - present["train"]):

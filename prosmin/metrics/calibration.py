@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 def _equal_width(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Bin of each confidence: b holds (b/bins, (b+1)/bins], and bin 0 holds 0 as well."""
-    return np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0, bins - 1)
+    return np.clip(
+        np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0, bins - 1
+    )
 
 
 def _top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +100,10 @@ def ece_classwise(
     check_predictions(probabilities, labels, probabilities=True)
     rows = _rows(counts, len(labels))
     classes = range(probabilities.shape[1])
-    errors = [_binned_error(probabilities[:, c], (labels == c).astype(np.float64), rows, bins) for c in classes]
+    errors = [
+        _binned_error(probabilities[:, c], (labels == c).astype(np.float64), rows, bins)
+        for c in classes
+    ]
     return _as_asked(np.mean(errors, axis=0), counts)
 
 
@@ -142,6 +147,10 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     lowest, highest = TEMPERATURES
     for bound, beyond in ((highest, slope(1 / highest) >= 0), (lowest, slope(1 / lowest) <= 0)):
         if beyond:
-            log.warning("no temperature from %g to %g fits the held-out samples; %g is used", *TEMPERATURES, bound)
+            log.warning(
+                "no temperature from %g to %g fits the held-out samples; %g is used",
+                *TEMPERATURES,
+                bound,
+            )
             return bound
     return 1 / brentq(slope, 1 / highest, 1 / lowest, xtol=1e-12, rtol=1e-12)

@@ -28,7 +28,9 @@ Metric = Callable[[Counts | None], "float | np.ndarray"]
 _BLOCK = 2**22
 
 
-def check_predictions(predictions: np.ndarray, labels: np.ndarray, probabilities: bool = False) -> None:
+def check_predictions(
+    predictions: np.ndarray, labels: np.ndarray, probabilities: bool = False
+) -> None:
     """Refuse what no metric can be computed from: wrong shapes, no samples, NaN, labels outside the classes.
 
     probabilities: also ask for entries in [0, 1] and rows that sum to 1 (to 1e-4).
@@ -40,15 +42,25 @@ def check_predictions(predictions: np.ndarray, labels: np.ndarray, probabilities
             "a metric needs predictions [N, C] and labels [N] with N and C at least 1"
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"labels are {labels.dtype}; they must be integers from 0 to {predictions.shape[1] - 1}")
+        raise UserError(
+            f"labels are {labels.dtype}; they must be integers from 0 to {predictions.shape[1] - 1}"
+        )
     broken = int((~np.isfinite(predictions)).any(axis=1).sum())
     if broken:
-        raise UserError(f"the predictions of {broken} of {len(labels)} samples are not finite numbers")
+        raise UserError(
+            f"the predictions of {broken} of {len(labels)} samples are not finite numbers"
+        )
     if labels.min() < 0 or labels.max() >= predictions.shape[1]:
         outside = labels.min() if labels.min() < 0 else labels.max()
-        raise UserError(f"label {outside} is not one of the {predictions.shape[1]} classes predicted")
-    if probabilities and (predictions.min() < 0 or np.abs(predictions.sum(axis=1) - 1).max() > 1e-4):
-        raise UserError("the predictions are not probabilities: each row must be at least 0 and sum to 1")
+        raise UserError(
+            f"label {outside} is not one of the {predictions.shape[1]} classes predicted"
+        )
+    if probabilities and (
+        predictions.min() < 0 or np.abs(predictions.sum(axis=1) - 1).max() > 1e-4
+    ):
+        raise UserError(
+            "the predictions are not probabilities: each row must be at least 0 and sum to 1"
+        )
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -74,7 +86,9 @@ def mean_share(values: np.ndarray, counts: Counts | None = None) -> "float | np.
 
 
 @on(PROPORTION)
-def accuracy(predictions: np.ndarray, labels: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+def accuracy(
+    predictions: np.ndarray, labels: np.ndarray, counts: Counts | None = None
+) -> "float | np.ndarray":
     """Share of samples whose highest-scored class is the label, in [0, 1]. A tie goes to the lower class."""
     check_predictions(predictions, labels)
     return mean((predictions.argmax(axis=1) == labels).astype(np.float64), counts)
@@ -90,7 +104,9 @@ def top_k_accuracy(
     """
     check_predictions(predictions, labels)
     if not 1 <= k < predictions.shape[1]:
-        raise UserError(f"top-{k} accuracy with {predictions.shape[1]} classes; k must be at least 1 and below that")
+        raise UserError(
+            f"top-{k} accuracy with {predictions.shape[1]} classes; k must be at least 1 and below that"
+        )
     own = np.take_along_axis(predictions, labels[:, None], axis=1)
     before = np.arange(predictions.shape[1]) < labels[:, None]
     rank = (predictions > own).sum(axis=1) + ((predictions == own) & before).sum(axis=1)
@@ -99,7 +115,9 @@ def top_k_accuracy(
 
 # 2.5 nats: the loss of a wrong answer given at a confidence of 92 %.
 @on(Scale(0.0, math.inf, finest=4, unit=2.5))
-def nll(logits: np.ndarray, labels: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+def nll(
+    logits: np.ndarray, labels: np.ndarray, counts: Counts | None = None
+) -> "float | np.ndarray":
     """Mean negative log-likelihood of the labels in nats, from logits (log-probabilities are logits too).
 
     It takes no probabilities, because one that underflows to 0 makes the mean infinite.
@@ -109,7 +127,9 @@ def nll(logits: np.ndarray, labels: np.ndarray, counts: Counts | None = None) ->
 
 
 @on(Scale(0.0, 2.0, finest=4))
-def brier(probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+def brier(
+    probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None
+) -> "float | np.ndarray":
     """Mean over samples of the squared error summed over classes, in [0, 2] (Brier 1950, in its original form)."""
     check_predictions(probabilities, labels, probabilities=True)
     return mean(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1), counts)
@@ -153,6 +173,8 @@ def with_intervals(
         if scale.proportion:
             low, high = intervals.wilson(value, n, level)
         else:
-            low, high = intervals.from_resamples(value, np.concatenate(drawn[name]), n, scale, level)
+            low, high = intervals.from_resamples(
+                value, np.concatenate(drawn[name]), n, scale, level
+            )
         result |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return result

@@ -69,7 +69,9 @@ def mce_unnormalised(model: Measured, counts: Counts | None = None) -> "float | 
 
 
 @on(lambda model: _scale(model, math.inf))
-def mce(model: Measured, reference: Measured | Known, counts: Counts | None = None) -> "float | np.ndarray":
+def mce(
+    model: Measured, reference: Measured | Known, counts: Counts | None = None
+) -> "float | np.ndarray":
     """Mean corruption error as a ratio: the mean over types of sum_s error / sum_s error of the reference.
 
     The reference therefore has 1 itself (the paper gives per cent, 100). NaN where it makes no error in a type.
@@ -77,12 +79,16 @@ def mce(model: Measured, reference: Measured | Known, counts: Counts | None = No
     return _ratios(model.by_type(counts), reference.by_type(counts))
 
 
-def relative_mce(model: Measured, reference: Measured | Known, counts: Counts | None = None) -> "float | np.ndarray":
+def relative_mce(
+    model: Measured, reference: Measured | Known, counts: Counts | None = None
+) -> "float | np.ndarray":
     """The same for the error that corruption adds: mean over types of sum_s (error - clean) / the reference's.
 
     NaN where a type does not add to the error of the reference: the ratio then compares nothing.
     """
-    own, other = (each.by_type(counts) - each.without(counts)[..., None] for each in (model, reference))
+    own, other = (
+        each.by_type(counts) - each.without(counts)[..., None] for each in (model, reference)
+    )
     return _ratios(own, other)
 
 
@@ -100,7 +106,9 @@ def cosines(features: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
 @on(Scale(-1.0, 1.0))
 @on(Scale(-1.0, 1.0))
-def feature_similarity(similarity: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+def feature_similarity(
+    similarity: np.ndarray, counts: Counts | None = None
+) -> "float | np.ndarray":
     """Mean cosine over types, severities and images, at most 1: features that no corruption changes.
 
     similarity: ``cosines`` of every cell, [T, S, N]. Needs no labels.
@@ -120,9 +128,7 @@ def _ratios(own: np.ndarray, reference: np.ndarray) -> "float | np.ndarray":
 # Errors of AlexNet on ImageNet-C, means over the five severities, as published with the benchmark; its error without
 # corruption is that of the paper's table 1.
 ALEXNET_CLEAN = 0.435
-ALEXNET_NEEDS = (
-    "its errors are of ImageNet-C's published files; needed: source folders, its 15 types, severities 1 to 5"
-)
+ALEXNET_NEEDS = "its errors are of ImageNet-C's published files; needed: source folders, its 15 types, severities 1 to 5"
 ALEXNET = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -151,7 +157,11 @@ def known(reference: str, types: Sequence[str], cells: Mapping[str, Any]) -> Kno
     Raise ``ConfigError`` where there is no such reference, or where it is of other images or lacks one of the types.
     """
     if reference == "alexnet":
-        if cells["source"] != "folders" or len(cells["severities"]) < 5 or set(types) != set(ALEXNET):
+        if (
+            cells["source"] != "folders"
+            or len(cells["severities"]) < 5
+            or set(types) != set(ALEXNET)
+        ):
             raise ConfigError("reference", reference, ALEXNET_NEEDS)
         return Known(np.array([ALEXNET[name] for name in types]), ALEXNET_CLEAN)
     content, errors, accuracy = _read(reference)
@@ -189,4 +199,6 @@ def _read(file: str) -> tuple[dict[str, Any], dict[str, float], float | None]:
             "reference", file, "allowed: random, alexnet, or a JSON file, and there is no such file"
         ) from None
     except (UserError, ValueError, KeyError, AttributeError, TypeError, OverflowError):
-        raise ConfigError("reference", file, 'needed: JSON {"error": {type: a share in [0, 1]}}') from None
+        raise ConfigError(
+            "reference", file, 'needed: JSON {"error": {type: a share in [0, 1]}}'
+        ) from None

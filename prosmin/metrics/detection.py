@@ -22,9 +22,13 @@ def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) 
     """
     for name, scores in (("in-distribution", id_scores), ("OOD", ood_scores)):
         if not len(scores):
-            raise UserError(f"there are no {name} scores; a test split with at least one image is needed")
+            raise UserError(
+                f"there are no {name} scores; a test split with at least one image is needed"
+            )
         if bad := int((~np.isfinite(scores)).sum()):
-            raise UserError(f"{bad} of {len(scores)} {name} scores are NaN or infinite; the encoder may have diverged")
+            raise UserError(
+                f"{bad} of {len(scores)} {name} scores are NaN or infinite; the encoder may have diverged"
+            )
     low, high = auroc_interval(id_scores, ood_scores, resamples=resamples, seed=seed)
     return {
         "auroc": auroc(id_scores, ood_scores),
@@ -45,7 +49,9 @@ def auroc(id_scores: Array, ood_scores: Array) -> float:
     return float((below + up_to) / (2 * len(id_scores) * len(ood_scores)))
 
 
-def auroc_interval(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> tuple[float, float]:
+def auroc_interval(
+    id_scores: Array, ood_scores: Array, *, resamples: int, seed: int
+) -> tuple[float, float]:
     """95 % interval of ``auroc``: ``prosmin.metrics.intervals`` with the variance of the bootstrap, ID and OOD images resampled apart."""
     drawn = auroc_resamples(id_scores, ood_scores, resamples=resamples, seed=seed)
     value, images = auroc(id_scores, ood_scores), len(id_scores) + len(ood_scores)
@@ -70,7 +76,9 @@ def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed
         count = min(64, resamples - start)
         id_weight = _resample(rng, len(id_scores), count)[order]
         ood_weight = _resample(rng, len(ood_scores), count)
-        mass = np.concatenate([np.zeros((1, count)), np.cumsum(id_weight, axis=0)])  # weight of the i lowest ID scores
+        mass = np.concatenate(
+            [np.zeros((1, count)), np.cumsum(id_weight, axis=0)]
+        )  # weight of the i lowest ID scores
         beaten = (mass[below] + mass[up_to]) / 2 if tied else mass[below]
         found.append(np.einsum("mr,mr->r", ood_weight, beaten) / pairs)
     return np.concatenate(found)
@@ -79,14 +87,20 @@ def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed
 def _resample(rng: np.random.Generator, images: int, count: int) -> Array:
     """How often each image is drawn in each of ``count`` resamples with replacement [images,count]."""
     drawn = rng.integers(images, size=(images, count)) * count + np.arange(count)
-    return np.bincount(drawn.ravel(), minlength=images * count).reshape(images, count).astype(np.float64)
+    return (
+        np.bincount(drawn.ravel(), minlength=images * count)
+        .reshape(images, count)
+        .astype(np.float64)
+    )
 
 
 def _rates(positive: Array, negative: Array) -> tuple[Array, Array, Array]:
     """Counts of positives and negatives at or above each distinct score, and the scores, highest first."""
     scores = np.concatenate([positive, negative])
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # the last of each run of ties
+    last = np.append(
+        np.flatnonzero(np.diff(scores[order])), len(scores) - 1
+    )  # the last of each run of ties
     hits = np.cumsum(order < len(positive))[last]
     return hits, last + 1 - hits, scores[order][last]
 
@@ -124,7 +138,9 @@ def roc_curve(id_scores: Array, ood_scores: Array, points: int = 100) -> tuple[A
     fpr = np.append(0, alarms) / len(id_scores)
     tpr = np.append(0, hits) / len(ood_scores)
     if len(fpr) > points:
-        keep = np.unique(np.searchsorted(fpr + tpr, np.linspace(0, 2, points)).clip(max=len(fpr) - 1))
+        keep = np.unique(
+            np.searchsorted(fpr + tpr, np.linspace(0, 2, points)).clip(max=len(fpr) - 1)
+        )
         keep[-1] = len(fpr) - 1
         fpr, tpr = fpr[keep], tpr[keep]
     return fpr, tpr

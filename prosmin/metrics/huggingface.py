@@ -49,7 +49,9 @@ class Module(evaluate.Metric):
             features=Features(self.columns),
         )
 
-    def measure(self, predictions: np.ndarray, references: np.ndarray, counts: classification.Counts | None) -> Any:
+    def measure(
+        self, predictions: np.ndarray, references: np.ndarray, counts: classification.Counts | None
+    ) -> Any:
         raise NotImplementedError
 
     def _compute(
@@ -76,7 +78,11 @@ class TopKAccuracy(Module):
 
     @on(PROPORTION)
     def measure(
-        self, predictions: np.ndarray, references: np.ndarray, counts: classification.Counts | None, k: int = 5
+        self,
+        predictions: np.ndarray,
+        references: np.ndarray,
+        counts: classification.Counts | None,
+        k: int = 5,
     ) -> Any:
         return classification.top_k_accuracy(predictions, references, k, counts)
 
@@ -91,7 +97,10 @@ class NLL(Module):
 class Brier(Module):
     """Mean squared error of the probabilities [N, C] summed over classes, in [0, 2]."""
 
-    name, citation = "brier", "Brier 1950, Verification of forecasts expressed in terms of probability"
+    name, citation = (
+        "brier",
+        "Brier 1950, Verification of forecasts expressed in terms of probability",
+    )
     measure = staticmethod(classification.brier)
 
 
@@ -105,7 +114,10 @@ class ECE(Module):
 class AdaptiveECE(Module):
     """Expected calibration error of the top label over 15 bins of equal mass, in [0, 1]; probabilities [N, C]."""
 
-    name, citation = "ece_adaptive", "Nguyen & O'Connor 2015; Nixon et al. 2019, Measuring calibration in deep learning"
+    name, citation = (
+        "ece_adaptive",
+        "Nguyen & O'Connor 2015; Nixon et al. 2019, Measuring calibration in deep learning",
+    )
     measure = staticmethod(calibration.ece_adaptive)
 
 
@@ -130,12 +142,20 @@ class OODDetection(Module):
     name, columns = "auroc", SCORES
     citation = "Hendrycks & Gimpel 2017, A baseline for detecting misclassified and out-of-distribution examples"
 
-    def _compute(self, predictions: Any, references: Any, bootstrap: int = 0, seed: int = 0) -> dict[str, float]:
+    def _compute(
+        self, predictions: Any, references: Any, bootstrap: int = 0, seed: int = 0
+    ) -> dict[str, float]:
         scores, positive = np.asarray(predictions, np.float64), np.asarray(references)
         if other := set(np.unique(positive).tolist()) - {0, 1}:
-            raise UserError(f"references hold {min(other)}; they must be 0 (in distribution) or 1 (OOD)")
-        found = detection.evaluate(scores[positive == 0], scores[positive == 1], resamples=max(bootstrap, 1), seed=seed)
-        return {key: value for key, value in found.items() if bootstrap or not key.startswith("auroc_")}
+            raise UserError(
+                f"references hold {min(other)}; they must be 0 (in distribution) or 1 (OOD)"
+            )
+        found = detection.evaluate(
+            scores[positive == 0], scores[positive == 1], resamples=max(bootstrap, 1), seed=seed
+        )
+        return {
+            key: value for key, value in found.items() if bootstrap or not key.startswith("auroc_")
+        }
 
 
 class Coverage(Module):
@@ -146,7 +166,11 @@ class Coverage(Module):
 
     @on(Scale())
     def measure(
-        self, predictions: np.ndarray, references: np.ndarray, counts: classification.Counts | None, level: float = 0.9
+        self,
+        predictions: np.ndarray,
+        references: np.ndarray,
+        counts: classification.Counts | None,
+        level: float = 0.9,
     ) -> Any:
         from scipy.special import ndtri
 
@@ -162,22 +186,32 @@ class CRPS(Module):
     values; predictions [N, 2 D]: D means and then D standard deviations. Resamples take whole rows."""
 
     name, columns = "crps", INTERVALS
-    citation = "Gneiting & Raftery 2007, Strictly proper scoring rules, prediction, and estimation, eq. 21"
+    citation = (
+        "Gneiting & Raftery 2007, Strictly proper scoring rules, prediction, and estimation, eq. 21"
+    )
 
     @on(Scale(0.0, math.inf))
-    def measure(self, predictions: np.ndarray, references: np.ndarray, counts: classification.Counts | None) -> Any:
+    def measure(
+        self, predictions: np.ndarray, references: np.ndarray, counts: classification.Counts | None
+    ) -> Any:
         import torch
 
         from prosmin import scoring
 
         mu, sigma = _gaussians(predictions, references)
-        score = scoring.crps(*map(torch.from_numpy, (mu, sigma, references))) / 2  # which is twice the CRPS
+        score = (
+            scoring.crps(*map(torch.from_numpy, (mu, sigma, references))) / 2
+        )  # which is twice the CRPS
         return classification.mean(score.numpy().mean(axis=1), counts)
 
 
 def _gaussians(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The means and standard deviations [N, D] in predictions [N, 2 D] of references [N, D]."""
-    if predictions.ndim != 2 or references.ndim != 2 or predictions.shape[1] != 2 * references.shape[1]:
+    if (
+        predictions.ndim != 2
+        or references.ndim != 2
+        or predictions.shape[1] != 2 * references.shape[1]
+    ):
         raise UserError(
             f"predictions of shape {predictions.shape} for values of shape {references.shape}; needed: [N, 2 D]"
         )

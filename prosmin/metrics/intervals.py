@@ -123,7 +123,9 @@ def _above(
         step = excess / n
     square = _z(level) ** 2 * step
     reach = math.sqrt(square * excess + square**2 / 4)
-    return scale.low + max(excess + square / 2 - reach, 0.0), scale.low + excess + square / 2 + reach
+    return scale.low + max(
+        excess + square / 2 - reach, 0.0
+    ), scale.low + excess + square / 2 + reach
 
 
 def from_resamples(
@@ -158,7 +160,10 @@ def difference(
         return math.sqrt(max(down**2 + up**2 - 2 * correlation * down * up, 0.0))
 
     value = other - one
-    below, above = reach(other - other_low, one_high - one), reach(other_high - other, one - one_low)
+    below, above = (
+        reach(other - other_low, one_high - one),
+        reach(other_high - other, one - one_low),
+    )
     return value - below, value + above
 
 
@@ -181,7 +186,9 @@ def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float,
     return mean, mean - reach, mean + reach
 
 
-def within(interval: tuple[float, float, float], low: float, high: float) -> tuple[float, float, float]:
+def within(
+    interval: tuple[float, float, float], low: float, high: float
+) -> tuple[float, float, float]:
     """A (value, low, high) cut to the range of its metric."""
     value, lower, upper = interval
     return value, max(low, lower), min(high, upper)

@@ -47,20 +47,33 @@ def _same(first: Metric, second: Metric) -> bool:
 
 
 def auroc_difference(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], bootstrap: int, seed: int
+    first: tuple[np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray],
+    bootstrap: int,
+    seed: int,
 ) -> Difference:
     """second - first in AUROC, of scores (ID ``[N]``, OOD ``[M]``) of the same images each, high = OOD."""
-    drawn = tuple(detection.auroc_resamples(*each, resamples=bootstrap, seed=seed) for each in (first, second))
+    drawn = tuple(
+        detection.auroc_resamples(*each, resamples=bootstrap, seed=seed) for each in (first, second)
+    )
     values = detection.auroc(*first), detection.auroc(*second)
     if all(np.array_equal(*each) for each in zip(first, second, strict=True)):
         return Difference(0.0, 0.0, 0.0)
     return _of(values, drawn, sum(map(len, first)), detection.AUROC)
 
 
-def _of(values: tuple[float, float], drawn: tuple[np.ndarray, np.ndarray], n: int, scale: intervals.Scale) -> Difference:
+def _of(
+    values: tuple[float, float],
+    drawn: tuple[np.ndarray, np.ndarray],
+    n: int,
+    scale: intervals.Scale,
+) -> Difference:
     """From the values of the two metrics and those on the resamples [R]."""
     value = values[1] - values[0]
     if scale == intervals.UNKNOWN:
         return Difference(value, *intervals.from_resamples(value, drawn[1] - drawn[0], n, scale))
-    each = [(one, *intervals.from_resamples(one, on, n, scale)) for one, on in zip(values, drawn, strict=True)]
+    each = [
+        (one, *intervals.from_resamples(one, on, n, scale))
+        for one, on in zip(values, drawn, strict=True)
+    ]
     return Difference(value, *intervals.difference(*each, intervals.correlation(*drawn)))

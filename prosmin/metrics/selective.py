@@ -13,7 +13,9 @@ NEAR = 1e-6  # so near to 1 the digits of a probability tell too little, while t
 
 
 @on(Scale())
-def aurc(probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+def aurc(
+    probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None
+) -> "float | np.ndarray":
     """Area under the risk-coverage curve of the highest probability, in [0, 1]; smaller is better.
 
     The mean over n = 1..N of the share of errors among the n most confident answers (Geifman & El-Yaniv 2017;

@@ -52,7 +52,9 @@ def _light(wanted: str) -> ModuleType:
         withdraw()
 
 
-def _disable(fn: Callable | None = None, recursive: bool = True, *, reason: str | None = None) -> Callable:
+def _disable(
+    fn: Callable | None = None, recursive: bool = True, *, reason: str | None = None
+) -> Callable:
     """The decorator that keeps a function out of a compiled graph, where none is compiled: timm's NaFlexViT uses it."""
     return fn if fn is not None else _disable
 

@@ -25,13 +25,22 @@ TAKEN = {
     "exportable": "the encoder is trained in plain PyTorch",
     "no_jit": "the encoder is trained in plain PyTorch",
 } | dict.fromkeys(
-    ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir"),
+    (
+        "pretrained",
+        "checkpoint_path",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "pretrained_strict",
+        "cache_dir",
+    ),
     "weights of others come by pretrain.external",
 )
 DEEP = ("layers", "depth", "depths")
 MOST_LAYERS = 1000  # to build more takes minutes
 CACHED_PIXELS = 2**16  # of a part of a batch in evaluation on a CPU
-CACHED_IMAGES = 8  # of them, at least: matrix products of fewer are slower than what the cache saves
+CACHED_IMAGES = (
+    8  # of them, at least: matrix products of fewer are slower than what the cache saves
+)
 
 
 class Encoder(nn.Module):
@@ -73,7 +82,9 @@ class Encoder(nn.Module):
 
     def in_parts(self, count: int) -> None:
         """Set ``parts``. Raises ``ConfigError`` for a backbone whose batch normalisation would see a part alone."""
-        if count > 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules()):
+        if count > 1 and any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules()
+        ):
             raise ConfigError(
                 "accumulate",
                 count,
@@ -91,7 +102,9 @@ class Patches(nn.Conv2d):
         count, channels, height, width = images.shape
         (tall, wide), features = self.kernel_size, self.out_channels
         rows, columns = height // tall, width // wide
-        cut = images[:, :, : rows * tall, : columns * wide].reshape(count, channels, rows, tall, columns, wide)
+        cut = images[:, :, : rows * tall, : columns * wide].reshape(
+            count, channels, rows, tall, columns, wide
+        )
         flat = cut.permute(0, 2, 4, 1, 3, 5).reshape(count, rows, columns, channels * tall * wide)
         return F.linear(flat, self.weight.view(features, -1), self.bias).permute(0, 3, 1, 2)
 
@@ -100,14 +113,21 @@ def multiply_patches(backbone: nn.Module) -> None:
     """Turn the convolutions of images of three channels or fewer into ``Patches`` where that is the same."""
     for module in backbone.modules():
         plain = (
-            type(module) is nn.Conv2d and module.padding == (0, 0) and module.dilation == (1, 1) and module.groups == 1
+            type(module) is nn.Conv2d
+            and module.padding == (0, 0)
+            and module.dilation == (1, 1)
+            and module.groups == 1
         )
         if plain and module.kernel_size == module.stride and module.in_channels <= 3:
             module.__class__ = Patches
 
 
 def build_backbone(
-    name: str, image_size: int, channels: int, cifar_stem: bool = False, kwargs: Mapping[str, Any] | None = None
+    name: str,
+    image_size: int,
+    channels: int,
+    cifar_stem: bool = False,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A timm model without its classifier, at its initial weights (drawn from torch's global generator).
 
@@ -122,26 +142,43 @@ def build_backbone(
         raise ConfigError(
             "encoder.name",
             name,
-            f"it must be a model that timm {timm.__version__} knows" + nearest(name, timm.list_models()),
+            f"it must be a model that timm {timm.__version__} knows"
+            + nearest(name, timm.list_models()),
         )
     _check(kwargs or {})
     options = timm_options(name, image_size, kwargs)
     try:
-        backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
+        backbone = timm.create_model(
+            name, pretrained=False, num_classes=0, in_chans=channels, **options
+        )
     except Exception as error:  # each of its models stumbles over an odd value in a way of its own
         raise ConfigError(
-            "encoder.kwargs", dict(kwargs or {}), f"timm cannot build {name} with it: {reason(error)}"
+            "encoder.kwargs",
+            dict(kwargs or {}),
+            f"timm cannot build {name} with it: {reason(error)}",
         ) from None
     patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
     if patch and any(image_size % side for side in patch):
-        raise ConfigError("image_size", image_size, f"it must be a multiple of the patch of {name}, {patch[0]} pixels")
+        raise ConfigError(
+            "image_size",
+            image_size,
+            f"it must be a multiple of the patch of {name}, {patch[0]} pixels",
+        )
     if cifar_stem:
         convolutions = [
-            each for each in getattr(backbone, "conv1", nn.Identity()).modules() if isinstance(each, nn.Conv2d)
+            each
+            for each in getattr(backbone, "conv1", nn.Identity()).modules()
+            if isinstance(each, nn.Conv2d)
         ]
         if not convolutions or not hasattr(backbone, "maxpool"):
-            raise ConfigError("encoder.cifar_stem", True, f"it needs a ResNet, which {name} is not; set it to false")
-        backbone.conv1 = nn.Conv2d(channels, convolutions[-1].out_channels, 3, stride=1, padding=1, bias=False)
+            raise ConfigError(
+                "encoder.cifar_stem",
+                True,
+                f"it needs a ResNet, which {name} is not; set it to false",
+            )
+        backbone.conv1 = nn.Conv2d(
+            channels, convolutions[-1].out_channels, 3, stride=1, padding=1, bias=False
+        )
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
     multiply_patches(backbone)
@@ -155,11 +192,18 @@ def _check(kwargs: Mapping[str, Any]) -> None:
         if key in TAKEN:
             raise ConfigError(f"encoder.kwargs.{key}", value, f"it must be left out; {TAKEN[key]}")
         counts = value if isinstance(value, list | tuple) else [value]
-        if key in DEEP and sum(each for each in counts if isinstance(each, int | float)) > MOST_LAYERS:
-            raise ConfigError(f"encoder.kwargs.{key}", value, f"it must be at most {MOST_LAYERS} in all")
+        if (
+            key in DEEP
+            and sum(each for each in counts if isinstance(each, int | float)) > MOST_LAYERS
+        ):
+            raise ConfigError(
+                f"encoder.kwargs.{key}", value, f"it must be at most {MOST_LAYERS} in all"
+            )
 
 
-def _try(backbone: nn.Module, name: str, image_size: int, channels: int, kwargs: Mapping[str, Any]) -> None:
+def _try(
+    backbone: nn.Module, name: str, image_size: int, channels: int, kwargs: Mapping[str, Any]
+) -> None:
     """Raise ``ConfigError`` unless the backbone turns an image into a vector of features."""
     key, value = ("encoder.kwargs", dict(kwargs)) if kwargs else ("image_size", image_size)
     with torch.no_grad():
@@ -220,9 +264,9 @@ def momentum_copy(*modules: nn.Module) -> nn.ModuleList:
     original = {tensor.data_ptr() for module in modules for tensor in _tensors(module)}
     shared = [tensor for tensor in _tensors(copies) if tensor.data_ptr() in original]
     assert not shared, "the target network shares storage with the online network"
-    assert all(parameter.requires_grad for module in modules for parameter in module.parameters()), (
-        "part of the online network is frozen"
-    )
+    assert all(
+        parameter.requires_grad for module in modules for parameter in module.parameters()
+    ), "part of the online network is frozen"
     return copies
 
 
@@ -249,6 +293,10 @@ def decay_groups(model: nn.Module, weight_decay: float = 0.0) -> list[dict[str, 
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
-        {"params": [p for p in trained if p.ndim > 1], "decays": True, "weight_decay": weight_decay},
+        {
+            "params": [p for p in trained if p.ndim > 1],
+            "decays": True,
+            "weight_decay": weight_decay,
+        },
         {"params": [p for p in trained if p.ndim <= 1], "decays": False, "weight_decay": 0.0},
     ]

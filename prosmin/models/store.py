@@ -41,7 +41,11 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Objective:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_backbone(
-            settings.encoder, settings.image_size, settings.channels, settings.cifar_stem, settings.kwargs
+            settings.encoder,
+            settings.image_size,
+            settings.channels,
+            settings.cifar_stem,
+            settings.kwargs,
         )
         encoder = Encoder(backbone, settings.mean, settings.std)
         return build(encoder, settings.hidden_dim, settings.dim, **settings.objective)
@@ -49,7 +53,9 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Objective:
 
 def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
     """A module's ``state_dict``; equal states give equal bytes."""
-    files.write_arrays(path, {name: tensor.detach().cpu().numpy() for name, tensor in state.items()})
+    files.write_arrays(
+        path, {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+    )
 
 
 def save_description(folder: Path, settings: ModelSettings, trained: Mapping[str, Any]) -> None:
@@ -71,14 +77,18 @@ def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]
     try:
         content = files.read_json(path, AGAIN, "does not describe a model")
         if content["format"] != FORMAT:
-            raise UserError(f"{path} is of format {content['format']}; this version reads format {FORMAT}")
+            raise UserError(
+                f"{path} is of format {content['format']}; this version reads format {FORMAT}"
+            )
         trained = content["trained"]
         if not isinstance(trained, dict):
             raise TypeError(f"trained is {shown(trained)}, where facts are needed")
         settings = ModelSettings(**content["model"])
         for values in (settings.mean, settings.std):
             if len(values) != settings.channels:
-                raise TypeError(f"{shown(values)} is not a number for each of {settings.channels} channels")
+                raise TypeError(
+                    f"{shown(values)} is not a number for each of {settings.channels} channels"
+                )
         return settings, trained
     except FileNotFoundError:
         raise UserError(
@@ -97,7 +107,9 @@ def load_model(folder: str | Path, weights: str = "trained") -> Objective:
     try:
         model = build_model(settings)
     except Exception as error:  # the file alone decides what is built
-        raise UserError(f"{Path(folder) / DESCRIPTION} describes no model ({reason(error)}); {AGAIN}") from None
+        raise UserError(
+            f"{Path(folder) / DESCRIPTION} describes no model ({reason(error)}); {AGAIN}"
+        ) from None
     _load_weights(model, Path(folder) / WEIGHTS[weights])
     return model.eval()
 
@@ -117,4 +129,6 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         ) from None
     except RuntimeError as error:
         last = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} does not fit the model that {DESCRIPTION} beside it describes: {last}; {AGAIN}") from None
+        raise UserError(
+            f"{path} does not fit the model that {DESCRIPTION} beside it describes: {last}; {AGAIN}"
+        ) from None

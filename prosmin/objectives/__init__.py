@@ -29,13 +29,17 @@ OBJECTIVES: dict[str, type[Objective]] = {
 EXTERNAL = "external"
 
 
-def build(encoder: Encoder, hidden_dim: int, dim: int, name: str = "prosmin", **settings: Any) -> Objective:
+def build(
+    encoder: Encoder, hidden_dim: int, dim: int, name: str = "prosmin", **settings: Any
+) -> Objective:
     """An objective by its name, its heads at initial weights; ``settings`` are the keywords of its class. By the name
     ``external``, an encoder that nothing is trained of."""
     if name == EXTERNAL:
         return External(encoder)
     if name not in OBJECTIVES:
         raise ConfigError(
-            "objective.name", name, f"it must be one of {', '.join(OBJECTIVES)}{nearest(name, OBJECTIVES)}"
+            "objective.name",
+            name,
+            f"it must be one of {', '.join(OBJECTIVES)}{nearest(name, OBJECTIVES)}",
         )
     return OBJECTIVES[name](encoder, hidden_dim, dim, **settings)

@@ -70,13 +70,17 @@ class Distilling(Projecting):
 
 def together(views: Sequence[Tensor]) -> list[Tensor]:
     """What goes through a network in one pass each: the two global views, and the local ones of a size."""
-    local = [list(same) for _, same in itertools.groupby(views[2:], key=lambda view: view.shape[-1])]
+    local = [
+        list(same) for _, same in itertools.groupby(views[2:], key=lambda view: view.shape[-1])
+    ]
     return [torch.cat(each) for each in (list(views[:2]), *local)]
 
 
 def each_view(network: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
     """float32 [B, D] of each view, in as few passes of the network as there are sizes of them."""
-    return [part for batch in together(views) for part in network(batch).float().split(len(views[0]))]
+    return [
+        part for batch in together(views) for part in network(batch).float().split(len(views[0]))
+    ]
 
 
 def full_precision(like: Tensor) -> torch.autocast:

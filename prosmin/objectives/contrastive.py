@@ -8,7 +8,14 @@ from torch import Tensor
 
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder, Projector
-from prosmin.objectives.base import Distilling, Projecting, each_view, full_precision, pairs, unordered_pairs
+from prosmin.objectives.base import (
+    Distilling,
+    Projecting,
+    each_view,
+    full_precision,
+    pairs,
+    unordered_pairs,
+)
 
 
 class SimCLR(Projecting):
@@ -21,7 +28,10 @@ class SimCLR(Projecting):
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         z = [F.normalize(each, dim=1) for each in each_view(self.project, views)]
         with full_precision(z[0]):
-            losses = [nt_xent(z[first], z[second], self.temperature) for first, second in unordered_pairs(len(z))]
+            losses = [
+                nt_xent(z[first], z[second], self.temperature)
+                for first, second in unordered_pairs(len(z))
+            ]
         return torch.stack(losses).mean()
 
 
@@ -47,9 +57,13 @@ class MoCoV3(Distilling):
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         queries = [
-            F.normalize(each, dim=1) for each in each_view(lambda images: self.predictor(self.project(images)), views)
+            F.normalize(each, dim=1)
+            for each in each_view(lambda images: self.predictor(self.project(images)), views)
         ]
-        keys = [distributed.gather(F.normalize(each, dim=1)) for each in each_view(self.targets, views[:2])]
+        keys = [
+            distributed.gather(F.normalize(each, dim=1))
+            for each in each_view(self.targets, views[:2])
+        ]
         count = len(views[0])
         right = torch.arange(count, device=keys[0].device) + distributed.rank() * count
         with full_precision(right):

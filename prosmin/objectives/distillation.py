@@ -95,10 +95,16 @@ class DINO(Distilling):
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         logits = each_view(lambda images: self.prototypes(self.project(images)), views)
         targets = each_view(self.targets, views[:2])
-        soft = [F.softmax((each - self.centre) / self.target_temperature, dim=1) for each in targets]
+        soft = [
+            F.softmax((each - self.centre) / self.target_temperature, dim=1) for each in targets
+        ]
         sharp = [F.log_softmax(each / self.temperature, dim=1) for each in logits]
         if self.training:
             with torch.no_grad():
-                self.centre.lerp_(distributed.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum)
-        losses = [-(soft[target] * sharp[online]).sum(1).mean() for online, target in pairs(len(views))]
+                self.centre.lerp_(
+                    distributed.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum
+                )
+        losses = [
+            -(soft[target] * sharp[online]).sum(1).mean() for online, target in pairs(len(views))
+        ]
         return torch.stack(losses).mean()

@@ -71,7 +71,9 @@ class ProSMIN(Distilling):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         scoring.check_lambda(lambda_)
         if normalise not in NORMALISATIONS:
-            raise ConfigError("target.normalise", normalise, f"it must be one of {', '.join(NORMALISATIONS)}")
+            raise ConfigError(
+                "target.normalise", normalise, f"it must be one of {', '.join(NORMALISATIONS)}"
+            )
         self.score = scoring.rule(rule, lambda_, samples, bandwidth)
         self.head = nn.Linear(dim, dim) if rule == "point" else GaussianHead(dim, log_sigma)
         self.sigma_range = None if rule == "point" else tuple(log_sigma)
@@ -105,7 +107,9 @@ class ProSMIN(Distilling):
         count = len(views[0])
         seen, *local = together(views)
         predictions = [self.predict(batch)[1:] for batch in (seen, *local)]
-        mu, log_sigma = (torch.cat(parts).float().split(count) for parts in zip(*predictions, strict=True))
+        mu, log_sigma = (
+            torch.cat(parts).float().split(count) for parts in zip(*predictions, strict=True)
+        )
         y = self.targets(seen)
         if self.noise:
             y = y + self.noise * torch.randn(y.shape, generator=generator, device=y.device)

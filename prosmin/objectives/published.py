@@ -35,7 +35,9 @@ class UnitProjector(nn.Module):
         self.gain = nn.Parameter(torch.ones(dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        cosines = F.linear(F.normalize(self.layers(features), dim=1), F.normalize(self.weight, dim=1))
+        cosines = F.linear(
+            F.normalize(self.layers(features), dim=1), F.normalize(self.weight, dim=1)
+        )
         return self.gain * cosines
 
 
@@ -62,7 +64,9 @@ class Published(Distilling):
         bottleneck_dim: int = 256,
         centre_momentum: float = 0.85,
     ):
-        super().__init__(encoder, UnitProjector(encoder.num_features, hidden_dim, bottleneck_dim, dim))
+        super().__init__(
+            encoder, UnitProjector(encoder.num_features, hidden_dim, bottleneck_dim, dim)
+        )
         self.predictor = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.mu, self.log_variance = (nn.Linear(dim, dim, bias=False) for _ in range(2))
         self.follow(self.encoder, self.projector)
@@ -89,12 +93,16 @@ class Published(Distilling):
         targets = [each - self.centre for each in each_view(self.targets, views[:2])]
         if self.training:
             with torch.no_grad():
-                self.centre.lerp_(distributed.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum)
+                self.centre.lerp_(
+                    distributed.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum
+                )
         with full_precision(self.centre):
             losses = []
             for prediction in predictions:
                 mu, log_sigma = prediction.chunk(2, dim=1)
                 for y in targets:
-                    score = scoring.crps_monte_carlo(mu, log_sigma.exp(), y, self.lambda_, self.samples, generator)
+                    score = scoring.crps_monte_carlo(
+                        mu, log_sigma.exp(), y, self.lambda_, self.samples, generator
+                    )
                     losses.append(score.mean())
             return self.scale * torch.stack(losses).mean()

@@ -33,7 +33,9 @@ class VICReg(Projecting):
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         z = each_view(self.project, views)
-        alike = torch.stack([F.mse_loss(z[first], z[second]) for first, second in unordered_pairs(len(z))]).mean()
+        alike = torch.stack(
+            [F.mse_loss(z[first], z[second]) for first, second in unordered_pairs(len(z))]
+        ).mean()
         with full_precision(alike):
             terms = [spread_terms(distributed.gather(each)) for each in z]
         narrow, correlated = (torch.stack(each).mean() for each in zip(*terms, strict=True))

@@ -69,7 +69,9 @@ class Checkpoints:
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self, epoch_ends: bool) -> bool:
-        wait = max(self.every / 6 if epoch_ends else self.every, self._cost / SHARE if self.every else 0.0)
+        wait = max(
+            self.every / 6 if epoch_ends else self.every, self._cost / SHARE if self.every else 0.0
+        )
         return time.monotonic() - self._last >= wait
 
     def path(self, step: int) -> Path:
@@ -91,7 +93,9 @@ class Checkpoints:
                 step,
                 self.folder,
                 error.strerror,
-                f"the last good checkpoint is {self._states()[-1].name}" if self._states() else "there is none yet",
+                f"the last good checkpoint is {self._states()[-1].name}"
+                if self._states()
+                else "there is none yet",
             )
         else:
             written = True
@@ -112,7 +116,12 @@ class Checkpoints:
             except (UserError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 aside = path.with_suffix(".damaged")
-                log.warning("the checkpoint %s is passed over and put aside as %s: %s", path, aside.name, reason)
+                log.warning(
+                    "the checkpoint %s is passed over and put aside as %s: %s",
+                    path,
+                    aside.name,
+                    reason,
+                )
                 with contextlib.suppress(OSError):
                     path.rename(aside)
         return None
@@ -124,7 +133,11 @@ class Checkpoints:
     def prune_runs(self) -> None:
         """Keep of the other runs in the same root those ``KEPT_RUNS`` that were written last."""
         if self.folder.parent.is_dir():
-            others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder != self.folder]
+            others = [
+                folder
+                for folder in self.folder.parent.iterdir()
+                if folder.is_dir() and folder != self.folder
+            ]
             others.sort(key=lambda folder: folder.stat().st_mtime)
             for folder in others[: -KEPT_RUNS or None]:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -165,4 +178,3 @@ def parse(content: bytes) -> tuple[Arrays, Any]:
     if not files.matches(arrays, head):
         raise UserError("its content does not match its checksum")
     return arrays, facts
-

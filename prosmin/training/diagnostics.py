@@ -27,7 +27,12 @@ def feature_std(features: Tensor) -> float:
 
 @torch.no_grad()
 def knn_accuracy(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 10, temperature: float = 0.07
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    labels: Tensor,
+    k: int = 10,
+    temperature: float = 0.07,
 ) -> float:
     """Share of queries [M, F] whose weighted vote of the k nearest bank features [N, F] by cosine is right.
 
@@ -45,4 +50,7 @@ def sigma_summary(log_sigma: Tensor, low: float, high: float) -> dict[str, float
     """Of predicted log standard deviations [N, D]: geometric mean of sigma, and the share at the clamp."""
     margin = 1e-4 * (high - low)
     clamped = (log_sigma <= low + margin) | (log_sigma >= high - margin)
-    return {"sigma_mean": float(log_sigma.mean().exp()), "sigma_clamped": float(clamped.float().mean())}
+    return {
+        "sigma_mean": float(log_sigma.mean().exp()),
+        "sigma_clamped": float(clamped.float().mean()),
+    }

@@ -53,7 +53,9 @@ def from_file(path: str | Path) -> Weights:
     file = given / "model.safetensors" if given.is_dir() else given
     if file.suffix != ".safetensors":
         raise ConfigError(
-            "external.path", str(path), "it must be a file named *.safetensors, or a folder with model.safetensors"
+            "external.path",
+            str(path),
+            "it must be a file named *.safetensors, or a folder with model.safetensors",
         )
     if not file.is_file():
         raise ConfigError("external.path", str(path), f"there is no file {file}")
@@ -66,14 +68,27 @@ def from_hub(repo: str, revision: str) -> Weights:
     Raises ``ConfigError`` where they cannot be had.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         path = hf_hub_download(repo, "model.safetensors", revision=revision)
-    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, LocalEntryNotFoundError, OSError) as error:
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        OSError,
+    ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            "external.repo", repo, f"its model.safetensors cannot be had at revision {revision}: {reason}"
+            "external.repo",
+            repo,
+            f"its model.safetensors cannot be had at revision {revision}: {reason}",
         ) from None
     try:
         config = _config(Path(hf_hub_download(repo, "config.json", revision=revision)))
@@ -92,12 +107,20 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
     for section in (content, content.get("pretrained_cfg", {})):
         if not isinstance(section, dict):
-            raise files.damaged(path, f"pretrained_cfg is {shown(section)}, where settings are needed", remedy)
+            raise files.damaged(
+                path, f"pretrained_cfg is {shown(section)}, where settings are needed", remedy
+            )
         for name in ("mean", "std"):
             values = section.get(name, [])
-            numbers = isinstance(values, list) and all(isinstance(each, int | float) for each in values)
+            numbers = isinstance(values, list) and all(
+                isinstance(each, int | float) for each in values
+            )
             if not numbers or name == "std" and not all(each > 0 for each in values):
-                raise files.damaged(path, f"{name} is {shown(values)}, where a number for each channel is needed", remedy)
+                raise files.damaged(
+                    path,
+                    f"{name} is {shown(values)}, where a number for each channel is needed",
+                    remedy,
+                )
     return content
 
 
@@ -111,20 +134,31 @@ def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
     made_for = str(weights.config.get("architecture", name)).partition(".")[0]
     if made_for != name.partition(".")[0]:
         raise ConfigError("encoder.name", name, f"the weights of {weights.name} are of {made_for}")
-    backbone = build_backbone(name, settings.image_size, channels, settings.cifar_stem, settings.kwargs)
+    backbone = build_backbone(
+        name, settings.image_size, channels, settings.cifar_stem, settings.kwargs
+    )
     traits = backbone.pretrained_cfg
     state = _without(_read(weights), traits.get("classifier"))
     first = traits.get("first_conv")
     kernel = state.get(f"{first}.weight")
     if kernel is not None and kernel.ndim == 4 and kernel.shape[1] not in (channels, 1):
         raise ConfigError(
-            "channels", channels, f"the weights of {weights.name} are for images of {kernel.shape[1]} channels"
+            "channels",
+            channels,
+            f"the weights of {weights.name} are for images of {kernel.shape[1]} channels",
         )
     try:
         if settings.cifar_stem:  # which timm has no name for
             backbone.load_state_dict(state)
             return backbone
-        overlay = {"state_dict": state, "url": "", "file": None, "hf_hub_id": None, "source": "", "custom_load": False}
+        overlay = {
+            "state_dict": state,
+            "url": "",
+            "file": None,
+            "hf_hub_id": None,
+            "source": "",
+            "custom_load": False,
+        }
         overlay |= {
             "num_classes": 0,
             "label_offset": 0,
@@ -132,16 +166,31 @@ def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
         }
         options = timm_options(name, settings.image_size, settings.kwargs)
         return light_imports.timm().create_model(
-            name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, in_chans=channels, **options
+            name,
+            pretrained=True,
+            pretrained_cfg_overlay=overlay,
+            num_classes=0,
+            in_chans=channels,
+            **options,
         )
-    except Exception as error:  # timm converts weights of many makers, and stumbles over others in many ways
-        raise UserError(f"the weights of {weights.name} do not fit {name}: {reason(error)}") from None
+    except (
+        Exception
+    ) as error:  # timm converts weights of many makers, and stumbles over others in many ways
+        raise UserError(
+            f"the weights of {weights.name} do not fit {name}: {reason(error)}"
+        ) from None
 
 
 def _read(weights: Weights) -> dict[str, Tensor]:
     return files.read_tensors(weights.path, "download it again")
 
 
-def _without(state: dict[str, Tensor], classifier: str | tuple[str, ...] | None) -> dict[str, Tensor]:
+def _without(
+    state: dict[str, Tensor], classifier: str | tuple[str, ...] | None
+) -> dict[str, Tensor]:
     names = (classifier,) if isinstance(classifier, str) else classifier or ()
-    return {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in names))}
+    return {
+        key: value
+        for key, value in state.items()
+        if not key.startswith(tuple(f"{name}." for name in names))
+    }

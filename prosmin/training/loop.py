@@ -89,7 +89,9 @@ def run_key(
         images=[_feed(images).facts(), checkpoint.checksum(*watched)],
         processes=accelerator.num_processes,
         precision=str(accelerator.mixed_precision),
-        device=torch.cuda.get_device_name(accelerator.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
+        device=torch.cuda.get_device_name(accelerator.device)
+        if cuda
+        else f"cpu, {torch.get_num_threads()} threads",
     )
 
 
@@ -116,12 +118,18 @@ def pretrain(
     world = accelerator.num_processes
     if settings.batch_size > len(images):
         raise ConfigError(
-            "batch_size", settings.batch_size, f"there are only {len(images)} training images; use at most that"
+            "batch_size",
+            settings.batch_size,
+            f"there are only {len(images)} training images; use at most that",
         )
     if settings.batch_size % world:
-        raise ConfigError("batch_size", settings.batch_size, f"it must be a multiple of the {world} processes")
+        raise ConfigError(
+            "batch_size", settings.batch_size, f"it must be a multiple of the {world} processes"
+        )
     model.check_batch(settings.batch_size)
-    for encoder in (module for module in model.modules() if isinstance(module, Encoder)):  # online and target
+    for encoder in (
+        module for module in model.modules() if isinstance(module, Encoder)
+    ):  # online and target
         encoder.in_parts(settings.accumulate)
         encoder.channels_last = settings.channels_last
         if settings.compile:
@@ -162,7 +170,12 @@ class _Run:
         looks: int,
         checkpoints: Checkpoints | None,
     ):
-        self.settings, self.seed, self.accelerator, self.monitor = settings, seed, accelerator, monitor
+        self.settings, self.seed, self.accelerator, self.monitor = (
+            settings,
+            seed,
+            accelerator,
+            monitor,
+        )
         self.checkpoints, self.device = checkpoints, accelerator.device
         self.steps_per_epoch = len(images) // settings.batch_size
         self.steps = self.steps_per_epoch * settings.epochs
@@ -233,8 +246,13 @@ class _Run:
 
     def views(self, epoch: int, first: int, last: int | None = None) -> Iterator[list[Tensor]]:
         """The views that this process gets of the steps from ``first`` to ``last`` (None: the end) of an epoch."""
-        order = epoch_order(len(self.images), self.settings.batch_size, self.seed, epoch)[first:last]
-        rank, local = self.accelerator.process_index, order.shape[1] // self.accelerator.num_processes
+        order = epoch_order(len(self.images), self.settings.batch_size, self.seed, epoch)[
+            first:last
+        ]
+        rank, local = (
+            self.accelerator.process_index,
+            order.shape[1] // self.accelerator.num_processes,
+        )
         mine = order[:, rank * local : (rank + 1) * local]
         return self.images.views(mine, self.settings.views, self.seed, epoch, first, rank)
 
@@ -251,7 +269,9 @@ class _Run:
             if group["decays"]:
                 group["weight_decay"] = cosine(*self.settings.weight_decay, self.step, self.steps)
         loss = self.backward(views, epoch, place)
-        self.norms.append(_clip(self.accelerator, self.trained.parameters(), self.settings.clip_norm))
+        self.norms.append(
+            _clip(self.accelerator, self.trained.parameters(), self.settings.clip_norm)
+        )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.model.momentum_update(momentum)
@@ -285,9 +305,13 @@ class _Run:
     def look(self) -> None:
         if self.monitor is not None and self.accelerator.is_main_process:
             # Batches of other sizes than those of training, for which nothing is compiled.
-            with torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext():
+            with (
+                torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
+            ):
                 row = observe(self.model, self.monitor)
-            self.history.diagnostics.append({"step": self.step, "epoch": self.step // self.steps_per_epoch, **row})
+            self.history.diagnostics.append(
+                {"step": self.step, "epoch": self.step // self.steps_per_epoch, **row}
+            )
             warn_of_collapse(row, self.step)
 
     # --- guards and checkpoints -------------------------------------------------------------------
@@ -297,19 +321,27 @@ class _Run:
 
         Raises ``NotFinite``.
         """
-        new = torch.stack([torch.stack(self.losses[self.checked :]), torch.stack(self.norms[self.checked :])])
+        new = torch.stack(
+            [torch.stack(self.losses[self.checked :]), torch.stack(self.norms[self.checked :])]
+        )
         broken = (~new.isfinite()).any(0).nonzero()
         first = float(broken[0]) if len(broken) else math.inf
         ends = self.step % self.steps_per_epoch == 0
         due, length = math.inf, math.inf
         if self.accelerator.is_main_process:
-            due = float(self.checkpoints is not None and self.step < self.steps and self.checkpoints.due(ends))
+            due = float(
+                self.checkpoints is not None
+                and self.step < self.steps
+                and self.checkpoints.due(ends)
+            )
             length = self.turn.next_length(self.checkpoints)
         first, due, length = distributed.least([first, due, length], self.device)
         if first < math.inf:
             step = self.step - new.shape[1] + int(first)
             loss, norm = new[:, int(first)].tolist()
-            what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
+            what = (
+                f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
+            )
             raise NotFinite(
                 f"the {what} in epoch {step // self.steps_per_epoch + 1} "
                 f"(step {step + 1}, lr {self.schedule(step)[0]:.3g}); "
@@ -322,7 +354,9 @@ class _Run:
     def save(self) -> None:
         """Write what a later run needs to go on from here: called where all steps so far are finite."""
         empty = torch.empty(1, 0, device=self.device)
-        losses = distributed.gather(torch.stack(self.losses)[None] if self.losses else empty)  # [world, steps]
+        losses = distributed.gather(
+            torch.stack(self.losses)[None] if self.losses else empty
+        )  # [world, steps]
         if not self.accelerator.is_main_process:
             return
         tensors = {f"model.{name}": each for name, each in self.model.state_dict().items()}
@@ -369,7 +403,9 @@ class _Run:
         self.step = self.saved = facts["step"]
         self.history = History(facts["loss"], facts["diagnostics"])
         mine = tensors["epoch.losses"][self.accelerator.process_index]
-        self.losses, self.norms = (list(each.to(self.device)) for each in (mine, tensors["epoch.norms"]))
+        self.losses, self.norms = (
+            list(each.to(self.device)) for each in (mine, tensors["epoch.norms"])
+        )
         self.checked = len(self.losses)
 
     def last_good(self) -> str:
@@ -397,6 +433,8 @@ class _Turn:
         return max(1, min(2 * self.length, int(pause / max(pace, 1e-9))))
 
 
-def _clip(accelerator: Accelerator, parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
+def _clip(
+    accelerator: Accelerator, parameters: Iterable[nn.Parameter], clip_norm: float | None
+) -> Tensor:
     norm = accelerator.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
     return torch.as_tensor(norm).detach()

@@ -33,7 +33,9 @@ def observe(model: Objective, monitor: Monitor, batch_size: int = 512) -> dict[s
     device = next(model.parameters()).device
 
     def outputs(images: Tensor) -> tuple[Tensor, Tensor | None]:
-        parts = [model.describe(batch.to(device).float() / 255.0) for batch in images.split(batch_size)]
+        parts = [
+            model.describe(batch.to(device).float() / 255.0) for batch in images.split(batch_size)
+        ]
         features, log_sigma = zip(*parts, strict=True)
         return torch.cat(features), None if log_sigma[0] is None else torch.cat(log_sigma)
 

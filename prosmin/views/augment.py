@@ -39,7 +39,9 @@ class ViewSettings:
     compile: bool = False
 
 
-CACHED_PIXELS = 2**17  # of a part of a batch on a core, whose every step then finds what the last one left in the cache
+CACHED_PIXELS = (
+    2**17
+)  # of a part of a batch on a core, whose every step then finds what the last one left in the cache
 
 
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
@@ -53,10 +55,15 @@ class Draw:
 
     def uniform(self, low: float, high: float, rows: int | None = None) -> Tensor:
         shape = (self.count,) if rows is None else (rows, self.count)
-        return low + (high - low) * torch.rand(shape, generator=self.generator, device=self.generator.device)
+        return low + (high - low) * torch.rand(
+            shape, generator=self.generator, device=self.generator.device
+        )
 
     def coin(self, probability: float) -> Tensor:
-        return torch.rand(self.count, generator=self.generator, device=self.generator.device) < probability
+        return (
+            torch.rand(self.count, generator=self.generator, device=self.generator.device)
+            < probability
+        )
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,14 @@ def _make(images: Tensor, settings: ViewSettings, shape: Shape | None, colours: 
     if shape is None and all(value is None for value in vars(colours).values()):
         return images.float().div_(255.0)
     whole = torch.empty(len(images), images.shape[1], size, size)
-    for rows in _alike(colours, len(images)).split(max(1, CACHED_PIXELS * torch.get_num_threads() // size**2)):
-        _put(_drawn(images.index_select(0, rows), size, _of(rows, shape), _of(rows, colours)), rows, whole)
+    for rows in _alike(colours, len(images)).split(
+        max(1, CACHED_PIXELS * torch.get_num_threads() // size**2)
+    ):
+        _put(
+            _drawn(images.index_select(0, rows), size, _of(rows, shape), _of(rows, colours)),
+            rows,
+            whole,
+        )
     return whole
 
 
@@ -161,7 +174,9 @@ def _of(rows: Tensor, drawn: Any) -> Any:
             return drawn.index_select(0, rows)
         case tuple():
             return tuple(_of(rows, each) for each in drawn)
-    return type(drawn)(**{field.name: _of(rows, getattr(drawn, field.name)) for field in fields(drawn)})
+    return type(drawn)(
+        **{field.name: _of(rows, getattr(drawn, field.name)) for field in fields(drawn)}
+    )
 
 
 def cut(images: Tensor, size: int, shape: Shape) -> Tensor:
@@ -176,7 +191,9 @@ def draw_colours(draw: Draw, settings: ViewSettings, channels: int) -> Colours:
     drawn, coloured = {}, channels == 3
     if settings.jitter > 0:
         drawn["jitter"] = draw.coin(settings.jitter)
-        for name in ("brightness", "contrast", "saturation") if coloured else ("brightness", "contrast"):
+        for name in (
+            ("brightness", "contrast", "saturation") if coloured else ("brightness", "contrast")
+        ):
             if (width := getattr(settings, name)) > 0:
                 drawn[name] = draw.uniform(max(0.0, 1 - width), 1 + width)
         if coloured and settings.hue > 0:
@@ -193,7 +210,15 @@ def draw_colours(draw: Draw, settings: ViewSettings, channels: int) -> Colours:
 def recolour(view: Tensor, drawn: Colours) -> Tensor:
     """Colour jitter, grey, blur and solarisation of float views [B, C, size, size] in [0, 1], into which it may write."""
     if drawn.jitter is not None:
-        view = _some(view, drawn.jitter, _jitter, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue)
+        view = _some(
+            view,
+            drawn.jitter,
+            _jitter,
+            drawn.brightness,
+            drawn.contrast,
+            drawn.saturation,
+            drawn.hue,
+        )
     if drawn.grey is not None:
         view = _some(view, drawn.grey, grey)
     if drawn.blur is not None and drawn.sigma is not None:
@@ -204,7 +229,11 @@ def recolour(view: Tensor, drawn: Colours) -> Tensor:
 
 
 def _jitter(
-    view: Tensor, brightness: Tensor | None, contrast: Tensor | None, saturation: Tensor | None, hue: Tensor | None
+    view: Tensor,
+    brightness: Tensor | None,
+    contrast: Tensor | None,
+    saturation: Tensor | None,
+    hue: Tensor | None,
 ) -> Tensor:
     """On a CPU in place, so that it stays in the cache; on a GPU the views are needed as they were."""
     out = view if view.device.type == "cpu" else None
@@ -220,7 +249,9 @@ def _jitter(
     return view
 
 
-def _some(view: Tensor, chosen: Tensor, change: Callable[..., Tensor], *drawn: Tensor | None) -> Tensor:
+def _some(
+    view: Tensor, chosen: Tensor, change: Callable[..., Tensor], *drawn: Tensor | None
+) -> Tensor:
     """``change`` of those of the views that are chosen [B]. A GPU changes all of them, which is cheaper than to wait for how many there
     are; a CPU writes into ``view``."""
     if view.device.type != "cpu":
@@ -250,7 +281,11 @@ def _each(value: Tensor) -> Tensor:
 
 
 def draw_boxes(
-    draw: Draw, height: Tensor | int, width: Tensor | int, scale: Sequence[float], ratio: Sequence[float]
+    draw: Draw,
+    height: Tensor | int,
+    width: Tensor | int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw crop boxes with the distribution of torchvision's ``RandomResizedCrop``.
 
@@ -290,7 +325,9 @@ def _place(share: Tensor, room: Tensor, centred: Tensor) -> Tensor:
     return torch.where(centred, (room / 2).floor(), drawn)
 
 
-def crop(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor, angle: Tensor | None) -> Tensor:
+def crop(
+    images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor, angle: Tensor | None
+) -> Tensor:
     """Bilinear resample of a box of each image to size x size; then flipped, and turned about the box's centre.
 
     boxes: top, left, height, width [B] in pixels. flip: bool [B]. angle: degrees [B], counter-clockwise, or None. At the border
@@ -299,19 +336,28 @@ def crop(images: Tensor, boxes: tuple[Tensor, ...], size: int, flip: Tensor, ang
     """
     height, width = images.shape[-2:]
     top, left, box_height, box_width = (value.view(-1, 1, 1) for value in boxes)
-    line = (torch.arange(size, device=images.device, dtype=images.dtype) + 0.5) / size - 0.5  # [-0.5, 0.5]
+    line = (
+        torch.arange(size, device=images.device, dtype=images.dtype) + 0.5
+    ) / size - 0.5  # [-0.5, 0.5]
     across = torch.where(flip.view(-1, 1), -line, line).view(-1, 1, size)
     down = line.view(1, size, 1)
     if angle is not None:
-        cos, sin = (value.view(-1, 1, 1) for value in (torch.deg2rad(angle).cos(), torch.deg2rad(angle).sin()))
+        cos, sin = (
+            value.view(-1, 1, 1)
+            for value in (torch.deg2rad(angle).cos(), torch.deg2rad(angle).sin())
+        )
         across, down = cos * across - sin * down, sin * across + cos * down
-    x = left + (across + 0.5) * box_width - 0.5  # in pixels of the image, 0 at the first one's centre
+    x = (
+        left + (across + 0.5) * box_width - 0.5
+    )  # in pixels of the image, 0 at the first one's centre
     y = top + (down + 0.5) * box_height - 0.5
     if angle is None:
         x = torch.minimum(torch.maximum(x, left), left + box_width - 1)
         y = torch.minimum(torch.maximum(y, top), top + box_height - 1)
     shape = (len(images), size, size)
-    grid = torch.stack((((2 * x + 1) / width - 1).expand(shape), ((2 * y + 1) / height - 1).expand(shape)), -1)
+    grid = torch.stack(
+        (((2 * x + 1) / width - 1).expand(shape), ((2 * y + 1) / height - 1).expand(shape)), -1
+    )
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -335,7 +381,10 @@ def _cubic_weights(start: Tensor, length: Tensor, pixels: int, size: int) -> Ten
     place = torch.arange(pixels, device=start.device, dtype=start.dtype) + 0.5  # of the centres
     start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
     step = length / size
-    centre = start + (torch.arange(size, device=start.device, dtype=start.dtype).view(1, -1, 1) + 0.5) * step
+    centre = (
+        start
+        + (torch.arange(size, device=start.device, dtype=start.dtype).view(1, -1, 1) + 0.5) * step
+    )
     x = ((place - centre) / step.clamp_min(1.0)).abs()
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
@@ -395,7 +444,9 @@ def adjust_hue(images: Tensor, shift: Tensor, out: Tensor | None = None) -> Tens
     parts = ((value.sub_(chroma, alpha=2), 3, 1), (most, 2, -1), (most, 4, -1))
     channels = [
         torch.addcmul(base, chroma, (hue - centre).abs_().clamp_(1.0, 2.0), value=sign, out=channel)
-        for (base, centre, sign), channel in zip(parts, (None,) * 3 if out is None else out.unbind(1), strict=True)
+        for (base, centre, sign), channel in zip(
+            parts, (None,) * 3 if out is None else out.unbind(1), strict=True
+        )
     ]
     return torch.stack(channels, 1) if out is None else out
 
@@ -405,7 +456,9 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     radius = max(1, min(height, width) // 20)
     if images.device.type == "cpu":
-        return torch.stack([_blur_by_shifts(*each, radius) for each in zip(images, sigma.tolist(), strict=True)])
+        return torch.stack(
+            [_blur_by_shifts(*each, radius) for each in zip(images, sigma.tolist(), strict=True)]
+        )
     down, across = (_blur_matrix(sigma, side, radius)[:, None] for side in (height, width))
     return down @ images @ across.transpose(2, 3)
 
@@ -420,7 +473,11 @@ def _blur_matrix(sigma: Tensor, side: int, radius: int) -> Tensor:
         return torch.exp(-0.5 * (distance / sigma.view(-1, 1, 1)) ** 2) * (distance.abs() <= radius)
 
     whole = weight(row - column)
-    whole = whole + weight(row + column) * (column > 0) + weight(2 * (side - 1) - row - column) * (column < side - 1)
+    whole = (
+        whole
+        + weight(row + column) * (column > 0)
+        + weight(2 * (side - 1) - row - column) * (column < side - 1)
+    )
     return whole / whole.sum(2, keepdim=True)
 
 
@@ -431,7 +488,9 @@ def _blur_by_shifts(image: Tensor, sigma: float, radius: int) -> Tensor:
     weights = [math.exp(-0.5 * (place / sigma) ** 2) for place in range(-radius, radius + 1)]
     total = sum(weights)
     for dim in (2, 1):
-        padded = F.pad(image, (radius, radius, 0, 0) if dim == 2 else (0, 0, radius, radius), mode="reflect")
+        padded = F.pad(
+            image, (radius, radius, 0, 0) if dim == 2 else (0, 0, radius, radius), mode="reflect"
+        )
         size = image.shape[dim]
         image = padded.narrow(dim, 0, size) * (weights[0] / total)
         for place in range(1, 2 * radius + 1):

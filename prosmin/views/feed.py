@@ -39,7 +39,13 @@ class Feed(Protocol):
         """Where the views are wanted."""
 
     def views(
-        self, rows: Tensor, settings: Sequence[ViewSettings], seed: int, epoch: int, first: int, rank: int
+        self,
+        rows: Tensor,
+        settings: Sequence[ViewSettings],
+        seed: int,
+        epoch: int,
+        first: int,
+        rank: int,
     ) -> Iterator[list[Tensor]]:
         """For each row of ``rows`` [steps, B], indices of images, the views of a step: float [B, C, S, S] each, on the device. first: the step
         in the epoch that the first row is of."""
@@ -64,7 +70,13 @@ class Resident:
         self.images = self.images.to(device)
 
     def views(
-        self, rows: Tensor, settings: Sequence[ViewSettings], seed: int, epoch: int, first: int, rank: int
+        self,
+        rows: Tensor,
+        settings: Sequence[ViewSettings],
+        seed: int,
+        epoch: int,
+        first: int,
+        rank: int,
     ) -> Iterator[list[Tensor]]:
         for step, chosen in enumerate(rows.to(self.images.device), first):
             yield make_views(self.images[chosen], settings, seed, epoch, step, rank)
@@ -78,7 +90,12 @@ class Streamed:
     """
 
     def __init__(self, folder: str | Path, splits: Sequence[str], channels: int, workers: int = 0):
-        self.folder, self.splits, self.channels, self.workers = Path(folder), tuple(splits), channels, workers
+        self.folder, self.splits, self.channels, self.workers = (
+            Path(folder),
+            tuple(splits),
+            channels,
+            workers,
+        )
         manifest = read_manifest(self.folder)
         if manifest["encoding"] != "encoded":
             raise UserError(
@@ -99,7 +116,13 @@ class Streamed:
         self.device = device
 
     def views(
-        self, rows: Tensor, settings: Sequence[ViewSettings], seed: int, epoch: int, first: int, rank: int
+        self,
+        rows: Tensor,
+        settings: Sequence[ViewSettings],
+        seed: int,
+        epoch: int,
+        first: int,
+        rank: int,
     ) -> Iterator[list[Tensor]]:
         steps = [(step, chosen.tolist()) for step, chosen in enumerate(rows, first)]
         crops = Crops(self.folder, self.splits, self.channels, settings, (seed, epoch, rank), steps)
@@ -128,7 +151,12 @@ class Crops(Dataset):
         steps: list[tuple[int, list[int]]],
     ):
         self.paths = [folder / f"{split}.arrow" for split in splits]
-        self.channels, self.settings, self.where, self.steps = channels, list(settings), where, steps
+        self.channels, self.settings, self.where, self.steps = (
+            channels,
+            list(settings),
+            where,
+            steps,
+        )
         self._readers: list[SplitReader] | None = None  # each process maps the files itself
 
     def __len__(self) -> int:
@@ -141,7 +169,10 @@ class Crops(Dataset):
         sizes = torch.tensor([image.size for image in images], dtype=torch.float32)
         boxes, flips = crop_boxes(sizes[:, 0], sizes[:, 1], self.settings, seed, epoch, step, rank)
         # Channels last, as resampling leaves them.
-        crops = [_room((len(rows), each.size, each.size, self.channels)).permute(0, 3, 1, 2) for each in self.settings]
+        crops = [
+            _room((len(rows), each.size, each.size, self.channels)).permute(0, 3, 1, 2)
+            for each in self.settings
+        ]
         for index, (image, mine, flipped) in enumerate(
             zip(images, boxes.transpose(0, 1), flips.T.tolist(), strict=True)
         ):
@@ -163,7 +194,9 @@ def _room(shape: tuple[int, ...]) -> Tensor:
     """For uint8 of this shape: in a worker in memory that it shares with the main process, to which they would be copied otherwise."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
-    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(math.prod(shape)), 0, shape)
+    return torch.empty(0, dtype=torch.uint8).set_(
+        torch.UntypedStorage._new_shared(math.prod(shape)), 0, shape
+    )
 
 
 class Encoded:
@@ -181,7 +214,10 @@ class Encoded:
         1/8) at which no box is smaller than its view. The edges of a box are rounded to whole pixels at that scale.
         """
         drawn = boxes.tolist()
-        image = self.pixels(channels, min(min(box[2:]) / each.size for box, each in zip(drawn, settings, strict=True)))
+        image = self.pixels(
+            channels,
+            min(min(box[2:]) / each.size for box, each in zip(drawn, settings, strict=True)),
+        )
         down, across = (now / whole for now, whole in zip(image.shape[2:], self.size, strict=True))
         crops = []
         for (top, left, height, width), each in zip(drawn, settings, strict=True):
@@ -190,7 +226,11 @@ class Encoded:
             # Resampling is half as fast again with what it reads in one piece.
             box = image[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
             size = (each.size,) * 2
-            crops.append(F.interpolate(box, size=size, mode=each.interpolation, antialias=True, align_corners=False)[0])
+            crops.append(
+                F.interpolate(
+                    box, size=size, mode=each.interpolation, antialias=True, align_corners=False
+                )[0]
+            )
         return crops
 
     def pixels(self, channels: int, spare: float) -> Tensor:
@@ -203,9 +243,13 @@ class Encoded:
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         elif jpeg and factor == 1 and channels == 3 and picture.mode == "RGB":
             content = torch.frombuffer(bytearray(self.content), dtype=torch.uint8)
-            return light_imports.torchvision_io().decode_jpeg(content)[None]  # as Pillow, in two thirds of its time
+            return light_imports.torchvision_io().decode_jpeg(content)[
+                None
+            ]  # as Pillow, in two thirds of its time
         elif jpeg:
-            picture.draft("L" if channels == 1 else None, (self.size[1] // factor, self.size[0] // factor))
+            picture.draft(
+                "L" if channels == 1 else None, (self.size[1] // factor, self.size[0] // factor)
+            )
         mode = "L" if channels == 1 else "RGB"
         pixels = np.array(picture if picture.mode == mode else picture.convert(mode))
         return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)[None]

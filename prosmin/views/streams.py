@@ -13,7 +13,9 @@ _ORDER, _VIEWS, _SCORE, _NETWORK, _BOXES = 0, 1, 2, 3, 4
 
 
 def _state(*key: int) -> int:
-    words = np.random.SeedSequence((len(key), *key)).generate_state(2, np.uint32)  # (0,) and (0, 0) seed alike
+    words = np.random.SeedSequence((len(key), *key)).generate_state(
+        2, np.uint32
+    )  # (0,) and (0, 0) seed alike
     return int(words[0]) << 31 ^ int(words[1])
 
 
@@ -38,25 +40,45 @@ def make_views(
 
 
 def crop_boxes(
-    heights: Tensor, widths: Tensor, views: Sequence[ViewSettings], seed: int, epoch: int, step: int, rank: int = 0
+    heights: Tensor,
+    widths: Tensor,
+    views: Sequence[ViewSettings],
+    seed: int,
+    epoch: int,
+    step: int,
+    rank: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Where to cut the views of one batch out of images of these heights and widths [B], in pixels: [views, B, 4], each top, left,
     height, width; and which to flip, bool [views, B]. On the CPU, where images are decoded."""
     generator = stream(torch.device("cpu"), seed, _BOXES, epoch, step, rank)
     draw = Draw(len(heights), generator)
-    drawn = [(draw_boxes(draw, heights, widths, each.scale, each.ratio), draw.coin(each.flip)) for each in views]
-    return torch.stack([torch.stack(box, 1) for box, _ in drawn]), torch.stack([flip for _, flip in drawn])
+    drawn = [
+        (draw_boxes(draw, heights, widths, each.scale, each.ratio), draw.coin(each.flip))
+        for each in views
+    ]
+    return torch.stack([torch.stack(box, 1) for box, _ in drawn]), torch.stack(
+        [flip for _, flip in drawn]
+    )
 
 
 def finish_views(
-    crops: Sequence[Tensor], views: Sequence[ViewSettings], seed: int, epoch: int, step: int, rank: int = 0
+    crops: Sequence[Tensor],
+    views: Sequence[ViewSettings],
+    seed: int,
+    epoch: int,
+    step: int,
+    rank: int = 0,
 ) -> list[Tensor]:
     """The views of one batch from crops uint8 [B, C, size, size] each, as the network sees them: float [B, C, size, size] each."""
     generator = stream(crops[0].device, seed, _VIEWS, epoch, step, rank)
-    return [finish_view(crop, settings, generator) for crop, settings in zip(crops, views, strict=True)]
+    return [
+        finish_view(crop, settings, generator) for crop, settings in zip(crops, views, strict=True)
+    ]
 
 
-def score_stream(device: torch.device, seed: int, epoch: int, step: int, rank: int) -> torch.Generator:
+def score_stream(
+    device: torch.device, seed: int, epoch: int, step: int, rank: int
+) -> torch.Generator:
     """For the draws of a loss."""
     return stream(device, seed, _SCORE, epoch, step, rank)
 

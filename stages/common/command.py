@@ -27,8 +27,31 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 OUTSIDE = {
     getattr(errno, name)
     for name in (
-        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT", "ENXIO", "ENODEV"),
-        *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EBUSY", "ETXTBSY", "ENOLCK", "ELOOP", "ENAMETOOLONG", "EREMOTEIO"),
+        *(
+            "ENOSPC",
+            "EDQUOT",
+            "EFBIG",
+            "EROFS",
+            "EACCES",
+            "EPERM",
+            "EIO",
+            "ESTALE",
+            "ETIMEDOUT",
+            "ENXIO",
+            "ENODEV",
+        ),
+        *(
+            "EMFILE",
+            "ENFILE",
+            "ENOMEM",
+            "EAGAIN",
+            "EBUSY",
+            "ETXTBSY",
+            "ENOLCK",
+            "ELOOP",
+            "ENAMETOOLONG",
+            "EREMOTEIO",
+        ),
     )
     if hasattr(errno, name)
 }
@@ -44,13 +67,17 @@ def run(stage: str, main: Callable[..., None]) -> None:
     try:
         logging.basicConfig(level=_level(), format=f"{stage}: %(message)s")
         text = inputs.params_text()
-        params = load()  # which says what is wrong in it; only then may it be looked at with less care
+        params = (
+            load()
+        )  # which says what is wrong in it; only then may it be looked at with less care
         arguments = [_told(stage, each) for each in sys.argv[1:]]
         inputs.note(stage, arguments, text)
         try:
             inspect.signature(main).bind(params, *arguments)
         except TypeError:
-            raise UserError(f"{stage} was given {shlex.join(arguments) or 'no argument'}; {_usage(stage, main)}") from None
+            raise UserError(
+                f"{stage} was given {shlex.join(arguments) or 'no argument'}; {_usage(stage, main)}"
+            ) from None
         keep_to_share(stage)
         keep_pages()
         main(params, *arguments)
@@ -115,7 +142,9 @@ def leave_out(reason: Unlabelled, metrics: str, plot: str, columns: Sequence[str
 def _level() -> str:
     level = os.environ.get("PROSMIN_LOG", "INFO")
     if level not in LEVELS:
-        raise UserError(f"PROSMIN_LOG is {level!r}; it must be one of {', '.join(LEVELS)}{nearest(level.upper(), LEVELS)}")
+        raise UserError(
+            f"PROSMIN_LOG is {level!r}; it must be one of {', '.join(LEVELS)}{nearest(level.upper(), LEVELS)}"
+        )
     return level
 
 
@@ -127,7 +156,13 @@ def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 def _peer_lost(error: MemoryError | RuntimeError) -> bool:
     """Gloo raises a plain ``RuntimeError`` in the processes that live when one of them dies; NCCL one of its own class."""
-    told = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "remote process exited")
+    told = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "Socket closed",
+        "remote process exited",
+    )
     return "RANK" in os.environ and any(words in str(error) for words in told)
 
 

@@ -50,7 +50,9 @@ class Features:
         """features ``[N, F]`` float32, labels ``[N]`` int64 (-1 = none) and log sigma ``[N]`` float32 of one split; the
         last is None where the network predicts none."""
         if name not in self.splits:
-            raise UserError(f"dataset {self.dataset!r} has no {name} split; it has {', '.join(self.splits)}")
+            raise UserError(
+                f"dataset {self.dataset!r} has no {name} split; it has {', '.join(self.splits)}"
+            )
         features, labels = (self.arrays[f"{name}.{what}"] for what in ("features", "labels"))
         return features, labels, self.arrays.get(f"{name}.log_sigma")
 
@@ -72,7 +74,9 @@ def load_features(dataset: str, encoder: str) -> Features:
     try:
         return read_features(path, dataset)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run `dvc repro` or `python -m stages.embed {dataset}`") from None
+        raise UserError(
+            f"{path} does not exist; run `dvc repro` or `python -m stages.embed {dataset}`"
+        ) from None
 
 
 def read_features(path: Path, dataset: str) -> Features:
@@ -81,7 +85,10 @@ def read_features(path: Path, dataset: str) -> Features:
     found = Features(dataset, arrays)
     wanted = {}
     for count, split in zip("LMN", found.splits):
-        wanted |= {f"{split}.features": ("float32", f"{count}F"), f"{split}.labels": ("int64", count)}
+        wanted |= {
+            f"{split}.features": ("float32", f"{count}F"),
+            f"{split}.labels": ("int64", count),
+        }
         wanted |= {f"{split}.digest": ("uint64", count)}
         if f"{split}.log_sigma" in arrays:
             wanted[f"{split}.log_sigma"] = ("float32", count)

@@ -25,11 +25,17 @@ class Row(NamedTuple):
 
     def cells(self, between: str = " - ") -> tuple[str, str, str]:
         """Value, interval and floor as text, empty where there is none. between: the ends of the interval."""
-        interval = "" if self.low is None or self.high is None else f"{self.low:.3f}{between}{self.high:.3f}"
+        interval = (
+            ""
+            if self.low is None or self.high is None
+            else f"{self.low:.3f}{between}{self.high:.3f}"
+        )
         return f"{self.value:.3f}", interval, "" if self.random is None else f"{self.random:.3f}"
 
 
-def rows(params: Params, folder: str | Path = "metrics", without: Collection[str] = ()) -> list[Row]:
+def rows(
+    params: Params, folder: str | Path = "metrics", without: Collection[str] = ()
+) -> list[Row]:
     """The rows whose metrics exist, for the datasets that ``params`` names (older files may lie beside them).
 
     without: paths, such as ``metrics/knn.json``, that are of other settings (``stages.common.current``).
@@ -40,7 +46,9 @@ def rows(params: Params, folder: str | Path = "metrics", without: Collection[str
             continue
         path = Path(folder) / file
         content = read_metrics(path) if path.is_file() else Section()
-        trained, random = (_section(content, encoder, *sections) for encoder in ("trained", "random"))
+        trained, random = (
+            _section(content, encoder, *sections) for encoder in ("trained", "random")
+        )
         if label == SIMILARITY and "mce_unnormalised" in trained:
             continue  # the error says more
         if trained.get(name) is not None:
@@ -49,7 +57,9 @@ def rows(params: Params, folder: str | Path = "metrics", without: Collection[str
             if draws := trained.get("draws"):
                 over = f"{draws} draws of the labels and {over}"
             floor = _number(random, name)
-            found.append(Row(label, trained.number(name), *ends, floor, higher_is_better(name), over))
+            found.append(
+                Row(label, trained.number(name), *ends, floor, higher_is_better(name), over)
+            )
     return found
 
 
@@ -66,7 +76,12 @@ def _wanted(params: Params) -> Iterator[tuple[str, ...]]:
         yield f"fine-tuned on {name}: accuracy", f"finetune/{name}.json", "accuracy"
     for name, distance in params.ood.sets.items():
         for detector in DETECTORS:
-            yield f"OOD, {name} ({distance}), {detector}: auroc", f"ood/{name}.json", detector, "auroc"
+            yield (
+                f"OOD, {name} ({distance}), {detector}: auroc",
+                f"ood/{name}.json",
+                detector,
+                "auroc",
+            )
     yield "corruption: mean error (lower is better)", "corrupt.json", "mce_unnormalised"
     yield SIMILARITY, "corrupt.json", "feature_similarity"
     for name in params.shift.sets:

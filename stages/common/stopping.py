@@ -9,7 +9,9 @@ import signal  # and nothing that takes longer to load
 
 def end_at_once() -> None:
     """Let Ctrl-C end this process with code 130 and one line, until ``raise_interrupts``."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, in the background of a script
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # else it is ignored, in the background of a script
         signal.signal(signal.SIGINT, _end)
 
 

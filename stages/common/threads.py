@@ -24,7 +24,9 @@ def cores() -> int:
         if not (number := _positive(given)):
             raise UserError(f"PROSMIN_CORES is {given!r}; it must be a whole number of at least 1")
         return number
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         with open("/sys/fs/cgroup/cpu.max") as handle:
             quota, period = handle.read().split()
@@ -54,7 +56,9 @@ def given() -> int | None:
         return None
     levels = [_positive(level.strip()) for level in text.split(",")]
     if not all(levels):
-        raise UserError(f"{NAMES[0]} is {text!r}; it must be a whole number of at least 1, or several by commas, as OpenMP has it")
+        raise UserError(
+            f"{NAMES[0]} is {text!r}; it must be a whole number of at least 1, or several by commas, as OpenMP has it"
+        )
     return levels[0]
 
 
@@ -80,7 +84,9 @@ def keep_to_share(stage: str) -> None:
 
     asked = given()
     threads = asked or share(wanted, cores())
-    os.environ.update({NAMES[0]: str(asked)} if asked else environment(threads))  # some libraries know no list
+    os.environ.update(
+        {NAMES[0]: str(asked)} if asked else environment(threads)
+    )  # some libraries know no list
     threadpool_limits(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)

@@ -30,7 +30,11 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 def run(module: str, count: int) -> int:
     """Run ``python -m module`` in ``count`` processes joined by torch.distributed's variables; the exit code."""
-    with tempfile.TemporaryDirectory() as folder, _terminated_as_interrupted(), meeting() as variables:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _terminated_as_interrupted(),
+        meeting() as variables,
+    ):
         workers = [_start(module, rank, count, variables, Path(folder)) for rank in range(count)]
         try:
             return _wait(workers, Path(folder))
@@ -51,8 +55,14 @@ def meeting() -> Iterator[dict[str, str]]:
 
     listening = socket.create_server((LOOPBACK, 0))
     port = listening.getsockname()[1]
-    store = TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
-    variables = {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    store = TCPStore(
+        LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+    )
+    variables = {
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     for _, name in socket.if_nameindex():
         if name in ("lo", "lo0"):  # what each process listens on for the others
             variables |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}
@@ -62,7 +72,9 @@ def meeting() -> Iterator[dict[str, str]]:
         del store
 
 
-def _start(module: str, rank: int, count: int, meeting: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
+def _start(
+    module: str, rank: int, count: int, meeting: Mapping[str, str], folder: Path
+) -> subprocess.Popen[bytes]:
     share = max(1, (threads.given() or 1) // count)  # of the threads that the stage has
     environment = os.environ | dict.fromkeys(threads.NAMES, str(share)) | dict(meeting)
     environment |= {
@@ -85,7 +97,9 @@ def _die_with_parent() -> None:
 
 def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:
     """The exit code of the process whose end is the cause of the others', once its error is said."""
-    while any(worker.poll() is None for worker in workers) and not any(worker.poll() for worker in workers):
+    while any(worker.poll() is None for worker in workers) and not any(
+        worker.poll() for worker in workers
+    ):
         time.sleep(0.1)
     if not any(worker.poll() for worker in workers):
         return 0
@@ -107,7 +121,10 @@ def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:
 
 def _cause(workers: list[subprocess.Popen[bytes]]) -> int | None:
     """The first process that has failed by itself."""
-    return next((rank for rank, worker in enumerate(workers) if worker.poll() not in (None, 0, PEER_LOST)), None)
+    return next(
+        (rank for rank, worker in enumerate(workers) if worker.poll() not in (None, 0, PEER_LOST)),
+        None,
+    )
 
 
 def _stop(workers: list[subprocess.Popen[bytes]], number: int) -> None:

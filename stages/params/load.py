@@ -56,7 +56,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int | float) and not abs(value) <= MOST:
         raise ValueError(f"must hold numbers of at most {MOST} in size, not {shown(value)}")
     if not isinstance(value, str | int | float | None):
-        raise ValueError(f"must hold numbers, text, true, false, null, lists and sections, not {shown(value)}")
+        raise ValueError(
+            f"must hold numbers, text, true, false, null, lists and sections, not {shown(value)}"
+        )
     return value
 
 
@@ -96,7 +98,9 @@ def _not_falling(ends: tuple[float, float]) -> tuple[float, float]:
 # below what no machine can do: a slip is then one line at once, and no crash after hours.
 MOST = 2**16  # units of a layer, images of a batch
 Whole = Annotated[int, BeforeValidator(_refuse_point)]
-Real = Annotated[float, BeforeValidator(_refuse_bool)]  # finite (``Section``), to be bounded where it is used
+Real = Annotated[
+    float, BeforeValidator(_refuse_bool)
+]  # finite (``Section``), to be bounded where it is used
 Fraction = Annotated[Real, Field(ge=0, lt=1)]
 Share = Annotated[Real, Field(gt=0, le=1)]
 Probability = Annotated[Real, Field(ge=0, le=1)]
@@ -114,7 +118,9 @@ Draws = Annotated[Whole, Field(ge=3, le=1000)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 Bootstrap = Annotated[Whole, Field(ge=100, le=10**6)]
 Flag = Annotated[bool, Field(strict=True)]
-Text = Annotated[str, Field(min_length=1, max_length=2000), _matching("[^\x00-\x1f\x7f]*", "text on one line")]
+Text = Annotated[
+    str, Field(min_length=1, max_length=2000), _matching("[^\x00-\x1f\x7f]*", "text on one line")
+]
 Grid = Field(min_length=1, max_length=100)
 Labels = Annotated[tuple[Count, ...], Field(max_length=20)]
 Percents = Annotated[tuple[Percent, ...], Field(max_length=20)]
@@ -197,7 +203,9 @@ class Hub(Dataset):
 
 
 # It becomes the name of files and folders, and of a stage in dvc.yaml.
-DatasetName = Annotated[str, _matching("[a-z0-9_]{1,64}", "a name of a-z, 0-9 and _, of at most 64")]
+DatasetName = Annotated[
+    str, _matching("[a-z0-9_]{1,64}", "a name of a-z, 0-9 and _, of at most 64")
+]
 AnyDataset = Annotated[Builtin | Folder | Parquet | Hub, Discriminator("source")]
 
 
@@ -213,8 +221,18 @@ class Encoder(Section):
 class External(Section):
     """What the two sources share. mean, std: of the input, per channel, where no ``config.json`` tells them."""
 
-    mean: Annotated[tuple[Annotated[Real, Field(ge=-1e6, le=1e6)], ...], Field(min_length=1, max_length=3)] | None = None
-    std: Annotated[tuple[Annotated[Real, Field(ge=1e-6, le=1e6)], ...], Field(min_length=1, max_length=3)] | None = None
+    mean: (
+        Annotated[
+            tuple[Annotated[Real, Field(ge=-1e6, le=1e6)], ...], Field(min_length=1, max_length=3)
+        ]
+        | None
+    ) = None
+    std: (
+        Annotated[
+            tuple[Annotated[Real, Field(ge=1e-6, le=1e6)], ...], Field(min_length=1, max_length=3)
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _both(self) -> "External":
@@ -254,7 +272,9 @@ LogSigma = Annotated[Real, Field(ge=-30, le=30)]
 class Objective(Section):
     """Beside the name, the keys of ProSMIN; those of the others are under ``Baselines``."""
 
-    name: Literal["prosmin", "published", "byol", "simsiam", "dino", "simclr", "mocov3", "vicreg"] = "prosmin"
+    name: Literal[
+        "prosmin", "published", "byol", "simsiam", "dino", "simclr", "mocov3", "vicreg"
+    ] = "prosmin"
     rule: Literal["crps", "energy", "kernel", "log", "distance", "point"] = "crps"
     estimator: Literal["closed_form", "monte_carlo"] = "closed_form"
     samples: Samples = 4
@@ -338,9 +358,9 @@ class LocalViews(Section):
     """count: of each size."""
 
     count: Annotated[Whole, Field(ge=0, le=64)] = 0
-    size: Annotated[tuple[Annotated[Whole, Field(ge=1, le=4096)], ...], BeforeValidator(_listed), Once] = Field(
-        default=(96,), min_length=1, max_length=8
-    )
+    size: Annotated[
+        tuple[Annotated[Whole, Field(ge=1, le=4096)], ...], BeforeValidator(_listed), Once
+    ] = Field(default=(96,), min_length=1, max_length=8)
     scale: Annotated[tuple[Share, Share], NotFalling] = (0.05, 0.4)
 
 
@@ -363,7 +383,9 @@ class Views(Section):
     @model_validator(mode="after")
     def _turns(self) -> "Views":
         if self.interpolation == "bicubic" and self.rotate > 0:
-            raise ValueError(f"interpolation is 'bicubic', which goes with rotate 0 only; rotate is {self.rotate:g}")
+            raise ValueError(
+                f"interpolation is 'bicubic', which goes with rotate 0 only; rotate is {self.rotate:g}"
+            )
         return self
 
 
@@ -459,7 +481,9 @@ class Corrupt(Section):
     source: Literal["generated", "folders", "arrays"] = "generated"
     path: Text | None = None
     frost: Text | None = None
-    types: Annotated[tuple[CorruptionType, ...], AfterValidator(_spread), Once] = Field(min_length=1)
+    types: Annotated[tuple[CorruptionType, ...], AfterValidator(_spread), Once] = Field(
+        min_length=1
+    )
     severities: Annotated[tuple[Annotated[Whole, Field(ge=1, le=5)], ...], Once] = Field(
         default=(1, 2, 3, 4, 5), min_length=1
     )
@@ -470,7 +494,9 @@ class Corrupt(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Corrupt":
         if self.source != "generated" and self.path is None:
-            raise ValueError(f"path is missing; source {self.source} reads the corrupted images from there")
+            raise ValueError(
+                f"path is missing; source {self.source} reads the corrupted images from there"
+            )
         if self.source == "generated" and self.path is not None:
             raise ValueError(f"path is {self.path!r}; it is read by source folders or arrays only")
         if self.source != "generated" and self.frost is not None:
@@ -503,7 +529,10 @@ class Export(Section):
     name: Annotated[
         str,
         Field(max_length=96),
-        _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "of letters, digits, '.', '_' and '-', such as vit-small-prosmin"),
+        _matching(
+            r"[A-Za-z0-9][A-Za-z0-9._-]*",
+            "of letters, digits, '.', '_' and '-', such as vit-small-prosmin",
+        ),
     ] = "prosmin-encoder"
     license: Text | None = None
 
@@ -546,9 +575,17 @@ def _misnamed(content: dict[Any, Any]) -> Iterator[str]:
         return  # one fault, not one for each name
     named = [("dataset", trained)]
     named += [(f"ood.sets.{printable(name)}", name) for name in inside("ood", "sets", dict)]
-    named += [(f"transfer.targets.{place}", name) for place, name in enumerate(inside("transfer", "targets", list))]
-    named += [(f"shift.sets.{place}", name) for place, name in enumerate(inside("shift", "sets", list))]
-    named += [(f"finetune.datasets.{place}", name) for place, name in enumerate(inside("finetune", "datasets", list))]
+    named += [
+        (f"transfer.targets.{place}", name)
+        for place, name in enumerate(inside("transfer", "targets", list))
+    ]
+    named += [
+        (f"shift.sets.{place}", name) for place, name in enumerate(inside("shift", "sets", list))
+    ]
+    named += [
+        (f"finetune.datasets.{place}", name)
+        for place, name in enumerate(inside("finetune", "datasets", list))
+    ]
     for key, name in named:
         if isinstance(name, str) and name not in known:
             allowed = f"allowed, as they stand under fetch: {listed(known)}"
@@ -583,14 +620,21 @@ def _left_out(content: dict[Any, Any], graph: Path) -> Iterator[str]:
 
 def _as_yaml(value: Any) -> str:
     plain = to_jsonable_python(value, by_alias=True)
-    return yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10**6).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10**6)
+        .removesuffix("...\n")
+        .strip()
+    )
 
 
 def load(path: str | Path = PARAMS) -> Params:
     """Read and validate ``path``; raise ``UserError`` with one line for each thing that is wrong."""
     path = Path(path)
     content = read(path)
-    lines, params = chain(_left_out(content, path.with_name(declared.GRAPH.name)), _misnamed(content)), None
+    lines, params = (
+        chain(_left_out(content, path.with_name(declared.GRAPH.name)), _misnamed(content)),
+        None,
+    )
     try:
         params = Params.model_validate(content)
     except ValidationError as error:

@@ -69,7 +69,9 @@ class _Loader(yaml.SafeLoader):
         node = super().get_single_node()
         values, levels = _written_out(node, {}) if node is not None else (0, 0)
         if values > VALUES:
-            raise _fault(f"it holds more than {VALUES} values, each counted as often as its aliases repeat it")
+            raise _fault(
+                f"it holds more than {VALUES} values, each counted as often as its aliases repeat it"
+            )
         if levels > DEPTH:
             raise _fault(f"it is nested more than {DEPTH} deep with its aliases written out")
         return node
@@ -77,7 +79,10 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if not isinstance(node, yaml.ScalarNode):
             if node.tag in REFUSED:
-                raise _fault(f"the tag {node.tag!r} is refused; lists and sections are written without", node.start_mark)
+                raise _fault(
+                    f"the tag {node.tag!r} is refused; lists and sections are written without",
+                    node.start_mark,
+                )
             return super().construct_object(node, deep)
         kind = node.tag.rpartition(":")[2]
         if INTERPOLATION in node.value:
@@ -92,7 +97,11 @@ class _Loader(yaml.SafeLoader):
         except RecursionError:
             raise
         except Exception as error:  # PyYAML's own readers of scalars stumble over an empty or odd text each in its own way
-            reason = str(error).partition(";")[0] if isinstance(error, ValueError) and kind == "timestamp" else ""
+            reason = (
+                str(error).partition(";")[0]
+                if isinstance(error, ValueError) and kind == "timestamp"
+                else ""
+            )
             text = f"{shown(node.value)} cannot be read as {kind}{reason and f' ({reason})'}"
             raise _Unreadable(text, node.start_mark) from None
 
@@ -114,7 +123,10 @@ def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[in
         if isinstance(node, yaml.MappingNode):
             children = [each for pair in children for each in pair]
         inner = [_written_out(each, known) for each in children]
-        known[id(node)] = (1 + sum(values for values, _ in inner), 1 + max((levels for _, levels in inner), default=0))
+        known[id(node)] = (
+            1 + sum(values for values, _ in inner),
+            1 + max((levels for _, levels in inner), default=0),
+        )
     return known[id(node)]
 
 
@@ -141,7 +153,9 @@ def read(path: Path) -> dict[Any, Any]:
         with open(path, "rb") as file:
             given = file.read(BYTES + 1)
         if len(given) > BYTES:
-            raise UserError(f"{path} is longer than {BYTES // 1024} kB, which no file of settings is")
+            raise UserError(
+                f"{path} is longer than {BYTES // 1024} kB, which no file of settings is"
+            )
         content = yaml.load(given.decode(), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run this in the folder that holds it") from None
@@ -159,7 +173,9 @@ def read(path: Path) -> dict[Any, Any]:
     except _Unreadable as error:
         raise UserError(f"{path} holds a value that cannot be read: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds {'nothing' if content is None else 'no sections'}; it must hold named sections")
+        raise UserError(
+            f"{path} holds {'nothing' if content is None else 'no sections'}; it must hold named sections"
+        )
     return content
 
 
@@ -167,7 +183,11 @@ def first(lines: Iterable[str]) -> list[str]:
     """The first ``FAULTS`` lines, and one that says so where there are more."""
     lines = iter(lines)
     found = list(islice(lines, FAULTS))
-    return [*found, "more is wrong than these; mend them first"] if next(lines, None) is not None else found
+    return (
+        [*found, "more is wrong than these; mend them first"]
+        if next(lines, None) is not None
+        else found
+    )
 
 
 def sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
@@ -183,7 +203,12 @@ def sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
 
 def _sentence(error: Any, model: type[BaseModel]) -> str:
     steps, section, here = _follow(error["loc"], model)
-    key, value, kind, context = ".".join(steps), error.get("input"), error["type"], error.get("ctx", {})
+    key, value, kind, context = (
+        ".".join(steps),
+        error.get("input"),
+        error["type"],
+        error.get("ctx", {}),
+    )
     if kind == "missing":
         return f"{key} is missing; it has no default"
     if kind == "extra_forbidden":
@@ -193,12 +218,26 @@ def _sentence(error: Any, model: type[BaseModel]) -> str:
         return _choice(f"{key}.{tag}", value.get(tag), sorted(_tagged(here)), given=tag in value)
     if kind == "literal_error":
         options = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
-        return _unknown(key, value, options) if error["loc"][-1] == "[key]" else _choice(key, value, options)
+        return (
+            _unknown(key, value, options)
+            if error["loc"][-1] == "[key]"
+            else _choice(key, value, options)
+        )
     if kind == "value_error":
         reason = str(context["error"])
-        return f"{key} is {shown(value)}; it {reason}" if reason.startswith("must") else f"{key}: {reason}"
-    context = {name: f"{each:g}" if isinstance(each, float) else each for name, each in context.items()}
-    expected = EXPECTED[kind].format(**context) if kind in EXPECTED else error["msg"].removeprefix("Input should be ")
+        return (
+            f"{key} is {shown(value)}; it {reason}"
+            if reason.startswith("must")
+            else f"{key}: {reason}"
+        )
+    context = {
+        name: f"{each:g}" if isinstance(each, float) else each for name, each in context.items()
+    }
+    expected = (
+        EXPECTED[kind].format(**context)
+        if kind in EXPECTED
+        else error["msg"].removeprefix("Input should be ")
+    )
     return f"{key} is {shown(value)}; it must be {expected}"
 
 
@@ -208,7 +247,11 @@ def _unknown(key: str, name: str, options: list[str]) -> str:
 
 def _choice(key: str, value: Any, options: list[str], given: bool = True) -> str:
     allowed = f"allowed: {listed(options)}"
-    return f"{key} is {shown(value)}; {allowed}{nearest(value, options)}" if given else f"{key} is missing; {allowed}"
+    return (
+        f"{key} is {shown(value)}; {allowed}{nearest(value, options)}"
+        if given
+        else f"{key} is missing; {allowed}"
+    )
 
 
 def _follow(location: tuple[Any, ...], model: type[BaseModel]) -> tuple[list[str], Any, Any]:
@@ -226,7 +269,10 @@ def _follow(location: tuple[Any, ...], model: type[BaseModel]) -> tuple[list[str
             here = _tagged(here)[step]
         else:
             steps.append(printable(step))
-            section, here = here, get_args(here)[-1] if get_origin(here) is dict else _fields(here).get(step)
+            section, here = (
+                here,
+                get_args(here)[-1] if get_origin(here) is dict else _fields(here).get(step),
+            )
     return steps, section, here
 
 
@@ -234,10 +280,16 @@ def _fields(annotation: Any) -> dict[str, Any]:
     """The keys of a section with their types, by the names they have in the file."""
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return {}
-    return {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
+    return {
+        field.alias or name: field.annotation for name, field in annotation.model_fields.items()
+    }
 
 
 def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
     """The models of a tagged union by their tags; empty for every other type."""
     union = get_args(get_args(annotation)[0]) if get_args(annotation) else ()
-    return {get_args(found["source"])[0]: member for member in union if "source" in (found := _fields(member))}
+    return {
+        get_args(found["source"])[0]: member
+        for member in union
+        if "source" in (found := _fields(member))
+    }

@@ -75,7 +75,11 @@ class Line(NamedTuple):
     def css_dash(self) -> str:
         """The dash as SVG's stroke-dasharray."""
         dashes = {"-": "none", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
-        return dashes[self.dash] if isinstance(self.dash, str) else " ".join(f"{part:g}" for part in self.dash[1])
+        return (
+            dashes[self.dash]
+            if isinstance(self.dash, str)
+            else " ".join(f"{part:g}" for part in self.dash[1])
+        )
 
 
 ENCODER_LINES = {
@@ -103,7 +107,14 @@ DETECTOR_LINES = {
     "disagreement": Line("disagreement", "purple"),
     "disagreement_constant": Line("disagreement, σ fixed", "purple", ":"),
 }
-DRAWN = ("msp", "knn", "mahalanobis", "combined", "sigma", "view_score")  # as curves and beside images; tables have all
+DRAWN = (
+    "msp",
+    "knn",
+    "mahalanobis",
+    "combined",
+    "sigma",
+    "view_score",
+)  # as curves and beside images; tables have all
 
 
 def detector_line(name: str) -> Line:
@@ -116,7 +127,9 @@ class Panel(NamedTuple):
     alt: str
 
 
-def panel(name: str, alt: str, draw: Callable[[Axes], None], width: int = 170, height: int = 135) -> Panel:
+def panel(
+    name: str, alt: str, draw: Callable[[Axes], None], width: int = 170, height: int = 135
+) -> Panel:
     """Draw one set of axes, ``width`` x ``height`` CSS pixels.
 
     name: unique on the page; it seeds the ids of the SVG. alt: what the drawing shows, for those who do not see it.
@@ -135,7 +148,9 @@ def panel(name: str, alt: str, draw: Callable[[Axes], None], width: int = 170, h
 def _inline(svg: str, alt: str) -> str:
     """matplotlib's SVG as a part of an HTML page: no prologue and namespaces, no idle ids, the page's colours."""
     box = re.search(r'viewBox="([^"]+)"', svg)[1]
-    body = svg[svg.index("</defs>") + len("</defs>") :]  # after the style sheet, which would apply to the whole page
+    body = svg[
+        svg.index("</defs>") + len("</defs>") :
+    ]  # after the style sheet, which would apply to the whole page
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     body = re.sub(r" font-family: [^;\"]*;?", "", body)
     body = re.sub(r"\s*\n\s*", " ", body)
@@ -150,7 +165,9 @@ def _colour(line: Line) -> str:
 
 
 def _plot(axes: Axes, x: Any, y: Any, line: Line, **how: Any) -> None:
-    axes.plot(x, y, **({"color": _colour(line), "linestyle": line.dash, "solid_capstyle": "round"} | how))
+    axes.plot(
+        x, y, **({"color": _colour(line), "linestyle": line.dash, "solid_capstyle": "round"} | how)
+    )
 
 
 def _columns(rows: Rows, *names: str) -> list[np.ndarray]:
@@ -199,7 +216,14 @@ def _curve(title: str, unit: str, column: str, rows: Rows) -> Panel:
             axes.set_ylim(0, y.max() * 1.25 or 1)
         low, high = axes.get_ylim()
         above = 6 if y[-1] < low + 0.8 * (high - low) else -13  # clear of the title
-        axes.annotate(f"{y[-1]:.3g}", (x[-1], y[-1]), (0, above), textcoords="offset points", ha="right", weight="bold")
+        axes.annotate(
+            f"{y[-1]:.3g}",
+            (x[-1], y[-1]),
+            (0, above),
+            textcoords="offset points",
+            ha="right",
+            weight="bold",
+        )
 
     alt = f"{title} ({unit}) against epoch: {y[0]:.3g} at epoch {x[0]:g}, {y[-1]:.3g} at epoch {x[-1]:g}"
     return panel(f"training-{column}", alt, draw)
@@ -254,12 +278,26 @@ def roc(rows: Rows, name: str, distance: str, aurocs: dict[str, float]) -> Panel
         for detector in detectors_drawn(rows):
             fpr, tpr = _columns(_where(rows, detector=detector), "fpr", "tpr")
             _plot(axes, fpr, tpr, detector_line(detector), drawstyle="default", clip_on=False)
-        axes.set(title=f"{name} ({distance})", xlabel="ID taken for OOD", ylabel="OOD found", xlim=(-0.03, 1.03))
+        axes.set(
+            title=f"{name} ({distance})",
+            xlabel="ID taken for OOD",
+            ylabel="OOD found",
+            xlim=(-0.03, 1.03),
+        )
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
         _pad(axes)
 
-    areas = ", ".join(f"{detector_line(detector).label} {aurocs[detector]:.3f}" for detector in detectors_drawn(aurocs))
-    return panel(f"roc-{name}", f"ROC curves on {name} ({distance}), area under the curve: {areas}", draw, 260, 245)
+    areas = ", ".join(
+        f"{detector_line(detector).label} {aurocs[detector]:.3f}"
+        for detector in detectors_drawn(aurocs)
+    )
+    return panel(
+        f"roc-{name}",
+        f"ROC curves on {name} ({distance}), area under the curve: {areas}",
+        draw,
+        260,
+        245,
+    )
 
 
 def detectors_of(names: Iterable[Any]) -> list[str]:
@@ -281,7 +319,8 @@ def severity(rows: Rows, clean: dict[str, float], column: str, title: str) -> Pa
     """``column`` against severity: the mean over types in bold, each type faint. clean: its value at severity 0."""
     types = sorted({row["type"] for row in rows})
     curves = {
-        encoder: [_by_severity(rows, clean, encoder, kind, column) for kind in types] for encoder in ENCODER_LINES
+        encoder: [_by_severity(rows, clean, encoder, kind, column) for kind in types]
+        for encoder in ENCODER_LINES
     }
     means = {
         encoder: (found[0][0], np.mean([y for _, y in found], axis=0))
@@ -294,7 +333,9 @@ def severity(rows: Rows, clean: dict[str, float], column: str, title: str) -> Pa
             line = ENCODER_LINES[encoder]
             for curve in curves[encoder]:
                 _plot(axes, *curve, line, linewidth=0.7, alpha=0.3)
-            _plot(axes, *mean, line, linewidth=2.2, marker=line.marker, markersize=4.5, clip_on=False)
+            _plot(
+                axes, *mean, line, linewidth=2.2, marker=line.marker, markersize=4.5, clip_on=False
+            )
         _severity_axis(axes, title, bool(clean))
         if column == "accuracy":
             _pad(axes)
@@ -302,7 +343,8 @@ def severity(rows: Rows, clean: dict[str, float], column: str, title: str) -> Pa
             axes.set_ylim(0, None)
 
     said = "; ".join(
-        f"{ENCODER_LINES[name].label} from {mean[0]:.3f} to {mean[-1]:.3f}" for name, (_, mean) in means.items()
+        f"{ENCODER_LINES[name].label} from {mean[0]:.3f} to {mean[-1]:.3f}"
+        for name, (_, mean) in means.items()
     )
     return panel(f"severity-{column}", f"{title} against severity: {said}", draw, 330, 220)
 
@@ -314,7 +356,9 @@ def corruption_types(rows: Rows, clean: dict[str, float], column: str) -> list[P
 
 
 def _type_panel(rows: Rows, clean: dict[str, float], kind: str, column: str) -> Panel:
-    curves = {encoder: _by_severity(rows, clean, encoder, kind, column) for encoder in ENCODER_LINES}
+    curves = {
+        encoder: _by_severity(rows, clean, encoder, kind, column) for encoder in ENCODER_LINES
+    }
 
     def draw(axes: Axes) -> None:
         for encoder, line in ENCODER_LINES.items():
@@ -323,7 +367,9 @@ def _type_panel(rows: Rows, clean: dict[str, float], kind: str, column: str) -> 
         _pad(axes)
 
     said = "; ".join(
-        f"{ENCODER_LINES[name].label} {y[-1]:.3f} at the highest" for name, (_, y) in curves.items() if len(y)
+        f"{ENCODER_LINES[name].label} {y[-1]:.3f} at the highest"
+        for name, (_, y) in curves.items()
+        if len(y)
     )
     alt = f"{column.replace('_', ' ').capitalize()} against severity of {kind.replace('_', ' ')}: {said}"
     return panel(f"corrupt-{kind}", alt, draw)
@@ -334,9 +380,13 @@ def _severity_axis(axes: Axes, title: str, with_clean: bool) -> None:
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
 
 
-def _by_severity(rows: Rows, clean: dict[str, float], encoder: str, kind: str, column: str) -> list[np.ndarray]:
+def _by_severity(
+    rows: Rows, clean: dict[str, float], encoder: str, kind: str, column: str
+) -> list[np.ndarray]:
     x, y = _columns(
-        sorted(_where(rows, encoder=encoder, type=kind), key=lambda row: row["severity"]), "severity", column
+        sorted(_where(rows, encoder=encoder, type=kind), key=lambda row: row["severity"]),
+        "severity",
+        column,
     )
     if encoder in clean and len(x):
         x, y = np.append(0, x), np.append(clean[encoder], y)
@@ -378,7 +428,9 @@ def lowshot(metrics: dict[str, Any], draws: Rows, full: dict[str, float]) -> Pan
             )
             _plot(axes, labels, mean, line, marker=line.marker, markersize=5, clip_on=False)
         ticks = sorted({each["labels"] for found in metrics.values() for each in found.values()})
-        axes.set(title="accuracy from few labels", xlabel="labels in all (logarithmic)", xscale="log")
+        axes.set(
+            title="accuracy from few labels", xlabel="labels in all (logarithmic)", xscale="log"
+        )
         axes.minorticks_off()
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         _pad(axes)
@@ -387,4 +439,10 @@ def lowshot(metrics: dict[str, Any], draws: Rows, full: dict[str, float]) -> Pan
         f"{each['accuracy']:.3f} from {each['labels']}"
         for each in sorted(metrics["trained"].values(), key=lambda each: each["labels"])
     )
-    return panel("lowshot", f"Accuracy against the number of labels; pretrained: {said} labels", draw, 350, 240)
+    return panel(
+        "lowshot",
+        f"Accuracy against the number of labels; pretrained: {said} labels",
+        draw,
+        350,
+        240,
+    )

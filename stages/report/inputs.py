@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prosmin.common.errors import UserError, shown
-from prosmin.common.files import Arrays, Section, damaged, read_arrays, read_csv, read_json, read_metrics
+from prosmin.common.files import (
+    Arrays,
+    Section,
+    damaged,
+    read_arrays,
+    read_csv,
+    read_json,
+    read_metrics,
+)
 from stages.common.command import LEFT_OUT
 from stages.params.load import Params
 
@@ -27,7 +35,11 @@ class Missing(NamedTuple):
 
 def made_by(path: str, stage: str, item: str = "", reason: str = "") -> Missing:
     """The commands that make ``path``: the stage by DVC, which runs what it needs first, and alone."""
-    return Missing(path, (f"dvc repro {stage}{item and '@'}{item}", f"python -m stages.{stage} {item}".strip()), reason)
+    return Missing(
+        path,
+        (f"dvc repro {stage}{item and '@'}{item}", f"python -m stages.{stage} {item}".strip()),
+        reason,
+    )
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "selections": tables.selections(inputs),
         "checksums": list(tables.checksums(inputs)),
         "quarantined": {
-            name: (inputs.metrics(f"fetch/{name}") or {}).get("quarantined", 0) for name in inputs.params.fetch
+            name: (inputs.metrics(f"fetch/{name}") or {}).get("quarantined", 0)
+            for name in inputs.params.fetch
         },
         "params_text": inputs.params_text(),
     }
@@ -92,13 +93,19 @@ def _reliability(inputs: Inputs) -> dict[str, Any]:
             panels.append(figures.reliability(rows, encoder, f"{dataset}, {line.label}", encoder))
     for target in inputs.params.transfer.targets:
         if found := inputs.plot(f"transfer/{target}"):
-            panels.append(figures.reliability(found, "trained", f"transfer to {target}", f"transfer-{target}"))
+            panels.append(
+                figures.reliability(found, "trained", f"transfer to {target}", f"transfer-{target}")
+            )
     for name in inputs.params.shift.sets:
         if found := inputs.plot(f"shift/{name}"):
-            panels.append(figures.reliability(found, "trained", f"probe on {name}", f"shift-{name}"))
+            panels.append(
+                figures.reliability(found, "trained", f"probe on {name}", f"shift-{name}")
+            )
     for name in inputs.params.finetune.datasets:
         if found := inputs.plot(f"finetune/{name}"):
-            panels.append(figures.reliability(found, "trained", f"fine-tuned on {name}", f"finetune-{name}"))
+            panels.append(
+                figures.reliability(found, "trained", f"fine-tuned on {name}", f"finetune-{name}")
+            )
     missing = None if rows else inputs.absent("plots/linear/reliability.csv", "linear")
     return {"missing": missing, "panels": panels}
 
@@ -108,7 +115,9 @@ def _roc(inputs: Inputs, sets: list[tables.OodSet]) -> dict[str, Any]:
     for each in sets:
         rows = inputs.plot(f"ood/{each.name}")
         if rows:
-            aurocs = {detection.detector: detection.auroc.trained.value for detection in each.detections}
+            aurocs = {
+                detection.detector: detection.auroc.trained.value for detection in each.detections
+            }
             panels.append(figures.roc(rows, each.name, each.distance, aurocs))
         else:
             missing.append(made_by(f"plots/ood/{each.name}.csv", "ood", each.name))
@@ -125,8 +134,13 @@ def _corruption(inputs: Inputs) -> dict[str, Any]:
     rows, metrics = inputs.plot("corrupt/accuracy"), inputs.metrics("corrupt") or {}
     if not rows:
         return {"missing": inputs.absent("plots/corrupt/accuracy.csv", "corrupt")}
-    clean, clean_ece = _of_encoders(metrics, "accuracy_clean"), _of_encoders(inputs.metrics("linear"), "ece")
-    benchmark = [row for row in rows if row["type"] in BENCHMARK] or rows  # the extra types are kept apart
+    clean, clean_ece = (
+        _of_encoders(metrics, "accuracy_clean"),
+        _of_encoders(inputs.metrics("linear"), "ece"),
+    )
+    benchmark = [
+        row for row in rows if row["type"] in BENCHMARK
+    ] or rows  # the extra types are kept apart
     alike = dict.fromkeys(figures.ENCODER_LINES, 1.0)  # an image to itself
     columns = {
         "accuracy": ("Accuracy, mean over types", clean),
@@ -137,7 +151,10 @@ def _corruption(inputs: Inputs) -> dict[str, Any]:
     by_type = next(iter(measured))
     return {
         "missing": None,
-        "means": [figures.severity(benchmark, at_zero, name, title) for name, (title, at_zero) in measured.items()],
+        "means": [
+            figures.severity(benchmark, at_zero, name, title)
+            for name, (title, at_zero) in measured.items()
+        ],
         "types": figures.corruption_types(rows, measured[by_type][1], by_type),
         "left_out": metrics.get(LEFT_OUT, ""),
         "generated": inputs.params.corrupt.source == "generated",
@@ -172,10 +189,15 @@ def _ood_examples(inputs: Inputs, sets: list[tables.OodSet]) -> list[dict[str, A
     """A strip for each OOD set, and before them one of in-distribution images, which is the same for all."""
     known, found = [], []
     for each in sets:
-        examples, scores = inputs.arrays(f"ood/{each.name}/examples"), inputs.arrays(f"ood/{each.name}/scores")
+        examples, scores = (
+            inputs.arrays(f"ood/{each.name}/examples"),
+            inputs.arrays(f"ood/{each.name}/scores"),
+        )
         if not examples or not scores:
             missing = made_by(f"results/ood/{each.name}/examples.safetensors", "ood", each.name)
-            found.append({"title": each.name, "note": each.distance, "missing": missing, "examples": []})
+            found.append(
+                {"title": each.name, "note": each.distance, "missing": missing, "examples": []}
+            )
             continue
         for prefix, kind in (("id_", "id"), ("", "ood")):
             scores.check({key: (NUMBER, "N") for key in scores if key.endswith(f".{kind}")})
@@ -187,7 +209,16 @@ def _ood_examples(inputs: Inputs, sets: list[tables.OodSet]) -> list[dict[str, A
         limit = inputs.params.report.examples
         if not known:
             strip = pictures.examples(examples, scores, "id", limit)
-            known = [{"title": inputs.params.dataset, "note": "in distribution", "missing": None, "examples": strip}]
+            known = [
+                {
+                    "title": inputs.params.dataset,
+                    "note": "in distribution",
+                    "missing": None,
+                    "examples": strip,
+                }
+            ]
         strip = pictures.examples(examples, scores, "ood", limit)
-        found.append({"title": each.name, "note": each.distance, "missing": None, "examples": strip})
+        found.append(
+            {"title": each.name, "note": each.distance, "missing": None, "examples": strip}
+        )
     return known + found

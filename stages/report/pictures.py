@@ -9,7 +9,9 @@ from PIL import Image
 
 from stages.report.figures import detector_line, detectors_drawn
 
-PIXELATED = 64  # up to so many pixels a side an image is embedded as it is and scaled up pixel by pixel
+PIXELATED = (
+    64  # up to so many pixels a side an image is embedded as it is and scaled up pixel by pixel
+)
 SHRUNK = 128  # larger ones are shrunk to this many, as JPEG, so that the page stays light
 
 
@@ -28,7 +30,9 @@ class Example(NamedTuple):
 
 def picture(pixels: np.ndarray) -> Picture:
     """pixels: uint8 ``[C, H, W]``, C = 1 or 3."""
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    image = Image.fromarray(
+        pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    )
     small, content = max(image.size) <= PIXELATED, io.BytesIO()
     if small:
         image.save(content, "PNG", optimize=True)
@@ -57,7 +61,9 @@ def views(arrays: dict[str, np.ndarray], limit: int) -> dict[str, list[Picture]]
     return rows
 
 
-def examples(arrays: dict[str, np.ndarray], scores: dict[str, np.ndarray], kind: str, limit: int) -> list[Example]:
+def examples(
+    arrays: dict[str, np.ndarray], scores: dict[str, np.ndarray], kind: str, limit: int
+) -> list[Example]:
     """Test images in rising order of the k-NN detector's score, with their scores by the trained encoder.
 
     arrays: ``images`` uint8 [n,C,H,W] and ``index`` [n], those of kind "id" as ``id_images`` and ``id_index``;
@@ -65,12 +71,17 @@ def examples(arrays: dict[str, np.ndarray], scores: dict[str, np.ndarray], kind:
     """
     prefix = "id_" if kind == "id" else ""
     images, index = arrays[f"{prefix}images"], arrays[f"{prefix}index"]
-    detectors = detectors_drawn(name.split(".")[1] for name in scores if name.startswith("trained."))
+    detectors = detectors_drawn(
+        name.split(".")[1] for name in scores if name.startswith("trained.")
+    )
     found = []
     for place in evenly(len(images), limit):
         rows = {}
         for name in detectors:
-            score, reference = scores[f"trained.{name}.{kind}"][index[place]], scores[f"trained.{name}.id"]
+            score, reference = (
+                scores[f"trained.{name}.{kind}"][index[place]],
+                scores[f"trained.{name}.id"],
+            )
             rows[detector_line(name).label] = (float(score), float((reference < score).mean()))
         found.append(Example(picture(images[place]), int(index[place]), rows))
     return found

@@ -39,9 +39,17 @@ def section(inputs: Inputs) -> dict[str, Any]:
             continue
         distance = inputs.params.ood.sets.get(name, "in distribution")
         for condition, found in metrics["trained"].items():
-            label = f"{name} ({distance})" if condition == CLEAN else f"{name}, {condition.replace('_', ' ')}"
+            label = (
+                f"{name} ({distance})"
+                if condition == CLEAN
+                else f"{name}, {condition.replace('_', ' ')}"
+            )
             rows.append(_condition(label, found, (metrics.get("random") or {}).get(condition)))
-            chosen = [row for row in curves if (row["encoder"], row["condition"]) == ("trained", condition)]
+            chosen = [
+                row
+                for row in curves
+                if (row["encoder"], row["condition"]) == ("trained", condition)
+            ]
             panels.append(_pit(label, f"{name}-{condition}", chosen))
     return {"rows": rows, "panels": panels, "missing": missing, "levels": LEVELS}
 
@@ -60,10 +68,16 @@ def _pit(label: str, name: str, rows: Rows) -> Panel:
 
     def draw(axes: Axes) -> None:
         widths = [end - start for start, end in zip(low, high, strict=True)]
-        axes.bar(low, density, widths, align="edge", color=COLOURS["trained"][0], alpha=0.75, linewidth=0)
+        axes.bar(
+            low, density, widths, align="edge", color=COLOURS["trained"][0], alpha=0.75, linewidth=0
+        )
         axes.axhline(1, color=COLOURS["ink"][0], linewidth=1, linestyle="--")
         axes.set(title=label, xlim=(0, 1), ylim=(0, max(2.0, max(density) * 1.05)))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
 
-    ends = f"{density[0]:.2f} and {density[-1]:.2f} in the outer bins, {min(density):.2f} at the least"
-    return panel(f"pit-{name}", f"PIT histogram on {label}, 1 where it is uniform: {ends}", draw, 200, 135)
+    ends = (
+        f"{density[0]:.2f} and {density[-1]:.2f} in the outer bins, {min(density):.2f} at the least"
+    )
+    return panel(
+        f"pit-{name}", f"PIT histogram on {label}, 1 where it is uniform: {ends}", draw, 200, 135
+    )

@@ -67,7 +67,13 @@ def _row(inputs: Inputs, name: str, metric: str, section: str = "") -> Row | Non
 
 def abstract(inputs: Inputs) -> str:
     """One paragraph: what was trained on what, and the headline numbers beside their floor."""
-    sentences = (_pretraining(inputs), _probe(inputs), _few_labels(inputs), _ood(inputs), _corruption(inputs))
+    sentences = (
+        _pretraining(inputs),
+        _probe(inputs),
+        _few_labels(inputs),
+        _ood(inputs),
+        _corruption(inputs),
+    )
     return " ".join(filter(None, sentences))
 
 
@@ -83,7 +89,9 @@ def _pretraining(inputs: Inputs) -> str:
     size = f"{settings.image_size} × {settings.image_size} {colour} pixels"
     if settings.external:
         given = settings.external
-        source = _weights(inputs) if given.source == "file" else f"{given.repo} at {given.revision[:12]}"
+        source = (
+            _weights(inputs) if given.source == "file" else f"{given.repo} at {given.revision[:12]}"
+        )
         count = f" of {whole(trained.number('encoder_parameters'))} parameters" if trained else ""
         return (
             f"A {settings.encoder.name}{count} was taken as others have trained it ({source}) and evaluated on images of "
@@ -101,7 +109,11 @@ def _pretraining(inputs: Inputs) -> str:
 def _weights(inputs: Inputs) -> str:
     """A file of weights by its name and checksum: where it lies on this machine is nothing to a reader."""
     made = inputs.origin().section("external")
-    return f"{made['weights']}, SHA-256 {made['sha256']}" if made else Path(inputs.params.pretrain.external.path).name
+    return (
+        f"{made['weights']}, SHA-256 {made['sha256']}"
+        if made
+        else Path(inputs.params.pretrain.external.path).name
+    )
 
 
 def _probe(inputs: Inputs) -> str:
@@ -112,7 +124,9 @@ def _probe(inputs: Inputs) -> str:
     said = f"A linear probe on its frozen features is right on {percent(found.trained.value)} of {whole(n)} test images"
     said += _percent_interval(found.trained)
     if found.random:
-        said += "; on the features of the same network at its random initial weights it is right on "
+        said += (
+            "; on the features of the same network at its random initial weights it is right on "
+        )
         said += percent(found.random.value) + _percent_interval(found.random)
     return f"{said}."
 
@@ -120,7 +134,9 @@ def _probe(inputs: Inputs) -> str:
 def _few_labels(inputs: Inputs) -> str:
     few = max(inputs.params.lowshot.per_class, default=0)
     found = _row(inputs, "lowshot", "accuracy", f"per_class_{few}")
-    return f"From {_labels(few)} a class the mean is {percent(found.trained.value)}." if found else ""
+    return (
+        f"From {_labels(few)} a class the mean is {percent(found.trained.value)}." if found else ""
+    )
 
 
 def _labels(count: int) -> str:
@@ -138,13 +154,19 @@ def _ood(inputs: Inputs) -> str:
     if not spans:
         return ""
     joined = " and ".join(filter(None, (", ".join(spans[:-1]), spans[-1])))
-    return f"Against {evaluated} out-of-distribution set{'s' * (evaluated > 1)} the AUROC is {joined}."
+    return (
+        f"Against {evaluated} out-of-distribution set{'s' * (evaluated > 1)} the AUROC is {joined}."
+    )
 
 
 def _corruption(inputs: Inputs) -> str:
     found = _row(inputs, "corrupt", "mce_unnormalised")
     types = sum(name in BENCHMARK for name in inputs.params.corrupt.types)
-    return f"Over {types} types of corruption the mean error is {percent(found.trained.value)}." if found else ""
+    return (
+        f"Over {types} types of corruption the mean error is {percent(found.trained.value)}."
+        if found
+        else ""
+    )
 
 
 def limits(inputs: Inputs) -> str:
@@ -161,7 +183,10 @@ def cards(inputs: Inputs) -> list[tuple[str, str, str, str]]:
     wanted = [
         ("Linear probe accuracy", _row(inputs, "linear", "accuracy")),
         ("k-NN accuracy", _row(inputs, "knn", "accuracy")),
-        (f"Accuracy, {_labels(few)} a class", _row(inputs, "lowshot", "accuracy", f"per_class_{few}")),
+        (
+            f"Accuracy, {_labels(few)} a class",
+            _row(inputs, "lowshot", "accuracy", f"per_class_{few}"),
+        ),
         ("ECE after temperature", _row(inputs, "linear", "ece_calibrated")),
         ("Mean error, corrupted", _row(inputs, "corrupt", "mce_unnormalised")),
     ]

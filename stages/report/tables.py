@@ -31,8 +31,15 @@ CORRUPTION = {
     "mce_unnormalised_extra": "mean error, extra types",
     "feature_similarity": "feature similarity",
 }
-SOURCES = {"generated": "made here", "folders": "from published files", "arrays": "from published files"}
-RELATIVE = ("mce", "relative_mce")  # to a reference, as a rule the random encoder, whose own value is 1 by definition
+SOURCES = {
+    "generated": "made here",
+    "folders": "from published files",
+    "arrays": "from published files",
+}
+RELATIVE = (
+    "mce",
+    "relative_mce",
+)  # to a reference, as a rule the random encoder, whose own value is 1 by definition
 
 
 class Value(NamedTuple):
@@ -60,7 +67,12 @@ class Row:
     @property
     def verdict(self) -> str:
         """Whether the two 95 % intervals overlap; of those apart, which side the trained encoder is on."""
-        if self.random is None or self.trained.low is None or self.random.low is None or self.metric in RELATIVE:
+        if (
+            self.random is None
+            or self.trained.low is None
+            or self.random.low is None
+            or self.metric in RELATIVE
+        ):
             return ""
         if self.trained.low <= self.random.high and self.random.low <= self.trained.high:
             return "overlap"
@@ -96,14 +108,21 @@ def results(inputs: Inputs) -> list[Group]:
     """The groups of the results table; OOD has a table of its own."""
     dataset, params = inputs.params.dataset, inputs.params
     groups = [
-        _probe(inputs, "linear", f"Linear probe on {dataset}", inputs.absent("metrics/linear.json", "linear")),
+        _probe(
+            inputs,
+            "linear",
+            f"Linear probe on {dataset}",
+            inputs.absent("metrics/linear.json", "linear"),
+        ),
         _single(inputs, "knn", f"k-NN on {dataset}"),
         _lowshot(inputs),
         _corruption(inputs),
     ]
     for target in params.transfer.targets:
         missing = inputs.absent(f"metrics/transfer/{target}.json", "transfer", target)
-        groups.append(_probe(inputs, f"transfer/{target}", f"Transfer: linear probe on {target}", missing))
+        groups.append(
+            _probe(inputs, f"transfer/{target}", f"Transfer: linear probe on {target}", missing)
+        )
     groups += [_shifted(inputs, name) for name in params.shift.sets]
     groups += [_finetuned(inputs, name) for name in params.finetune.datasets]
     return groups
@@ -111,7 +130,9 @@ def results(inputs: Inputs) -> list[Group]:
 
 def _shifted(inputs: Inputs, name: str) -> Group:
     missing = inputs.absent(f"metrics/shift/{name}.json", "shift", name)
-    group = _probe(inputs, f"shift/{name}", f"Linear probe of {inputs.params.dataset} on {name}", missing)
+    group = _probe(
+        inputs, f"shift/{name}", f"Linear probe of {inputs.params.dataset} on {name}", missing
+    )
     if not group.rows:
         return group
     content = inputs.metrics(f"shift/{name}")
@@ -130,15 +151,26 @@ def _finetuned(inputs: Inputs, name: str) -> Group:
     rows = [
         each
         for key, found in few.items()
-        if (each := row(content, "accuracy", f"accuracy, {lowshot_label(key, found['labels'])}", key))
+        if (
+            each := row(
+                content, "accuracy", f"accuracy, {lowshot_label(key, found['labels'])}", key
+            )
+        )
     ]
-    return group._replace(note=f"{group.note}, beside the same network from scratch{_budgets(content)}", rows=[*group.rows, *rows])
+    return group._replace(
+        note=f"{group.note}, beside the same network from scratch{_budgets(content)}",
+        rows=[*group.rows, *rows],
+    )
 
 
 def _budgets(content: dict[str, Any]) -> str:
     """The accuracy of the network from scratch after each number of epochs that was tried, and which was taken."""
     floor = content.get("random", {})
-    tried = {key.split("_")[1]: each["accuracy"] for key, each in floor.items() if key.startswith("after_")}
+    tried = {
+        key.split("_")[1]: each["accuracy"]
+        for key, each in floor.items()
+        if key.startswith("after_")
+    }
     if not tried:
         return ""
     said = ", ".join(f"{accuracy:.3f} after {count} epochs" for count, accuracy in tried.items())
@@ -177,14 +209,22 @@ def _single(inputs: Inputs, name: str, title: str) -> Group:
 
 
 def _lowshot(inputs: Inputs) -> Group:
-    title, content = f"Accuracy on {inputs.params.dataset} from few labels", inputs.metrics("lowshot")
+    title, content = (
+        f"Accuracy on {inputs.params.dataset} from few labels",
+        inputs.metrics("lowshot"),
+    )
     if not content or LEFT_OUT in content:
         return Group(title, "", [], inputs.absent("metrics/lowshot.json", "lowshot"))
     settings = content["trained"]
     labels = {name: lowshot_label(name, found["labels"]) for name, found in settings.items()}
-    rows = [found for name, label in labels.items() if (found := row(content, "accuracy", label, name))]
+    rows = [
+        found for name, label in labels.items() if (found := row(content, "accuracy", label, name))
+    ]
     draws = next(iter(settings.values()))["draws"]
-    notes = (f"labels in all in brackets, mean over {draws} draws of them, interval over draws and test images", whole_test_split(inputs))
+    notes = (
+        f"labels in all in brackets, mean over {draws} draws of them, interval over draws and test images",
+        whole_test_split(inputs),
+    )
     return Group(title, ", ".join(filter(None, notes)), rows)
 
 
@@ -202,7 +242,10 @@ def _corruption(inputs: Inputs) -> Group:
     note = f"{len(corrupt.types) - extra} of the benchmark's {len(BENCHMARK)} types"
     note += f" and {extra} extra" if extra else ""
     note += f" × {len(corrupt.severities)} severities, {SOURCES[corrupt.source]}"
-    labels = {metric: label.format(reference=Path(corrupt.reference).name) for metric, label in CORRUPTION.items()}
+    labels = {
+        metric: label.format(reference=Path(corrupt.reference).name)
+        for metric, label in CORRUPTION.items()
+    }
     return Group(title, ", ".join(filter(None, (tested(content), note))), _rows(content, labels))
 
 
@@ -217,8 +260,13 @@ def verdicts(groups: list[Group]) -> dict[str, Tally]:
     """The tally of each verdict; ``where`` reads ``k-NN on digits (1 of 1), ...``."""
     found = {}
     for verdict in ("better", "overlap", "worse"):
-        counts = {group.title: [each.verdict == verdict for each in group.rows if each.verdict] for group in groups}
-        where = ", ".join(f"{title} ({sum(hits)} of {len(hits)})" for title, hits in counts.items() if any(hits))
+        counts = {
+            group.title: [each.verdict == verdict for each in group.rows if each.verdict]
+            for group in groups
+        }
+        where = ", ".join(
+            f"{title} ({sum(hits)} of {len(hits)})" for title, hits in counts.items() if any(hits)
+        )
         found[verdict] = Tally(sum(map(sum, counts.values())), where)
     return found
 
@@ -261,25 +309,34 @@ def ood_sets(inputs: Inputs) -> list[OodSet]:
 def _ood_set(inputs: Inputs, name: str, distance: str) -> OodSet:
     content = inputs.metrics(f"ood/{name}")
     if not content:
-        return OodSet(name, distance, None, None, {}, "", [], made_by(f"metrics/ood/{name}.json", "ood", name))
+        return OodSet(
+            name, distance, None, None, {}, "", [], made_by(f"metrics/ood/{name}.json", "ood", name)
+        )
     trained, random = content["trained"], content.get("random") or {}
     detections = []
     for detector in detectors_of(key for key, found in trained.items() if isinstance(found, dict)):
         auroc = row(content, "auroc", detector_line(detector).label, detector)
         if auroc:
-            detections.append(Detection(detector, auroc.label, auroc, trained[detector], random.get(detector)))
+            detections.append(
+                Detection(detector, auroc.label, auroc, trained[detector], random.get(detector))
+            )
     left_out = (
         ""
         if content.get("labelled", True)
         else f"Detectors that need labels are left out: {inputs.params.dataset} has none."
     )
     counts = (content.get("n_id"), content.get("n_ood"), content.get("accuracy_id", {}))
-    return OodSet(name, distance, *counts, left_out, detections, seen=content.get("n_seen_in_training", 0))
+    return OodSet(
+        name, distance, *counts, left_out, detections, seen=content.get("n_seen_in_training", 0)
+    )
 
 
 def as_groups(sets: list[OodSet]) -> list[Group]:
     """The AUROCs of each set, for the tally of verdicts."""
-    return [Group(f"AUROC on {each.name}", "", [detection.auroc for detection in each.detections]) for each in sets]
+    return [
+        Group(f"AUROC on {each.name}", "", [detection.auroc for detection in each.detections])
+        for each in sets
+    ]
 
 
 def ranges(sets: list[OodSet]) -> dict[str, tuple[float, float]]:
@@ -293,7 +350,12 @@ def ranges(sets: list[OodSet]) -> dict[str, tuple[float, float]]:
 
 def weak(sets: list[OodSet]) -> list[tuple[str, str, float]]:
     """(detector label, set, AUROC) below ``WEAK``, the lowest first."""
-    found = [(each.label, one.name, each.auroc.trained.value) for one in sets for each in one.detections if each.weak]
+    found = [
+        (each.label, one.name, each.auroc.trained.value)
+        for one in sets
+        for each in one.detections
+        if each.weak
+    ]
     return sorted(found, key=lambda each: (each[2], each[0], each[1]))
 
 
@@ -334,10 +396,16 @@ def selections(inputs: Inputs) -> list[tuple[str, str, str, str]]:
     for name in inputs.params.finetune.datasets:
         how = "lowest NLL on val; then trained again on train and val"
         for key in ("lr", "epochs"):
-            found.append((f"fine-tuned on {name}: {key}", *_chosen(inputs, f"finetune/{name}", key), how))
+            found.append(
+                (f"fine-tuned on {name}: {key}", *_chosen(inputs, f"finetune/{name}", key), how)
+            )
     for key in ("k", "temperature"):
         found.append(
-            (f"k-NN: {key}", *_chosen(inputs, "knn", key), "highest accuracy on val; the bank is then train and val")
+            (
+                f"k-NN: {key}",
+                *_chosen(inputs, "knn", key),
+                "highest accuracy on val; the bank is then train and val",
+            )
         )
     return [each for each in found if each[1]]
 
@@ -345,5 +413,6 @@ def selections(inputs: Inputs) -> list[tuple[str, str, str, str]]:
 def _chosen(inputs: Inputs, name: str, key: str) -> tuple[str, str]:
     content = inputs.metrics(name) or {}
     return tuple(
-        f"{part[key]:.4g}" if key in (part := content.get(encoder) or {}) else "" for encoder in ("trained", "random")
+        f"{part[key]:.4g}" if key in (part := content.get(encoder) or {}) else ""
+        for encoder in ("trained", "random")
     )

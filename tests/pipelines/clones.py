@@ -25,7 +25,11 @@ TINY = {
     "pretrain.channels": 3,
     "pretrain.epochs": 2,
     "pretrain.batch_size": 32,
-    "pretrain.encoder.kwargs": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False},
+    "pretrain.encoder.kwargs": {
+        "layers": [1, 1, 1, 1],
+        "channels": [8, 8, 8, 8],
+        "zero_init_last": False,
+    },
     "lowshot.per_class": [1, 2],
     "finetune.epochs": 1,
     "finetune.scratch_epochs": [],
@@ -50,7 +54,9 @@ def on_photos(photos: Path) -> dict[str, Any]:
     return TINY | {"fetch.photos": {"source": "folder", "path": str(photos)}}
 
 
-def command(folder: Path, *arguments: str, environment: dict[str, str] | None = None, expect: int | None = 0) -> str:
+def command(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None, expect: int | None = 0
+) -> str:
     """Run Python in ``folder`` with this interpreter's tools on the path and return what it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -90,19 +96,27 @@ def clone(folder: Path, changes: dict[str, Any]) -> Path:
         check=True,
     ).stdout.decode()
     for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/", "metrics/", "plots/", "dvc.lock")):
+        if (ROOT / name).is_file() and not name.startswith(
+            ("tests/", "docs/", "metrics/", "plots/", "dvc.lock")
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     edit(folder, changes)
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], [*identity, "commit", "-q", "-m", "tiny"]):
+    for arguments in (
+        ["init", "-q", "-b", "main"],
+        ["add", "-A"],
+        [*identity, "commit", "-q", "-m", "tiny"],
+    ):
         subprocess.run(["git", *arguments], cwd=folder, check=True)
     return folder
 
 
 def ran(output: str) -> set[str]:
     """The stages that DVC says it ran (not those it skipped or took from the run cache)."""
-    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
+    return {
+        line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")
+    }
 
 
 def commit(folder: Path) -> None:

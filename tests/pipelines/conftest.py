@@ -85,11 +85,15 @@ class Api:
     def __init__(self, url: str, password: str | None):
         self.url, self.password = url, password
 
-    def request(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Any:
+    def request(
+        self, path: str, body: Any = None, method: str | None = None, **headers: str
+    ) -> Any:
         """The answer, to be used in a ``with`` and to be closed; an ``HTTPError`` of 400 and above."""
         data = None if body is None else json.dumps(body).encode()
         if self.password is not None:
-            headers = {"Authorization": f"Basic {base64.b64encode(self.password.encode()).decode()}"} | headers
+            headers = {
+                "Authorization": f"Basic {base64.b64encode(self.password.encode()).decode()}"
+            } | headers
         headers = {"Content-Type": "application/json"} | headers
         return urllib.request.urlopen(
             urllib.request.Request(f"{self.url}{path}", data, headers, method=method), timeout=30
@@ -115,7 +119,10 @@ class Api:
         return self.call(f"/flow_runs/{run}")["state"]["type"]
 
     def runs(self, *states: str) -> list[dict[str, Any]]:
-        wanted = {"flow_runs": {"state": {"type": {"any_": list(states)}}}, "sort": "START_TIME_DESC"}
+        wanted = {
+            "flow_runs": {"state": {"type": {"any_": list(states)}}},
+            "sort": "START_TIME_DESC",
+        }
         return self.call("/flow_runs/filter", wanted)
 
     def artifacts(self, run: str) -> dict[str, dict[str, Any]]:
@@ -130,9 +137,19 @@ class Project:
         self.folder, self.record = folder, folder.parent / "record"
         self.go_file = folder.parent / "record.go"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "RECORD": str(self.record), **variables}
+        self.variables = {
+            **os.environ,
+            "PATH": path,
+            "PYTHONPATH": str(ROOT),
+            "RECORD": str(self.record),
+            **variables,
+        }
         self.variables.pop("OMP_NUM_THREADS", None)  # it would override the share of each stage
-        shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+        shutil.copytree(
+            ROOT / ".dvc",
+            folder / ".dvc",
+            ignore=shutil.ignore_patterns("cache", "tmp", "config.local"),
+        )
         shutil.copy(ROOT / "params.yaml", folder)
         (folder / ".gitignore").write_text("/results/\n/.prosmin/\n")
         (folder / "dvc.yaml").write_text(GRAPH)
@@ -148,7 +165,11 @@ class Project:
     def git(self, *arguments: str) -> str:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         return subprocess.run(
-            ["git", *identity, *arguments], cwd=self.folder, check=True, capture_output=True, text=True
+            ["git", *identity, *arguments],
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
 
     def commit(self) -> None:
@@ -178,7 +199,12 @@ class Project:
 
     def left(self) -> dict[str, bytes]:
         """Every file that a run leaves, with its content."""
-        found = [path for part in ("results", "metrics") for path in (self.folder / part).rglob("*") if path.is_file()]
+        found = [
+            path
+            for part in ("results", "metrics")
+            for path in (self.folder / part).rglob("*")
+            if path.is_file()
+        ]
         return {
             str(path.relative_to(self.folder)): path.read_bytes()
             for path in [*found, self.folder / "dvc.lock"]
@@ -186,7 +212,11 @@ class Project:
         }
 
     def recorded(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.is_file() else []
+        return (
+            [json.loads(line) for line in self.record.read_text().splitlines()]
+            if self.record.is_file()
+            else []
+        )
 
     def go(self) -> None:
         """Let the stage go on that was told to WAIT."""
@@ -194,7 +224,9 @@ class Project:
 
     def wait_for(self, stage: str) -> int:
         """The process id of ``stage``, once it runs."""
-        return until(lambda: next((each["pid"] for each in self.recorded() if each["stage"] == stage), None))
+        return until(
+            lambda: next((each["pid"] for each in self.recorded() if each["stage"] == stage), None)
+        )
 
     def processes(self) -> list[str]:
         """What still runs in this project (its folder is the current one, or it is on the command line)."""
@@ -257,4 +289,6 @@ def new_home(api, prefect_home) -> Callable[[Path], str]:
 
 @pytest.fixture
 def project(tmp_path, api, prefect_home) -> Project:
-    return Project(tmp_path / "a project", api | {"PREFECT_HOME": str(prefect_home), "PROSMIN_CORES": "2"})
+    return Project(
+        tmp_path / "a project", api | {"PREFECT_HOME": str(prefect_home), "PROSMIN_CORES": "2"}
+    )

@@ -28,9 +28,14 @@ def project(tmp_path_factory):
     for group, batch in (("a", 256), ("b", 128)):
         for seed in range(3):
             project.git("checkout", "-q", "-b", f"{group}-{seed}")
-            text = re.sub("(?m)^seed: 0", f"seed: {seed}", given).replace("batch_size: 256", f"batch_size: {batch}")
+            text = re.sub("(?m)^seed: 0", f"seed: {seed}", given).replace(
+                "batch_size: 256", f"batch_size: {batch}"
+            )
             (project.folder / "params.yaml").write_text(text)
-            for name, key, values in (("linear", "accuracy", ACCURACIES), ("corrupt", "mce_unnormalised", ERRORS)):
+            for name, key, values in (
+                ("linear", "accuracy", ACCURACIES),
+                ("corrupt", "mce_unnormalised", ERRORS),
+            ):
                 content = {"trained": {key: values[group][seed]}, "random": {key: 0.5}}
                 (project.folder / f"metrics/{name}.json").write_text(json.dumps(content))
             project.commit()
@@ -44,7 +49,10 @@ def cells(said: str, label: str) -> list[str]:
 
 def test_the_mean_over_seeds_and_the_paired_difference(project):
     said = project.run("pipelines.aggregate", "a-2", "a-0", "a-1", "--against", "b-0", "b-1", "b-2")
-    assert said.splitlines()[0] == "| | mean | 95 % interval | seeds 0, 1, 2 | untrained | difference | |"
+    assert (
+        said.splitlines()[0]
+        == "| | mean | 95 % interval | seeds 0, 1, 2 | untrained | difference | |"
+    )
     for label, values, verdict in (
         ("linear probe: accuracy", ACCURACIES, "better"),
         ("corruption: mean error (lower is better)", ERRORS, "worse"),
@@ -52,7 +60,12 @@ def test_the_mean_over_seeds_and_the_paired_difference(project):
         found = cells(said, label)
         low, high = ttest_1samp(values["a"], 0).confidence_interval(0.95)
         each = " ".join(f"{value:.3f}" for value in values["a"])
-        assert found[1:5] == [f"{np.mean(values['a']):.3f}", f"[{low:.3f}, {high:.3f}]", each, "0.500"]
+        assert found[1:5] == [
+            f"{np.mean(values['a']):.3f}",
+            f"[{low:.3f}, {high:.3f}]",
+            each,
+            "0.500",
+        ]
         gain = np.subtract(values["a"], values["b"])
         low, high = ttest_1samp(gain, 0).confidence_interval(0.95)
         apart = verdict if low > 0 or high < 0 else ""
@@ -90,8 +103,13 @@ def test_what_does_not_belong_together_is_one_sentence(project, arguments, sente
 
 def test_an_interval_over_seeds_stays_in_the_range_and_has_the_width_that_the_test_images_give():
     def rows(values, reach=None):
-        ends = [(None, None) if reach is None else (value - reach, min(value + reach, 1.0)) for value in values]
-        return [Row("auroc", value, *each, None, True) for value, each in zip(values, ends, strict=True)]
+        ends = [
+            (None, None) if reach is None else (value - reach, min(value + reach, 1.0))
+            for value in values
+        ]
+        return [
+            Row("auroc", value, *each, None, True) for value, each in zip(values, ends, strict=True)
+        ]
 
     spread = [0.97, 0.98, 0.96, 0.82, 0.71]
     low, high = ttest_1samp(spread, 0).confidence_interval(0.95)

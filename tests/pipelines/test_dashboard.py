@@ -30,7 +30,9 @@ deployments:
 def dashboard(project, new_home):
     """A project with a copy of the pipelines, and its dashboard: (project, process, API)."""
     for name in ("pipelines", "prosmin", "stages"):
-        shutil.copytree(ROOT / name, project.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, project.folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     (project.folder / ".gitignore").write_text("/results/\n/.prosmin/\n__pycache__/\n")
     (project.folder / "prefect.yaml").write_text(DEPLOYMENTS)
     project.commit()
@@ -68,7 +70,9 @@ def test_a_schedule_fires_a_run_is_cancelled_and_ctrl_c_ends_everything(dashboar
     (fired,) = until(lambda: api.runs("COMPLETED"), 90)
     assert fired["auto_scheduled"]
     assert {path.name for path in (project.folder / "results/source").iterdir()} == {"a", "b"}
-    assert {"stages", "stages-done", "metrics-against-last-commit"} <= set(api.artifacts(fired["id"]))
+    assert {"stages", "stages-done", "metrics-against-last-commit"} <= set(
+        api.artifacts(fired["id"])
+    )
 
     process.send_signal(signal.SIGINT)
     process.wait(timeout=30)
@@ -79,37 +83,69 @@ def test_a_schedule_fires_a_run_is_cancelled_and_ctrl_c_ends_everything(dashboar
 def test_nobody_but_the_user_who_started_it_gets_in(dashboard, tmp_path, prefect_home):
     project, process, api = dashboard
     found = api.call("/deployments/name/graph/settings")["id"]
-    run, attack = f"/deployments/{found}/create_flow_run", {"job_variables": {"command": f"touch {tmp_path / 'pwned'}"}}
+    run, attack = (
+        f"/deployments/{found}/create_flow_run",
+        {"job_variables": {"command": f"touch {tmp_path / 'pwned'}"}},
+    )
     nobody, guesser = Api(api.url, None), Api(api.url, "prosmin:guess")
     evil = {"Origin": "http://evil.example"}
     port = api.url.split(":")[2].split("/")[0]
     rebound = {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}
     own = {"Origin": api.url.removesuffix("/api")}
 
-    for other in (nobody, guesser):  # another user of the machine; a page that gets as far as sending something
+    for other in (
+        nobody,
+        guesser,
+    ):  # another user of the machine; a page that gets as far as sending something
         for headers in ({}, own, {"Content-Type": "text/plain"}):
             assert other.status(run, attack, **headers) == 401
         assert other.status("/flow_runs/filter", {}) == other.status("/logs/filter", {}) == 401
-    for each in (nobody, guesser, api):  # a browser that knows the password does not lend it to another page
+    for each in (
+        nobody,
+        guesser,
+        api,
+    ):  # a browser that knows the password does not lend it to another page
         for headers in (evil, {"Origin": "null"}, {"Origin": f"http://127.0.0.1:{int(port) + 1}"}):
             assert each.status(run, attack, **headers) == 403
-            assert each.status(run, method="OPTIONS", **headers, **{"Access-Control-Request-Method": "POST"}) == 403
-        assert each.status(run, attack, **rebound) == each.status("/health", Host="evil.example") == 400
+            assert (
+                each.status(
+                    run, method="OPTIONS", **headers, **{"Access-Control-Request-Method": "POST"}
+                )
+                == 403
+            )
+        assert (
+            each.status(run, attack, **rebound)
+            == each.status("/health", Host="evil.example")
+            == 400
+        )
         assert each.status("/../sign-in", Host=f"evil.example:{port}") == 400
-    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    preflight = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
     assert nobody.status(run, method="OPTIONS", **own, **preflight) == 200
 
     async def listen(**settings):
-        async with websockets.connect(f"ws://127.0.0.1:{port}/api/events/out", **settings) as socket:
+        async with websockets.connect(
+            f"ws://127.0.0.1:{port}/api/events/out", **settings
+        ) as socket:
             await socket.send('{"type": "auth", "token": "guess"}')
             await socket.recv()
 
-    for settings in ({"origin": "http://evil.example", "subprotocols": ["prefect"]}, {}, {"subprotocols": ["prefect"]}):
+    for settings in (
+        {"origin": "http://evil.example", "subprotocols": ["prefect"]},
+        {},
+        {"subprotocols": ["prefect"]},
+    ):
         with pytest.raises(websockets.WebSocketException):
             asyncio.run(listen(**settings))
 
     # Not even the user himself starts another command than the flow's: whatever a page may one day find, it is not a shell.
-    for variables in (attack["job_variables"], {"env": {"LD_PRELOAD": "/tmp/x.so"}}, {"working_dir": "/"}):
+    for variables in (
+        attack["job_variables"],
+        {"env": {"LD_PRELOAD": "/tmp/x.so"}},
+        {"working_dir": "/"},
+    ):
         assert api.status(run, {"job_variables": variables}) == 422
     assert api.status(run, {"parameters": {"stages": ["source"]}}, **own) == 201
     assert not (tmp_path / "pwned").exists()
@@ -122,7 +158,9 @@ def test_nobody_but_the_user_who_started_it_gets_in(dashboard, tmp_path, prefect
     assert not [each for each in project.processes() if secret.partition(":")[2] in each]
     assert secret.partition(":")[2] not in project.greeting
 
-    report = next(line for line in project.greeting.splitlines() if line.startswith("Report:")).split()[1]
+    report = next(
+        line for line in project.greeting.splitlines() if line.startswith("Report:")
+    ).split()[1]
     (project.folder / "results/report").mkdir(parents=True, exist_ok=True)
     (project.folder / "results/report/index.html").write_text("the report")
     assert urllib.request.urlopen(report).read() == b"the report"
@@ -150,10 +188,20 @@ def test_the_browser_is_opened_where_somebody_sees_it(tmp_path, screen):
     browser.chmod(0o755)
     reader, terminal = pty.openpty()
     code = "import time; from pipelines.dashboard import show; show('file:///a/page.html'); time.sleep(2)"
-    variables = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("DISPLAY", "WAYLAND_DISPLAY")
+    }
     for output in (terminal, subprocess.DEVNULL):
         command = [sys.executable, "-c", code]
-        subprocess.run(command, cwd=ROOT, env={**variables, **screen, "BROWSER": str(browser)}, stdout=output, check=True)
+        subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**variables, **screen, "BROWSER": str(browser)},
+            stdout=output,
+            check=True,
+        )
         assert opened.is_file() == bool(screen and output == terminal)
         opened.unlink(missing_ok=True)
     os.close(reader)
@@ -166,7 +214,9 @@ def test_a_worker_that_is_killed_or_stopped_leaves_no_process(dashboard, number)
     api.start("settings", changes=["pretrain.epochs=777"])
     stage = project.wait_for("middle")
     worker = next(
-        int(each.split(":")[0]) for each in project.processes() if "worker start" in each and "guard.py" not in each
+        int(each.split(":")[0])
+        for each in project.processes()
+        if "worker start" in each and "guard.py" not in each
     )
     os.kill(worker, number)
     assert process.wait(timeout=60) == 2
@@ -179,4 +229,7 @@ def test_a_port_in_use_is_one_sentence(project):
     port = int(project.variables["PREFECT_API_URL"].split(":")[2].split("/")[0])
     shutil.copy(ROOT / "prefect.yaml", project.folder)
     said = project.run("pipelines.dashboard", "--port", str(port), expect=2)
-    assert said == f"error: port {port} is in use; name another one, such as: make dashboard PORT={port + 1}\n"
+    assert (
+        said
+        == f"error: port {port} is in use; name another one, such as: make dashboard PORT={port + 1}\n"
+    )

@@ -89,14 +89,20 @@ def test_metrics_and_plots_are_kept_by_git(kind):
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch) -> Path:
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in filter(None, names.split("\0")):
         if (ROOT / name).is_file() and not name.startswith(("docs/", "tests/")):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": dict(noted())}))
-    for arguments in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+    for arguments in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"],
+    ):
         subprocess.run(["git", *arguments], check=True)
     assert not executed()
     return tmp_path
@@ -111,11 +117,18 @@ def noted() -> Iterator[tuple[str, dict]]:
                 files = {file: proof.digest(file, "md5") for file in proof.below(path)}
                 yield {"path": path, "md5": proof.folder_digest(path, files)}
             else:
-                yield {"path": path, "md5": proof.digest(path, "md5") if Path(path).exists() else "0"}
+                yield {
+                    "path": path,
+                    "md5": proof.digest(path, "md5") if Path(path).exists() else "0",
+                }
 
     params = declared.sections(declared.PARAMS)
     for name, stage in declared.graph(params).items():
-        values = params if "" in stage.params else {key: declared.value(params, key) for key in stage.params}
+        values = (
+            params
+            if "" in stage.params
+            else {key: declared.value(params, key) for key in stage.params}
+        )
         entry = {"cmd": stage.command, "params": {"params.yaml": values}}
         yield name, entry | {kind: list(sums(getattr(stage, kind))) for kind in ("deps", "outs")}
 
@@ -146,7 +159,9 @@ def test_a_compiled_module_re_runs_nothing(clone):
 def test_why_names_the_file_and_the_key(clone):
     append("prosmin/models/networks.py")
     append("prosmin/evaluation/knn.py")
-    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("\nseed: 0", "\nseed: 1", 1))
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("\nseed: 0", "\nseed: 1", 1)
+    )
     said = {paragraph.split("\n")[0]: paragraph.split("\n  ")[1:] for paragraph in deps.why()}
     assert "prosmin/models/networks.py changed" in said["pretrain"]
     assert "prosmin/evaluation/knn.py changed" in said["knn"]
@@ -159,6 +174,8 @@ def test_a_list_that_differs_is_refused_and_written(clone):
     Path("dvc.yaml").write_text(TEXT.replace("        - prosmin/fetching\n", "", 1))
     command = [sys.executable, "-m", "pipelines.deps"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and refused.stderr.startswith("error: dvc.yaml lists other code than its stages import")
+    assert refused.returncode == 2 and refused.stderr.startswith(
+        "error: dvc.yaml lists other code than its stages import"
+    )
     assert subprocess.run([*command, "--write"], check=False).returncode == 0
     assert Path("dvc.yaml").read_text() == TEXT

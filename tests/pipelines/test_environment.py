@@ -47,10 +47,18 @@ class Machine:
             made.mkdir(parents=True)
         shutil.copy(ROOT / "Makefile", self.checkout)
         shutil.copy(ROOT / "requirements.lock", self.checkout)
-        shutil.copytree(ROOT / "pipelines", self.checkout / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "pipelines",
+            self.checkout / "pipelines",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
         self.link("git", shutil.which("git"))
         subprocess.run(["git", "init", "--quiet", self.checkout], check=True)
-        self.variables = {"PATH": str(self.commands), "HOME": str(folder), "PIP_CONFIG_FILE": os.devnull}
+        self.variables = {
+            "PATH": str(self.commands),
+            "HOME": str(folder),
+            "PIP_CONFIG_FILE": os.devnull,
+        }
 
     def link(self, name: str, target: str) -> None:
         (self.commands / name).symlink_to(target)
@@ -59,7 +67,9 @@ class Machine:
         (self.commands / name).write_text(text)
         (self.commands / name).chmod(0o755)
 
-    def disguised(self, name: str, version: tuple[int, int, int], lacking: tuple[str, ...] = ()) -> None:
+    def disguised(
+        self, name: str, version: tuple[int, int, int], lacking: tuple[str, ...] = ()
+    ) -> None:
         """This Python under another name, reporting another version, without some of its modules."""
         disguise = self.commands / f"{name}.py"
         disguise.write_text(DISGUISE.format(version=(*version, "final", 0), lacking=lacking))
@@ -78,10 +88,14 @@ class Machine:
             record = ""
             for file, content in files.items():
                 archive.writestr(file, content)
-                digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+                digest = (
+                    base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+                )
                 record += f"{file},sha256={digest},{len(content)}\n"
             archive.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
-        return f"{name}==1.0 \\\n    --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        return (
+            f"{name}==1.0 \\\n    --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        )
 
     def offers(self, *lines: str) -> None:
         (self.checkout / "requirements.lock").write_text("".join(lines))
@@ -135,7 +149,10 @@ def test_no_python_at_all(machine):
 
 def test_a_named_python_that_does_not_run(machine):
     machine.link("python3", PYTHON)
-    assert machine.complaint("PYTHON=/nowhere/python3") == f"PYTHON=/nowhere/python3 does not run; {INSTALL}"
+    assert (
+        machine.complaint("PYTHON=/nowhere/python3")
+        == f"PYTHON=/nowhere/python3 does not run; {INSTALL}"
+    )
 
 
 def test_a_named_python_is_not_replaced_by_another(machine):
@@ -188,7 +205,8 @@ def test_no_network_is_one_sentence_and_leaves_nothing_that_looks_finished(machi
     machine.link("python3", PYTHON)
     machine.variables |= {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
     assert (
-        machine.complaint() == "the package index cannot be reached; check the network, then run the same command again"
+        machine.complaint()
+        == "the package index cannot be reached; check the network, then run the same command again"
     )
 
 
@@ -196,18 +214,27 @@ def test_a_package_that_differs_from_the_lock_is_not_installed(machine):
     machine.link("python3", PYTHON)
     line = machine.wheel("uv")
     machine.offers(line[: line.index("sha256:")], "sha256:" + "0" * 64 + "\n")
-    assert machine.complaint() == "a package does not match its hash in requirements.lock, so it was not installed"
+    assert (
+        machine.complaint()
+        == "a package does not match its hash in requirements.lock, so it was not installed"
+    )
 
 
 @pytest.mark.parametrize(
     ("reason", "said"),
     [
-        ("disk", "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"),
+        (
+            "disk",
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+        ),
         (
             "network",
             "error: Failed to fetch: `https://index/torch/`\n  Caused by: dns error: failed to lookup address",
         ),
-        ("network", "ConnectTimeoutError(<HTTPSConnection>, 'Connection to index timed out. (connect timeout=15)')"),
+        (
+            "network",
+            "ConnectTimeoutError(<HTTPSConnection>, 'Connection to index timed out. (connect timeout=15)')",
+        ),
         ("hash", "error: Hash mismatch for `torch==2.15.0`"),
         ("unknown", "ERROR: No matching distribution found for torch==2.15.0"),
     ],
@@ -221,7 +248,9 @@ def test_why_an_installer_failed_is_read_from_what_it_says(reason, said):
 
 def test_an_environment_is_made_once_and_again_only_when_it_must(machine):
     machine.link("python3", PYTHON)
-    machine.offers(machine.wheel("uv"), machine.wheel("hello"))  # a uv without its program: pip takes over
+    machine.offers(
+        machine.wheel("uv"), machine.wheel("hello")
+    )  # a uv without its program: pip takes over
     first = machine.make()
     assert first.returncode == 0, first.stderr
     assert f"Making .venv with Python {VERSION} (python3)" in first.stdout
@@ -260,7 +289,12 @@ def test_an_interrupted_installation_says_so_and_is_not_taken_for_a_finished_one
 
 
 def look_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, path in {"ROOT": "", "LOCK": "requirements.lock", "VENV": ".venv", "STAMP": ".venv/complete"}.items():
+    for name, path in {
+        "ROOT": "",
+        "LOCK": "requirements.lock",
+        "VENV": ".venv",
+        "STAMP": ".venv/complete",
+    }.items():
         monkeypatch.setattr(environment, name, str(folder / path))
 
 

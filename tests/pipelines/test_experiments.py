@@ -25,7 +25,11 @@ def test_set_makes_an_experiment_and_leaves_the_folder_as_it_was(project):
     before, status = project.left(), project.git("status", "--short")
     said = project.flow("--set", "pretrain.epochs=3", "knn.k=[1, 7]", "--name", "first")
     assert set(outcomes(said).values()) == {"ran"}  # the edit is part of it
-    assert (project.left(), project.git("status", "--short"), project.git("stash", "list")) == (before, status, "")
+    assert (project.left(), project.git("status", "--short"), project.git("stash", "list")) == (
+        before,
+        status,
+        "",
+    )
     assert not list((project.folder / ".prosmin/experiments").iterdir())
     shown = json.loads(project.run("dvc", "params", "diff", "--json", "main", "first"))
     assert shown["params.yaml"] == {
@@ -40,16 +44,24 @@ def test_set_makes_an_experiment_and_leaves_the_folder_as_it_was(project):
     project.git("checkout", "-q", "work.py")
     project.flow("--set", "pretrain.epochs=3", "--name", "ours")
     project.run("dvc", "exp", "run", "--temp", "-S", "pretrain.epochs=3", "--name", "theirs")
-    saved = [line.split()[0] for line in project.git("show-ref").splitlines() if line.endswith(("/ours", "/theirs"))]
+    saved = [
+        line.split()[0]
+        for line in project.git("show-ref").splitlines()
+        if line.endswith(("/ours", "/theirs"))
+    ]
     assert len(saved) == 2
-    assert project.git("diff", "--stat", *saved, "--", ".", ":!.dvc/tmp") == ""  # DVC keeps a note of its own there
+    assert (
+        project.git("diff", "--stat", *saved, "--", ".", ":!.dvc/tmp") == ""
+    )  # DVC keeps a note of its own there
 
     project.run("dvc", "exp", "apply", "first")
     assert "up to date" in project.run("dvc", "status")
 
 
 def test_an_experiment_that_fails_leaves_neither_a_result_nor_a_folder(project):
-    said = project.flow("--set", "pretrain.epochs=3", "--name", "broken", expect=1, BREAK="leaf@two")
+    said = project.flow(
+        "--set", "pretrain.epochs=3", "--name", "broken", expect=1, BREAK="leaf@two"
+    )
     assert "leaf@two failed" in said
     assert "broken" not in project.run("dvc", "exp", "list")
     assert not list((project.folder / ".prosmin/experiments").iterdir())
@@ -83,7 +95,9 @@ def test_a_change_is_one_value_as_it_stands(project, monkeypatch, change, says):
     for refuse in (lambda: check([change]), lambda: prepare(sweep)):
         with pytest.raises(UserError, match=re.escape(says)) as caught:
             refuse()
-        assert str(caught.value).startswith(f"{key} is ") and len(str(caught.value).splitlines()) == 1
+        assert (
+            str(caught.value).startswith(f"{key} is ") and len(str(caught.value).splitlines()) == 1
+        )
         assert "token" not in str(caught.value)
     check(["pretrain.epochs=3", "knn.k=[1, 7]", "export.license='range(1,3)'"])
 
@@ -93,36 +107,57 @@ def test_params_hold_no_reference_to_what_is_elsewhere(project, monkeypatch):
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("license: null", "license: x-${oc.env:HOME}"))
     for refuse in (load, lambda: check(["seed=1"]), lambda: apply(["seed=1"])):
-        with pytest.raises(UserError, match=r"params.yaml holds .*'x-\$\{oc.env:HOME\}' holds '\$\{'"):
+        with pytest.raises(
+            UserError, match=r"params.yaml holds .*'x-\$\{oc.env:HOME\}' holds '\$\{'"
+        ):
             refuse()
     assert "oc.env:HOME" in Path("params.yaml").read_text()
 
 
-@pytest.mark.parametrize("snapshot", ["--upload-pack=x", "HEAD", "main", "a" * 40 + "+--help", "../x"])
+@pytest.mark.parametrize(
+    "snapshot", ["--upload-pack=x", "HEAD", "main", "a" * 40 + "+--help", "../x"]
+)
 def test_a_snapshot_is_the_id_of_a_commit(project, monkeypatch, snapshot):
     monkeypatch.chdir(project.folder)
-    with pytest.raises(UserError, match="snapshot is .* the full id of a commit"), experiment([], "x", snapshot):
+    with (
+        pytest.raises(UserError, match="snapshot is .* the full id of a commit"),
+        experiment([], "x", snapshot),
+    ):
         pass
 
 
 def test_plain_dvc_sweeps_too(project):
     """What docs/orchestration.md says of DVC's own queue: two at a time, and again what its workers lost to each other."""
     missing = grid = [(1, 3), (1, 4), (2, 3), (2, 4)]
-    project.run("dvc", "exp", "run", "--queue", "-S", "seed=range(1,3)", "-S", "pretrain.epochs=3,4")
+    project.run(
+        "dvc", "exp", "run", "--queue", "-S", "seed=range(1,3)", "-S", "pretrain.epochs=3,4"
+    )
     for _ in range(4):
         assert project.run("dvc", "queue", "status").count("Queued") == len(missing)
         project.run("dvc", "queue", "start", "-j", "2")
         until(lambda: at_rest(project), 100)
         shown = json.loads(project.run("dvc", "exp", "show", "--json"))
         (head,) = [each for each in shown if each["rev"] != "workspace"]
-        values = [one["revs"][0]["data"]["params"]["params.yaml"]["data"] for one in head["experiments"] or ()]
+        values = [
+            one["revs"][0]["data"]["params"]["params.yaml"]["data"]
+            for one in head["experiments"] or ()
+        ]
         made = sorted((each["seed"], each["pretrain"]["epochs"]) for each in values)
         missing = [each for each in grid if each not in made]
         if not missing:
             break
         project.run("dvc", "queue", "remove", "--all")
         for seed, epochs in missing:
-            project.run("dvc", "exp", "run", "--queue", "-S", f"seed={seed}", "-S", f"pretrain.epochs={epochs}")
+            project.run(
+                "dvc",
+                "exp",
+                "run",
+                "--queue",
+                "-S",
+                f"seed={seed}",
+                "-S",
+                f"pretrain.epochs={epochs}",
+            )
     assert made == grid
     assert project.git("status", "--short") == ""
 

@@ -41,7 +41,9 @@ def test_whatever_stops_a_run_or_its_stage_leaves_no_process_and_a_folder_that_g
         if victim != "run":
             assert outcomes(said)["middle"] == "failed" and outcomes(said)["total"] == "blocked"
         if left is not None:  # this run had found what the one before it had done
-            assert {name for name, outcome in outcomes(said).items() if outcome == "skipped"} == BEFORE
+            assert {
+                name for name, outcome in outcomes(said).items() if outcome == "skipped"
+            } == BEFORE
         assert left in (None, project.left())
         left = project.left()
         assert "middle" not in left["dvc.lock"].decode()
@@ -55,7 +57,9 @@ def test_a_server_that_restarts_in_the_middle_of_a_run_loses_nothing(project, tm
     home = new_home(tmp_path / "home")
     port = server.free_port()
     with serving(home, port) as api:
-        run = project.start("-m", "pipelines.run", WAIT="middle", PREFECT_HOME=home, **variables(api))
+        run = project.start(
+            "-m", "pipelines.run", WAIT="middle", PREFECT_HOME=home, **variables(api)
+        )
         project.wait_for("middle")
     with serving(home, port) as api:
         (known,) = api.runs("RUNNING")
@@ -64,7 +68,9 @@ def test_a_server_that_restarts_in_the_middle_of_a_run_loses_nothing(project, tm
         assert run.returncode == 0 and "Traceback" not in errors, output + errors
         assert api.state(known["id"]) == "COMPLETED"
         assert len(api.artifacts(known["id"])["stages"]["data"]) > 100
-        quick = {"PREFECT_CLIENT_MAX_RETRIES": "0"}  # else it would wait minutes for the server to come back
+        quick = {
+            "PREFECT_CLIENT_MAX_RETRIES": "0"
+        }  # else it would wait minutes for the server to come back
         project.go_file.unlink()
         quick |= {"PREFECT_HOME": home} | variables(api)
         last = project.start("-m", "pipelines.run", "--force", WAIT="total", **quick)
@@ -73,7 +79,10 @@ def test_a_server_that_restarts_in_the_middle_of_a_run_loses_nothing(project, tm
     project.go()
     output, errors = last.communicate(timeout=100)
     assert last.returncode == 0, output + errors
-    assert "has gone, so the page of this run is not complete; 8 of 8 stages are done, as dvc.lock says" in errors
+    assert (
+        "has gone, so the page of this run is not complete; 8 of 8 stages are done, as dvc.lock says"
+        in errors
+    )
     assert "up to date" in project.run("dvc", "status")
 
 
@@ -113,7 +122,9 @@ run.command(body)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_ends_when_it_is_told_to_even_if_some_code_swallows_that(number):
-    run = subprocess.Popen([sys.executable, "-c", SWALLOWS], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWS], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert run.stdout.readline() == "ready\n"
     run.send_signal(number)
     assert run.wait(timeout=30) == 128 + number
@@ -135,18 +146,25 @@ def test_the_guard_leaves_nothing_behind(way):
         guard.stdin.close()
     elif way == "SIGTERM":
         guard.terminate()
-    assert guard.wait(timeout=20) == {"stdin closes": 129, "SIGTERM": 143, "the command ends": 0}[way]
+    assert (
+        guard.wait(timeout=20) == {"stdin closes": 129, "SIGTERM": 143, "the command ends": 0}[way]
+    )
     assert not Path(f"/proc/{escaped}").exists()
 
 
 def test_the_guard_hands_on_the_code_of_its_command():
     for command, code in (("exit 3", 3), ("kill -9 $$", 137)):
         assert (
-            subprocess.Popen([sys.executable, "-I", str(GUARD), "sh", "-c", command], stdin=subprocess.PIPE).wait()
+            subprocess.Popen(
+                [sys.executable, "-I", str(GUARD), "sh", "-c", command], stdin=subprocess.PIPE
+            ).wait()
             == code
         )
     done = subprocess.Popen(
-        [sys.executable, "-I", str(GUARD), "no-such-command"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-I", str(GUARD), "no-such-command"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert (done.wait(), done.stderr.read()) == (
         127,
@@ -157,7 +175,14 @@ def test_the_guard_hands_on_the_code_of_its_command():
 def test_a_command_that_ignores_the_interrupt_is_killed_when_the_grace_is_over():
     begun = time.monotonic()
     guard = subprocess.Popen(
-        [sys.executable, "-I", str(GUARD), "sh", "-c", "trap '' INT TERM HUP; echo ready; sleep 60; sleep 60"],
+        [
+            sys.executable,
+            "-I",
+            str(GUARD),
+            "sh",
+            "-c",
+            "trap '' INT TERM HUP; echo ready; sleep 60; sleep 60",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

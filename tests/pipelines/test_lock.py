@@ -10,10 +10,13 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 LOCK = (ROOT / "requirements.lock").read_text()
 PINNED = [
-    (Requirement(line), hashes) for line, hashes in re.findall(r"^(\S.*?) \\\n((?:    --hash=.*\n)+)", LOCK, re.M)
+    (Requirement(line), hashes)
+    for line, hashes in re.findall(r"^(\S.*?) \\\n((?:    --hash=.*\n)+)", LOCK, re.M)
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WANTED = [Requirement(each) for each in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+WANTED = [
+    Requirement(each) for each in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+]
 
 
 def test_every_line_is_a_pin_or_its_hash():
@@ -27,7 +30,11 @@ def test_every_line_is_a_pin_or_its_hash():
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
 def test_every_dependency_is_pinned_once_to_an_allowed_version(python, platform):
-    machine = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": platform}
+    machine = {
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "sys_platform": platform,
+    }
     pins = {}
     for pin, _ in PINNED:
         if pin.marker is None or pin.marker.evaluate(machine):

@@ -32,23 +32,41 @@ def commands():
 
 
 def test_no_command_holds_what_params_say():
-    assert not [name for name, stage in declared.definitions(ROOT / "dvc.yaml").items() if "${" in str(stage.get("cmd"))]
-    assert len(commands()) == 7 and not [name for name, command in commands().items() if "${" in command]
+    assert not [
+        name
+        for name, stage in declared.definitions(ROOT / "dvc.yaml").items()
+        if "${" in str(stage.get("cmd"))
+    ]
+    assert len(commands()) == 7 and not [
+        name for name, command in commands().items() if "${" in command
+    ]
 
 
 @pytest.mark.integration
 @pytest.mark.timeout(200)
 def test_no_shell_reads_a_name(tmp_path):
-    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+    shutil.copytree(
+        ROOT / ".dvc",
+        tmp_path / ".dvc",
+        ignore=shutil.ignore_patterns("cache", "tmp", "config.local"),
+    )
     command = commands()["fetch"].replace("python -m stages.fetch", f"{sys.executable} show.py")
-    graph = {"stages": {"fetch": {"foreach": "${fetch}", "do": {"cmd": command, "always_changed": True}}}}
+    graph = {
+        "stages": {"fetch": {"foreach": "${fetch}", "do": {"cmd": command, "always_changed": True}}}
+    }
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(graph))
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"fetch": {name: {"a": 1} for name in NAMES}}))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({"fetch": {name: {"a": 1} for name in NAMES}})
+    )
     (tmp_path / "show.py").write_text(SHOW)
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "-k"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "-k"], cwd=tmp_path, capture_output=True, text=True
+    )
     told = [json.loads(path.read_text()) for path in (tmp_path / "told").iterdir()]
-    assert sorted(_told("fetch", *arguments) for arguments in told) == sorted(NAMES), done.stdout + done.stderr
+    assert sorted(_told("fetch", *arguments) for arguments in told) == sorted(NAMES), (
+        done.stdout + done.stderr
+    )
     assert not (tmp_path / "pwned").exists()
 
 

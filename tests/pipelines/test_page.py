@@ -17,8 +17,19 @@ from pipelines.flows.server import Server
 from tests.conftest import BROWSERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.browser, pytest.mark.timeout(240)]
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--virtual-time-budget=15000", "--window-size=1400,1000"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+FLAGS += [
+    "--disable-component-update",
+    "--disable-sync",
+    "--virtual-time-budget=15000",
+    "--window-size=1400,1000",
+]
 LOOKS = 6
 
 
@@ -48,7 +59,9 @@ def test_the_page_of_a_run_shows_its_stages_and_what_they_left(project, tmp_path
     api = project.api
     start = tmp_path / "sign-in.html"
     start.write_text(forward(Server(api.url, api.password)))
-    run = next(each["id"] for each in api.runs("FAILED") if "leaf@two failed" in each["state"]["message"])
+    run = next(
+        each["id"] for each in api.runs("FAILED") if "leaf@two failed" in each["state"]["message"]
+    )
     site = api.url.removesuffix("/api")
     page_with(["Dashboard • Prefect Server"], start.as_uri(), tmp_path)
     page_with(["Runs • Prefect Server", "all stages"], f"{site}/runs", tmp_path)
@@ -59,7 +72,9 @@ def test_the_page_of_a_run_shows_its_stages_and_what_they_left(project, tmp_path
 
     shot = tmp_path / "run.png"
     browse(f"{site}/runs/flow-run/{run}", tmp_path, f"--screenshot={shot}")
-    assert len(np.unique(np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3), axis=0)) > 50  # the graph is drawn
+    assert (
+        len(np.unique(np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3), axis=0)) > 50
+    )  # the graph is drawn
 
     table = api.artifacts(run)["stages"]["id"]
     texts = ["leaf@one ran", "leaf@two failed", "it broke on purpose", "total blocked"]
@@ -69,6 +84,8 @@ def test_the_page_of_a_run_shows_its_stages_and_what_they_left(project, tmp_path
 def asked(log: Path, site: str) -> set[str]:
     """Whom a page of ``site`` has asked for anything (the browser itself asks its maker)."""
     text = log.read_text()
-    events = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "]}")["events"]
+    events = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "]}")[
+        "events"
+    ]
     found = [each["params"] for each in events if each.get("params", {}).get("initiator") == site]
     return {urlsplit(each["url"]).hostname for each in found if "url" in each}

@@ -41,7 +41,11 @@ finally:
 def project(tmp_path):
     """A git repository, its path with a blank in it, set up for DVC as this one is."""
     folder = tmp_path / "a project"
-    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+    shutil.copytree(
+        ROOT / ".dvc",
+        folder / ".dvc",
+        ignore=shutil.ignore_patterns("cache", "tmp", "config.local"),
+    )
     subprocess.run(["git", "init", "--quiet", folder], check=True)
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     (folder / "dvc.yaml").write_text(
@@ -114,7 +118,9 @@ def test_a_failed_stage_gives_dvc_s_code_and_dvc_s_message_last(project):
 
 
 def test_a_wrong_params_file_stops_it_before_dvc(project):
-    (project / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("epochs: 80", "epochs: none"))
+    (project / "params.yaml").write_text(
+        (ROOT / "params.yaml").read_text().replace("epochs: 80", "epochs: none")
+    )
     code, out, err = finish(start(project))
     assert (code, out) == (2, [])
     assert err == ["error: params.yaml: pretrain.epochs is 'none'; it must be a whole number"]
@@ -149,7 +155,11 @@ stages:
 
 def test_the_table_has_numbers_of_these_settings_alone(project):
     (project / "measures.py").write_text(MEASURES)
-    (project / "dvc.yaml").write_text(TWO.replace("cp -r metrics results", "mkdir -p results/report && cp metrics/* results/report"))
+    (project / "dvc.yaml").write_text(
+        TWO.replace(
+            "cp -r metrics results", "mkdir -p results/report && cp metrics/* results/report"
+        )
+    )
     (project / "one.py").unlink()
 
     def shown(*arguments):
@@ -165,9 +175,14 @@ def test_the_table_has_numbers_of_these_settings_alone(project):
     assert shown("--dry")[0] == ["Left out"]
     found, last = shown("linear")
     assert found == ["On digits", "linear probe", "Left out"]
-    assert last == "Left out, being of other settings, code or data: knn, report; `make repro` makes it all"
+    assert (
+        last
+        == "Left out, being of other settings, code or data: knn, report; `make repro` makes it all"
+    )
     mine = text.replace("dataset: digits ", "dataset: mine ")
-    mine = mine.replace("\n  digits:  ", "\n  mine: {source: builtin, name: patches}\n  digits:  ", 1)
+    mine = mine.replace(
+        "\n  digits:  ", "\n  mine: {source: builtin, name: patches}\n  digits:  ", 1
+    )
     (project / "params.yaml").write_text(mine)
     assert shown("fetch@mine")[0] == ["Left out"]
     (project / "params.yaml").write_text(text)
@@ -176,7 +191,11 @@ def test_the_table_has_numbers_of_these_settings_alone(project):
 
 def test_a_file_that_rotted_in_the_cache_is_made_again(project):
     finish(start(project))
-    page = next(path for path in (project / ".dvc/cache/files").rglob("*") if path.is_file() and path.read_bytes() == b"<html>")
+    page = next(
+        path
+        for path in (project / ".dvc/cache/files").rglob("*")
+        if path.is_file() and path.read_bytes() == b"<html>"
+    )
     page.chmod(0o644)
     page.write_bytes(b"<htmm>")
     page.chmod(0o444)
@@ -229,26 +248,43 @@ def test_whatever_is_killed_nothing_is_left(project, victim, number, code):
     assert process.returncode == code
     until(lambda: nothing_left(project), 30)
     (project / "one.py").write_text(WORKS)
-    assert finish(start(project, "one"))[0] == 0  # it waits for what is still ending, and finds no lock
+    assert (
+        finish(start(project, "one"))[0] == 0
+    )  # it waits for what is still ending, and finds no lock
 
 
 def test_nohup_lets_a_run_outlive_its_terminal(project):
-    (project / "two.py").write_text("import os, signal, sys; os.kill(int(os.environ['RUN']), signal.SIGHUP)\n")
+    (project / "two.py").write_text(
+        "import os, signal, sys; os.kill(int(os.environ['RUN']), signal.SIGHUP)\n"
+    )
     code = "import os; os.environ['RUN'] = str(os.getpid()); from pipelines.repro import *; run('repro', main)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run(["nohup", sys.executable, "-c", code], cwd=project, env=environment).returncode == 0
+    assert (
+        subprocess.run(
+            ["nohup", sys.executable, "-c", code], cwd=project, env=environment
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make on the path")
 def test_a_killed_make_ends_what_it_has_started(project):
     lines = (ROOT / "Makefile").read_text().splitlines()
-    kept = [line for line in lines if line.startswith(("in_venv", "run_in_venv", "\t@$(run_in_venv) python -m pipelines.repro"))]
+    kept = [
+        line
+        for line in lines
+        if line.startswith(
+            ("in_venv", "run_in_venv", "\t@$(run_in_venv) python -m pipelines.repro")
+        )
+    ]
     assert len(kept) == 3
     (project / "Makefile").write_text("\n".join([*kept[:2], "repro:", kept[2], ""]))
     (project / "one.py").write_text(WAITS_LONG)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
-    make = subprocess.Popen(["make", "repro", "ARGS=one"], cwd=project, env=environment, stderr=subprocess.DEVNULL)
+    make = subprocess.Popen(
+        ["make", "repro", "ARGS=one"], cwd=project, env=environment, stderr=subprocess.DEVNULL
+    )
     until(lambda: (project / "pid").is_file() and (project / "pid").read_text().strip())
     make.kill()
     make.wait()
@@ -272,5 +308,7 @@ run("repro", main)
 def test_a_signal_that_comes_while_dvc_is_started_is_not_lost(project):
     (project / "one.py").write_text(WAITS_LONG)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", TOLD_WHILE_IT_STARTS], cwd=project, env=environment, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_WHILE_IT_STARTS], cwd=project, env=environment, timeout=60
+    )
     assert done.returncode == 143 and nothing_left(project)

@@ -8,7 +8,9 @@ from pipelines.graph.experiment import take_snapshot
 
 def git(*arguments: str) -> str:
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *identity, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_a_file_with_a_new_time_stamp_alone_is_no_change(tmp_path, monkeypatch):

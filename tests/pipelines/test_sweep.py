@@ -26,10 +26,17 @@ def test_points_that_fail_fail_alone_and_the_rest_is_ranked(project):
     project.commit()
     (project.folder.parent / "sizes.yaml").write_text(SWEEP)
     said = project.run("pipelines.sweep", "../sizes.yaml", "--slots", "2", expect=1)
-    ranked = [line.split() for line in said.splitlines() if line.startswith("sizes-") and ":" not in line.split()[0]]
+    ranked = [
+        line.split()
+        for line in said.splitlines()
+        if line.startswith("sizes-") and ":" not in line.split()[0]
+    ]
     values = [float(row[2]) for row in ranked[:7]]
     assert len(ranked) == 8 and values == sorted(values, reverse=True)
-    assert " ".join(ranked[7]) == "sizes-3 -1 params.yaml: pretrain.batch_size is -1; it must be at least 2"
+    assert (
+        " ".join(ranked[7])
+        == "sizes-3 -1 params.yaml: pretrain.batch_size is -1; it must be at least 2"
+    )
     header = next(line for line in said.splitlines() if line.startswith("experiment"))
     assert "leaf/one: trained.accuracy" in header and "leaf/two: trained.accuracy" in header
     assert all(row[2] != row[3] for row in ranked[:7])  # each file under its own name
@@ -37,9 +44,13 @@ def test_points_that_fail_fail_alone_and_the_rest_is_ranked(project):
     listed = project.run("dvc", "exp", "list", "--name-only").split()
     assert sorted(listed) == [f"sizes-{place}" for place in (0, 1, 2, 4, 5, 6, 7)]
     assert project.git("status", "--short") == ""
-    again = project.run("pipelines.sweep", "../sizes.yaml", expect=1)  # goes on: only what failed is tried again
+    again = project.run(
+        "pipelines.sweep", "../sizes.yaml", expect=1
+    )  # goes on: only what failed is tried again
     assert [
-        line.split(":")[0] for line in again.splitlines() if line.startswith("sizes-") and ":" in line.split()[0]
+        line.split(":")[0]
+        for line in again.splitlines()
+        if line.startswith("sizes-") and ":" in line.split()[0]
     ] == ["sizes-3"]
 
 
@@ -51,22 +62,46 @@ def test_what_a_point_has_not_made_is_left_out_though_its_commit_has_it(tmp_path
     project.commit()
     project.run("dvc", "exp", "run", "-S", "pretrain.epochs=5", "-n", "part", "leaf@one")
     monkeypatch.chdir(project.folder)
-    (row,) = table(Sweep(grid={"seed": [0]}, rank=RANK, show=[RANK.replace("one", "two")]), {"part": {"seed": 0}}, {})
+    (row,) = table(
+        Sweep(grid={"seed": [0]}, rank=RANK, show=[RANK.replace("one", "two")]),
+        {"part": {"seed": 0}},
+        {},
+    )
     assert row["leaf/one: trained.accuracy"] and row["leaf/two: trained.accuracy"] == ""
     (project.folder.parent / "there").mkdir()
     other = stale(DVCFileSystem(rev="part"), project.folder.parent / "there")
-    assert {"metrics/leaf/two.json", "results/total"} <= other and "metrics/leaf/one.json" not in other
+    assert {
+        "metrics/leaf/two.json",
+        "results/total",
+    } <= other and "metrics/leaf/one.json" not in other
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [([1, "a"], [1, "a"]), ("range(3)", [0, 1, 2]), ("range(1, 8, 3)", [1, 4, 7]), ("range(2,0,-1)", [2, 1])],
+    [
+        ([1, "a"], [1, "a"]),
+        ("range(3)", [0, 1, 2]),
+        ("range(1, 8, 3)", [1, 4, 7]),
+        ("range(2,0,-1)", [2, 1]),
+    ],
 )
 def test_lists_and_ranges_are_expanded(given, expected):
     assert expand(given) == expected
 
 
-@pytest.mark.parametrize("wrong", ["range(0)", "range(a)", "1,2", "range(1,2,0)", "range(10**9)", f"range({10**9})", f"range({10**30})", []])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "range(0)",
+        "range(a)",
+        "1,2",
+        "range(1,2,0)",
+        "range(10**9)",
+        f"range({10**9})",
+        f"range({10**30})",
+        [],
+    ],
+)
 def test_what_is_neither_is_refused(wrong):
     assert expand(wrong) == []
     with pytest.raises(ValueError, match="must be a list or a range"):
@@ -88,12 +123,21 @@ def test_every_combination_is_a_point():
     [("accuracy_val", None, False), ("nll", None, True), ("ece_calibrated", None, True), ("nll", False, False), ("mine", True, True)],
 )  # fmt: skip
 def test_the_best_point_is_first_as_its_metric_is_better(metric, said, lowest):
-    assert Sweep(grid={"seed": [1, 2]}, rank=f"metrics/pieces.json:trained.{metric}", lowest=said).lowest_first is lowest
+    assert (
+        Sweep(
+            grid={"seed": [1, 2]}, rank=f"metrics/pieces.json:trained.{metric}", lowest=said
+        ).lowest_first
+        is lowest
+    )
 
 
 def test_a_metric_without_a_direction_needs_one():
-    with pytest.raises(ValueError, match="of which it is not known which way is better; give lowest: true or false"):
-        Sweep(grid={"seed": [1, 2]}, rank="metrics/prediction/digits.json:trained.clean.coverage_90")
+    with pytest.raises(
+        ValueError, match="of which it is not known which way is better; give lowest: true or false"
+    ):
+        Sweep(
+            grid={"seed": [1, 2]}, rank="metrics/prediction/digits.json:trained.clean.coverage_90"
+        )
 
 
 def test_a_wrong_file_is_reported_whole(tmp_path, monkeypatch):
@@ -108,7 +152,9 @@ def test_a_wrong_file_is_reported_whole(tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_the_sweeps_that_come_with_the_project_hold(path, monkeypatch):
     from pipelines.graph.experiment import check
     from stages.params.load import load

@@ -33,9 +33,15 @@ def finished(tmp_path_factory, photos) -> Path:
     """A clone, at a path with a space, whose graph has run on images of one's own, by params alone."""
     folder = clone(tmp_path_factory.mktemp("a clone"), on_photos(photos))
     output = command(folder, "-m", "dvc", "repro")
-    assert {"fetch@photos", "pretrain", "embed@digits", "linear", "finetune@digits", "ood@digits", "report"} <= ran(
-        output
-    )
+    assert {
+        "fetch@photos",
+        "pretrain",
+        "embed@digits",
+        "linear",
+        "finetune@digits",
+        "ood@digits",
+        "report",
+    } <= ran(output)
     commit(folder)
     return folder
 
@@ -59,7 +65,11 @@ def test_git_sees_only_metrics_plots_and_the_lock(finished):
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=finished, capture_output=True, text=True, check=True
     ).stdout.split()
-    assert "dvc.lock" in tracked and "metrics/linear.json" in tracked and "plots/pretrain/loss.csv" in tracked
+    assert (
+        "dvc.lock" in tracked
+        and "metrics/linear.json" in tracked
+        and "plots/pretrain/loss.csv" in tracked
+    )
     assert not [name for name in tracked if name.startswith(("results/", "data/photos"))]
 
 
@@ -69,7 +79,10 @@ def test_an_ood_setting_touches_ood_and_report_and_its_old_value_runs_nothing(fi
         edit(finished, {"ood.k": 3})
         assert ran(command(finished, "-m", "dvc", "repro")) == {"ood@digits", "export", "report"}
         assert "auroc" in command(finished, "-m", "dvc", "metrics", "diff")
-        compared(command(finished, "-m", "pipelines.compare", "main", "workspace", "--bootstrap", "100"), finished)
+        compared(
+            command(finished, "-m", "pipelines.compare", "main", "workspace", "--bootstrap", "100"),
+            finished,
+        )
     finally:
         (finished / "params.yaml").write_text(before)
     assert not ran(command(finished, "-m", "dvc", "repro"))
@@ -102,17 +115,27 @@ def compared(said: str, folder: Path) -> None:
             label = line.partition(" (higher")[0].partition(" (lower")[0]
         elif line.strip().startswith("workspace"):
             blocks[label] = line.split()
-    changed = [blocks.pop(f"OOD, digits (far), {detector}: auroc") for detector in ("knn", "combined")]
+    changed = [
+        blocks.pop(f"OOD, digits (far), {detector}: auroc") for detector in ("knn", "combined")
+    ]
     assert any(float(words[5]) != 0 for words in changed)
-    assert {tuple(words[5:9]) for words in blocks.values()} == {("+0.0000", "+0.0000", "-", "+0.0000")}
-    assert {"linear probe: accuracy", "k-NN: accuracy", "OOD, digits (far), msp: auroc"} <= set(blocks)
+    assert {tuple(words[5:9]) for words in blocks.values()} == {
+        ("+0.0000", "+0.0000", "-", "+0.0000")
+    }
+    assert {"linear probe: accuracy", "k-NN: accuracy", "OOD, digits (far), msp: auroc"} <= set(
+        blocks
+    )
     for name, value in (("main", "metrics/linear.json"), ("workspace", "metrics/knn.json")):
         accuracy = json.loads((folder / value).read_text())["trained"]["accuracy"]
         assert f"{name.ljust(9)}  {accuracy:.4f}" in said
     told = len(blocks) + len(changed)
     assert said.count(f"Each of the {told} differences is a test at 5 % by itself") == 1
     html = (folder / "results/compare/index.html").read_text()
-    assert "main, workspace" in html and html.count("<svg") >= 4 and "http" not in html.replace("http-equiv", "")
+    assert (
+        "main, workspace" in html
+        and html.count("<svg") >= 4
+        and "http" not in html.replace("http-equiv", "")
+    )
 
 
 def listening(parent):
@@ -122,12 +145,19 @@ def listening(parent):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             address = bytes.fromhex(fields[1].partition(":")[0])
-            if fields[3] == "0A":  # listens; the kernel writes words of four bytes in the order of this machine
+            if (
+                fields[3] == "0A"
+            ):  # listens; the kernel writes words of four bytes in the order of this machine
                 words = [address[place : place + 4][::-1] for place in range(0, len(address), 4)]
                 sockets[f"socket:[{fields[9]}]"] = str(ipaddress.ip_address(b"".join(words)))
     found = set()
-    for process in (parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())):
-        with contextlib.suppress(FileNotFoundError):  # it has ended, or closed what was open a moment ago
+    for process in (
+        parent,
+        *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()),
+    ):
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # it has ended, or closed what was open a moment ago
             for entry in Path(f"/proc/{process}/fd").iterdir():
                 if (address := sockets.get(os.readlink(entry))) is not None:
                     found.add((process, address))
@@ -152,10 +182,15 @@ def test_two_processes_train_one_model(finished, tmp_path):
         for line in process.stdout:
             output.append(line)
             found |= listening(process.pid)
-    assert process.returncode == 0 and any("2 process(es)" in line for line in output), "".join(output)
+    assert process.returncode == 0 and any("2 process(es)" in line for line in output), "".join(
+        output
+    )
     assert len({holder for holder, _ in found}) == 3  # the two, and the one where they meet
     assert {address for _, address in found} == {"127.0.0.1"}
-    two, one = (json.loads((folder / "metrics/pretrain.json").read_text()) for folder in (tmp_path, finished))
+    two, one = (
+        json.loads((folder / "metrics/pretrain.json").read_text())
+        for folder in (tmp_path, finished)
+    )
     assert (two["steps"], two["images"]) == (one["steps"], one["images"])
     # Each process draws views of its own, so the runs agree only roughly.
     assert two["loss"] == pytest.approx(one["loss"], rel=0.2)
@@ -179,7 +214,11 @@ def test_the_death_of_one_of_two_processes_is_one_sentence(finished, tmp_path):
             break
     time.sleep(1)
     workers = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
-    second = next(worker for worker in workers if b"\0RANK=1\0" in Path(f"/proc/{worker}/environ").read_bytes())
+    second = next(
+        worker
+        for worker in workers
+        if b"\0RANK=1\0" in Path(f"/proc/{worker}/environ").read_bytes()
+    )
     os.kill(second, signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert "Traceback" not in said
@@ -211,7 +250,9 @@ def test_an_interrupted_pretraining_leaves_the_old_model_whole(finished, tmp_pat
     assert "Traceback" not in rest
     left = filecmp.dircmp(finished / "results/pretrain", tmp_path / "results/pretrain")
     assert not (left.left_only or left.right_only or left.diff_files)
-    assert (tmp_path / "metrics/pretrain.json").read_bytes() == (finished / "metrics/pretrain.json").read_bytes()
+    assert (tmp_path / "metrics/pretrain.json").read_bytes() == (
+        finished / "metrics/pretrain.json"
+    ).read_bytes()
     assert not list(tmp_path.rglob(".*.part"))
 
 
@@ -219,7 +260,14 @@ def test_an_interrupted_pretraining_leaves_the_old_model_whole(finished, tmp_pat
 def test_a_stage_without_its_inputs_says_which_stage_makes_them(tmp_path, module):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     arguments = ["digits"] if module == "embed" else []
-    output = command(tmp_path, "-m", f"stages.{module}", *arguments, environment={"PYTHONPATH": str(ROOT)}, expect=2)
+    output = command(
+        tmp_path,
+        "-m",
+        f"stages.{module}",
+        *arguments,
+        environment={"PYTHONPATH": str(ROOT)},
+        expect=2,
+    )
     assert output.startswith("error: ") and len(output.splitlines()) == 1 and "stages." in output
 
 

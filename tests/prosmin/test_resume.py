@@ -21,7 +21,9 @@ from tests import gang
 VIEW = ViewSettings(size=8, grayscale=0.0, solarize=0.0, blur=0.0)
 SETTINGS = loop.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
 LONGER = loop.TrainSettings(epochs=6, batch_size=60, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
-IMAGES = torch.randint(0, 256, (256, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    0, 256, (256, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 LABELS = torch.arange(256) % 4
 
 
@@ -29,7 +31,14 @@ def tiny_model():
     """Batch statistics in the backbone, and dropout, which draws from the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 16), nn.Dropout(0.2)
+        layers = (
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(144, 16),
+            nn.Dropout(0.2),
+        )
         backbone = nn.Sequential(*layers)
         backbone.num_features = 16
         return ProSMIN(Encoder(backbone, [0.5], [0.25]), hidden_dim=32, dim=8)
@@ -37,7 +46,9 @@ def tiny_model():
 
 def train(settings=SETTINGS, checkpoints=None):
     model, monitor = tiny_model(), Monitor(IMAGES[:64], LABELS[:64], IMAGES[64:], LABELS[64:])
-    return model, loop.pretrain(model, IMAGES, settings, 0, Accelerator(cpu=True), monitor, checkpoints=checkpoints)
+    return model, loop.pretrain(
+        model, IMAGES, settings, 0, Accelerator(cpu=True), monitor, checkpoints=checkpoints
+    )
 
 
 class Stopped(BaseException):
@@ -82,7 +93,9 @@ def test_a_checkpoint_that_is_damaged_costs_its_steps_and_no_more(tmp_path, capl
         model, _ = train(checkpoints=checkpoints)
     assert "goes on from step 4 of 8" in caplog.text
     whole, _ = train()
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), whole.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), whole.state_dict().values())
+    )
 
 
 def test_a_disk_that_fills_up_costs_checkpoints_and_not_the_run(tmp_path, caplog):
@@ -97,7 +110,9 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_not_the_run(tmp_path, caplog
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     whole, _ = train()
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), whole.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), whole.state_dict().values())
+    )
     assert "step 7 cannot be written" in caplog.text
     assert sorted(tmp_path.glob("run/*")) == [checkpoints.path(2), checkpoints.path(3)]
 
@@ -110,7 +125,9 @@ def run_to_the_end(folder):
 
 
 def step_of(folder):
-    return max((int(path.stem.split("-")[1]) for path in folder.glob("run/step-*.safetensors")), default=0)
+    return max(
+        (int(path.stem.split("-")[1]) for path in folder.glob("run/step-*.safetensors")), default=0
+    )
 
 
 @pytest.mark.parametrize("world", [1, 3])

@@ -30,7 +30,9 @@ def test_closed_form_equals_a_million_samples_within_four_standard_errors(mu, si
 @pytest.mark.parametrize(("mu", "sigma", "y"), CASES)
 def test_closed_form_at_lambda_one_is_twice_the_integral_that_defines_the_crps(mu, sigma, y):
     cdf = stats.norm(mu, sigma).cdf
-    below = integrate.quad(lambda x: cdf(x) ** 2, mu - 40 * sigma, y, points=[mu] if mu < y else None, limit=500)[0]
+    below = integrate.quad(
+        lambda x: cdf(x) ** 2, mu - 40 * sigma, y, points=[mu] if mu < y else None, limit=500
+    )[0]
     above = integrate.quad(lambda x: (1 - cdf(x)) ** 2, y, max(mu, y) + 40 * sigma, limit=500)[0]
     assert closed(mu, sigma, y) == pytest.approx(2 * (below + above), rel=1e-6, abs=1e-8)
 
@@ -46,7 +48,9 @@ def test_expected_score_is_least_at_the_implied_sigma(lambda_, tau):
         sigma = torch.tensor(math.exp(log_sigma), dtype=torch.float64)
         return float((weight * scoring.crps(torch.zeros_like(y), sigma, y, lambda_)).sum())
 
-    found = optimize.minimize_scalar(expected, bounds=(-6, 6), method="bounded", options={"xatol": 1e-8})
+    found = optimize.minimize_scalar(
+        expected, bounds=(-6, 6), method="bounded", options={"xatol": 1e-8}
+    )
     # The score has a kink at y = mu that the quadrature sees through sigma alone, hence a tolerance of 1 %.
     assert math.exp(found.x) == pytest.approx(tau * scoring.implied_sigma_factor(lambda_), rel=0.01)
 
@@ -70,23 +74,32 @@ def test_monte_carlo_gradients_pass_gradcheck_for_fixed_noise():
         return scoring.crps_monte_carlo(mu, sigma, y, 1.0, 5, torch.Generator().manual_seed(3))
 
     generator = torch.Generator().manual_seed(1)
-    mu, y = (torch.randn(6, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    mu, y = (
+        torch.randn(6, generator=generator, dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    )
     sigma = (torch.rand(6, generator=generator, dtype=torch.float64) + 0.5).requires_grad_()
     assert torch.autograd.gradcheck(estimate, (mu, sigma, y))
 
 
 @pytest.mark.parametrize("samples", [2, 3, 8])
 def test_monte_carlo_is_unbiased_for_any_number_of_samples(samples):
-    mu, sigma, y = (torch.full((200_000,), value, dtype=torch.float64) for value in (0.2, 1.5, -0.4))
+    mu, sigma, y = (
+        torch.full((200_000,), value, dtype=torch.float64) for value in (0.2, 1.5, -0.4)
+    )
     draws = scoring.crps_monte_carlo(mu, sigma, y, 1.1, samples, torch.Generator().manual_seed(0))
-    assert abs(float(draws.mean()) - closed(0.2, 1.5, -0.4, 1.1)) < 4 * float(draws.std()) / math.sqrt(len(draws))
+    assert abs(float(draws.mean()) - closed(0.2, 1.5, -0.4, 1.1)) < 4 * float(
+        draws.std()
+    ) / math.sqrt(len(draws))
 
 
 def test_monte_carlo_equals_the_sum_over_all_pairs_of_its_samples():
     mu, sigma, y = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]), torch.tensor([0.5, -3.0])
     noise = torch.randn((4, 2), generator=torch.Generator().manual_seed(9))
     samples = mu + sigma * noise
-    pairs = torch.stack([(samples[i] - samples[j]).abs() for i in range(4) for j in range(4) if i != j]).mean(0)
+    pairs = torch.stack(
+        [(samples[i] - samples[j]).abs() for i in range(4) for j in range(4) if i != j]
+    ).mean(0)
     slow = 2 * (samples - y).abs().mean(0) - 0.9 * pairs
     fast = scoring.crps_monte_carlo(mu, sigma, y, 0.9, 4, torch.Generator().manual_seed(9))
     torch.testing.assert_close(fast, slow)
@@ -97,7 +110,9 @@ def test_monte_carlo_equals_the_sum_over_all_pairs_of_its_samples():
 def test_crps_moves_with_a_shift_and_scales_with_the_unit(mu, sigma, y, shift, unit):
     score = closed(mu, sigma, y)
     assert closed(mu + shift, sigma, y + shift) == pytest.approx(score, rel=1e-9, abs=1e-9)
-    assert closed(unit * mu, unit * sigma, unit * y) == pytest.approx(unit * score, rel=1e-9, abs=1e-9)
+    assert closed(unit * mu, unit * sigma, unit * y) == pytest.approx(
+        unit * score, rel=1e-9, abs=1e-9
+    )
     assert score >= 0
 
 
@@ -134,8 +149,13 @@ def test_energy_score_is_what_its_definition_says(predictions, lambda_):
     x, x2 = samples_of(mu, sigma)
     draws = 2 * np.linalg.norm(x - y.numpy(), axis=2) - lambda_ * np.linalg.norm(x - x2, axis=2)
     many = [each.repeat(20_000, 1, 1).flatten(0, 1) for each in predictions]
-    estimate = scoring.energy_monte_carlo(*many, lambda_, 3, torch.Generator().manual_seed(1)).view(-1, 6)
-    error = np.hypot(draws.std(0) / math.sqrt(3) / math.sqrt(len(draws)), estimate.std(0).numpy() / math.sqrt(20_000))
+    estimate = scoring.energy_monte_carlo(*many, lambda_, 3, torch.Generator().manual_seed(1)).view(
+        -1, 6
+    )
+    error = np.hypot(
+        draws.std(0) / math.sqrt(3) / math.sqrt(len(draws)),
+        estimate.std(0).numpy() / math.sqrt(20_000),
+    )
     assert (np.abs(estimate.mean(0).numpy() - draws.mean(0) / math.sqrt(3)) < 4 * error).all()
 
 
@@ -161,13 +181,19 @@ def test_kernel_score_is_what_its_definition_says(predictions, bandwidth):
     assert (np.abs(exact - draws.mean(0)) < 4 * draws.std(0) / math.sqrt(len(draws))).all()
     many = [each.repeat(20_000, 1, 1).flatten(0, 1) for each in predictions]
     draw = torch.Generator().manual_seed(1)
-    estimate = scoring.kernel_monte_carlo(*many, bandwidth=bandwidth, samples=3, generator=draw).view(-1, 6).numpy()
+    estimate = (
+        scoring.kernel_monte_carlo(*many, bandwidth=bandwidth, samples=3, generator=draw)
+        .view(-1, 6)
+        .numpy()
+    )
     assert (np.abs(exact - estimate.mean(0)) < 4 * estimate.std(0) / math.sqrt(20_000)).all()
 
 
 def test_log_score_is_the_negative_log_density(predictions):
     mu, sigma, y = (each.numpy() for each in predictions)
-    np.testing.assert_allclose(scoring.log_score(*predictions).numpy(), -stats.norm(mu, sigma).logpdf(y))
+    np.testing.assert_allclose(
+        scoring.log_score(*predictions).numpy(), -stats.norm(mu, sigma).logpdf(y)
+    )
 
 
 @pytest.mark.parametrize("rule", ["energy", "kernel", "log"])
@@ -181,23 +207,34 @@ def test_a_proper_rule_is_least_on_average_at_the_true_distribution(rule):
         return float(score(mu, sigma, y, torch.Generator().manual_seed(1)).mean())
 
     best = expected(0.0, 0.8)
-    assert all(best < expected(*other) for other in [(0.0, 0.6), (0.0, 1.05), (0.3, 0.8), (-0.3, 0.8)])
+    assert all(
+        best < expected(*other) for other in [(0.0, 0.6), (0.0, 1.05), (0.3, 0.8), (-0.3, 0.8)]
+    )
 
 
 def test_the_controls_are_the_crps_without_its_spread_and_without_its_width(predictions):
     mu, sigma, y = predictions
     distance = scoring.rule("distance")(mu, sigma, y, None)
-    torch.testing.assert_close(distance, scoring.crps(mu, sigma, y) + 2 / math.sqrt(math.pi) * sigma)
+    torch.testing.assert_close(
+        distance, scoring.crps(mu, sigma, y) + 2 / math.sqrt(math.pi) * sigma
+    )
     point = scoring.rule("point")(mu, sigma, y, None)
-    torch.testing.assert_close(point, scoring.crps(mu, torch.full_like(sigma, 1e-9), y), atol=1e-8, rtol=0)
+    torch.testing.assert_close(
+        point, scoring.crps(mu, torch.full_like(sigma, 1e-9), y), atol=1e-8, rtol=0
+    )
 
 
 @pytest.mark.parametrize("rule", ["energy", "kernel", "kernel_monte_carlo", "log"])
 def test_gradients_of_the_other_rules_pass_gradcheck(predictions, rule):
-    name, samples = rule.removesuffix("_monte_carlo"), 3 if rule in ("energy", "kernel_monte_carlo") else None
+    name, samples = (
+        rule.removesuffix("_monte_carlo"),
+        3 if rule in ("energy", "kernel_monte_carlo") else None,
+    )
     score = scoring.rule(name, samples=samples)
     inputs = tuple(each.clone().requires_grad_() for each in predictions)
-    assert torch.autograd.gradcheck(lambda *given: score(*given, torch.Generator().manual_seed(2)), inputs)
+    assert torch.autograd.gradcheck(
+        lambda *given: score(*given, torch.Generator().manual_seed(2)), inputs
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ import numpy as np
 
 def top_label(probabilities, labels):
     confidence = [max(row) for row in probabilities]
-    hit = [float(list(row).index(max(row)) == label) for row, label in zip(probabilities, labels, strict=True)]
+    hit = [
+        float(list(row).index(max(row)) == label)
+        for row, label in zip(probabilities, labels, strict=True)
+    ]
     return confidence, hit
 
 

@@ -29,7 +29,9 @@ def smeared(image, radius, deviation, angle):
     total = np.zeros_like(image)
     for tap, weight in enumerate(weights / weights.sum()):
         down, across = (int(np.ceil(tap * f(np.deg2rad(angle)) - 0.5)) for f in (np.sin, np.cos))
-        total += weight * image[(rows + down).clip(0, height - 1), (columns + across).clip(0, width - 1)]
+        total += (
+            weight * image[(rows + down).clip(0, height - 1), (columns + across).clip(0, width - 1)]
+        )
     return total
 
 
@@ -37,7 +39,10 @@ def snowed(image, mean, deviation, factor, threshold, radius, smear, kept, noise
     """noise: the centre of a normal field, of the size that is enlarged."""
     flakes = zoom(mean + deviation * noise, factor, order=1)
     flakes = np.where(flakes < threshold, 0, flakes).clip(0, 1)
-    layer = np.round(255 * smeared(flakes, radius, smear, angle))[: len(image), : len(image), None] / 255
+    layer = (
+        np.round(255 * smeared(flakes, radius, smear, angle))[: len(image), : len(image), None]
+        / 255
+    )
     white = np.maximum(image, 1.5 * (image @ [0.299, 0.587, 0.114])[..., None] + 0.5)
     return kept * image + (1 - kept) * white + layer + layer[::-1, ::-1]
 
@@ -51,10 +56,14 @@ def stretched(image, amplitude, smoothing, shifts, field):
     image = cv2.warpAffine(image, matrix, (side, side), borderMode=cv2.BORDER_REFLECT_101)
     if not amplitude:
         return image
-    across, down = (amplitude * gaussian_filter(each, smoothing, mode="reflect", truncate=3) for each in field)
+    across, down = (
+        amplitude * gaussian_filter(each, smoothing, mode="reflect", truncate=3) for each in field
+    )
     rows, columns = np.mgrid[:side, :side]
     moved = [
-        map_coordinates(image[..., channel], [rows + down, columns + across], order=1, mode="reflect")
+        map_coordinates(
+            image[..., channel], [rows + down, columns + across], order=1, mode="reflect"
+        )
         for channel in range(3)
     ]
     return np.stack(moved, axis=2)
@@ -67,10 +76,14 @@ def watered(image, mean, deviation, smoothing, threshold, amount, noise):
     depth = cv2.equalizeHist(cv2.blur(distance, (3, 3)).astype(np.uint8))
     depth = cv2.filter2D(depth, cv2.CV_8U, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]))
     shown = level * cv2.blur(depth, (3, 3)).astype(float)
-    return image + amount * (shown / max(shown.max(), 1))[..., None] * np.array([175, 238, 238]) / 255
+    return (
+        image + amount * (shown / max(shown.max(), 1))[..., None] * np.array([175, 238, 238]) / 255
+    )
 
 
 def muddied(image, mean, deviation, smoothing, threshold, softness, noise):
-    cover = gaussian((gaussian(mean + deviation * noise, smoothing) > threshold).astype(float), softness)
+    cover = gaussian(
+        (gaussian(mean + deviation * noise, smoothing) > threshold).astype(float), softness
+    )
     cover = np.where(cover < 0.8, 0, cover)[..., None]
     return image * (1 - cover) + cover * np.array([63, 42, 20]) / 255

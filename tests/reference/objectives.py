@@ -25,7 +25,9 @@ def published(mu, sigma, targets, noise, weight):
         for other in (0, 1):
             x = [mu[view] + sigma[view] * each for each in noise[2 * view + other]]
             distance = mean(np.abs(sample - targets[other]).mean() for sample in x)
-            spread = mean(np.abs(x[i] - x[j]).mean() for i in range(len(x)) for j in range(i + 1, len(x)))
+            spread = mean(
+                np.abs(x[i] - x[j]).mean() for i in range(len(x)) for j in range(i + 1, len(x))
+            )
             scores.append(2 * distance - weight * spread)
     return 10 * mean(scores)
 
@@ -33,14 +35,18 @@ def published(mu, sigma, targets, noise, weight):
 def byol(predictions, targets):
     """Squared distance between unit vectors."""
     return mean(
-        mean(np.sum((p / np.linalg.norm(p) - t / np.linalg.norm(t)) ** 2) for p, t in zip(predictions[o], targets[v]))
+        mean(
+            np.sum((p / np.linalg.norm(p) - t / np.linalg.norm(t)) ** 2)
+            for p, t in zip(predictions[o], targets[v])
+        )
         for o, v in directed(len(predictions))
     )
 
 
 def simsiam(predictions, projections):
     return mean(
-        mean(-cosine(p, z) for p, z in zip(predictions[o], projections[v])) for o, v in directed(len(predictions))
+        mean(-cosine(p, z) for p, z in zip(predictions[o], projections[v]))
+        for o, v in directed(len(predictions))
     )
 
 
@@ -55,7 +61,10 @@ def dino(logits, targets, centre, temperature, target_temperature):
         said = softmax([s / temperature for s in student])
         return -sum(w * math.log(p) for w, p in zip(wanted, said))
 
-    return mean(mean(cross_entropy(s, t) for s, t in zip(logits[o], targets[v])) for o, v in directed(len(logits)))
+    return mean(
+        mean(cross_entropy(s, t) for s, t in zip(logits[o], targets[v]))
+        for o, v in directed(len(logits))
+    )
 
 
 def nt_xent(first, second, temperature):
@@ -63,7 +72,11 @@ def nt_xent(first, second, temperature):
     both, count, total = [*first, *second], len(first), 0.0
     for i, anchor in enumerate(both):
         positive = (i + count) % (2 * count)
-        terms = {k: math.exp(cosine(anchor, other) / temperature) for k, other in enumerate(both) if k != i}
+        terms = {
+            k: math.exp(cosine(anchor, other) / temperature)
+            for k, other in enumerate(both)
+            if k != i
+        }
         total -= math.log(terms[positive] / sum(terms.values()))
     return total / (2 * count)
 
@@ -91,7 +104,9 @@ def vicreg(projections, invariance, variance, covariance):
     alike = mean(np.mean((projections[a] - projections[b]) ** 2) for a, b in twos)
     narrow, correlated = [], []
     for z in projections:
-        narrow.append(mean(max(0.0, 1 - math.sqrt(np.var(z[:, d], ddof=1) + 1e-4)) for d in range(dim)))
+        narrow.append(
+            mean(max(0.0, 1 - math.sqrt(np.var(z[:, d], ddof=1) + 1e-4)) for d in range(dim))
+        )
         c = np.cov(z.T, ddof=1)
         correlated.append(sum(c[i, j] ** 2 for i in range(dim) for j in range(dim) if i != j) / dim)
     return invariance * alike + variance * mean(narrow) + covariance * 2 * mean(correlated)

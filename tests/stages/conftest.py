@@ -59,7 +59,9 @@ class Workplace:
 
     def write(self) -> None:
         for (dataset, encoder), arrays in self.features.items():
-            files.write_arrays(self.folder / f"results/embed/{dataset}/{encoder}.safetensors", arrays)
+            files.write_arrays(
+                self.folder / f"results/embed/{dataset}/{encoder}.safetensors", arrays
+            )
 
     def drop(self, split: str) -> None:
         for arrays in self.features.values():
@@ -77,7 +79,9 @@ class Workplace:
         """A Python of its own, here."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True
+        )
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def made(tmp_path_factory, params):
         patch.chdir(folder)
         fetch.main(params, "digits")
         narrow = {"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 32], "zero_init_last": False}
-        settings = store.ModelSettings("resnet18", 8, 1, (0.3,), (0.38,), 32, 16, cifar_stem=True, kwargs=narrow)
+        settings = store.ModelSettings(
+            "resnet18", 8, 1, (0.3,), (0.38,), 32, 16, cifar_stem=True, kwargs=narrow
+        )
         pretrained = folder / "results/pretrain"
         pretrained.mkdir(parents=True)
         store.save_description(pretrained, settings, {})
@@ -62,7 +64,9 @@ def changed(params, **settings):
 
 
 def written():
-    return [open(name, "rb").read() for name in ("metrics/corrupt.json", "plots/corrupt/accuracy.csv")]
+    return [
+        open(name, "rb").read() for name in ("metrics/corrupt.json", "plots/corrupt/accuracy.csv")
+    ]
 
 
 def test_every_name_allowed_in_params_is_a_type_and_the_other_way_round():
@@ -82,16 +86,26 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
         network = store.load_encoder("results/pretrain", encoder)
         probe = Probe.load(f"results/linear/{encoder}.safetensors")
         clean[encoder] = probe.logits(embed(network, split.images)).argmax(1) == labels
-        assert values["accuracy_clean"] == files.rounded(clean[encoder].mean()) and values["n"] == 360
-        assert values["accuracy_clean"] == files.read_json("metrics/linear.json")[encoder]["accuracy"]
+        assert (
+            values["accuracy_clean"] == files.rounded(clean[encoder].mean()) and values["n"] == 360
+        )
+        assert (
+            values["accuracy_clean"] == files.read_json("metrics/linear.json")[encoder]["accuracy"]
+        )
         hits[encoder], eces = np.empty((3, 2, 360), bool), np.empty((3, 2))
         for i, name in enumerate(TYPES):
             for j, severity in enumerate(SEVERITIES):
-                logits = probe.logits(embed(network, corruptions.corrupt(split.images, name, severity, 3)))
+                logits = probe.logits(
+                    embed(network, corruptions.corrupt(split.images, name, severity, 3))
+                )
                 hits[encoder][i, j] = logits.argmax(1) == labels
                 eces[i, j] = calibration.ece(classification.softmax(logits), labels)
                 row = next(rows)
-                assert (row["encoder"], row["type"], row["severity"]) == (encoder, name, str(severity))
+                assert (row["encoder"], row["type"], row["severity"]) == (
+                    encoder,
+                    name,
+                    str(severity),
+                )
                 assert float(row["accuracy"]) == pytest.approx(hits[encoder][i, j].mean(), abs=1e-5)
                 assert float(row["ece"]) == pytest.approx(eces[i, j], rel=1e-4)
             assert values["error"][name] == pytest.approx(1 - hits[encoder][i].mean(), abs=1e-6)
@@ -99,13 +113,21 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
         assert values["ece_severity_5"] == pytest.approx(eces[:2, 1].mean(), rel=1e-5)
         assert "ece_severity_3" not in values and values["benchmark_types"] == 2
         assert values["mce_unnormalised"] == pytest.approx(1 - hits[encoder][:2].mean(), abs=1e-6)
-        assert values["mce_unnormalised_extra"] == pytest.approx(1 - hits[encoder][2].mean(), abs=1e-6)
-        assert values["mce_unnormalised_low"] < values["mce_unnormalised"] < values["mce_unnormalised_high"]
+        assert values["mce_unnormalised_extra"] == pytest.approx(
+            1 - hits[encoder][2].mean(), abs=1e-6
+        )
+        assert (
+            values["mce_unnormalised_low"]
+            < values["mce_unnormalised"]
+            < values["mce_unnormalised_high"]
+        )
     own, reference = found["trained"], found["random"]
     model, floor = (Measured(hits[each][:2], clean[each]) for each in ("trained", "random"))
     assert own["mce"] == pytest.approx(corruption_error.mce(model, floor), abs=1e-5)
     assert own["mce_low"] < own["mce"] < own["mce_high"]
-    assert own["relative_mce"] == pytest.approx(corruption_error.relative_mce(model, floor), rel=1e-5)
+    assert own["relative_mce"] == pytest.approx(
+        corruption_error.relative_mce(model, floor), rel=1e-5
+    )
     assert reference["mce"] == reference["mce_low"] == reference["mce_high"] == 1.0
     with pytest.raises(StopIteration):
         next(rows)
@@ -133,9 +155,14 @@ def test_extra_types_alone_have_no_number_of_the_benchmark(place, params):
     """Saturation is nothing to grey images."""
     corrupt.main(changed(params, types=("saturate",)))
     found = files.read_json("metrics/corrupt.json")["trained"]
-    assert not {"mce", "mce_unnormalised", "relative_mce"} & set(found) and found["benchmark_types"] == 0
+    assert (
+        not {"mce", "mce_unnormalised", "relative_mce"} & set(found)
+        and found["benchmark_types"] == 0
+    )
     assert found["mce_unnormalised_extra"] == pytest.approx(1 - found["accuracy_clean"], abs=1e-6)
-    assert found["ece_severity_1"] == pytest.approx(files.read_json("metrics/linear.json")["trained"]["ece"], rel=1e-4)
+    assert found["ece_severity_1"] == pytest.approx(
+        files.read_json("metrics/linear.json")["trained"]["ece"], rel=1e-4
+    )
 
 
 def test_a_reference_from_a_file(place, params):
@@ -147,23 +174,35 @@ def test_a_reference_from_a_file(place, params):
     for name in ("mce", "relative_mce"):
         assert found["trained"][name] == pytest.approx(before["trained"][name], rel=1e-4)
         assert found["random"][name] == 1.0  # exactly, though the file holds rounded errors
-    assert found["random"]["mce_low"] < 1 < found["random"]["mce_high"]  # a fixed reference is not resampled
+    assert (
+        found["random"]["mce_low"] < 1 < found["random"]["mce_high"]
+    )  # a fixed reference is not resampled
 
 
 def test_a_reference_of_other_cells_is_refused_before_anything_is_measured(place, params):
     """The same model asked at another severity, on other images or on a model file of before: no number at all."""
     corrupt.main(params)
     content = files.read_json("metrics/corrupt.json")["random"]
-    assert content["severities"] == [1, 5] and content["source"] == "generated" and content["dataset"] == "digits"
+    assert (
+        content["severities"] == [1, 5]
+        and content["source"] == "generated"
+        and content["dataset"] == "digits"
+    )
     files.write_json("reference.json", content)
     before = written()
-    with pytest.raises(UserError, match=r"its severities is \[1, 5\], here it is \[5\]; errors of other images"):
+    with pytest.raises(
+        UserError, match=r"its severities is \[1, 5\], here it is \[5\]; errors of other images"
+    ):
         corrupt.main(changed(params, reference="reference.json", severities=(5,)))
     files.write_json("reference.json", content | {"images": "0" * 16})
     with pytest.raises(UserError, match="its images is 0000000000000000, here it is"):
         corrupt.main(changed(params, reference="reference.json"))
-    files.write_json("reference.json", {name: content[name] for name in ("accuracy_clean", "error")})
-    with pytest.raises(UserError, match="it does not say of which dataset its errors are; here it is digits"):
+    files.write_json(
+        "reference.json", {name: content[name] for name in ("accuracy_clean", "error")}
+    )
+    with pytest.raises(
+        UserError, match="it does not say of which dataset its errors are; here it is digits"
+    ):
         corrupt.main(changed(params, reference="reference.json"))
     assert written() == before
 
@@ -217,11 +256,23 @@ def test_published_arrays_give_the_numbers_of_the_same_images(place, params):
 def test_published_folders_give_the_numbers_of_the_same_images(place, params):
     """By class, and so in another order than the test split; as PNG, to lose nothing."""
     corrupt.main(params)
-    expected, split = files.read_json("metrics/corrupt.json"), dataset.load_split("data/digits", "test", 8, 1)
+    expected, split = (
+        files.read_json("metrics/corrupt.json"),
+        dataset.load_split("data/digits", "test", 8, 1),
+    )
     for name in TYPES:
         for severity in SEVERITIES:
-            for row, (image, label) in enumerate(zip(generated(split, name, severity), split.labels.tolist())):
-                path = place / "digits-folders" / name / str(severity) / split.classes[label] / f"{row:03}.png"
+            for row, (image, label) in enumerate(
+                zip(generated(split, name, severity), split.labels.tolist())
+            ):
+                path = (
+                    place
+                    / "digits-folders"
+                    / name
+                    / str(severity)
+                    / split.classes[label]
+                    / f"{row:03}.png"
+                )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image[0].numpy()).save(path)
     asked = changed(params, source="folders", path="digits-folders")
@@ -231,12 +282,16 @@ def test_published_folders_give_the_numbers_of_the_same_images(place, params):
         for name in set(values) - set(SOURCE):
             value = values[name]
             if name == "feature_similarity":
-                assert name not in found[encoder]  # the files come in another order than the clean images
+                assert (
+                    name not in found[encoder]
+                )  # the files come in another order than the clean images
             elif not name.endswith(("_low", "_high")):  # resamples meet the images in another order
                 assert found[encoder][name] == pytest.approx(value, rel=1e-4)
     next(iter((place / "digits-folders/contrast/5/3").iterdir())).unlink()
     before = written()
-    with pytest.raises(UserError, match="digits-folders/contrast/5 holds 359 images and .*impulse_noise/1 360"):
+    with pytest.raises(
+        UserError, match="digits-folders/contrast/5 holds 359 images and .*impulse_noise/1 360"
+    ):
         corrupt.main(asked)
     assert written() == before
 
@@ -266,7 +321,12 @@ def test_feature_similarity_is_the_mean_cosine_of_centred_features(place, params
                 for own, other in zip(features - clean.mean(0), clean - clean.mean(0)):
                     cosines.append(own @ other / np.sqrt((own @ own) * (other @ other)))
         assert found["feature_similarity"] == pytest.approx(np.mean(cosines), abs=1e-5)
-        assert found["feature_similarity_low"] < found["feature_similarity"] < found["feature_similarity_high"] <= 1
+        assert (
+            found["feature_similarity_low"]
+            < found["feature_similarity"]
+            < found["feature_similarity_high"]
+            <= 1
+        )
 
 
 def test_without_labels_the_features_alone_are_compared(place, params):

@@ -22,7 +22,13 @@ NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
 TINY_VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 16}
 ENCODERS = {
     "the stem for small images": ("resnet18", 8, 1, True, NARROW),
-    "a narrow stem for small images": ("resnet18", 8, 3, True, NARROW | {"stem_type": "deep", "stem_width": 4}),
+    "a narrow stem for small images": (
+        "resnet18",
+        8,
+        3,
+        True,
+        NARROW | {"stem_type": "deep", "stem_width": 4},
+    ),
     "a ResNet as timm has it": ("resnet18", 32, 3, False, NARROW),
     "a ViT on grey images": ("vit_tiny_patch16_224", 16, 1, False, TINY_VIT),
 }
@@ -32,7 +38,9 @@ ENCODERS = {
 def pretrained(request, tmp_path, monkeypatch):
     """The settings of an encoder, whose weights stand in results/pretrain, and metrics of the run on main."""
     name, size, channels, stem, kwargs = ENCODERS[request.param]
-    settings = models.ModelSettings(name, size, channels, (0.3,) * channels, (0.2,) * channels, 16, 8, stem, kwargs)
+    settings = models.ModelSettings(
+        name, size, channels, (0.3,) * channels, (0.2,) * channels, 16, 8, stem, kwargs
+    )
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     model, folder = models.build_model(settings, seed=1), tmp_path / "results/pretrain"
@@ -41,14 +49,21 @@ def pretrained(request, tmp_path, monkeypatch):
     models.save_state(folder / models.WEIGHTS["trained"], model.state_dict())
     params = load().pretrain.model_dump(mode="json", by_alias=True)
     models.save_description(
-        folder, settings, {"prosmin": "0", "dataset": "digits", "images": 7, "seed": 0, "params": params}
+        folder,
+        settings,
+        {"prosmin": "0", "dataset": "digits", "images": 7, "seed": 0, "params": params},
     )
-    files.write_metrics("metrics/fetch/digits.json", {"train": {"count": 7, "sha256": "ab"}, "classes": 10})
+    files.write_metrics(
+        "metrics/fetch/digits.json", {"train": {"count": 7, "sha256": "ab"}, "classes": 10}
+    )
     few = {"accuracy": 0.9, "accuracy_low": 0.85, "accuracy_high": 0.93, "labels": 100, "draws": 5}
     files.write_metrics("metrics/lowshot.json", {"trained": {"per_class_10": few}, "random": {}})
     files.write_metrics(
         "metrics/linear.json",
-        {"trained": {"accuracy": 0.97, "accuracy_low": 0.95, "accuracy_high": 0.98}, "random": {"accuracy": 0.5}},
+        {
+            "trained": {"accuracy": 0.97, "accuracy_low": 0.95, "accuracy_high": 0.98},
+            "random": {"accuracy": 0.5},
+        },
     )
     return settings
 
@@ -75,18 +90,27 @@ def test_timm_itself_loads_what_it_has_a_name_for(pretrained, tmp_path):
         encoder = timm.create_model(f"local-dir:{tmp_path}/results/export", pretrained=True)
         assert encoder.pretrained_cfg["mean"] == list(pretrained.mean)
         # What timm does to a picture is what every number on the card was measured with.
-        transform = timm.data.create_transform(**timm.data.resolve_data_config(model=encoder), is_training=False)
+        transform = timm.data.create_transform(
+            **timm.data.resolve_data_config(model=encoder), is_training=False
+        )
         colour = "L" if pretrained.channels == 1 else "RGB"
         for width, height in ((500, 334), (100, 67), (64, 64)):
             shape = (height, width, 3)
             pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
             picture = Image.fromarray(pixels).resize((width, height)).convert(colour)
-            given = torch.from_numpy(np.array(picture).reshape(height, width, -1)).permute(2, 0, 1)[None]
+            given = torch.from_numpy(np.array(picture).reshape(height, width, -1)).permute(2, 0, 1)[
+                None
+            ]
             ours = convert(given, pretrained.image_size, pretrained.channels)[0].float() / 255
-            scaled = [torch.tensor(each)[:, None, None] for each in (pretrained.mean, pretrained.std)]
+            scaled = [
+                torch.tensor(each)[:, None, None] for each in (pretrained.mean, pretrained.std)
+            ]
             theirs = transform(picture) * scaled[1] + scaled[0]
             assert (theirs - ours).abs().max() < 2 / 255
-        assert tuple(encoder.pretrained_cfg["input_size"]) == (pretrained.channels, *2 * [pretrained.image_size])
+        assert tuple(encoder.pretrained_cfg["input_size"]) == (
+            pretrained.channels,
+            *2 * [pretrained.image_size],
+        )
 
 
 def test_the_card_has_data_metrics_and_settings_and_is_the_same_each_time(pretrained, tmp_path):
@@ -108,7 +132,8 @@ def test_without_a_model_it_says_which_stage_makes_it(tmp_path, monkeypatch):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        UserError, match="results/pretrain/model.json does not exist; make it with `dvc repro pretrain`"
+        UserError,
+        match="results/pretrain/model.json does not exist; make it with `dvc repro pretrain`",
     ):
         export.main(load())
     assert not (tmp_path / "results").exists()

@@ -50,12 +50,17 @@ def table(name: str = "in.parquet", labels: Any = (0, 1, 0, 1, 0, 1, 0, 1), **co
         "label": pyarrow.array(labels, kind),
         **columns,
     }
-    pq.write_table(pyarrow.table({key: column for key, column in whole.items() if column is not None}), name)
+    pq.write_table(
+        pyarrow.table({key: column for key, column in whole.items() if column is not None}), name
+    )
 
 
 def named_table(labels: list[int], names: list[str], name: str = "in.parquet") -> None:
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
-    rows = {"image": [{"bytes": picture(row), "path": None} for row in range(len(labels))], "label": labels}
+    rows = {
+        "image": [{"bytes": picture(row), "path": None} for row in range(len(labels))],
+        "label": labels,
+    }
     pq.write_table(pyarrow.table(rows).cast(features.arrow_schema), name)
 
 
@@ -95,7 +100,9 @@ def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
-def start_process(*arguments: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def start_process(
+    *arguments: str, python: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": "cache"}
     command = [sys.executable, *python, "-m", "stages.fetch", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -143,7 +150,9 @@ def images_beside_class_folders():
     images("in/0.png")
 
 
-@malformed(FOLDER, "in/extra stands beside the split 'train' but is no split; allowed: train, val, test")
+@malformed(
+    FOLDER, "in/extra stands beside the split 'train' but is no split; allowed: train, val, test"
+)
 def misnamed_split_folder():
     classes(root="in/train")
     classes(root="in/extra")
@@ -180,20 +189,25 @@ def unknown_classes():
     classes()
 
 
-@malformed(FOLDER, "class folder 'dogs' stands in in/test but not in in/train (did you mean 'dog'?)")
+@malformed(
+    FOLDER, "class folder 'dogs' stands in in/test but not in in/train (did you mean 'dog'?)"
+)
 def classes_that_differ_between_splits():
     classes(root="in/train")
     images("in/test/cat/0.png", "in/test/dogs/1.png")
 
 
-@malformed(FOLDER, "in/train has class folders, but in/test has none; give all splits labels, or none")
+@malformed(
+    FOLDER, "in/train has class folders, but in/test has none; give all splits labels, or none"
+)
 def labelled_and_unlabelled_splits():
     classes(root="in/train")
     images("in/test/0.png")
 
 
 @malformed(
-    FOLDER, "1 of 12 images cannot be read, more than max_unreadable (0.01) allows; the first is dog/3.png (image"
+    FOLDER,
+    "1 of 12 images cannot be read, more than max_unreadable (0.01) allows; the first is dog/3.png (image",
 )
 def truncated_image():
     classes()
@@ -201,7 +215,10 @@ def truncated_image():
     Path("in/dog/3.png").write_bytes(content[: len(content) - 30])
 
 
-@malformed({**FOLDER, "max_unreadable": 0.2}, "3 of 12 images cannot be read, more than max_unreadable (0.2) allows")
+@malformed(
+    {**FOLDER, "max_unreadable": 0.2},
+    "3 of 12 images cannot be read, more than max_unreadable (0.2) allows",
+)
 def zero_byte_images():
     classes()
     for number in range(3):
@@ -215,7 +232,9 @@ def nothing_but_unreadable_images():
         file.write_text("no image")
 
 
-@malformed({**FOLDER, "max_unreadable": 0.5, "limit": {"train": 2}}, "of class 'cat' in train can be read")
+@malformed(
+    {**FOLDER, "max_unreadable": 0.5, "limit": {"train": 2}}, "of class 'cat' in train can be read"
+)
 def class_of_unreadable_images():
     classes(root="in/train")
     classes(root="in/test")
@@ -224,14 +243,18 @@ def class_of_unreadable_images():
 
 
 @malformed(
-    FOLDER, "class 'bird' has only 1 image left to share between train and test; add images or set test_fraction"
+    FOLDER,
+    "class 'bird' has only 1 image left to share between train and test; add images or set test_fraction",
 )
 def class_of_one_image():
     classes()
     images("in/bird/0.png")
 
 
-@malformed(FOLDER, "class 'cat' has only 1 image left to share between train and val; add images or set val_fraction")
+@malformed(
+    FOLDER,
+    "class 'cat' has only 1 image left to share between train and val; add images or set val_fraction",
+)
 def too_few_images_for_two_held_out_splits():
     classes(2)
 
@@ -241,28 +264,41 @@ def one_unlabelled_image():
     images("in/0.png")
 
 
-@malformed({**FOLDER, "limit": {"train": 1}}, "fetch.mine.limit.train is 1; must be at least the number of classes, 2")
+@malformed(
+    {**FOLDER, "limit": {"train": 1}},
+    "fetch.mine.limit.train is 1; must be at least the number of classes, 2",
+)
 def limit_below_the_number_of_classes():
     classes()
 
 
 @malformed(
-    {**FOLDER, "val_fraction": 0, "limit": {"val": 5}}, "fetch.mine.limit.val is 5; there is no such split; there"
+    {**FOLDER, "val_fraction": 0, "limit": {"val": 5}},
+    "fetch.mine.limit.val is 5; there is no such split; there",
 )
 def limit_of_a_split_that_is_not_there():
     classes()
 
 
-@malformed({**FOLDER, "transform": "halves"}, "transform halves joins images of different classes, but split 'train'")
+@malformed(
+    {**FOLDER, "transform": "halves"},
+    "transform halves joins images of different classes, but split 'train'",
+)
 def halves_of_one_class():
     images(*(f"in/cat/{number}.png" for number in range(9)))
 
 
-@malformed({**GOOD, "name": "patches", "patch": 128, "test_fraction": 0.79}, "fetch.mine.patch is 128; the photographs")
+@malformed(
+    {**GOOD, "name": "patches", "patch": 128, "test_fraction": 0.79},
+    "fetch.mine.patch is 128; the photographs",
+)
 def patches_too_large_for_their_splits(): ...
 
 
-@malformed(PARQUET, "fetch.mine.files.train is 'in.parquet'; there is no such Parquet file, nor a folder or pattern")
+@malformed(
+    PARQUET,
+    "fetch.mine.files.train is 'in.parquet'; there is no such Parquet file, nor a folder or pattern",
+)
 def missing_parquet_file(): ...
 
 
@@ -292,14 +328,16 @@ def parquet_file_with_a_damaged_page():
 
 
 @malformed(
-    {**PARQUET, "image": "imag"}, "image is 'imag'; in.parquet has no such column; there are: image, label (did you"
+    {**PARQUET, "image": "imag"},
+    "image is 'imag'; in.parquet has no such column; there are: image, label (did you",
 )
 def missing_image_column():
     table()
 
 
 @malformed(
-    PARQUET, "label is 'label'; in.parquet has no such column; there are: image, labels (did you mean 'labels'?); null"
+    PARQUET,
+    "label is 'label'; in.parquet has no such column; there are: image, labels (did you mean 'labels'?); null",
 )
 def missing_label_column():
     table()
@@ -308,18 +346,24 @@ def missing_label_column():
 
 
 @malformed(
-    PARQUET, "column 'image' of in.parquet holds string; it must hold encoded images: binary, or a struct with bytes"
+    PARQUET,
+    "column 'image' of in.parquet holds string; it must hold encoded images: binary, or a struct with bytes",
 )
 def image_column_of_text():
     table(labels=[0, 1], image=["a.png", "b.png"])
 
 
-@malformed(PARQUET, "column 'image' of in.parquet holds struct<path: string>; it must hold encoded images")
+@malformed(
+    PARQUET, "column 'image' of in.parquet holds struct<path: string>; it must hold encoded images"
+)
 def image_column_without_bytes():
     table(labels=[0, 1], image=[{"path": "a.png"}] * 2)
 
 
-@malformed(PARQUET, "label column 'label' of train holds 2 in row 3; there are 2 class names, so labels end at 1")
+@malformed(
+    PARQUET,
+    "label column 'label' of train holds 2 in row 3; there are 2 class names, so labels end at 1",
+)
 def label_out_of_range():
     named_table([0, 1, 0, 1], ["cat", "dog"])
     content = pq.read_table("in.parquet")
@@ -342,7 +386,10 @@ def float_labels():
     table(labels=[0.0, 1.0])
 
 
-@malformed(PARQUET, "label column 'label' of train is empty in 2 of 5 rows, first in row 1; label all images, or set")
+@malformed(
+    PARQUET,
+    "label column 'label' of train is empty in 2 of 5 rows, first in row 1; label all images, or set",
+)
 def labels_that_are_partly_missing():
     table(labels=[0, None, 1, None, 1])
 
@@ -353,28 +400,36 @@ def declared_class_without_images():
 
 
 @malformed(
-    {**PARQUET, "files": {"train": "in.parquet", "test": "test.parquet"}}, "train has images of class '2', but test"
+    {**PARQUET, "files": {"train": "in.parquet", "test": "test.parquet"}},
+    "train has images of class '2', but test",
 )
 def class_that_test_lacks():
     table(labels=[0, 1, 2] * 3)
     table("test.parquet", labels=[0, 1, 1])
 
 
-@malformed({**PARQUET, "files": {"train": "in.parquet", "test": "test.parquet"}}, "test has images of class 'fox', but")
+@malformed(
+    {**PARQUET, "files": {"train": "in.parquet", "test": "test.parquet"}},
+    "test has images of class 'fox', but",
+)
 def class_that_train_lacks():
     table(labels=["cat", "dog"] * 3)
     table("test.parquet", labels=["cat", "fox", "dog"])
 
 
 @malformed(
-    {**PARQUET, "files": {"train": "in.parquet", "test": "test.parquet"}}, "holds integers in one split and text in"
+    {**PARQUET, "files": {"train": "in.parquet", "test": "test.parquet"}},
+    "holds integers in one split and text in",
 )
 def labels_of_two_types():
     table()
     table("test.parquet", labels=["cat", "dog"])
 
 
-@malformed({**PARQUET, "files": {"train": "in.parquet", "test": "test.parquet"}}, "give the classes different names")
+@malformed(
+    {**PARQUET, "files": {"train": "in.parquet", "test": "test.parquet"}},
+    "give the classes different names",
+)
 def class_names_in_another_order():
     named_table([0, 1] * 3, ["cat", "dog"])
     named_table([0, 1], ["dog", "cat"], "test.parquet")
@@ -386,7 +441,8 @@ def table_without_rows():
 
 
 @malformed(
-    PARQUET, "2 of 8 images cannot be read, more than max_unreadable (0.01) allows; the first is in.parquet:1 (the"
+    PARQUET,
+    "2 of 8 images cannot be read, more than max_unreadable (0.01) allows; the first is in.parquet:1 (the",
 )
 def missing_image_bytes():
     table(image=[picture(row) if row not in (1, 4) else None for row in range(8)])
@@ -411,29 +467,37 @@ def labels_that_are_not_utf8():
 
 
 @malformed(
-    {**HUB, "repo": "nobody/nothing"}, "fetch.mine.repo is 'nobody/nothing'; it cannot be loaded at revision 000"
+    {**HUB, "repo": "nobody/nothing"},
+    "fetch.mine.repo is 'nobody/nothing'; it cannot be loaded at revision 000",
 )
 def hub_dataset_out_of_reach(): ...
 
 
 @malformed(
-    {**HUB, "splits": {"train": "trian"}}, "fetch.mine.splits.train is 'trian'; in has: train (did you mean 'train'?)"
+    {**HUB, "splits": {"train": "trian"}},
+    "fetch.mine.splits.train is 'trian'; in has: train (did you mean 'train'?)",
 )
 def unknown_hub_split():
     table("in/data/train-00000-of-00001.parquet")
 
 
 @malformed(
-    {**HUB, "label": "fine_label"}, "split 'train' of in has no such column; there are: image, label (did you mean"
+    {**HUB, "label": "fine_label"},
+    "split 'train' of in has no such column; there are: image, label (did you mean",
 )
 def missing_hub_column():
     table("in/data/train-00000-of-00001.parquet")
 
 
-@malformed({**HUB, "config": "larg"}, "fetch.mine.config is 'larg'; in has: large, small (did you mean 'large'?)")
+@malformed(
+    {**HUB, "config": "larg"},
+    "fetch.mine.config is 'larg'; in has: large, small (did you mean 'large'?)",
+)
 def unknown_hub_config():
     table("in/large/train.parquet")
-    configs = [{"config_name": name, "data_files": "large/*.parquet"} for name in ("large", "small")]
+    configs = [
+        {"config_name": name, "data_files": "large/*.parquet"} for name in ("large", "small")
+    ]
     Path("in/README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
 
 
@@ -445,7 +509,9 @@ def assert_one_clear_error(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("case", MALFORMED)
-def test_a_malformed_dataset_is_one_clear_error_and_leaves_what_was_there(workspace, monkeypatch, capsys, case):
+def test_a_malformed_dataset_is_one_clear_error_and_leaves_what_was_there(
+    workspace, monkeypatch, capsys, case
+):
     settings, make, message = MALFORMED[case]
     make()
     configure(settings)
@@ -458,7 +524,9 @@ def test_a_malformed_dataset_is_one_clear_error_and_leaves_what_was_there(worksp
     assert not Path("metrics").exists()
 
 
-@pytest.mark.parametrize("case", ["missing_folder", "truncated_image", "float_labels", "hub_dataset_out_of_reach"])
+@pytest.mark.parametrize(
+    "case", ["missing_folder", "truncated_image", "float_labels", "hub_dataset_out_of_reach"]
+)
 def test_a_process_given_a_malformed_dataset_exits_with_2_and_leaves_nothing(workspace, case):
     settings, make, message = MALFORMED[case]
     make()
@@ -479,7 +547,9 @@ def test_a_process_given_a_malformed_dataset_exits_with_2_and_leaves_nothing(wor
         (("../mine",), "names no dataset '../mine'"),
     ],
 )
-def test_the_dataset_must_be_one_of_those_in_params(workspace, monkeypatch, capsys, arguments, message):
+def test_the_dataset_must_be_one_of_those_in_params(
+    workspace, monkeypatch, capsys, arguments, message
+):
     configure(GOOD)
     assert start(monkeypatch, *arguments) == 2
     assert message in capsys.readouterr().err
@@ -495,9 +565,18 @@ def test_a_process_writes_the_dataset_its_manifest_and_its_metrics_without_torch
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "pyarrow" in imported and not {"torch", "datasets", "timm", "dvc", "prefect"} & imported
-    assert sorted(os.listdir("data/mine")) == ["manifest.json", "test.arrow", "train.arrow", "val.arrow"]
+    assert sorted(os.listdir("data/mine")) == [
+        "manifest.json",
+        "test.arrow",
+        "train.arrow",
+        "val.arrow",
+    ]
     manifest = read_manifest("data/mine")
-    assert manifest["name"] == "mine" and manifest["source"] == "builtin" and manifest["settings"]["name"] == "digits"
+    assert (
+        manifest["name"] == "mine"
+        and manifest["source"] == "builtin"
+        and manifest["settings"]["name"] == "digits"
+    )
     metrics = json.loads(Path("metrics/fetch/mine.json").read_text())
     assert metrics == {
         **{
@@ -518,7 +597,11 @@ def test_the_same_images_come_from_a_folder_from_parquet_and_from_the_hub(worksp
     for split in ("train", "test"):
         files = sorted(Path("in", split).rglob("*.png"))
         contents = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
-        table(f"hub/data/{split}-00000-of-00001.parquet", [file.parent.name for file in files], image=contents)
+        table(
+            f"hub/data/{split}-00000-of-00001.parquet",
+            [file.parent.name for file in files],
+            image=contents,
+        )
     paths = {split: f"hub/data/{split}-00000-of-00001.parquet" for split in ("train", "test")}
     found = []
     for settings in (
@@ -531,7 +614,9 @@ def test_the_same_images_come_from_a_folder_from_parquet_and_from_the_hub(worksp
         found.append([load_split("data/mine", split) for split in ("train", "val", "test")])
     for splits in found[1:]:
         for first, other in zip(found[0], splits):
-            assert np.array_equal(first.images, other.images) and np.array_equal(first.labels, other.labels)
+            assert np.array_equal(first.images, other.images) and np.array_equal(
+                first.labels, other.labels
+            )
             assert first.classes == other.classes == ("cat", "dog")
 
 
@@ -609,7 +694,9 @@ def test_all_cores_of_the_share_and_no_more_decode(workspace, monkeypatch):
     kept = fetch.writing.write_dataset
     monkeypatch.setenv("PROSMIN_CORES", "3")
     monkeypatch.setattr(
-        fetch.writing, "write_dataset", lambda *a, **k: (asked.append(k["workers"]), kept(*a, **k))[1]
+        fetch.writing,
+        "write_dataset",
+        lambda *a, **k: (asked.append(k["workers"]), kept(*a, **k))[1],
     )
     configure(GOOD)
     assert start(monkeypatch, "mine") == 0
@@ -622,7 +709,9 @@ def test_fetching_again_replaces_the_dataset_as_a_whole(workspace, monkeypatch):
     configure({**GOOD, "val_fraction": 0, "limit": {"train": 30}})
     assert start(monkeypatch, "mine") == 0
     assert sorted(os.listdir("data/mine")) == ["manifest.json", "test.arrow", "train.arrow"]
-    assert read_manifest("data/mine")["splits"]["train"]["per_class"] == {str(digit): 3 for digit in range(10)}
+    assert read_manifest("data/mine")["splits"]["train"]["per_class"] == {
+        str(digit): 3 for digit in range(10)
+    }
     assert os.listdir("data") == ["mine"]
 
 
@@ -634,13 +723,18 @@ def test_repeated_and_unreadable_images_are_said_once_in_the_log(workspace, monk
     configure({**FOLDER, "val_fraction": 0, "max_unreadable": 0.1})
     with caplog.at_level("WARNING"):
         assert start(monkeypatch, "mine") == 0
-    shared = [record.message for record in caplog.records if "more than one split" in record.message]
+    shared = [
+        record.message for record in caplog.records if "more than one split" in record.message
+    ]
     assert (
         len(shared) == 1
         and "train-test 38" in shared[0]
         and "1 of all repeated images have different labels" in shared[0]
     )
-    assert "left out dog" not in caplog.text and "left out train/dog/19.png: the file is empty" in caplog.text
+    assert (
+        "left out dog" not in caplog.text
+        and "left out train/dog/19.png: the file is empty" in caplog.text
+    )
     assert "unreadable images left out: 1" in caplog.text
 
 
@@ -654,9 +748,15 @@ def test_the_same_images_elsewhere_give_the_same_files(workspace, monkeypatch):
         assert start(monkeypatch, "mine") == 0
         return {path.name: path.read_bytes() for path in Path("data/mine").iterdir()}
 
-    first = left({"source": "folder", "path": "in"}), left({"source": "parquet", "files": {"train": "in.parquet"}})
+    first = (
+        left({"source": "folder", "path": "in"}),
+        left({"source": "parquet", "files": {"train": "in.parquet"}}),
+    )
     os.makedirs("elsewhere")
     os.rename("in", "elsewhere/images")
     os.rename("in.parquet", "elsewhere/in.parquet")
     moved = {"source": "parquet", "files": {"train": "elsewhere/in.parquet"}, "max_unreadable": 0.5}
-    assert (left({"source": "folder", "path": str(workspace / "elsewhere/images")}), left(moved)) == first
+    assert (
+        left({"source": "folder", "path": str(workspace / "elsewhere/images")}),
+        left(moved),
+    ) == first

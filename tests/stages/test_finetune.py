@@ -52,16 +52,30 @@ def test_both_encoders_with_all_labels_and_with_a_few(params):
     found = files.read_json("metrics/finetune/digits.json")
     for encoder in ("trained", "random"):
         assert found[encoder]["n"] == 60 and found[encoder]["lr"] == params.finetune.lr[0]
-        assert 0 <= found[encoder]["accuracy_low"] <= found[encoder]["accuracy"] <= found[encoder]["accuracy_high"]
+        assert (
+            0
+            <= found[encoder]["accuracy_low"]
+            <= found[encoder]["accuracy"]
+            <= found[encoder]["accuracy_high"]
+        )
         few = found[encoder]["per_class_2"]
         assert (few["labels"], few["draws"]) == (20, 3) and few["accuracy_low"] <= few["accuracy"]
         assert found[encoder]["percent_12.5"] == few  # of 160 labels, so the same ones
-    assert found["trained"]["epochs"] == 1 and not any(key.startswith("after_") for key in found["trained"])
+    assert found["trained"]["epochs"] == 1 and not any(
+        key.startswith("after_") for key in found["trained"]
+    )
     tried = {count: found["random"][f"after_{count}_epochs"] for count in (1, 2)}
     chosen = min(tried, key=lambda count: tried[count]["nll_val"])
-    assert found["random"]["epochs"] == chosen and found["random"]["accuracy"] == tried[chosen]["accuracy"]
+    assert (
+        found["random"]["epochs"] == chosen
+        and found["random"]["accuracy"] == tried[chosen]["accuracy"]
+    )
     rows = files.read_csv("plots/finetune/digits.csv")
-    counts = [int(row["count"]) for row in rows if (row["encoder"], row["calibrated"]) == ("trained", "raw")]
+    counts = [
+        int(row["count"])
+        for row in rows
+        if (row["encoder"], row["calibrated"]) == ("trained", "raw")
+    ]
     assert sum(counts) == 60
     before = [Path(path).read_bytes() for path in WRITTEN]
     finetune.main(params, "digits")
@@ -93,6 +107,10 @@ def test_a_dataset_without_labels_is_left_out(params):
 
 
 def test_a_class_that_a_draw_lacks_is_named(params):
-    many = params.model_copy(update={"finetune": params.finetune.model_copy(update={"per_class": (90,)})})
-    with pytest.raises(UserError, match="^finetune, digits, per_class_90: class 0 has .* fewer than the 90"):
+    many = params.model_copy(
+        update={"finetune": params.finetune.model_copy(update={"per_class": (90,)})}
+    )
+    with pytest.raises(
+        UserError, match="^finetune, digits, per_class_90: class 0 has .* fewer than the 90"
+    ):
         finetune.main(many, "digits")

@@ -16,7 +16,11 @@ def test_it_writes_metrics_and_the_grid(workplace, params):
     for encoder, scored in found.items():
         best = max(float(row["accuracy"]) for row in grid if row["encoder"] == encoder)
         chosen = [row for row in grid if row["encoder"] == encoder and int(row["k"]) == scored["k"]]
-        assert best in [float(row["accuracy"]) for row in chosen if float(row["temperature"]) == scored["temperature"]]
+        assert best in [
+            float(row["accuracy"])
+            for row in chosen
+            if float(row["temperature"]) == scored["temperature"]
+        ]
         assert scored["n"] == 250
     assert found["trained"]["accuracy_low"] > found["random"]["accuracy_high"]
     knn.main(params)

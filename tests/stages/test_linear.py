@@ -24,9 +24,15 @@ def test_it_writes_probes_metrics_and_the_reliability_diagram(workplace, params)
         probe = Probe.load(f"results/linear/{encoder}.safetensors")
         logits, labels = probe.logits(arrays["test.features"]), arrays["test.labels"]
         assert found["accuracy"] == files.rounded(classification.accuracy(logits, labels))
-        assert found["nll_calibrated"] == files.rounded(classification.nll(logits / probe.temperature, labels))
+        assert found["nll_calibrated"] == files.rounded(
+            classification.nll(logits / probe.temperature, labels)
+        )
         assert found["n"] == 250 and found["l2"] in params.linear.l2
-        rows = [row for row in files.read_csv("plots/linear/reliability.csv") if row["encoder"] == encoder]
+        rows = [
+            row
+            for row in files.read_csv("plots/linear/reliability.csv")
+            if row["encoder"] == encoder
+        ]
         for kind in ("raw", "calibrated"):
             assert sum(int(row["count"]) for row in rows if row["calibrated"] == kind) == 250
     assert written["trained"]["accuracy_low"] > written["random"]["accuracy_high"]
@@ -52,7 +58,9 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(workplace):
     workplace.write()
     done = workplace.python("-m", "stages.linear")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "error: class 11 has no image in the train split, while the test split has" in done.stderr
+    assert (
+        "error: class 11 has no image in the train split, while the test split has" in done.stderr
+    )
     assert workplace.written() == {}
 
 

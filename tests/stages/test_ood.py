@@ -38,7 +38,9 @@ def made(tmp_path_factory):
         arrays = place.features["patches", encoder]
         arrays["test.features"] = rng.permuted(arrays["test.features"], axis=1)
         arrays["test.log_sigma"] = rng.normal(1, 1, 250).astype(np.float32)
-        place.features["digits", encoder]["test.log_sigma"] = rng.normal(0, 1, 250).astype(np.float32)
+        place.features["digits", encoder]["test.log_sigma"] = rng.normal(0, 1, 250).astype(
+            np.float32
+        )
     place.write()
     shutil.copy(ROOT / "params.yaml", place.folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +81,12 @@ def test_it_writes_scores_metrics_curves_and_examples(ready, params):
     found = files.read_json("metrics/ood/patches.json")
     facts = ["distance", "labelled", "n_id", "n_ood", "n_seen_in_training", "accuracy_id"]
     assert list(found) == ["trained", "random", *facts] and found["n_seen_in_training"] == 0
-    assert (found["distance"], found["labelled"], found["n_id"], found["n_ood"]) == ("far", True, 250, 250)
+    assert (found["distance"], found["labelled"], found["n_id"], found["n_ood"]) == (
+        "far",
+        True,
+        250,
+        250,
+    )
     probes = files.read_json("metrics/linear.json")
     scores = files.read_arrays("results/ood/patches/scores.safetensors")
     curves = files.read_csv("plots/ood/patches.csv")
@@ -92,18 +99,26 @@ def test_it_writes_scores_metrics_curves_and_examples(ready, params):
             expected = roc_auc_score(np.repeat([0, 1], 250), np.concatenate([inside, outside]))
             assert values["auroc"] == files.rounded(expected)
             assert values["auroc_low"] <= values["auroc"] <= values["auroc_high"]
-            curve = [row for row in curves if (row["encoder"], row["detector"]) == (encoder, detector)]
+            curve = [
+                row for row in curves if (row["encoder"], row["detector"]) == (encoder, detector)
+            ]
             points = np.array([(row["fpr"], row["tpr"]) for row in curve], float)
-            assert 2 < len(points) <= 100 and auc(*points.T) == pytest.approx(values["auroc"], abs=0.01)
+            assert 2 < len(points) <= 100 and auc(*points.T) == pytest.approx(
+                values["auroc"], abs=0.01
+            )
     assert found["trained"]["mahalanobis"]["auroc"] > 0.95
-    np.testing.assert_array_equal(scores["trained.sigma.id"], ready.features["digits", "trained"]["test.log_sigma"])
+    np.testing.assert_array_equal(
+        scores["trained.sigma.id"], ready.features["digits", "trained"]["test.log_sigma"]
+    )
 
 
 def test_the_detectors_are_fitted_to_train_and_val(ready, params):
     """An OOD image that is a copy of one in train, one of val: its nearest neighbour is at no distance."""
     for split, row in (("train", 3), ("val", 5)):
         arrays = ready.features["digits", "trained"]
-        ready.features["patches", "trained"]["test.features"][row] = arrays[f"{split}.features"][row]
+        ready.features["patches", "trained"]["test.features"][row] = arrays[f"{split}.features"][
+            row
+        ]
     ready.write()
     ood.main(params.model_copy(update={"ood": params.ood.model_copy(update={"k": 1})}), "patches")
     score = files.read_arrays("results/ood/patches/scores.safetensors")["trained.knn.ood"]
@@ -114,7 +129,10 @@ def test_examples_are_the_images_of_their_scores_from_the_lowest_to_the_highest(
     ood.main(params, "patches")
     examples = files.read_arrays("results/ood/patches/examples.safetensors")
     scores = files.read_arrays("results/ood/patches/scores.safetensors")
-    for prefix, name, kind, shape in (("", "patches", "ood", (3, 16, 16)), ("id_", "digits", "id", (1, 8, 8))):
+    for prefix, name, kind, shape in (
+        ("", "patches", "ood", (3, 16, 16)),
+        ("id_", "digits", "id", (1, 8, 8)),
+    ):
         images, index = examples[f"{prefix}images"], examples[f"{prefix}index"]
         assert images.shape == (ood.EXAMPLES, *shape) and index.dtype == np.int64
         expected = dataset.load_split(f"data/{name}", "test").images.numpy()[index]
@@ -140,7 +158,9 @@ def test_examples_of_differing_sizes_become_squares_of_the_smallest(ready, param
     fetch.main(changed, "photographs")
     for encoder in ("trained", "random"):
         ready.features["photographs", encoder] = {
-            name: values[:15] for name, values in ready.features["patches", encoder].items() if name.startswith("test.")
+            name: values[:15]
+            for name, values in ready.features["patches", encoder].items()
+            if name.startswith("test.")
         }
     ready.write()
     predicted("photographs", np.arange(15))
@@ -154,7 +174,12 @@ def test_a_large_example_is_made_smaller():
     photograph = load_sample_images().images[0]
     assert ood._one_size([photograph, photograph]).shape == (2, 3, 224, 224)
     assert ood._one_size([photograph[:100, :150]]).shape == (1, 3, 100, 150)
-    assert ood._one_size([photograph[:100, :150, :1], photograph[:80, :150, :1]]).shape == (2, 1, 80, 80)
+    assert ood._one_size([photograph[:100, :150, :1], photograph[:80, :150, :1]]).shape == (
+        2,
+        1,
+        80,
+        80,
+    )
 
 
 def test_without_labels_the_label_free_detectors_are_left_and_marked(ready, params):
@@ -173,25 +198,36 @@ def test_images_of_the_training_set_are_counted_and_warned_of(ready, params, cap
     """Two of train, one of val; one of the test images too, which the encoder has not seen."""
     for encoder in ("trained", "random"):
         arrays = ready.features["digits", encoder]
-        copies = [arrays["train.digest"][[3, 7]], arrays["val.digest"][:1], arrays["test.digest"][:1]]
+        copies = [
+            arrays["train.digest"][[3, 7]],
+            arrays["val.digest"][:1],
+            arrays["test.digest"][:1],
+        ]
         ready.features["patches", encoder]["test.digest"][:4] = np.concatenate(copies)
     ready.write()
     ood.main(params, "patches")
     assert files.read_json("metrics/ood/patches.json")["n_seen_in_training"] == 3
-    assert "3 of 250 images of OOD set patches are, to the pixel, training images of digits" in caplog.text
+    assert (
+        "3 of 250 images of OOD set patches are, to the pixel, training images of digits"
+        in caplog.text
+    )
 
 
 def test_a_network_that_predicts_no_sigma_leaves_its_detectors_out(ready, params):
     for encoder in ("trained", "random"):
         for name in ("digits", "patches"):
             arrays = ready.features[name, encoder]
-            ready.features[name, encoder] = {key: value for key, value in arrays.items() if "log_sigma" not in key}
+            ready.features[name, encoder] = {
+                key: value for key, value in arrays.items() if "log_sigma" not in key
+            }
     ready.write()
     for name in ("digits", "patches"):
         files.write_arrays(f"results/prediction/{name}/scores.safetensors", {})
     ood.main(params, "patches")
     found = files.read_json("metrics/ood/patches.json")
-    assert list(found["trained"]) == [name for name in DETECTORS if "sigma" not in name and name not in PREDICTED]
+    assert list(found["trained"]) == [
+        name for name in DETECTORS if "sigma" not in name and name not in PREDICTED
+    ]
 
 
 def test_an_ood_set_needs_no_labels_and_no_other_split_than_test(ready, params):
@@ -199,7 +235,9 @@ def test_an_ood_set_needs_no_labels_and_no_other_split_than_test(ready, params):
     first = outputs(ready)
     for encoder in ("trained", "random"):
         arrays = ready.features["patches", encoder]
-        ready.features["patches", encoder] = {name: each for name, each in arrays.items() if name.startswith("test.")}
+        ready.features["patches", encoder] = {
+            name: each for name, each in arrays.items() if name.startswith("test.")
+        }
         ready.features["patches", encoder]["test.labels"][:] = -1
     ready.write()
     ood.main(params, "patches")
@@ -214,9 +252,13 @@ def test_a_second_run_and_the_command_write_the_same_bytes(ready, params):
     assert outputs(ready) == first
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("", ""), ("digits_rotatd", "digits_rotated"), ("patchs", "patches")])
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("", ""), ("digits_rotatd", "digits_rotated"), ("patchs", "patches")]
+)
 def test_a_missing_or_unknown_set_is_refused(params, name, nearest):
-    with pytest.raises(UserError, match=f"^ood needs one of ood.sets, not '{name}'; params.yaml has .*, p") as error:
+    with pytest.raises(
+        UserError, match=f"^ood needs one of ood.sets, not '{name}'; params.yaml has .*, p"
+    ) as error:
         ood.main(params, name)
     assert f"did you mean '{nearest}'?" in str(error.value) or not nearest
 
@@ -234,7 +276,9 @@ def test_missing_predictions_name_the_stage_that_makes_them(ready, params, name)
         ood.main(params, "patches")
 
 
-def test_a_missing_image_file_names_the_stage_that_makes_it_and_leaves_nothing_behind(ready, params):
+def test_a_missing_image_file_names_the_stage_that_makes_it_and_leaves_nothing_behind(
+    ready, params
+):
     (ready.folder / "data/patches/test.arrow").unlink()
     with pytest.raises(UserError, match="python -m stages.fetch patches"):
         ood.main(params, "patches")
@@ -244,16 +288,22 @@ def test_a_missing_image_file_names_the_stage_that_makes_it_and_leaves_nothing_b
 def test_a_diverged_encoder_is_named(ready, params):
     ready.features["patches", "random"]["test.log_sigma"][7] = np.nan
     ready.write()
-    with pytest.raises(UserError, match="'patches', random encoder, detector sigma: 1 of 250 OOD scores are NaN"):
+    with pytest.raises(
+        UserError, match="'patches', random encoder, detector sigma: 1 of 250 OOD scores are NaN"
+    ):
         ood.main(params, "patches")
 
 
 def test_too_large_a_k_is_a_fault_of_params(ready, params):
     with pytest.raises(ConfigError, match="^k is 651; there are 650 training features"):
-        ood.main(params.model_copy(update={"ood": params.ood.model_copy(update={"k": 651})}), "patches")
+        ood.main(
+            params.model_copy(update={"ood": params.ood.model_copy(update={"k": 651})}), "patches"
+        )
 
 
 def test_it_needs_neither_torch_nor_the_orchestration(workplace):
     heavy = ("torch", "timm", "sklearn", "scipy", "dvc", "prefect", "datasets")
-    done = workplace.python("-c", f"import sys, stages.ood; print([m for m in {heavy} if m in sys.modules])")
+    done = workplace.python(
+        "-c", f"import sys, stages.ood; print([m for m in {heavy} if m in sys.modules])"
+    )
     assert done.stdout.strip() == "[]", done.stderr

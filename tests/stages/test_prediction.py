@@ -28,7 +28,9 @@ WRITTEN = (
 @pytest.fixture(scope="module")
 def params():
     given = load(ROOT / "params.yaml")
-    asked = given.prediction.model_copy(update={"views": 2, "corruptions": ("contrast",), "bootstrap": 100})
+    asked = given.prediction.model_copy(
+        update={"views": 2, "corruptions": ("contrast",), "bootstrap": 100}
+    )
     few = {
         name: dataset.model_copy(update={"limit": {"train": 120, "val": 40, "test": 40}})
         for name, dataset in given.fetch.items()
@@ -40,11 +42,22 @@ def params():
 def keep_networks(folder, params, **objective):
     narrow = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "zero_init_last": False}
     settings = store.ModelSettings(
-        "resnet18", 8, 1, (0.3,), (0.38,), 16, 8, cifar_stem=True, kwargs=narrow, objective=objective
+        "resnet18",
+        8,
+        1,
+        (0.3,),
+        (0.38,),
+        16,
+        8,
+        cifar_stem=True,
+        kwargs=narrow,
+        objective=objective,
     )
     pretrained = folder / "results/pretrain"
     pretrained.mkdir(parents=True, exist_ok=True)
-    store.save_description(pretrained, settings, {"params": params.pretrain.model_dump(mode="json", by_alias=True)})
+    store.save_description(
+        pretrained, settings, {"params": params.pretrain.model_dump(mode="json", by_alias=True)}
+    )
     for seed, weights in enumerate(store.WEIGHTS.values()):
         store.save_state(pretrained / weights, store.build_model(settings, seed).state_dict())
 
@@ -73,10 +86,15 @@ def test_it_writes_what_the_library_says_of_each_condition(place, params):
     found, scores = files.read_json(WRITTEN[0]), files.read_arrays(WRITTEN[2])
     curves = files.read_csv(WRITTEN[1])
     images = dataset.load_split("data/digits", "test", 8, 1).images
-    known = torch.cat([dataset.load_split("data/digits", split, 8, 1).images for split in ("train", "val")])
+    known = torch.cat(
+        [dataset.load_split("data/digits", split, 8, 1).images for split in ("train", "val")]
+    )
     views = ViewSettings(size=8, **params.pretrain.views.model_dump(exclude={"local"}))
     seeing = prediction.Seeing(2, views, params.seed)
-    conditions = {"clean": images, "contrast": corruptions.corrupt(images, "contrast", 3, params.seed)}
+    conditions = {
+        "clean": images,
+        "contrast": corruptions.corrupt(images, "contrast", 3, params.seed),
+    }
     assert list(found) == ["trained", "random"]
     for encoder in found:
         model = store.load_model("results/pretrain", encoder)
@@ -87,17 +105,25 @@ def test_it_writes_what_the_library_says_of_each_condition(place, params):
             expected = prediction.summarise(measured, 100, params.seed) | {"n": 40}
             assert found[encoder][condition] == pytest.approx(expected, rel=1e-4, abs=1e-6)
             density = [
-                float(row["density"]) for row in curves if (row["encoder"], row["condition"]) == (encoder, condition)
+                float(row["density"])
+                for row in curves
+                if (row["encoder"], row["condition"]) == (encoder, condition)
             ]
             np.testing.assert_allclose(density, 20 * measured.pit, rtol=1e-5, atol=1e-6)
             assert np.mean(density) == pytest.approx(1)
         clean = prediction.measure(model, images, reference, seeing)
         np.testing.assert_allclose(scores[f"{encoder}.view_score"], 2 * clean.crps, rtol=1e-4)
-        np.testing.assert_allclose(scores[f"{encoder}.disagreement_constant"], clean.disagreement_constant, rtol=1e-4)
-    assert len(scores) == 8 and all(each.dtype == np.float64 and each.shape == (40,) for each in scores.values())
+        np.testing.assert_allclose(
+            scores[f"{encoder}.disagreement_constant"], clean.disagreement_constant, rtol=1e-4
+        )
+    assert len(scores) == 8 and all(
+        each.dtype == np.float64 and each.shape == (40,) for each in scores.values()
+    )
 
 
-def test_another_dataset_is_measured_as_it_is_by_the_statistics_of_the_one_trained_on(place, params):
+def test_another_dataset_is_measured_as_it_is_by_the_statistics_of_the_one_trained_on(
+    place, params
+):
     stage.main(params, "patches")
     found = files.read_json("metrics/prediction/patches.json")
     assert list(found["trained"]) == list(found["random"]) == ["clean"]
@@ -123,14 +149,18 @@ def test_an_objective_that_predicts_no_distribution_leaves_empty_results(place, 
             keep_networks(place, params, name=objective)
             stage.main(params, "digits")
             found, scores = files.read_json(WRITTEN[0]), files.read_arrays(WRITTEN[2])
-            assert {encoder: list(values) for encoder, values in found.items()} == dict.fromkeys(found, expected)
+            assert {encoder: list(values) for encoder, values in found.items()} == dict.fromkeys(
+                found, expected
+            )
             assert bool(scores) == bool(files.read_csv(WRITTEN[1])) == bool(expected)
     finally:
         keep_networks(place, params)
 
 
 def test_an_unknown_dataset_and_a_missing_model_name_what_there_is_and_what_to_run(place, params):
-    with pytest.raises(UserError, match="not .digit.; params.yaml has digits, patches .did you mean .digits."):
+    with pytest.raises(
+        UserError, match="not .digit.; params.yaml has digits, patches .did you mean .digits."
+    ):
         stage.main(params, "digit")
     (place / "results/pretrain/model.json").rename(place / "away.json")
     try:

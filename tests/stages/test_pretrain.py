@@ -22,7 +22,19 @@ from prosmin.data.dataset import Split
 from prosmin.models import store
 from prosmin.models.networks import Encoder
 from prosmin.training import diagnostics
-from stages import corrupt, embed, fetch, finetune, knn, linear, lowshot, ood, prediction, pretrain, transfer
+from stages import (
+    corrupt,
+    embed,
+    fetch,
+    finetune,
+    knn,
+    linear,
+    lowshot,
+    ood,
+    prediction,
+    pretrain,
+    transfer,
+)
 from stages import export as export_stage
 from stages.common import declared, inputs
 from stages.common.headlines import rows
@@ -44,11 +56,15 @@ def test_the_keys_of_an_objective_are_those_of_its_class(params, name):
     objective = params.pretrain.objective.model_copy(update={"name": name})
     given = pretrain.objective_of(params.pretrain.model_copy(update={"objective": objective}))
     keywords = inspect.signature(objectives.OBJECTIVES[name]).parameters
-    assert set(given) - {"name"} == {key for key, each in keywords.items() if each.kind == each.KEYWORD_ONLY}
+    assert set(given) - {"name"} == {
+        key for key, each in keywords.items() if each.kind == each.KEYWORD_ONLY
+    }
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
     backbone.num_features = 6
     model = objectives.build(Encoder(backbone, [0.5], [0.25]), 12, 4, **given)
-    views = [torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    views = [
+        torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    ]
     assert torch.isfinite(model(views))
 
 
@@ -66,11 +82,15 @@ def test_what_decides_nothing_is_not_in_the_description_of_a_model(params):
     def told(**changes):
         return pretrain.used(params.pretrain.model_copy(update=changes))
 
-    other = params.pretrain.baselines.model_copy(update={"simclr": sections.Contrastive(temperature=0.9)})
+    other = params.pretrain.baselines.model_copy(
+        update={"simclr": sections.Contrastive(temperature=0.9)}
+    )
     assert told(baselines=other) == told() and "simclr" not in told()["baselines"]
     chosen = params.pretrain.objective.model_copy(update={"name": "simclr"})
     assert told(baselines=other, objective=chosen) != told(objective=chosen)
-    here, there = (sections.FileWeights(source="file", path=path) for path in ("here", "/home/there"))
+    here, there = (
+        sections.FileWeights(source="file", path=path) for path in ("here", "/home/there")
+    )
     assert told(external=here) == told(external=there) != told()
 
 
@@ -91,7 +111,9 @@ def test_local_views_of_several_sizes_are_as_many_of_each(params):
 @pytest.mark.parametrize("given", ["two", "0", "-1", "1.5", ""])
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, given):
     monkeypatch.setenv("PROSMIN_PROCESSES", given)
-    with pytest.raises(UserError, match=f"^PROSMIN_PROCESSES is '{given}'; it must be a number of processes"):
+    with pytest.raises(
+        UserError, match=f"^PROSMIN_PROCESSES is '{given}'; it must be a number of processes"
+    ):
         pretrain.processes_of(gpus=0)
 
 
@@ -107,7 +129,9 @@ def test_there_are_no_more_processes_than_gpus(monkeypatch):
 @pytest.mark.parametrize("given", ["often", "-1", "nan", "inf"])
 def test_a_pause_between_checkpoints_that_is_none_is_refused(monkeypatch, given):
     monkeypatch.setenv("PROSMIN_CHECKPOINT_SECONDS", given)
-    with pytest.raises(UserError, match=f"^PROSMIN_CHECKPOINT_SECONDS is '{given}'; it must be a number of seconds"):
+    with pytest.raises(
+        UserError, match=f"^PROSMIN_CHECKPOINT_SECONDS is '{given}'; it must be a number of seconds"
+    ):
         pretrain.checkpoints_of("key")
 
 
@@ -119,10 +143,15 @@ def test_the_monitor_watches_a_draw_of_all_classes(monkeypatch, labelled):
     pictures, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pictures * 15).to(torch.uint8).view(-1, 1, 8, 8)
     ranks = []
-    for rows in (np.argsort(labels, kind="stable"), np.random.default_rng(1).permutation(len(labels))):
+    for rows in (
+        np.argsort(labels, kind="stable"),
+        np.random.default_rng(1).permutation(len(labels)),
+    ):
         kinds = torch.from_numpy(labels[rows]) if labelled else torch.full((len(rows),), -1)
         whole = Split(images[rows], kinds, None)
-        monitor = pretrain.monitor_of({"train": whole, "val": whole} if labelled else {"train": whole}, seed=0)
+        monitor = pretrain.monitor_of(
+            {"train": whole, "val": whole} if labelled else {"train": whole}, seed=0
+        )
         ranks.append(diagnostics.rankme(monitor.images.flatten(1).float()))
         assert len(monitor.images) == 140
         if labelled:
@@ -135,15 +164,25 @@ def test_a_monitor_of_few_images_has_them_all_in_their_order():
     images = torch.arange(60 * 64, dtype=torch.int32).to(torch.uint8).view(60, 1, 8, 8)
     split = Split(images, torch.arange(60) % 3, ("a", "b", "c"))
     monitor = pretrain.monitor_of({"train": split, "val": split}, seed=0)
-    assert monitor.images.equal(images) and monitor.bank.equal(images) and monitor.labels.equal(split.labels)
+    assert (
+        monitor.images.equal(images)
+        and monitor.bank.equal(images)
+        and monitor.labels.equal(split.labels)
+    )
 
 
 def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, monkeypatch):
     for place, picture in enumerate(load_digits().images[:60]):
         (tmp_path / "unlabelled").mkdir(exist_ok=True)
-        Image.fromarray((picture * 15).astype(np.uint8)).save(tmp_path / f"unlabelled/{place:02d}.png")
+        Image.fromarray((picture * 15).astype(np.uint8)).save(
+            tmp_path / f"unlabelled/{place:02d}.png"
+        )
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["fetch"]["digits"] = {"source": "folder", "path": str(tmp_path / "unlabelled"), "val_fraction": 0.0}
+    content["fetch"]["digits"] = {
+        "source": "folder",
+        "path": str(tmp_path / "unlabelled"),
+        "val_fraction": 0.0,
+    }
     content["pretrain"] |= {"epochs": 2, "batch_size": 16, "warmup_epochs": 1}
     content["pretrain"]["encoder"]["kwargs"]["channels"] = [8, 8, 8, 8]
     content["fetch"]["digits_inverted"]["limit"] = {"train": 20, "val": 10, "test": 20}
@@ -175,7 +214,9 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
     assert not found["labelled"] and {"knn", "sigma"} <= set(found["trained"])
     assert "mahalanobis" not in found["trained"] and "accuracy_id" not in found
     shown = [row.label for row in rows(params)]
-    assert not any(label.startswith(("linear", "k-NN", "10 labels", "fine-tuned")) for label in shown)
+    assert not any(
+        label.startswith(("linear", "k-NN", "10 labels", "fine-tuned")) for label in shown
+    )
     assert {"corruption: feature similarity", "transfer to patches: accuracy"} <= set(shown)
     card = Path("results/export/README.md").read_text()
     assert "corruption: feature similarity" in card and "linear probe" not in card
@@ -193,7 +234,12 @@ def outside(folder, **settings) -> dict:
     content["pretrain"] |= {
         "image_size": 16,
         "encoder": {"name": "resnet18", "kwargs": kwargs},
-        "external": {"source": "file", "path": str(folder / "theirs.safetensors"), "mean": [0.3], "std": [0.2]}
+        "external": {
+            "source": "file",
+            "path": str(folder / "theirs.safetensors"),
+            "mean": [0.3],
+            "std": [0.2],
+        }
         | settings,
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -213,25 +259,52 @@ def test_an_external_encoder_takes_the_place_of_a_trained_one(tmp_path, monkeypa
         assert torch.equal(found, model.eval()((images - 0.3) / 0.2))
         assert not torch.equal(found, store.load_encoder("results/pretrain", "random")(images))
     metrics = files.read_json("metrics/pretrain.json")
-    assert metrics["encoder_parameters"] == sum(each.numel() for each in model.parameters()) and "loss" not in metrics
+    assert (
+        metrics["encoder_parameters"] == sum(each.numel() for each in model.parameters())
+        and "loss" not in metrics
+    )
     assert [row["epoch"] for row in files.read_csv("plots/pretrain/diagnostics.csv")] == ["0"]
     assert files.read_csv("plots/pretrain/loss.csv") == []
     embed.main(params, "digits")
-    assert not any("log_sigma" in name for name in files.read_arrays("results/embed/digits/trained.safetensors"))
+    assert not any(
+        "log_sigma" in name
+        for name in files.read_arrays("results/embed/digits/trained.safetensors")
+    )
     export_stage.main(params)
     said = Path("results/export/README.md").read_text()
-    assert f"`theirs.safetensors` (SHA-256 `{hashlib.sha256(Path('theirs.safetensors').read_bytes()).hexdigest()}`)" in said
-    assert "datasets" not in yaml.safe_load(said.split("---\n")[1])  # it has seen others, which nobody here knows
-    written = [path for part in ("data", "results", "metrics", "plots") for path in Path(part).rglob("*") if path.is_file()]
-    assert len(written) > 10 and not [path for path in written if str(tmp_path).encode() in path.read_bytes()]
+    assert (
+        f"`theirs.safetensors` (SHA-256 `{hashlib.sha256(Path('theirs.safetensors').read_bytes()).hexdigest()}`)"
+        in said
+    )
+    assert "datasets" not in yaml.safe_load(
+        said.split("---\n")[1]
+    )  # it has seen others, which nobody here knows
+    written = [
+        path
+        for part in ("data", "results", "metrics", "plots")
+        for path in Path(part).rglob("*")
+        if path.is_file()
+    ]
+    assert len(written) > 10 and not [
+        path for path in written if str(tmp_path).encode() in path.read_bytes()
+    ]
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"sha256": "0" * 64}, "external.sha256 is '0{64}'; the file .*theirs.safetensors has [0-9a-f]{64}$"),
-        ({"mean": None, "std": None}, "external.mean is None; no config.json .* how their input was normalised; give"),
-        ({"mean": [0.1] * 3, "std": [0.1] * 3}, "channels is 1; the input of .* is normalised as 3 channels"),
+        (
+            {"sha256": "0" * 64},
+            "external.sha256 is '0{64}'; the file .*theirs.safetensors has [0-9a-f]{64}$",
+        ),
+        (
+            {"mean": None, "std": None},
+            "external.mean is None; no config.json .* how their input was normalised; give",
+        ),
+        (
+            {"mean": [0.1] * 3, "std": [0.1] * 3},
+            "channels is 1; the input of .* is normalised as 3 channels",
+        ),
     ],
 )
 def test_what_an_external_encoder_lacks_is_one_sentence(tmp_path, monkeypatch, settings, sentence):
@@ -254,9 +327,16 @@ def test_params_that_are_edited_while_it_trains_cost_no_checkpoint(tmp_path, mon
     fetch.main(params, "digits")
     monkeypatch.setattr(inputs, "_now", inputs.look("pretrain"))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content | {"seed": 7}, sort_keys=False))
-    with pytest.raises(UserError, match="^params.yaml: seed was 0 when pretrain read it and is 7 now; nothing is writt"):
+    with pytest.raises(
+        UserError,
+        match="^params.yaml: seed was 0 when pretrain read it and is 7 now; nothing is writt",
+    ):
         pretrain.main(params)
-    assert not (tmp_path / "results/pretrain").exists() and list(pretrain.CHECKPOINTS.rglob("step-*"))
+    assert not (tmp_path / "results/pretrain").exists() and list(
+        pretrain.CHECKPOINTS.rglob("step-*")
+    )
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     pretrain.main(params)
-    assert (tmp_path / "results/pretrain").exists() and not list(pretrain.CHECKPOINTS.rglob("step-*"))
+    assert (tmp_path / "results/pretrain").exists() and not list(
+        pretrain.CHECKPOINTS.rglob("step-*")
+    )

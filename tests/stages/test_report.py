@@ -15,8 +15,28 @@ from PIL import Image
 from scipy.stats import percentileofscore
 
 from prosmin.common.errors import UserError
-from prosmin.common.files import read_arrays, read_csv, read_json, write_arrays, write_csv, write_json
-from stages import corrupt, embed, fetch, finetune, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
+from prosmin.common.files import (
+    read_arrays,
+    read_csv,
+    read_json,
+    write_arrays,
+    write_csv,
+    write_json,
+)
+from stages import (
+    corrupt,
+    embed,
+    fetch,
+    finetune,
+    knn,
+    linear,
+    lowshot,
+    ood,
+    prediction,
+    pretrain,
+    shift,
+    transfer,
+)
 from stages.params.load import load
 from stages.report import __main__ as report
 from stages.report.figures import COLOURS
@@ -46,7 +66,9 @@ VOID = {"meta", "img", "br", "link"}
 
 def tiny(content):
     """The default params on few images with a small network."""
-    content["fetch"] = {name: content["fetch"][name] for name in ("digits", "patches", "digits_halves")}
+    content["fetch"] = {
+        name: content["fetch"][name] for name in ("digits", "patches", "digits_halves")
+    }
     for dataset in content["fetch"].values():
         dataset["limit"] = {"train": 150, "val": 60, "test": 60}
     content["pretrain"] |= {"epochs": 1, "batch_size": 64, "warmup_epochs": 0}
@@ -148,7 +170,10 @@ def test_an_objective_without_a_predicted_distribution_goes_through_to_the_repor
         embed.main(params, name)
     linear.main(params)
     ood.main(params, "patches")
-    assert not any(name.endswith("log_sigma") for name in read_arrays("results/embed/digits/trained.safetensors"))
+    assert not any(
+        name.endswith("log_sigma")
+        for name in read_arrays("results/embed/digits/trained.safetensors")
+    )
     assert "sigma" not in read_json("metrics/ood/patches.json")["trained"]
     found = Tags(build())
     assert "BYOL on digits" in found.text and "was pretrained by BYOL" in found.text
@@ -167,7 +192,10 @@ def test_an_external_encoder_is_named_and_has_no_sections_on_its_training(folder
     html = build()
     found = Tags(html)
     assert "/home/somebody" not in html and "mCE, errors.json = 1" in found.text
-    assert "resnet18 on digits" in found.text and "as others have trained it (theirs.safetensors)" in found.text
+    assert (
+        "resnet18 on digits" in found.text
+        and "as others have trained it (theirs.safetensors)" in found.text
+    )
     sections = {attributes["id"] for tag, attributes in found.tags if tag == "section"}
     assert sections == SECTIONS - {"training", "views"}
     references = {attributes.get("href", "")[1:] for tag, attributes in found.tags if tag == "a"}
@@ -181,10 +209,15 @@ def test_fine_tuning_and_shifted_images_have_their_rows(finished, html):
         ("shift/elsewhere", "accuracy on digits, same classes"),
     ):
         found = read_json(finished / f"metrics/{name}.json")["trained"]
-        assert f"{found['accuracy']:.3f} {found['accuracy_low']:.3f}–{found['accuracy_high']:.3f}" in text
+        assert (
+            f"{found['accuracy']:.3f} {found['accuracy_low']:.3f}–{found['accuracy_high']:.3f}"
+            in text
+        )
         assert few in text
     assert "Fine-tuned on digits · n = 60 test images, beside the same network from scratch" in text
-    assert "Linear probe of digits on elsewhere · n = 40 test images, 2 classes to choose from" in text
+    assert (
+        "Linear probe of digits on elsewhere · n = 40 test images, 2 classes to choose from" in text
+    )
 
 
 def test_stage_writes_the_page_and_nothing_else(folder):
@@ -226,8 +259,12 @@ def test_ids_are_unique_and_every_reference_has_its_target(html):
 
 def test_every_drawing_and_image_is_described_and_takes_its_colours_from_the_page(html):
     tags = Tags(html).tags
-    drawings = [attributes for tag, attributes in tags if tag == "svg" and "aria-hidden" not in attributes]
-    assert len(drawings) >= 5 + 3 + 2 + 2 + 2 + 1  # training, reliability, ROC, severity, types, low-shot
+    drawings = [
+        attributes for tag, attributes in tags if tag == "svg" and "aria-hidden" not in attributes
+    ]
+    assert (
+        len(drawings) >= 5 + 3 + 2 + 2 + 2 + 1
+    )  # training, reliability, ROC, severity, types, low-shot
     assert all(len(attributes["aria-label"]) > 20 for attributes in drawings)
     assert all("alt" in attributes for tag, attributes in tags if tag == "img")
     for drawing in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
@@ -243,12 +280,16 @@ def test_same_inputs_give_the_same_bytes_whatever_the_hash_seed_and_the_users_ma
         "PYTHONHASHSEED": "7",
         "MATPLOTLIBRC": str(folder / "matplotlibrc"),
     }
-    subprocess.run([sys.executable, "-m", "stages.report"], env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "stages.report"], env=environment, check=True, capture_output=True
+    )
     assert (folder / "results/report/index.html").read_text() == build()
 
 
 def test_page_names_no_place_on_this_machine(finished, html):
-    assert str(finished) not in html and str(ROOT) not in html and str(Path.home()) + "/" not in html
+    assert (
+        str(finished) not in html and str(ROOT) not in html and str(Path.home()) + "/" not in html
+    )
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -258,9 +299,21 @@ def test_numbers_of_both_encoders_are_those_of_the_metrics(finished, html):
     text = Tags(html).text.replace("\u2060", "")
     for encoder in ("trained", "random"):
         metrics = read_json(finished / "metrics/linear.json")[encoder]
-        assert f"{metrics['accuracy']:.3f} {metrics['accuracy_low']:.3f}–{metrics['accuracy_high']:.3f}" in text
+        assert (
+            f"{metrics['accuracy']:.3f} {metrics['accuracy_low']:.3f}–{metrics['accuracy_high']:.3f}"
+            in text
+        )
         for name in ("patches", "digits_halves"):
-            for detector in ("msp", "energy", "knn", "vim", "sigma", "combined_sigma", "view_score", "disagreement"):
+            for detector in (
+                "msp",
+                "energy",
+                "knn",
+                "vim",
+                "sigma",
+                "combined_sigma",
+                "view_score",
+                "disagreement",
+            ):
                 found = read_json(finished / f"metrics/ood/{name}.json")[encoder][detector]
                 assert (
                     f"{found['auroc']:.3f} {found['auroc_low']:.3f}–{found['auroc_high']:.3f} {found['fpr95']:.3f}"
@@ -280,9 +333,17 @@ def test_the_prediction_is_shown_for_each_condition_with_its_intervals(finished,
     for name, label in (("digits", "digits (in distribution)"), ("patches", "patches (far)")):
         found = read_json(finished / f"metrics/prediction/{name}.json")["trained"]["clean"]
         covered = " ".join(f"{found[f'coverage_{level}']:.3f}" for level in (50, 80, 90))
-        assert f"{label} {covered} {found['coverage_90_low']:.3f}–{found['coverage_90_high']:.3f}" in text
-        assert f"{found['crps_skill']:.3f} {found['crps_skill_low']:.3f}–{found['crps_skill_high']:.3f}" in text
-    assert "digits, contrast 0." in text and html.count("PIT histogram on") == 4  # two of digits, two OOD sets
+        assert (
+            f"{label} {covered} {found['coverage_90_low']:.3f}–{found['coverage_90_high']:.3f}"
+            in text
+        )
+        assert (
+            f"{found['crps_skill']:.3f} {found['crps_skill_low']:.3f}–{found['crps_skill_high']:.3f}"
+            in text
+        )
+    assert (
+        "digits, contrast 0." in text and html.count("PIT histogram on") == 4
+    )  # two of digits, two OOD sets
 
 
 def test_an_ood_set_that_overlaps_the_training_images_is_marked(folder, html):
@@ -290,7 +351,8 @@ def test_an_ood_set_that_overlaps_the_training_images_is_marked(folder, html):
     assert "training images of digits: these" not in Tags(html).text
     write_json("metrics/ood/patches.json", facts | {"n_seen_in_training": 7})
     assert (
-        "7 of its 60 images are, to the pixel, training images of digits: these numbers are not" in Tags(build()).text
+        "7 of its 60 images are, to the pixel, training images of digits: these numbers are not"
+        in Tags(build()).text
     )
 
 
@@ -364,7 +426,10 @@ def test_missing_file_is_named_with_the_commands_that_make_it(folder, kind):
         Path(path).unlink()
     text = Tags(build()).text
     for path, stage in gone.items():
-        assert f"{path} does not exist. Run dvc repro {stage.replace(' ', '@')} or python -m stages.{stage} ." in text
+        assert (
+            f"{path} does not exist. Run dvc repro {stage.replace(' ', '@')} or python -m stages.{stage} ."
+            in text
+        )
     assert set(re.findall(r"(\S+) does not exist", text)) == set(gone)
 
 
@@ -384,13 +449,19 @@ def test_dataset_without_labels_is_given_as_the_reason(folder):
     for name in ("linear/reliability", "lowshot/accuracy"):
         plot = Path(f"plots/{name}.csv")
         plot.write_text(plot.read_text().splitlines()[0] + "\n")
-    similar = {"feature_similarity": 0.9, "feature_similarity_low": 0.8, "feature_similarity_high": 0.95}
+    similar = {
+        "feature_similarity": 0.9,
+        "feature_similarity_low": 0.8,
+        "feature_similarity_high": 0.95,
+    }
     write_json("metrics/corrupt.json", {"left_out": reason, "trained": similar, "random": similar})
     cells = read_csv("plots/corrupt/accuracy.csv")
     rows = [[*list(row.values())[:3], "", "", row["feature_similarity"]] for row in cells]
     write_csv("plots/corrupt/accuracy.csv", list(cells[0]), rows)
     curves = Path("plots/pretrain/diagnostics.csv")
-    curves.write_text(re.sub(r",[^,\n]*$", "", curves.read_text(), flags=re.MULTILINE))  # without online k-NN
+    curves.write_text(
+        re.sub(r",[^,\n]*$", "", curves.read_text(), flags=re.MULTILINE)
+    )  # without online k-NN
     facts = read_json("metrics/ood/patches.json") | {"labelled": False}
     for encoder in ("trained", "random"):
         facts[encoder] = {name: facts[encoder][name] for name in ("knn", "sigma")}
@@ -423,7 +494,9 @@ def test_pictures_that_are_not_of_the_scores_are_one_sentence(folder):
         ("images", arrays["images"].astype(np.float32), "'images' is float32"),
     ):
         write_arrays(path, arrays | {name: content})
-        with pytest.raises(UserError, match=rf"^{path} cannot be read \({why}.*\); remove it and run `dvc repro`$"):
+        with pytest.raises(
+            UserError, match=rf"^{path} cannot be read \({why}.*\); remove it and run `dvc repro`$"
+        ):
             report.main(load())
 
 
@@ -434,7 +507,9 @@ def test_pictures_that_are_not_of_the_scores_are_one_sentence(folder):
 def test_small_image_is_embedded_pixel_by_pixel(channels):
     pixels = np.random.default_rng(0).integers(0, 256, (channels, 9, 7), np.uint8)
     found = picture(pixels)
-    decoded = np.asarray(Image.open(io.BytesIO(b64decode(found.uri.removeprefix("data:image/png;base64,")))))
+    decoded = np.asarray(
+        Image.open(io.BytesIO(b64decode(found.uri.removeprefix("data:image/png;base64,"))))
+    )
     assert found.pixelated
     np.testing.assert_array_equal(decoded.reshape(9, 7, channels).transpose(2, 0, 1), pixels)
 
@@ -447,7 +522,8 @@ def test_large_image_is_shrunk_so_that_the_page_stays_light():
 
 def test_examples_show_scores_and_the_share_of_in_distribution_images_that_score_lower(finished):
     arrays, scores = (
-        read_arrays(finished / f"results/ood/patches/{name}.safetensors") for name in ("examples", "scores")
+        read_arrays(finished / f"results/ood/patches/{name}.safetensors")
+        for name in ("examples", "scores")
     )
     for kind in ("id", "ood"):
         found = examples(arrays, scores, kind, 4)
@@ -476,7 +552,9 @@ def test_page_is_no_wider_than_the_window(finished, tmp_path, width, whole):
     """The page in a frame of that width (a window has a least width): how wide is what it holds?"""
     (tmp_path / "params.yaml").write_bytes((finished / "params.yaml").read_bytes())
     html = page(Inputs(finished if whole else tmp_path, load(finished / "params.yaml")))
-    measure = "onload = () => parent.postMessage([document.documentElement.scrollWidth, innerWidth], '*')"
+    measure = (
+        "onload = () => parent.postMessage([document.documentElement.scrollWidth, innerWidth], '*')"
+    )
     html = re.sub(r"<meta http-equiv[^>]*>", "", html)  # the page's own policy forbids scripts
     html = html.replace("</body>", f"<script>{measure}</script></body>")
     (tmp_path / "page.html").write_text(html)
@@ -485,7 +563,13 @@ def test_page_is_no_wider_than_the_window(finished, tmp_path, width, whole):
         f"<body><iframe src='page.html' style='width: {width}px; height: 3000px; border: 0'></iframe></body>"
     )
     browser = next(filter(None, map(shutil.which, BROWSERS)))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
     flags += [
         "--disable-component-update",
         "--disable-sync",
@@ -493,7 +577,10 @@ def test_page_is_no_wider_than_the_window(finished, tmp_path, width, whole):
         "--virtual-time-budget=5000",
     ]
     done = subprocess.run(
-        [browser, *flags, "--dump-dom", (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=100
+        [browser, *flags, "--dump-dom", (tmp_path / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     measured = re.search(r'data-widths="(\d+),(\d+)"', done.stdout)
     assert measured, done.stderr

@@ -40,10 +40,14 @@ def params(tmp_path_factory):
         name: Folder(source="folder", path=str(folder / name), test_fraction=1)
         for name in ("faint", "strange", "unlabelled")
     }
-    digits = given.fetch["digits"].model_copy(update={"limit": {"train": 300, "val": 60, "test": 100}})
+    digits = given.fetch["digits"].model_copy(
+        update={"limit": {"train": 300, "val": 60, "test": 100}}
+    )
     asked = given.shift.model_copy(update={"sets": tuple(sets), "bootstrap": 100})
     few = given.linear.model_copy(update={"bootstrap": 100})
-    return given.model_copy(update={"fetch": {"digits": digits, **sets}, "shift": asked, "linear": few})
+    return given.model_copy(
+        update={"fetch": {"digits": digits, **sets}, "shift": asked, "linear": few}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +84,13 @@ def test_the_probe_chooses_among_the_classes_of_the_set(params):
         arrays = files.read_arrays(f"results/embed/faint/{encoder}.safetensors")
         logits = load_probe(encoder).logits(arrays["test.features"])
         truth = [
-            names.index(files.read_json("data/faint/manifest.json")["classes"][each]) for each in arrays["test.labels"]
+            names.index(files.read_json("data/faint/manifest.json")["classes"][each])
+            for each in arrays["test.labels"]
         ]
-        right = [columns[int(np.argmax(row[columns]))] == label for row, label in zip(logits, truth, strict=True)]
+        right = [
+            columns[int(np.argmax(row[columns]))] == label
+            for row, label in zip(logits, truth, strict=True)
+        ]
         assert found[encoder]["accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
         probabilities = classification.softmax(logits[:, columns])
         ece = calibration.ece(probabilities, np.array([columns.index(label) for label in truth]))

@@ -11,7 +11,10 @@ from stages.common.features import load_labelled
 
 def test_it_writes_the_probe_of_the_target(workplace, params):
     transfer.main(params, "patches")
-    assert sorted(workplace.written()) == ["metrics/transfer/patches.json", "plots/transfer/patches.csv"]
+    assert sorted(workplace.written()) == [
+        "metrics/transfer/patches.json",
+        "plots/transfer/patches.csv",
+    ]
     found = files.read_json("metrics/transfer/patches.json")
     for encoder in ("trained", "random"):
         settings = params.transfer.l2, params.transfer.bootstrap, params.seed
@@ -21,7 +24,8 @@ def test_it_writes_the_probe_of_the_target(workplace, params):
 
 
 @pytest.mark.parametrize(
-    ("target", "message"), [((), "not ''"), (["patchs"], "did you mean 'patches'"), (["digits"], "not 'digits'")]
+    ("target", "message"),
+    [((), "not ''"), (["patchs"], "did you mean 'patches'"), (["digits"], "not 'digits'")],
 )
 def test_it_needs_one_of_the_targets(workplace, params, target, message):
     with pytest.raises(UserError, match=f"transfer needs one of transfer.targets, .*{message}"):

@@ -60,7 +60,11 @@ HOLD = "import sys, zc.lockfile; held = zc.lockfile.LockFile(sys.argv[1]); print
 def test_a_lock_that_is_held_is_waited_for_or_given_up(tmp_path, monkeypatch, changed):
     path = str(tmp_path / "lock")
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", HOLD, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     assert holder.stdout.readline() == "held\n"
     monkeypatch.setattr(dvc.lock, "DEFAULT_TIMEOUT", 0.1)

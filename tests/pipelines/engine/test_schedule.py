@@ -24,7 +24,9 @@ STAGES = {
 }
 
 
-def order(machine: Machine, unchanged: set[str] = frozenset(), failing: str = "", **options) -> list[str]:
+def order(
+    machine: Machine, unchanged: set[str] = frozenset(), failing: str = "", **options
+) -> list[str]:
     """The stages in the order of their start; each ends in a thread of its own."""
     begun: list[str] = []
 
@@ -45,7 +47,11 @@ def test_the_way_to_the_end_is_the_longest_sum():
 
 
 def test_a_stage_that_no_run_has_timed_takes_its_weight():
-    stages = {"heavy": Stage("heavy", weight=8), "timed": Stage("timed", weight=8), "light": Stage("light")}
+    stages = {
+        "heavy": Stage("heavy", weight=8),
+        "timed": Stage("timed", weight=8),
+        "light": Stage("light"),
+    }
     assert ways_to_the_end(stages, {"timed": 2.0}) == {"heavy": 8.0, "timed": 2.0, "light": 1.0}
 
 
@@ -62,11 +68,17 @@ def test_what_has_failed_blocks_what_needs_it_and_what_is_unchanged_is_skipped()
 
 
 @pytest.mark.parametrize(
-    ("workers", "count", "devices"), [(1, 2, ()), (2, 2, ("0", "1")), (6, 2, ("0",)), (4, 8, ("x",) * 0)]
+    ("workers", "count", "devices"),
+    [(1, 2, ()), (2, 2, ("0", "1")), (6, 2, ("0",)), (4, 8, ("x",) * 0)],
 )
 def test_no_more_is_handed_out_than_there_is(workers, count, devices):
     machine = Machine(workers, cores=count, gpus=devices)
-    stages = [Stage("one"), Stage("wide", threads=5), Stage("all", threads="all", gpus="all"), Stage("device", gpus=1)]
+    stages = [
+        Stage("one"),
+        Stage("wide", threads=5),
+        Stage("all", threads="all", gpus="all"),
+        Stage("device", gpus=1),
+    ]
     held = [(stage, lease) for stage in stages * 3 if (lease := machine.lease(stage))]
     taken = [device for _, lease in held for device in lease.gpus]
     assert len(held) <= workers and len(taken) == len(set(taken))
@@ -82,5 +94,7 @@ def test_cores_are_what_the_environment_says(monkeypatch):
     monkeypatch.setenv("PROSMIN_CORES", "3")
     assert cores() == 3
     monkeypatch.setenv("PROSMIN_CORES", "none")
-    with pytest.raises(UserError, match="PROSMIN_CORES is 'none'; it must be a whole number of at least 1"):
+    with pytest.raises(
+        UserError, match="PROSMIN_CORES is 'none'; it must be a whole number of at least 1"
+    ):
         cores()

@@ -37,7 +37,9 @@ def starter(folder):
 
 
 def run(starter: Starter, stage: str, **variables: str):
-    return starter.start(["--wait-for-lock", "repro", "--single-item", stage], environment(variables))
+    return starter.start(
+        ["--wait-for-lock", "repro", "--single-item", stage], environment(variables)
+    )
 
 
 def gone(pid: int) -> bool:
@@ -50,7 +52,11 @@ def sleeper(folder: Path) -> int:
 
 
 def test_each_has_its_own_environment_output_and_code(starter):
-    one, two, three = run(starter, "tell", TOLD="one"), run(starter, "tell", TOLD="two"), run(starter, "fail")
+    one, two, three = (
+        run(starter, "tell", TOLD="one"),
+        run(starter, "tell", TOLD="two"),
+        run(starter, "fail"),
+    )
     said = [process.output.read() for process in (one, two, three)]
     assert [process.wait() for process in (one, two, three)] == [0, 0, 255]
     assert "told one" in said[0] and "told two" in said[1] and "broken" in said[2]
@@ -72,7 +78,9 @@ def test_what_is_stopped_ends_with_all_it_has_started(starter, folder):
 
 
 @pytest.mark.parametrize("victim", ["server", "guard"])
-def test_a_killed_server_is_replaced_and_what_a_killed_guard_has_left_is_killed(starter, folder, victim):
+def test_a_killed_server_is_replaced_and_what_a_killed_guard_has_left_is_killed(
+    starter, folder, victim
+):
     process = run(starter, "sleep")
     pid = sleeper(folder)
     os.kill(starter._server.pid if victim == "server" else process.leader, signal.SIGKILL)
@@ -96,9 +104,16 @@ def test_nothing_is_left_when_the_parent_is_killed(folder):
         "process.output.read()"
     )
     root = Path(__file__).parents[3]
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(root)})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(root)}
+    )
     pid = sleeper(folder)
     parent.kill()
     parent.wait()
     until(lambda: gone(pid), 20)
-    until(lambda: not (folder / ".dvc/tmp/rwlock").exists() or "sleep" not in (folder / ".dvc/tmp/rwlock").read_text())
+    until(
+        lambda: (
+            not (folder / ".dvc/tmp/rwlock").exists()
+            or "sleep" not in (folder / ".dvc/tmp/rwlock").read_text()
+        )
+    )

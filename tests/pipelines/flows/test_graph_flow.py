@@ -37,7 +37,12 @@ def set_param(folder: Path, old: str, new: str) -> None:
     (folder / "params.yaml").write_text(text.replace(old, new, 1))
 
 
-CHANGES = [("k: [1, 5", "k: [1, 5"), ("k: [1, 5", "k: [2, 5"), ("k: [2, 5", "k: [2, 5"), ("k: [2, 5", "k: [1, 5")]
+CHANGES = [
+    ("k: [1, 5", "k: [1, 5"),
+    ("k: [1, 5", "k: [2, 5"),
+    ("k: [2, 5", "k: [2, 5"),
+    ("k: [2, 5", "k: [1, 5"),
+]
 FORCED = [[], [], ["--force"], []]
 
 
@@ -88,7 +93,9 @@ def test_a_failure_holds_up_what_depends_on_it_and_nothing_else(project):
         "total": "blocked",
     }
     assert said.splitlines()[-1] == "error: leaf@two failed: it broke on purpose; not run: total"
-    assert [each["stage"] for each in project.recorded()].count("leaf@two") == 1  # a real failure is not tried again
+    assert [each["stage"] for each in project.recorded()].count(
+        "leaf@two"
+    ) == 1  # a real failure is not tried again
     again = outcomes(project.flow())
     assert {name for name, outcome in again.items() if outcome == "ran"} == {"leaf@two", "total"}
 
@@ -103,28 +110,53 @@ def test_each_stage_has_its_share_and_leaves_run_at_the_same_time(project):
             continue
         running[event["stage"]] = event
         together = max(together, len(running))
-        shares = [share for each in running.values() for share in (each["gpus"] or "").split(",") if share]
+        shares = [
+            share for each in running.values() for share in (each["gpus"] or "").split(",") if share
+        ]
         assert len(shares) == len(set(shares))
         assert sum(int(each["threads"]) for each in running.values()) <= 2
         kind = event["stage"].partition("@")[0]
-        assert event["gpus"] in {"source": ("",), "middle": ("3,5",), "leaf": ("3", "5"), "total": ("",)}[kind]
+        assert (
+            event["gpus"]
+            in {"source": ("",), "middle": ("3,5",), "leaf": ("3", "5"), "total": ("",)}[kind]
+        )
         assert event["threads"] == ("2" if kind == "middle" else "1")
     assert together == 2
 
 
 def test_a_new_stage_in_dvc_yaml_is_in_the_flow(project):
     text = (project.folder / "dvc.yaml").read_text()
-    (project.folder / "dvc.yaml").write_text(text.replace("[one, two, three, four]", "[one, fifth]"))
-    assert set(outcomes(project.flow("leaf"))) == {"source@a", "source@b", "middle", "leaf@one", "leaf@fifth"}
+    (project.folder / "dvc.yaml").write_text(
+        text.replace("[one, two, three, four]", "[one, fifth]")
+    )
+    assert set(outcomes(project.flow("leaf"))) == {
+        "source@a",
+        "source@b",
+        "middle",
+        "leaf@one",
+        "leaf@fifth",
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["lef"], "'lef' is not a stage (did you mean 'leaf'?); there are: leaf, middle, source, total"),
-        (["--set", "pretrain.epoch=3"], "pretrain.epoch is not in params.yaml (did you mean 'pretrain.epochs'?)"),
-        (["--set", "pretrain.epochs"], "'pretrain.epochs' is not key=value, such as pretrain.epochs=5"),
-        (["--name", "a b"], "'a b' cannot be the name of an experiment; use letters, digits, '-', '_' and '.'"),
+        (
+            ["lef"],
+            "'lef' is not a stage (did you mean 'leaf'?); there are: leaf, middle, source, total",
+        ),
+        (
+            ["--set", "pretrain.epoch=3"],
+            "pretrain.epoch is not in params.yaml (did you mean 'pretrain.epochs'?)",
+        ),
+        (
+            ["--set", "pretrain.epochs"],
+            "'pretrain.epochs' is not key=value, such as pretrain.epochs=5",
+        ),
+        (
+            ["--name", "a b"],
+            "'a b' cannot be the name of an experiment; use letters, digits, '-', '_' and '.'",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(project, arguments, sentence):
@@ -139,13 +171,21 @@ def test_bad_graphs_are_one_sentence(project):
             "deps: [work.py, results/source/a, results/total]",
             "both a dependency and an output",
         ),
-        ("{gpus: 1}", "{gpus: two}", "meta.resources.gpus is 'two'; it must be all, or a whole number of at least 0"),
+        (
+            "{gpus: 1}",
+            "{gpus: two}",
+            "meta.resources.gpus is 'two'; it must be all, or a whole number of at least 0",
+        ),
         (
             "{gpus: 1}",
             "{gpu: 1}",
             "meta.resources.gpu is not a known key (did you mean 'gpus'?); allowed: gpus, threads, weight",
         ),
-        ("{gpus: 1}", "{weight: all}", "meta.resources.weight is 'all'; it must be a whole number of at least 1"),
+        (
+            "{gpus: 1}",
+            "{weight: all}",
+            "meta.resources.weight is 'all'; it must be a whole number of at least 1",
+        ),
         ("cmd: python work.py total", "cmmd: python work.py total", "dvc.yaml"),
     ):
         (project.folder / "dvc.yaml").write_text(good.replace(old, new))
@@ -172,16 +212,24 @@ def test_entries_of_the_lock_keep_their_text_and_take_their_order(tmp_path, monk
         name: f"  {key}:\n    cmd: x {name}\n    deps:\n    - path: b\n"
         for name, key in (("a", "a"), ("b@1", "b@1"), ("c: d", "'c: d'"))
     }
-    Path("dvc.lock").write_text("schema: '2.0'\nstages:\n" + blocks["c: d"] + blocks["b@1"] + blocks["a"])
+    Path("dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n" + blocks["c: d"] + blocks["b@1"] + blocks["a"]
+    )
     lockfile.restore_order({Path("dvc.lock"): ["b@1", "gone"]}, ["a", "b@1", "c: d", "never ran"])
-    assert Path("dvc.lock").read_text() == "schema: '2.0'\nstages:\n" + blocks["b@1"] + blocks["a"] + blocks["c: d"]
+    assert (
+        Path("dvc.lock").read_text()
+        == "schema: '2.0'\nstages:\n" + blocks["b@1"] + blocks["a"] + blocks["c: d"]
+    )
 
 
 def test_two_runs_in_one_folder_are_refused(project):
     first = project.start("-m", "pipelines.run", WAIT="middle")
     project.wait_for("middle")
     said = project.flow(expect=2)
-    assert said == f"error: another run is at work in this folder (process {first.pid}); let it finish, or cancel it\n"
+    assert (
+        said
+        == f"error: another run is at work in this folder (process {first.pid}); let it finish, or cancel it\n"
+    )
     first.terminate()
     first.communicate(timeout=60)
 
@@ -225,9 +273,13 @@ def test_a_server_that_cannot_be_used_is_one_sentence_before_anything_runs(
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", password or "any:thing")
     code = "from pipelines import run; from pipelines.flows import server; server.settle(); run.command(lambda: server.reached().__enter__())"
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True
+    )
     assert done.returncode == 2
-    assert re.fullmatch(rf"error: PREFECT_API_URL is {re.escape(address)}, and .*({why}).*\n", done.stderr), done.stderr
+    assert re.fullmatch(
+        rf"error: PREFECT_API_URL is {re.escape(address)}, and .*({why}).*\n", done.stderr
+    ), done.stderr
     assert not project.recorded()
 
 
@@ -235,14 +287,21 @@ def test_a_server_that_does_not_start_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "home"
     home.mkdir()
-    (home / "prefect.db").write_bytes(b"not a database, but as long as the head of one has to be" * 100)
+    (home / "prefect.db").write_bytes(
+        b"not a database, but as long as the head of one has to be" * 100
+    )
     monkeypatch.setenv("PREFECT_HOME", str(home))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with pytest.raises(UserError, match=r"did not start on 127.0.0.1:\d+: file is not a database \(.*home\)$"):
+    with pytest.raises(
+        UserError, match=r"did not start on 127.0.0.1:\d+: file is not a database \(.*home\)$"
+    ):
         with server.started(server.free_port(), ui=False):
             pass
     assert server.ending(137, ["starting"]) == "it was ended by SIGKILL"
-    assert server.ending(1, ["Traceback", "error: the disk is full (home)", "x"]) == "the disk is full (home)"
+    assert (
+        server.ending(1, ["Traceback", "error: the disk is full (home)", "x"])
+        == "the disk is full (home)"
+    )
     (tmp_path / ".prosmin").write_text("a file")
     with pytest.raises(UserError, match=r"^\.prosmin is a file; it must be a folder"):
         server.settle()
@@ -267,7 +326,9 @@ def test_without_a_server_it_runs_all_the_same_and_calls_nobody(project):
         names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
         variables = dict.fromkeys(names, address) | {"no_proxy": "intranet.example"}
         project.variables = {
-            name: value for name, value in project.variables.items() if name.lower() != "no_proxy" and "_API_" not in name
+            name: value
+            for name, value in project.variables.items()
+            if name.lower() != "no_proxy" and "_API_" not in name
         }
         assert set(outcomes(project.flow("leaf@one", **variables)).values()) == {"ran"}
         proxy.shutdown(socket.SHUT_RDWR)

@@ -15,7 +15,10 @@ def both(**metrics):
 
 
 def test_a_row_holds_the_value_its_interval_and_the_floor(tmp_path):
-    write_json(tmp_path / "linear.json", both(accuracy=0.97, accuracy_low=0.95, accuracy_high=0.98, ece=0.02))
+    write_json(
+        tmp_path / "linear.json",
+        both(accuracy=0.97, accuracy_low=0.95, accuracy_high=0.98, ece=0.02),
+    )
     accuracy, ece = rows(PARAMS, tmp_path)
     assert accuracy == Row("linear probe: accuracy", 0.97, 0.95, 0.98, 0.5, True)
     assert ece == Row("linear probe: ece (lower is better)", 0.02, None, None, 0.5, False)
@@ -26,7 +29,8 @@ def test_every_stage_has_its_rows_in_the_order_of_params(tmp_path):
     write_json(tmp_path / "linear.json", both(accuracy=0.97, ece=0.02, ece_calibrated=0.01))
     write_json(tmp_path / "knn.json", both(accuracy=0.96))
     write_json(
-        tmp_path / "lowshot.json", {"trained": {"per_class_1": {"accuracy": 0.6}, "per_class_10": {"accuracy": 0.9}}}
+        tmp_path / "lowshot.json",
+        {"trained": {"per_class_1": {"accuracy": 0.6}, "per_class_10": {"accuracy": 0.9}}},
     )
     write_json(
         tmp_path / "ood" / "patches.json",
@@ -57,7 +61,12 @@ def test_metrics_of_datasets_no_longer_named_are_left_out(tmp_path):
 
 
 def test_the_table_is_aligned_and_leaves_blank_what_is_unmeasured():
-    text = table([Row("a", 0.9712, 0.95, 0.98, 0.5, True), Row("a longer name", 12.0, None, None, None, True)])
+    text = table(
+        [
+            Row("a", 0.9712, 0.95, 0.98, 0.5, True),
+            Row("a longer name", 12.0, None, None, None, True),
+        ]
+    )
     assert [line.rstrip() for line in text.splitlines()] == [
         "               trained  95 % interval  random init",
         "a                0.971  0.950 - 0.980        0.500",

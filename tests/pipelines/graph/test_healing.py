@@ -49,8 +49,14 @@ def damaged(finished, monkeypatch):
 def test_a_leftover_of_a_write_is_never_hashed_and_is_removed(damaged):
     folder = damaged.folder
     kill = "import os, signal; os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
-    write = "from prosmin.common.files import write_text; write_text('metrics/leaf/one.json', 'half'); "
-    dead = subprocess.Popen([sys.executable, "-c", kill + write], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    write = (
+        "from prosmin.common.files import write_text; write_text('metrics/leaf/one.json', 'half'); "
+    )
+    dead = subprocess.Popen(
+        [sys.executable, "-c", kill + write],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert dead.wait() == -signal.SIGKILL
     half = folder / f"metrics/leaf/.one.json.{dead.pid}.part"
     assert half.read_text() == "half"
@@ -91,14 +97,27 @@ def test_a_torn_note_of_who_reads_and_writes_is_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(".dvc/tmp").mkdir(parents=True)
     note = Path(".dvc/tmp/rwlock")
-    for text in ("", '{"write": {"/a/b": {"pid": 1, "cm', '{"write": {"/a/b": 7}}', "[]", "null", "\0" * 40, "[" * 100_000):
+    for text in (
+        "",
+        '{"write": {"/a/b": {"pid": 1, "cm',
+        '{"write": {"/a/b": 7}}',
+        "[]",
+        "null",
+        "\0" * 40,
+        "[" * 100_000,
+    ):
         note.write_text(text)
-        assert list(heal()) == [".dvc/tmp/rwlock was torn by an interrupted DVC and has been removed"]
+        assert list(heal()) == [
+            ".dvc/tmp/rwlock was torn by an interrupted DVC and has been removed"
+        ]
     program = tmp_path / "bin" / "dvc"
     program.parent.mkdir()
     program.write_text("import sys; sys.stdin.read()")
     alive = subprocess.Popen([sys.executable, str(program), "repro"], stdin=subprocess.PIPE)
-    for text in ("{}", json.dumps({"write": {"/a": {"pid": alive.pid, "cmd": f"{program} repro"}}, "read": {}})):
+    for text in (
+        "{}",
+        json.dumps({"write": {"/a": {"pid": alive.pid, "cmd": f"{program} repro"}}, "read": {}}),
+    ):
         note.write_text(text)
         assert not list(heal()) and note.read_text() == text
     alive.communicate()
@@ -110,9 +129,14 @@ def test_the_number_of_a_dvc_that_has_ended_may_belong_to_another_process(damage
     try:
         note = {"pid": other.pid, "cmd": f"{ROOT}/pipelines/engine/quick.py repro"}
         path = damaged.folder / ".dvc/tmp/rwlock"
-        path.write_text(json.dumps({"write": {str(damaged.folder / "metrics/leaf/one.json"): note}, "read": {}}))
+        path.write_text(
+            json.dumps({"write": {str(damaged.folder / "metrics/leaf/one.json"): note}, "read": {}})
+        )
         said = damaged.run(REPRO, "leaf@one")
-        assert "took out of .dvc/tmp/rwlock what processes held that have ended" in said and "busy" not in said
+        assert (
+            "took out of .dvc/tmp/rwlock what processes held that have ended" in said
+            and "busy" not in said
+        )
     finally:
         other.kill()
         other.wait()
@@ -126,7 +150,10 @@ def test_a_folder_or_a_file_in_the_place_of_a_lock_is_no_obstacle(damaged):
         (folder / ".dvc/tmp" / name).unlink(missing_ok=True)
         (folder / ".dvc/tmp" / name / "deep").mkdir(parents=True)
     said = damaged.run(REPRO)
-    assert "moved .prosmin to .prosmin.away" in said and said.count("it was a folder, and there must be a file") == 3
+    assert (
+        "moved .prosmin to .prosmin.away" in said
+        and said.count("it was a folder, and there must be a file") == 3
+    )
     (folder / ".prosmin.away").unlink()
     (folder / ".prosmin/run.lock").unlink()
     (folder / ".prosmin/run.lock").mkdir()
@@ -155,16 +182,22 @@ def test_what_dvc_reads_and_would_keep_for_good_is_put_right_in_a_lock(damaged, 
     assert "put right sizes or line ends in dvc.lock" in damaged.run(REPRO)
 
 
-@pytest.mark.parametrize(("place", "kept"), [(b"stages:", ["one", "two"]), (b"work.py one", ["two"])])
+@pytest.mark.parametrize(
+    ("place", "kept"), [(b"stages:", ["one", "two"]), (b"work.py one", ["two"])]
+)
 def test_bytes_of_a_lock_that_are_no_text_are_taken_out(tmp_path, monkeypatch, place, kept):
     from pipelines.graph import lockfile
 
     monkeypatch.chdir(tmp_path)
     entry = "  {0}:\n    cmd: python work.py {0}\n    outs:\n    - path: results/{0}\n      hash: md5\n      md5: {1}\n      size: 3\n"
-    text = "schema: '2.0'\nstages:\n" + entry.format("one", "0" * 32) + entry.format("two", "1" * 32)
+    text = (
+        "schema: '2.0'\nstages:\n" + entry.format("one", "0" * 32) + entry.format("two", "1" * 32)
+    )
     Path("dvc.lock").write_bytes(text.encode().replace(place, place[:3] + b"\xff" + place[4:]))
     assert len(list(lockfile.mend())) == 1
-    assert [name for name, _ in lockfile._split(Path("dvc.lock"))[1]] == kept and list(lockfile.mend()) == []
+    assert [name for name, _ in lockfile._split(Path("dvc.lock"))[1]] == kept and list(
+        lockfile.mend()
+    ) == []
 
 
 def test_a_folder_in_the_place_of_a_lock_is_moved_away(damaged):
@@ -192,11 +225,17 @@ def test_a_torn_entry_of_the_run_cache_is_not_cached(damaged):
             if place % 8 == 3:
                 entry.mkdir()
         else:
-            entry.write_text(["", text[: len(text) // 2], text.replace("cmd: python", "cmd: true")][place % 4])
+            entry.write_text(
+                ["", text[: len(text) // 2], text.replace("cmd: python", "cmd: true")][place % 4]
+            )
     (damaged.folder / "dvc.lock").unlink()
     said = damaged.run(REPRO)
     assert said.count("Running stage") == 8 and "ERROR" not in said
-    lines = [line for line in said.splitlines() if "entry of the run cache was torn" in line or "corrupted cache file" in line]
+    lines = [
+        line
+        for line in said.splitlines()
+        if "entry of the run cache was torn" in line or "corrupted cache file" in line
+    ]
     assert len(lines) == len(entries) >= 8
 
 
@@ -214,7 +253,13 @@ def test_what_a_rotten_object_of_the_cache_held_is_made_again(damaged, path):
 
 def test_times_that_are_none_are_left_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for text in ('{"a": NaN, "b": 1e999, "c": -1, "d": "x", "e": 2.5}', '{"e": 2.5', "[" * 100_000, "", "[1]"):
+    for text in (
+        '{"a": NaN, "b": 1e999, "c": -1, "d": "x", "e": 2.5}',
+        '{"e": 2.5',
+        "[" * 100_000,
+        "",
+        "[1]",
+    ):
         durations.KEPT.parent.mkdir(exist_ok=True)
         durations.KEPT.write_text(text)
         assert durations.load() in ({"e": 2.5}, {})
@@ -226,7 +271,11 @@ def test_a_lock_held_by_what_a_killed_run_has_started_is_waited_for(tmp_path, mo
     with alone() as lock:
         child = subprocess.Popen(["sleep", "2"], pass_fds=[lock])
         other = subprocess.run(
-            [sys.executable, "-c", "from pipelines.graph.workspace import alone\nwith alone(): pass"],
+            [
+                sys.executable,
+                "-c",
+                "from pipelines.graph.workspace import alone\nwith alone(): pass",
+            ],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
@@ -246,7 +295,12 @@ def test_the_folder_of_an_experiment_that_was_killed_is_removed(tmp_path, monkey
         "import os, signal\nfrom pipelines.graph.healing import experiment_folder\n"
         "with experiment_folder('lost') as folder:\n    (folder / 'data').mkdir()\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == -9
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}
+        ).returncode
+        == -9
+    )
     with experiment_folder("mine") as mine:
         assert len(list(mine.parent.iterdir())) == 2
         (line,) = clear_experiments()
@@ -260,7 +314,9 @@ def test_the_order_of_a_run_that_was_killed_is_known_to_the_next(tmp_path, monke
     entry = "  {}:\n    cmd: python {}\n"
 
     def write(names):
-        Path("dvc.lock").write_text(lockfile.HEAD + "".join(entry.format(name, name) for name in names))
+        Path("dvc.lock").write_text(
+            lockfile.HEAD + "".join(entry.format(name, name) for name in names)
+        )
 
     def names():
         return list(yaml.safe_load(Path("dvc.lock").read_text())["stages"])
@@ -316,7 +372,11 @@ def test_a_git_that_is_at_work_when_a_run_is_stopped_ends_its_work(tmp_path):
     fake.chmod(0o755)
     (tmp_path / ".git").mkdir()
     code = "from pathlib import Path; from pipelines import run; from pipelines.graph import experiment; run.command(lambda: experiment.git(Path(), 'stash'))"
-    variables = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    variables = {
+        **os.environ,
+        "PATH": f"{fake.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
     run = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=variables)
     until(lambda: (tmp_path / ".git/index.lock").exists())
     run.send_signal(signal.SIGHUP)
@@ -328,5 +388,7 @@ def test_the_lock_of_a_git_that_was_killed_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "-q"], check=True)
     (tmp_path / ".git/index.lock").touch()
-    with pytest.raises(UserError, match=r"git add failed: .git/index.lock is there; .* `rm .git/index.lock`"):
+    with pytest.raises(
+        UserError, match=r"git add failed: .git/index.lock is there; .* `rm .git/index.lock`"
+    ):
         git(Path(), "add", ".")

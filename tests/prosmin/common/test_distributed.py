@@ -14,11 +14,23 @@ from tests import gang
 
 NOISE = torch.randn(4, 16, 4, generator=torch.Generator().manual_seed(3))  # [K, N, D]
 ALL = [(name, {}) for name in objectives.OBJECTIVES if name != "prosmin"]
-ALL += [("prosmin", {"rule": rule, "samples": None}) for rule, how in scoring.RULES.items() if "closed_form" in how]
-ALL += [("prosmin", {"rule": rule, "samples": 4}) for rule, how in scoring.RULES.items() if "monte_carlo" in how]
+ALL += [
+    ("prosmin", {"rule": rule, "samples": None})
+    for rule, how in scoring.RULES.items()
+    if "closed_form" in how
+]
+ALL += [
+    ("prosmin", {"rule": rule, "samples": 4})
+    for rule, how in scoring.RULES.items()
+    if "monte_carlo" in how
+]
 ALL += [("prosmin", {"normalise": how}) for how in ("none", "centre", "standardise")]
 ALL += [(name, {"parts": 2}) for name in objectives.OBJECTIVES]  # on top of two processes
-KEYS = {"published": {"bottleneck_dim": 5}, "dino": {"prototypes": 10}, "simsiam": {"predictor_dim": 5}}
+KEYS = {
+    "published": {"bottleneck_dim": 5},
+    "dino": {"prototypes": 10},
+    "simsiam": {"predictor_dim": 5},
+}
 
 
 def tiny_model(name, settings, world):
@@ -30,7 +42,9 @@ def tiny_model(name, settings, world):
         layers = nn.Conv2d(1, 3, 3), norm, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(27, 6)
         backbone = nn.Sequential(*layers)
         backbone.num_features = 6
-        model = objectives.build(Encoder(backbone, [0.5], [0.25]), 12, 4, name, **KEYS.get(name, {}), **settings)
+        model = objectives.build(
+            Encoder(backbone, [0.5], [0.25]), 12, 4, name, **KEYS.get(name, {}), **settings
+        )
     for encoder in (module for module in model.modules() if isinstance(module, Encoder)):
         encoder.in_parts(parts if parts and world > 1 else 1)
     return model
@@ -50,7 +64,9 @@ def two_steps():
     for name, settings in ALL:
         model = tiny_model(name, settings, world)
         distributed.synchronise_batch_norm(model, accelerator.device)
-        trained, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.05, 0.9))
+        trained, optimizer = accelerator.prepare(
+            model, torch.optim.SGD(model.parameters(), 0.05, 0.9)
+        )
         images, losses = torch.Generator().manual_seed(5), []
         for _ in range(2):
             views = [torch.rand(16, 1, size, size, generator=images)[mine] for size in (8, 8, 6)]
@@ -71,7 +87,9 @@ def one_and_two():
         return two_steps(), *gang.run(two_steps)
 
 
-@pytest.mark.parametrize("place", range(len(ALL)), ids=[" ".join(map(str, (n, *s.values()))) for n, s in ALL])
+@pytest.mark.parametrize(
+    "place", range(len(ALL)), ids=[" ".join(map(str, (n, *s.values()))) for n, s in ALL]
+)
 def test_two_processes_with_half_the_batch_equal_one(one_and_two, place):
     one, *two = (found[place] for found in one_and_two)
     for state in two:
@@ -86,7 +104,11 @@ def collectives():
     rank = distributed.rank()
     x = torch.arange(6, dtype=torch.float64).view(3, 2) + 10 * rank
     x.requires_grad_()
-    loss = (distributed.gather(x) ** 2).sum() * (rank + 1) + distributed.total(x).pow(3).sum() + distributed.mean(x).sum()
+    loss = (
+        (distributed.gather(x) ** 2).sum() * (rank + 1)
+        + distributed.total(x).pow(3).sum()
+        + distributed.mean(x).sum()
+    )
     loss.backward()
     content = distributed.from_main(b"state" if rank == 0 else b"ignored", torch.device("cpu"))
     nothing = distributed.from_main(None if rank == 0 else b"ignored", torch.device("cpu"))
@@ -113,7 +135,9 @@ def test_sums_and_gathers_hand_back_the_gradients_of_all_processes():
 def test_one_process_has_nothing_to_share():
     x = torch.ones(3, 2)
     assert distributed.gather(x) is x and distributed.mean(x) is x and distributed.total(x) is x
-    assert distributed.from_main(b"state", x.device) == b"state" and distributed.least([1.0], x.device) == [1.0]
+    assert distributed.from_main(b"state", x.device) == b"state" and distributed.least(
+        [1.0], x.device
+    ) == [1.0]
     layer = nn.Sequential(nn.BatchNorm1d(2))
     distributed.synchronise_batch_norm(layer, x.device)
     assert type(layer[0]) is nn.BatchNorm1d

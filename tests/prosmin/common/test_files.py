@@ -32,7 +32,10 @@ def test_a_failing_write_keeps_the_old_file(tmp_path):
 
 def test_csv_returns_what_was_written(tmp_path):
     files.write_csv(tmp_path / "a.csv", ["name", "value"], [["x", 1 / 3], ["y, z", 2]])
-    assert files.read_csv(tmp_path / "a.csv") == [{"name": "x", "value": "0.333333"}, {"name": "y, z", "value": "2"}]
+    assert files.read_csv(tmp_path / "a.csv") == [
+        {"name": "x", "value": "0.333333"},
+        {"name": "y, z", "value": "2"},
+    ]
 
 
 def test_arrays_return_with_shape_and_type_and_equal_bytes(tmp_path):
@@ -61,7 +64,9 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize(("value", "kept"), [(0.123456789, 0.123457), (1234567.0, 1234570.0), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("value", "kept"), [(0.123456789, 0.123457), (1234567.0, 1234570.0), (0.0, 0.0)]
+)
 def test_rounding_keeps_six_significant_digits(value, kept):
     assert files.rounded(value) == kept
 
@@ -75,7 +80,9 @@ def killed(folder, code, renames):
         "    return rename(*names) if left[0] else os.kill(os.getpid(), signal.SIGKILL)\n"
         "os.replace = replace\nfrom prosmin.common.files import *\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", kill.format(renames) + code], cwd=folder, env={"PYTHONPATH": ROOT})
+    process = subprocess.Popen(
+        [sys.executable, "-c", kill.format(renames) + code], cwd=folder, env={"PYTHONPATH": ROOT}
+    )
     assert process.wait() == -signal.SIGKILL
     return process.pid
 
@@ -112,7 +119,9 @@ def test_a_process_that_began_later_or_is_a_zombie_is_not_the_one_that_wrote():
     finally:
         other.kill()
     until = time.monotonic() + 30
-    while files.running(other.pid, time.time()) and time.monotonic() < until:  # until it is a zombie
+    while (
+        files.running(other.pid, time.time()) and time.monotonic() < until
+    ):  # until it is a zombie
         time.sleep(0.01)
     assert not files.running(other.pid, time.time())
     other.wait()
@@ -130,8 +139,14 @@ JSON = {
     "nested": (b"[" * 100_000, "maximum recursion depth exceeded"),
     "a list": (b"[1]", "it holds no metrics"),
     "a section is a number": (b'{"trained": 5}', "'trained' is 5, where a section is needed"),
-    "a number is text": (b'{"trained": {"accuracy": "x"}}', "'accuracy' is 'x', where a number is needed"),
-    "a number is a section": (b'{"trained": {"a": {}}, "random": {"a": 1}}', "'a' is 1, where a section is needed"),
+    "a number is text": (
+        b'{"trained": {"accuracy": "x"}}',
+        "'accuracy' is 'x', where a number is needed",
+    ),
+    "a number is a section": (
+        b'{"trained": {"a": {}}, "random": {"a": 1}}',
+        "'a' is 1, where a section is needed",
+    ),
 }
 
 
@@ -149,14 +164,19 @@ def test_damaged_metrics_are_one_sentence_with_the_file_and_what_to_do(tmp_path,
 def test_a_key_that_a_json_file_lacks_is_a_sentence_and_no_key_error(tmp_path):
     files.write_json(tmp_path / "a.json", {"trained": {"accuracy": 0.5}})
     content = files.read_json(tmp_path / "a.json")
-    with pytest.raises(UserError, match=r"a.json cannot be read \(it has no 'ece'\); remove it and run `dvc repro`$"):
+    with pytest.raises(
+        UserError,
+        match=r"a.json cannot be read \(it has no 'ece'\); remove it and run `dvc repro`$",
+    ):
         content["trained"]["ece"]
     assert content["trained"].get("ece") is None and "ece" not in content["trained"]
 
 
 @pytest.fixture
 def arrays(tmp_path):
-    files.write_arrays(tmp_path / "a.safetensors", {"x": np.zeros((3, 2), np.float32), "y": np.zeros(3, np.int64)})
+    files.write_arrays(
+        tmp_path / "a.safetensors", {"x": np.zeros((3, 2), np.float32), "y": np.zeros(3, np.int64)}
+    )
     return tmp_path / "a.safetensors"
 
 
@@ -166,9 +186,9 @@ HARM = {
     "a length that lies": lambda content: (2**63).to_bytes(8, "little") + content[8:],
     "no JSON": lambda content: content[:8] + b"[" + content[9:],
     "no such type": lambda content: content.replace(b'"F32"', b'"F3x"'),
-    "a type that NumPy lacks": lambda content: content.replace(b'"I64","shape":[3],', b'"F8_E4M3","shape":[24],').replace(
-        content[:8], (int.from_bytes(content[:8], "little") + 6).to_bytes(8, "little"), 1
-    ),
+    "a type that NumPy lacks": lambda content: content.replace(
+        b'"I64","shape":[3],', b'"F8_E4M3","shape":[24],'
+    ).replace(content[:8], (int.from_bytes(content[:8], "little") + 6).to_bytes(8, "little"), 1),
     "a shape that lies": lambda content: content.replace(b"[3,2]", b"[3,9]"),
     "a shape past memory": lambda content: content.replace(b"[3,2]", b"[9e9]"),
 }
@@ -180,7 +200,9 @@ def test_damaged_arrays_are_one_sentence(arrays, harm, read):
     arrays.write_bytes(HARM[harm](arrays.read_bytes()))
     if read is files.read_tensors and "NumPy" in harm:
         return  # which torch has
-    with pytest.raises(UserError, match=r"a.safetensors .*; remove it and run `dvc repro`$") as error:
+    with pytest.raises(
+        UserError, match=r"a.safetensors .*; remove it and run `dvc repro`$"
+    ) as error:
         read(arrays)
     assert "\n" not in str(error.value)
 
@@ -192,7 +214,10 @@ def test_arrays_of_other_names_types_and_shapes_are_one_sentence(arrays):
         ({"z": ("float32", "N")}, "it has no 'z'"),
         ({"x": ("float64", "NF")}, r"'x' is float32 \[3, 2\] where float64 \[N, F\] is needed"),
         ({"x": ("float32", "N")}, r"'x' is float32 \[3, 2\] where float32 \[N\] is needed"),
-        ({"x": ("float32", "FN"), "y": ("int64", "N")}, r"'y' is int64 \[3\] where int64 \[N\] is needed"),
+        (
+            {"x": ("float32", "FN"), "y": ("int64", "N")},
+            r"'y' is int64 \[3\] where int64 \[N\] is needed",
+        ),
         ({"x": ("float32", "N1")}, r"'x' is float32 \[3, 2\] where float32 \[N, 1\] is needed"),
     ]:
         with pytest.raises(UserError, match=rf"a.safetensors cannot be read \({why}\)"):

@@ -14,7 +14,13 @@ def crops(size):
     """Four crops [4,H,W,3] of scikit-learn's two photographs; small ones from every few pixels, to hold a scene."""
     step = 1 if size > 64 else 420 // size
     photographs = load_sample_images().images
-    return np.stack([p[top::step, left::step][:size, :size] for p in photographs for top, left in ((0, 0), (7, 200))])
+    return np.stack(
+        [
+            p[top::step, left::step][:size, :size]
+            for p in photographs
+            for top, left in ((0, 0), (7, 200))
+        ]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +38,18 @@ def batch(images):
 
 
 def ours(images, name, severity, seed=0, **given):
-    return corruptions.corrupt(batch(images), name, severity, seed, **given).numpy().transpose(0, 2, 3, 1)
+    return (
+        corruptions.corrupt(batch(images), name, severity, seed, **given)
+        .numpy()
+        .transpose(0, 2, 3, 1)
+    )
 
 
 def digits():
     """[360,1,8,8] uint8, real images of the smallest size that the pipeline is run on."""
-    return torch.from_numpy((load_digits().images[:360] / 16 * 255).round().astype(np.uint8))[:, None]
+    return torch.from_numpy((load_digits().images[:360] / 16 * 255).round().astype(np.uint8))[
+        :, None
+    ]
 
 
 def change(before, after):

@@ -21,7 +21,9 @@ def test_pixels_are_shuffled_as_by_the_benchmarks_loop(reach, rounds):
     ours = expected.ravel().copy()
     for turn in range(rounds):
         draw = np.random.RandomState(turn)
-        library._shuffle_pixels_njit_glass_blur.py_func(height, width, expected, (0, reach, 1), turn)
+        library._shuffle_pixels_njit_glass_blur.py_func(
+            height, width, expected, (0, reach, 1), turn
+        )
         steps = np.zeros((2, height, width), np.int64)
         for y in range(height - reach, reach, -1):
             for x in range(width - reach, reach, -1):
@@ -32,7 +34,9 @@ def test_pixels_are_shuffled_as_by_the_benchmarks_loop(reach, rounds):
 
 @every_severity
 def test_glass_on_small_images(small, severity, monkeypatch):
-    deviation, reach, rounds = [(0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)][severity - 1]
+    deviation, reach, rounds = [(0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)][
+        severity - 1
+    ]
     steps = np.random.default_rng(0).integers(-reach, reach, (2, rounds, 4, 32, 32))
     monkeypatch.setattr(torch, "randint", Fed(*torch.from_numpy(steps).unbind(1)))
     found = ours(small, "glass_blur", severity)
@@ -40,16 +44,23 @@ def test_glass_on_small_images(small, severity, monkeypatch):
         reference.glass(image / 255, deviation, reach, rounds, steps[:, :, place].swapaxes(0, 1))
         for place, image in enumerate(small)
     ]
-    assert np.abs(found - levels(np.stack(expected))).max() <= 1.5  # rounded, from levels cut off one way or the other
+    assert (
+        np.abs(found - levels(np.stack(expected))).max() <= 1.5
+    )  # rounded, from levels cut off one way or the other
 
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_glass_changes_pixels_as_much_as_the_benchmarks(large, severity, monkeypatch):
     """On parts of 96 pixels, which are large images too; uncompiled, since compiling takes longer than that."""
-    monkeypatch.setattr(library, "_shuffle_pixels_njit_glass_blur", library._shuffle_pixels_njit_glass_blur.py_func)
+    monkeypatch.setattr(
+        library, "_shuffle_pixels_njit_glass_blur", library._shuffle_pixels_njit_glass_blur.py_func
+    )
     images = np.ascontiguousarray(large[:2, 60:156, 60:156])
     expected = change(
-        images, np.stack([imagecorruptions.corrupt(each, severity, "glass_blur", seed=0) for each in images])
+        images,
+        np.stack(
+            [imagecorruptions.corrupt(each, severity, "glass_blur", seed=0) for each in images]
+        ),
     )
     found = change(images, ours(images, "glass_blur", severity))
     assert found.mean() == pytest.approx(expected.mean() + 0.5, abs=0.75)
@@ -60,7 +71,9 @@ def test_glass_changes_pixels_as_much_as_the_benchmarks(large, severity, monkeyp
 def test_motion_with_the_benchmarks_angles(large, severity, monkeypatch):
     angles = np.random.default_rng(severity).uniform(-45, 45, len(large))
     monkeypatch.setattr(np.random, "uniform", Fed(*angles))
-    expected = np.stack([imagecorruptions.corrupt(image, severity, "motion_blur") for image in large])
+    expected = np.stack(
+        [imagecorruptions.corrupt(image, severity, "motion_blur") for image in large]
+    )
     monkeypatch.setattr(blur, "uniform", Fed(torch.from_numpy(np.deg2rad(angles))))
     assert np.abs(ours(large, "motion_blur", severity).astype(int) - expected).max() <= 1
 
@@ -70,7 +83,10 @@ def test_motion_on_small_images(small, severity, monkeypatch):
     radius, deviation = [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)][severity - 1]
     angles = np.random.default_rng(severity).uniform(-45, 45, len(small))
     monkeypatch.setattr(blur, "uniform", Fed(torch.from_numpy(np.deg2rad(angles))))
-    expected = [reference.smeared(image / 255, radius, deviation, angle) for image, angle in zip(small, angles)]
+    expected = [
+        reference.smeared(image / 255, radius, deviation, angle)
+        for image, angle in zip(small, angles)
+    ]
     assert np.abs(ours(small, "motion_blur", severity) - levels(np.stack(expected))).max() <= 1
 
 
@@ -98,7 +114,9 @@ def test_angles_are_drawn_between_45_degrees_up_and_down():
 def test_the_batch_keeps_its_order(small):
     """Images are smeared in the order of their angles; each must come back to its place."""
     images = batch(small).repeat(8, 1, 1, 1).float()
-    angles = torch.linspace(-0.7, 0.7, 32)[torch.randperm(32, generator=torch.Generator().manual_seed(0))]
+    angles = torch.linspace(-0.7, 0.7, 32)[
+        torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    ]
     together = blur.motion(images, 6, 2, angles)
     for place in range(0, 32, 5):
         alone = blur.motion(images[place : place + 1], 6, 2, angles[place : place + 1])

@@ -19,7 +19,16 @@ from prosmin import corruptions
 from tests.prosmin.corruptions.conftest import batch, change, crops, digits, every_severity, ours
 
 NOISE = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
-RANDOM = (*NOISE, "glass_blur", "motion_blur", "snow", "frost", "fog", "elastic_transform", "spatter")
+RANDOM = (
+    *NOISE,
+    "glass_blur",
+    "motion_blur",
+    "snow",
+    "frost",
+    "fog",
+    "elastic_transform",
+    "spatter",
+)
 EXACT = sorted(set(corruptions.TYPES) - {*RANDOM, "zoom_blur"})
 every_type = pytest.mark.parametrize("name", corruptions.TYPES)
 
@@ -40,17 +49,25 @@ def test_types_without_randomness_are_the_benchmarks_to_one_grey_level(large, na
 def test_zoom_blur_is_the_benchmarks_but_for_its_rounding_to_whole_pixels(large, severity):
     expected = np.stack([imagecorruptions.corrupt(image, severity, "zoom_blur") for image in large])
     found = ours(large, "zoom_blur", severity)
-    assert np.abs(found.astype(int) - expected).mean() < 0.2 * np.abs(change(large, expected)).mean()
-    assert np.abs(change(large, found)).mean() == pytest.approx(np.abs(change(large, expected)).mean(), rel=0.03)
+    assert (
+        np.abs(found.astype(int) - expected).mean() < 0.2 * np.abs(change(large, expected)).mean()
+    )
+    assert np.abs(change(large, found)).mean() == pytest.approx(
+        np.abs(change(large, expected)).mean(), rel=0.03
+    )
 
 
 @every_severity
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_changes_pixels_as_much_as_the_benchmarks(large, name, severity):
     np.random.seed(0)
-    expected = change(large, np.stack([imagecorruptions.corrupt(image, severity, name) for image in large]))
+    expected = change(
+        large, np.stack([imagecorruptions.corrupt(image, severity, name) for image in large])
+    )
     found = change(large, ours(large, name, severity))
-    assert found.mean() == pytest.approx(expected.mean() + 0.5, abs=0.75)  # truncation costs half a level
+    assert found.mean() == pytest.approx(
+        expected.mean() + 0.5, abs=0.75
+    )  # truncation costs half a level
     # The oracle draws its impulse noise from a generator that cannot be seeded.
     tolerance = 0.05 if name == "impulse_noise" else 0.02
     assert np.abs(found).mean() == pytest.approx(np.abs(expected).mean(), rel=tolerance)
@@ -67,7 +84,9 @@ def pillow_jpeg(image, quality):
 
 
 def pillow_pixelate(image, scale):
-    return np.asarray(Image.fromarray(image).resize((int(32 * scale),) * 2, Image.BOX).resize((32, 32), Image.BOX))
+    return np.asarray(
+        Image.fromarray(image).resize((int(32 * scale),) * 2, Image.BOX).resize((32, 32), Image.BOX)
+    )
 
 
 def enlarged(image, factor):
@@ -93,7 +112,10 @@ def contrasted(image, factor):
 
 
 CIFAR_C = {
-    "gaussian_blur": (lambda x, c: 255 * gaussian(x / 255, c, channel_axis=-1), [0.4, 0.6, 0.7, 0.8, 1]),
+    "gaussian_blur": (
+        lambda x, c: 255 * gaussian(x / 255, c, channel_axis=-1),
+        [0.4, 0.6, 0.7, 0.8, 1],
+    ),
     "defocus_blur": (
         lambda x, c: cv2.filter2D(x.astype(np.float64), -1, disk(*c)),
         [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)],
@@ -115,7 +137,9 @@ CIFAR_C = {
 @pytest.mark.parametrize("name", CIFAR_C)
 def test_types_without_randomness_on_small_images_are_the_benchmarks(small, name, severity):
     function, constants = CIFAR_C[name]
-    expected = np.stack([function(image, constants[severity - 1]) for image in small]).astype(np.float64)
+    expected = np.stack([function(image, constants[severity - 1]) for image in small]).astype(
+        np.float64
+    )
     assert np.abs(ours(small, name, severity) - expected.clip(0, 255)).max() <= 1
 
 
@@ -218,7 +242,9 @@ def test_digits_of_8_pixels_are_damaged_more_at_higher_severity(name):
     severity=st.sampled_from(corruptions.SEVERITIES), fill=st.sampled_from([None, 0, 1, 255]),
 )  # fmt: skip
 @settings(max_examples=15, deadline=None)
-def test_shape_and_type_are_kept_at_any_size_and_value(name, height, width, channels, severity, fill):
+def test_shape_and_type_are_kept_at_any_size_and_value(
+    name, height, width, channels, severity, fill
+):
     images = torch.randint(0, 256, (2, channels, height, width), dtype=torch.uint8)
     images = images if fill is None else torch.full_like(images, fill)
     before = images.clone()
@@ -228,11 +254,14 @@ def test_shape_and_type_are_kept_at_any_size_and_value(name, height, width, chan
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(corruptions.TYPES) - {*NOISE, "saturate", "jpeg_compression", "frost", "spatter"})
+    "name",
+    sorted(set(corruptions.TYPES) - {*NOISE, "saturate", "jpeg_compression", "frost", "spatter"}),
 )
 def test_a_grey_image_fares_as_its_rgb_copy(name):
     images = digits()[:70]
-    alone, threefold = (corruptions.corrupt(each, name, 3, 0) for each in (images, images.repeat(1, 3, 1, 1)))
+    alone, threefold = (
+        corruptions.corrupt(each, name, 3, 0) for each in (images, images.repeat(1, 3, 1, 1))
+    )
     assert threefold.equal(alone.repeat(1, 3, 1, 1))
 
 
@@ -262,13 +291,19 @@ def test_a_cell_depends_on_nothing_but_its_seed_and_the_images_place(name):
     torch.manual_seed(1)
     corruptions.corrupt(images[:3], "gaussian_noise", 1, 3)
     assert corruptions.corrupt(images, name, 2, 7).equal(first)
-    parts = [corruptions.corrupt(part, name, 2, 7, first=size * k) for k, part in enumerate(images.split(size))]
+    parts = [
+        corruptions.corrupt(part, name, 2, 7, first=size * k)
+        for k, part in enumerate(images.split(size))
+    ]
     assert torch.cat(parts).equal(first)
 
 
 def test_threads_change_no_pixel():
     images = batch(crops(64)).repeat(40, 1, 1, 1)
-    alone = {name: corruptions.corrupt(images, name, 4, 0) for name in ("snow", "jpeg_compression", "gaussian_blur")}
+    alone = {
+        name: corruptions.corrupt(images, name, 4, 0)
+        for name in ("snow", "jpeg_compression", "gaussian_blur")
+    }
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -10,7 +10,13 @@ from tests.prosmin.corruptions.conftest import Fed, change, every_severity, leve
 from tests.reference import corruptions as reference
 
 # Amplitude, smoothing and reach of the affine map, in pixels: for 224 of them, and for 32.
-LARGE = [(488, 170.8, 24.4), (488, 19.52, 48.8), (12.2, 2.44, 4.88), (17.08, 2.44, 4.88), (29.28, 2.44, 4.88)]
+LARGE = [
+    (488, 170.8, 24.4),
+    (488, 19.52, 48.8),
+    (12.2, 2.44, 4.88),
+    (17.08, 2.44, 4.88),
+    (29.28, 2.44, 4.88),
+]
 SMALL = [(0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92), (3.2, 1.28, 1.6), (3.2, 0.96, 0.96)]
 
 
@@ -18,8 +24,14 @@ def stretched(images, constants, seed):
     """By the reference, and the draws that it was given."""
     amplitude, smoothing, reach = constants
     rng, side = np.random.default_rng(seed), images.shape[1]
-    shifts, field = rng.uniform(-reach, reach, (len(images), 3, 2)), rng.uniform(-1, 1, (len(images), 2, side, side))
-    moved = [reference.stretched(image / 255, amplitude, smoothing, *draw) for image, *draw in zip(images, shifts, field)]
+    shifts, field = (
+        rng.uniform(-reach, reach, (len(images), 3, 2)),
+        rng.uniform(-1, 1, (len(images), 2, side, side)),
+    )
+    moved = [
+        reference.stretched(image / 255, amplitude, smoothing, *draw)
+        for image, *draw in zip(images, shifts, field)
+    ]
     return levels(np.stack(moved)), [torch.from_numpy(shifts), torch.from_numpy(field).float()]
 
 
@@ -38,12 +50,21 @@ def test_elastic_with_the_same_draws(large, small, constants, severity, monkeypa
 def test_large_images_change_as_much_as_the_benchmarks(severity):
     """Root mean square in grey levels over eight crops of two photographs, of other draws each."""
     images = load_sample_images().images
-    crops = [image[top : top + 224, left : left + 224] for image in images for top in (0, 200) for left in (0, 400)]
+    crops = [
+        image[top : top + 224, left : left + 224]
+        for image in images
+        for top in (0, 200)
+        for left in (0, 400)
+    ]
     crops = np.stack(crops).repeat(6, axis=0)
     found = np.sqrt(np.square(change(crops, ours(crops, "elastic_transform", severity))).mean())
-    expected = np.sqrt(np.square(change(crops, stretched(crops, LARGE[severity - 1], severity)[0])).mean())
+    expected = np.sqrt(
+        np.square(change(crops, stretched(crops, LARGE[severity - 1], severity)[0])).mean()
+    )
     assert found == pytest.approx(expected, rel=0.08)
-    assert found == pytest.approx([41.2, 51.2, 23.6, 25.0, 25.2][severity - 1], rel=0.08)  # of the benchmark's script
+    assert found == pytest.approx(
+        [41.2, 51.2, 23.6, 25.0, 25.2][severity - 1], rel=0.08
+    )  # of the benchmark's script
 
 
 def test_the_field_grows_with_the_image(large, monkeypatch):

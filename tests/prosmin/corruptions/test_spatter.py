@@ -25,7 +25,9 @@ SMALL = [
 def landscapes():
     """uint8 [6,96,96], flat but for hills, as the liquid is."""
     noise = np.random.default_rng(0).standard_normal((6, 96, 96))
-    level = np.stack([gaussian(0.65 + 0.3 * each, s) for each, s in zip(noise, (4, 3, 2, 1, 1.5, 1))])
+    level = np.stack(
+        [gaussian(0.65 + 0.3 * each, s) for each, s in zip(noise, (4, 3, 2, 1, 1.5, 1))]
+    )
     return (np.where(level < 0.68, 0, level).clip(0, 1) * 255).astype(np.uint8)
 
 
@@ -40,7 +42,9 @@ def test_edges_are_opencvs(landscapes):
 
 
 def test_edges_of_a_gentle_landscape_are_followed_from_steep_places():
-    ramp = np.clip(np.outer(np.linspace(0, 1, 64), np.r_[np.zeros(30), np.ones(34) * 120]), 0, 255).astype(np.uint8)
+    ramp = np.clip(
+        np.outer(np.linspace(0, 1, 64), np.r_[np.zeros(30), np.ones(34) * 120]), 0, 255
+    ).astype(np.uint8)
     expected = cv2.Canny(ramp, 50, 150) > 0
     weak = cv2.Canny(ramp, 149.9, 150) > 0
     assert expected.sum() > weak.sum() > 0  # the chain goes on below the upper threshold
@@ -49,13 +53,17 @@ def test_edges_of_a_gentle_landscape_are_followed_from_steep_places():
 
 def test_distances_are_opencvs(landscapes):
     edges = np.stack([cv2.Canny(each, 50, 150) for each in landscapes])
-    expected = np.stack([cv2.distanceTransform(255 - each, cv2.DIST_L2, 5) for each in edges]).clip(max=20)
+    expected = np.stack([cv2.distanceTransform(255 - each, cv2.DIST_L2, 5) for each in edges]).clip(
+        max=20
+    )
     found = spatter._distance(tensor(edges) == 0)[:, 0].clamp(max=20).numpy()
     assert np.abs(found - expected).max() < 0.01
 
 
 def test_equalisation_is_opencvs(landscapes):
-    expected = np.stack([cv2.equalizeHist(each) for each in [*landscapes, np.full((96, 96), 7, np.uint8)]])
+    expected = np.stack(
+        [cv2.equalizeHist(each) for each in [*landscapes, np.full((96, 96), 7, np.uint8)]]
+    )
     found = spatter._equalised(tensor([*landscapes, np.full((96, 96), 7, np.uint8)]))
     assert (found[:, 0].numpy() == expected).all()
 
@@ -77,7 +85,9 @@ def test_spatter_on_small_images(small, severity, monkeypatch):
     noise = np.random.default_rng(severity).standard_normal((len(small), 32, 32))
     monkeypatch.setattr(spatter, "normal", Fed(torch.from_numpy(noise[:, None]).float()))
     wet = reference.watered if severity < 4 else reference.muddied
-    expected = np.stack([wet(image / 255, *SMALL[severity - 1], draw) for image, draw in zip(small, noise)])
+    expected = np.stack(
+        [wet(image / 255, *SMALL[severity - 1], draw) for image, draw in zip(small, noise)]
+    )
     found = ours(small, "spatter", severity)
     assert np.abs(change(small, found)).mean() > 0.02
     assert (np.abs(found - levels(expected)) > 2).mean() < 0.01

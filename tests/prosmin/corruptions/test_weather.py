@@ -43,10 +43,14 @@ def test_snow_with_the_benchmarks_flakes(large, severity, monkeypatch):
     expected = np.stack([imagecorruptions.corrupt(image, severity, "snow") for image in large])
     size = math.ceil(224 / ZOOMS[severity - 1])
     middle = slice((224 - size) // 2, (224 - size) // 2 + size)
-    monkeypatch.setattr(weather, "normal", Fed(torch.from_numpy(noise[:, None, middle, middle]).float()))
+    monkeypatch.setattr(
+        weather, "normal", Fed(torch.from_numpy(noise[:, None, middle, middle]).float())
+    )
     monkeypatch.setattr(weather, "uniform", Fed(torch.from_numpy(np.deg2rad(angles))))
     difference = np.abs(ours(large, "snow", severity).astype(int) - expected)
-    assert (difference > 1).mean() < 1e-3  # a flake at the very threshold falls or not by the last digit
+    assert (
+        difference > 1
+    ).mean() < 1e-3  # a flake at the very threshold falls or not by the last digit
 
 
 @every_severity
@@ -54,10 +58,16 @@ def test_snow_on_small_images(small, severity, monkeypatch):
     constants = SMALL_SNOW[severity - 1]
     size = math.ceil(32 / constants[2])
     rng = np.random.default_rng(severity)
-    noise, angles = rng.standard_normal((len(small), size, size)), rng.uniform(-135, -45, len(small))
+    noise, angles = (
+        rng.standard_normal((len(small), size, size)),
+        rng.uniform(-135, -45, len(small)),
+    )
     monkeypatch.setattr(weather, "normal", Fed(torch.from_numpy(noise[:, None]).float()))
     monkeypatch.setattr(weather, "uniform", Fed(torch.from_numpy(np.deg2rad(angles))))
-    expected = [reference.snowed(image / 255, *constants, *draw) for image, *draw in zip(small, noise, angles)]
+    expected = [
+        reference.snowed(image / 255, *constants, *draw)
+        for image, *draw in zip(small, noise, angles)
+    ]
     difference = np.abs(ours(small, "snow", severity) - levels(np.stack(expected)))
     assert (difference > 1).mean() < 1e-3
 
@@ -66,7 +76,9 @@ def test_snow_falls_as_much_as_the_benchmarks(large):
     np.random.seed(0)
     for severity in (1, 3):
         image = large.repeat(2, axis=0)
-        expected = change(image, np.stack([imagecorruptions.corrupt(each, severity, "snow") for each in image]))
+        expected = change(
+            image, np.stack([imagecorruptions.corrupt(each, severity, "snow") for each in image])
+        )
         found = change(image, ours(image, "snow", severity))
         assert found.mean() == pytest.approx(expected.mean() + 0.5, rel=0.05)
         assert found.std() == pytest.approx(expected.std(), rel=0.05)
@@ -106,14 +118,20 @@ def test_the_sixth_photograph_of_the_benchmark_is_never_drawn(tmp_path, photogra
 
 
 @every_severity
-def test_frost_on_small_images_shrinks_the_photographs_to_a_fifth(small, photographs, severity, monkeypatch):
+def test_frost_on_small_images_shrinks_the_photographs_to_a_fifth(
+    small, photographs, severity, monkeypatch
+):
     own, ice = SMALL_FROST[severity - 1]
     file = cv2.imread(str(PHOTOGRAPHS / "frost1.png"))[..., ::-1]
     pane = cv2.resize(file, (0, 0), fx=0.2, fy=0.2).astype(float)
     top, left = 40, 100
-    shares = [[0.01, (top + 0.5) / (pane.shape[0] - 32), (left + 0.5) / (pane.shape[1] - 32)]] * len(small)
+    shares = [
+        [0.01, (top + 0.5) / (pane.shape[0] - 32), (left + 0.5) / (pane.shape[1] - 32)]
+    ] * len(small)
     monkeypatch.setattr(weather, "uniform", Fed(torch.tensor(shares).T))
-    expected = (own * small.astype(float) + ice * pane[top : top + 32, left : left + 32]).clip(0, 255)
+    expected = (own * small.astype(float) + ice * pane[top : top + 32, left : left + 32]).clip(
+        0, 255
+    )
     assert np.abs(ours(small, "frost", severity, frost=photographs) - expected).max() <= 2
 
 
@@ -126,7 +144,9 @@ def test_procedural_frost_changes_pixels_as_much_as_the_photographs(large, sever
                 [changed.mean(), np.abs(changed).mean(), changed.std()]
                 for pane in panes.panes
                 for image in [large.repeat(4, axis=0)]
-                for changed in [change(image, ours(image, "frost", severity, frost=corruptions.Frost([pane])))]
+                for changed in [
+                    change(image, ours(image, "frost", severity, frost=corruptions.Frost([pane])))
+                ]
             ],
             axis=0,
         )
@@ -139,9 +159,14 @@ def test_procedural_frost_is_rough_at_all_scales_as_the_photographs_are(photogra
     def correlations(panes):
         greys = [pane.float().mean(0) for pane in panes]
         greys = [(grey - grey.mean()) / grey.std() for grey in greys]
-        return np.array([[(g[:, :-lag] * g[:, lag:]).mean() for lag in (1, 4, 16, 64)] for g in greys])
+        return np.array(
+            [[(g[:, :-lag] * g[:, lag:]).mean() for lag in (1, 4, 16, 64)] for g in greys]
+        )
 
-    found, real = correlations(corruptions.procedural_frost().panes), correlations(photographs.panes)
+    found, real = (
+        correlations(corruptions.procedural_frost().panes),
+        correlations(photographs.panes),
+    )
     assert (found.mean(0) > real.min(0) - 0.1).all() and (found.mean(0) < real.max(0) + 0.1).all()
 
 
@@ -156,7 +181,9 @@ def test_a_folder_without_frost_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no images of frost; known endings: .apng, "):
         corruptions.read_frost(tmp_path)
     (tmp_path / "frost1.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="an image of frost in .* cannot be read: not in a known image format"):
+    with pytest.raises(
+        UserError, match="an image of frost in .* cannot be read: not in a known image format"
+    ):
         corruptions.read_frost(tmp_path)
 
 
@@ -184,7 +211,9 @@ def test_fog_with_the_benchmarks_draws(large, severity, monkeypatch):
 def test_the_fractal_map_has_the_benchmarks_statistics(decay):
     np.random.seed(0)
     expected = np.stack([plasma_fractal(64, decay) for _ in range(300)])
-    found = textures.plasma(300, 64, decay, torch.Generator().manual_seed(0), torch.device("cpu")).numpy()
+    found = textures.plasma(
+        300, 64, decay, torch.Generator().manual_seed(0), torch.device("cpu")
+    ).numpy()
     assert found.min(axis=(1, 2)).max() == 0 and found.max(axis=(1, 2)).min() == 1
     for statistic in (
         lambda maps: maps.mean(),

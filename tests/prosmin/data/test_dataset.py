@@ -45,7 +45,10 @@ def fetched(folder: Path, images: list, labels: list[int] | None = None, **setti
     """Write ``images`` as split train of a dataset; without labels they are unlabelled."""
     classes = tuple(f"class {label}" for label in range(max(labels) + 1)) if labels else None
     rows = np.array(labels if labels else [-1] * len(images), dtype=np.int64)
-    source = Source(classes, {"train": Images(rows, lambda rows: ((images[row], f"image {row}") for row in rows))})
+    source = Source(
+        classes,
+        {"train": Images(rows, lambda rows: ((images[row], f"image {row}") for row in rows))},
+    )
     folder.mkdir(exist_ok=True)
     manifest = write_dataset(folder, source, seed=0, val_fraction=0, test_fraction=0, **settings)
     write_json(folder / "manifest.json", manifest)
@@ -70,7 +73,9 @@ def test_small_images_come_back_pixel_for_pixel_over_several_record_batches(tmp_
 
 
 @pytest.mark.parametrize("size", [6, 100])
-@pytest.mark.parametrize("rows", [[0], [3, 4, 1999, 2700], range(1100, 2600), range(0, 3000, 7)], ids=str)
+@pytest.mark.parametrize(
+    "rows", [[0], [3, 4, 1999, 2700], range(1100, 2600), range(0, 3000, 7)], ids=str
+)
 def test_some_rows_are_those_of_all(tmp_path, size, rows):
     """Raw over several record batches, and encoded."""
     count = 3000 if size == 6 else 30
@@ -104,10 +109,14 @@ def test_small_files_of_one_size_are_stored_as_pixels(tmp_path):
     jpeg = encoded(photograph(32, 24), "JPEG")
     assert fetched(tmp_path, [jpeg, jpeg])["encoding"] == "raw"
     expected = np.asarray(Image.open(io.BytesIO(jpeg)))
-    assert np.array_equal(load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(
+        load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected
+    )
 
 
-@pytest.mark.parametrize("sizes", [[(65, 10), (65, 10)], [(20, 20), (20, 21)]], ids=["above 64 pixels", "of two sizes"])
+@pytest.mark.parametrize(
+    "sizes", [[(65, 10), (65, 10)], [(20, 20), (20, 21)]], ids=["above 64 pixels", "of two sizes"]
+)
 def test_other_images_keep_their_bytes(tmp_path, sizes):
     images = [encoded(photograph(*size), "JPEG") for size in sizes]
     assert fetched(tmp_path, images)["encoding"] == "encoded"
@@ -131,7 +140,9 @@ def test_encoded_images_are_decoded_as_pillow_does(tmp_path, kind, channels):
 def test_images_of_different_sizes_need_an_image_size(tmp_path):
     fetched(tmp_path, [encoded(photograph(70, 80), "JPEG"), encoded(photograph(80, 70), "JPEG")])
     assert load_split(tmp_path, "train", 48).images.shape == (2, 3, 48, 48)
-    with pytest.raises(UserError, match="image 0 and image 1 differ in size; an image_size is needed"):
+    with pytest.raises(
+        UserError, match="image 0 and image 1 differ in size; an image_size is needed"
+    ):
         load_split(tmp_path, "train")
 
 
@@ -162,7 +173,9 @@ def test_unusual_pixel_types_become_grey_or_rgb(tmp_path, mode, side):
         expected = np.asarray(Image.open(io.BytesIO(content)).convert("L" if grey else "RGB"))
         expected = expected.reshape(side, side, 1 if grey else 3)
     assert fetched(tmp_path, [content])["channels"] == expected.shape[2]
-    assert np.array_equal(load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(
+        load_split(tmp_path, "train").images[0].permute(1, 2, 0).numpy(), expected
+    )
 
 
 def test_16_bit_colour_is_stored_with_8_bits():
@@ -170,12 +183,20 @@ def test_16_bit_colour_is_stored_with_8_bits():
     import zlib
 
     def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     row = b"\x00" + b"\xab\xcd\x12\x34\xff\xff" * 70  # Pillow cannot write such a file
     header = struct.pack(">IIBBBBB", 70, 70, 16, 2, 0, 0, 0)
     content = (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 70)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(row * 70))
+        + chunk(b"IEND", b"")
     )
     stored, pixels = encode(content)
     assert stored != content
@@ -249,7 +270,9 @@ def test_grey_becomes_rgb_by_repetition():
     have=st.sampled_from([1, 3]),
     want=st.sampled_from([1, 3, None]),
 )
-def test_any_image_comes_out_at_the_size_asked_for_within_its_range(height, width, size, have, want):
+def test_any_image_comes_out_at_the_size_asked_for_within_its_range(
+    height, width, size, have, want
+):
     image = torch.randint(50, 200, (1, have, height, width), dtype=torch.uint8)
     out = convert(image, size, want)
     assert out.shape == (1, want or have, size, size)
@@ -266,7 +289,9 @@ def three_splits(tmp_path):
     for value, split in enumerate(["train", "val", "test"]):
         pixels = np.full((value + 2, 8, 8, 1), value, dtype=np.uint8)
         labels = np.arange(value + 2) % 2
-        parts[split] = Images(labels, lambda rows, pixels=pixels: ((pixels[row], str(row)) for row in rows))
+        parts[split] = Images(
+            labels, lambda rows, pixels=pixels: ((pixels[row], str(row)) for row in rows)
+        )
     manifest = write_dataset(tmp_path, Source(("a", "b"), parts), seed=0)
     write_json(tmp_path / "manifest.json", manifest)
     return tmp_path
@@ -277,12 +302,17 @@ def test_splits_are_listed_in_their_order(three_splits):
 
 
 def test_a_missing_split_is_named_with_those_there_are(three_splits):
-    with pytest.raises(UserError, match=r"no split 'tests'; there are: train, val, test \(did you mean 'test'\?\)"):
+    with pytest.raises(
+        UserError, match=r"no split 'tests'; there are: train, val, test \(did you mean 'test'\?\)"
+    ):
         load_split(three_splits, "tests")
 
 
 def test_a_dataset_that_was_not_fetched_says_how_to_fetch_it(tmp_path):
-    with pytest.raises(UserError, match=r"digits holds no dataset; run `dvc repro` or `python -m stages.fetch digits`"):
+    with pytest.raises(
+        UserError,
+        match=r"digits holds no dataset; run `dvc repro` or `python -m stages.fetch digits`",
+    ):
         read_manifest(tmp_path / "digits")
 
 
@@ -297,18 +327,35 @@ def test_a_damaged_dataset_is_one_clear_error(three_splits, damage):
         path.write_text("not Arrow at all")
     else:
         (three_splits / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"train\.arrow (does not exist|is damaged)|manifest\.json is damaged"):
+    with pytest.raises(
+        UserError, match=r"train\.arrow (does not exist|is damaged)|manifest\.json is damaged"
+    ):
         load_split(three_splits, "train")
 
 
 MANIFESTS = {
     "classes": (lambda it: it.pop("classes"), "classes or splits are missing"),
     "splits": (lambda it: it.pop("splits"), "classes or splits are missing"),
-    "numbers for classes": (lambda it: it.update(classes=[1, 2]), "classes is \\[1, 2\\], where a list of names is needed"),
-    "unknown split": (lambda it: it["splits"].update(trian=5), "splits is .* where some of train, val, test are needed"),
-    "no count": (lambda it: it["splits"]["train"].pop("count"), "splits.train.count is null, where a number of images"),
-    "fewer": (lambda it: it["splits"]["train"].update(count=3), "train.arrow holds \\d+ images and its manifest 3; fetch it"),
-    "fewer classes": (lambda it: it.update(classes=["a"]), "train.arrow is damaged: it holds label \\d+ of 1 classes; fetch it"),
+    "numbers for classes": (
+        lambda it: it.update(classes=[1, 2]),
+        "classes is \\[1, 2\\], where a list of names is needed",
+    ),
+    "unknown split": (
+        lambda it: it["splits"].update(trian=5),
+        "splits is .* where some of train, val, test are needed",
+    ),
+    "no count": (
+        lambda it: it["splits"]["train"].pop("count"),
+        "splits.train.count is null, where a number of images",
+    ),
+    "fewer": (
+        lambda it: it["splits"]["train"].update(count=3),
+        "train.arrow holds \\d+ images and its manifest 3; fetch it",
+    ),
+    "fewer classes": (
+        lambda it: it.update(classes=["a"]),
+        "train.arrow is damaged: it holds label \\d+ of 1 classes; fetch it",
+    ),
 }
 
 
@@ -325,10 +372,18 @@ def test_a_manifest_that_lacks_what_readers_need_is_one_sentence(three_splits, c
 def test_a_split_whose_layout_is_not_its_images_is_one_sentence(three_splits):
     path = three_splits / "train.arrow"
     content = path.read_bytes()
-    for old, new in ((b'"height": 8', b'"height": 9'), (b'"channels": 1', b'"channels": 2'), (b'"raw"', b'"row"'), (b"label", b"labe1")):
+    for old, new in (
+        (b'"height": 8', b'"height": 9'),
+        (b'"channels": 1', b'"channels": 2'),
+        (b'"raw"', b'"row"'),
+        (b"label", b"labe1"),
+    ):
         assert old in content
         path.write_bytes(content.replace(old, new))
-        with pytest.raises(UserError, match=r"train.arrow is damaged or no split of a dataset \(.*\); fetch it again$"):
+        with pytest.raises(
+            UserError,
+            match=r"train.arrow is damaged or no split of a dataset \(.*\); fetch it again$",
+        ):
             load_split(three_splits, "train")
 
 
@@ -379,7 +434,9 @@ def test_unreadable_images_are_left_out_and_listed(tmp_path):
     assert [each["source"] for each in manifest["quarantined"]] == ["image 1", "image 2"]
     assert manifest["quarantined"][1]["reason"] == "the file is empty"
     assert manifest["splits"]["train"]["count"] == len(load_split(tmp_path, "train")) == 2
-    with pytest.raises(UserError, match=r"2 of 4 images cannot be read.* \(0\.4\) allows; the first is image 1"):
+    with pytest.raises(
+        UserError, match=r"2 of 4 images cannot be read.* \(0\.4\) allows; the first is image 1"
+    ):
         fetched(tmp_path / "strict", [good, good[:-40], b"", good], max_unreadable=0.4)
 
 

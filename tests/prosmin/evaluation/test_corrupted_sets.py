@@ -22,7 +22,11 @@ CLASSES = ("n01440764", "n01443537", "n01484850")
 
 def photographs(size):
     """uint8 [6,3,size,size], three of each photograph."""
-    tiles = [image[:size, left : left + size] for image in load_sample_images().images for left in (0, 200, 400)]
+    tiles = [
+        image[:size, left : left + size]
+        for image in load_sample_images().images
+        for left in (0, 200, 400)
+    ]
     return torch.from_numpy(np.stack(tiles).transpose(0, 3, 1, 2).copy())
 
 
@@ -34,7 +38,13 @@ def folders(tmp_path_factory):
         for severity in SEVERITIES:
             images = corruptions.corrupt(photographs(80), name, severity, 0)
             for place, image in enumerate(images):
-                file = root / name / str(severity) / CLASSES[place // 3 * 2] / f"ILSVRC2012_val_{place:08}.JPEG"
+                file = (
+                    root
+                    / name
+                    / str(severity)
+                    / CLASSES[place // 3 * 2]
+                    / f"ILSVRC2012_val_{place:08}.JPEG"
+                )
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, quality=85)
     return root
@@ -53,7 +63,9 @@ def open_folders(root, types=TYPES, severities=SEVERITIES, size=80, channels=3):
 def arrays(tmp_path):
     images = photographs(32)
     for name in TYPES:
-        cells = [corruptions.corrupt(images, name, severity, 0) for severity in corruptions.SEVERITIES]
+        cells = [
+            corruptions.corrupt(images, name, severity, 0) for severity in corruptions.SEVERITIES
+        ]
         np.save(tmp_path / f"{name}.npy", torch.cat(cells).permute(0, 2, 3, 1).numpy())
     np.save(tmp_path / "labels.npy", np.tile(np.array([0, 1, 2, 0, 1, 2], np.uint8), 5))
     return tmp_path
@@ -84,8 +96,12 @@ def test_folders_are_read_as_the_files_are(folders, monkeypatch):
     cells = open_folders(folders)
     assert cells.labels.tolist() == [0, 0, 0, 2, 2, 2]
     assert [len(part) for part in cells.parts("fog", 5)] == [4, 2]
-    expected = [np.asarray(Image.open(file)) for file in sorted((folders / "fog/5").rglob("*.JPEG"))]
-    assert whole(cells, "fog", 5).permute(0, 2, 3, 1).numpy().tolist() == np.stack(expected).tolist()
+    expected = [
+        np.asarray(Image.open(file)) for file in sorted((folders / "fog/5").rglob("*.JPEG"))
+    ]
+    assert (
+        whole(cells, "fog", 5).permute(0, 2, 3, 1).numpy().tolist() == np.stack(expected).tolist()
+    )
 
 
 def test_folders_are_resized_and_made_grey_as_datasets_are(folders):
@@ -158,7 +174,9 @@ def test_arrays_are_read_by_severity(arrays):
     cells = corrupted_sets.Arrays(arrays, TYPES, 3, 32, 3)
     assert cells.labels.tolist() == [0, 1, 2, 0, 1, 2]
     for severity in corruptions.SEVERITIES:
-        assert whole(cells, "fog", severity).equal(corruptions.corrupt(photographs(32), "fog", severity, 0))
+        assert whole(cells, "fog", severity).equal(
+            corruptions.corrupt(photographs(32), "fog", severity, 0)
+        )
     small = corrupted_sets.Arrays(arrays, TYPES, 3, 16, 1)
     assert whole(small, "fog", 2).equal(convert(whole(cells, "fog", 2), 16, 1))
 
@@ -217,18 +235,26 @@ def test_nothing_is_unpickled(arrays):
 def test_arrays_must_hold_the_images_in_the_order_of_the_test_split(arrays):
     """Classes of equal size, in another order: the counts agree, the images do not."""
     cells, images = corrupted_sets.Arrays(arrays, TYPES, 3, 32, 3), photographs(32)
-    corrupted_sets.check_labels(cells, Split(images, torch.tensor([0, 1, 2, 0, 1, 2]), CLASSES), "birds")
+    corrupted_sets.check_labels(
+        cells, Split(images, torch.tensor([0, 1, 2, 0, 1, 2]), CLASSES), "birds"
+    )
     says = "corrupted image 1 is of class 'n01443537', but that of the test split of 'birds' of class 'n01440764', as for 4 of 6"
     with pytest.raises(UserError, match=says):
-        corrupted_sets.check_labels(cells, Split(images, torch.tensor([0, 0, 1, 1, 2, 2]), CLASSES), "birds")
+        corrupted_sets.check_labels(
+            cells, Split(images, torch.tensor([0, 0, 1, 1, 2, 2]), CLASSES), "birds"
+        )
 
 
 def test_the_clean_and_the_corrupted_images_must_be_as_many_of_each_class(folders):
     cells = open_folders(folders)
     images = photographs(80)
-    corrupted_sets.check_labels(cells, Split(images, torch.tensor([2, 2, 2, 0, 0, 0]), CLASSES), "birds")
+    corrupted_sets.check_labels(
+        cells, Split(images, torch.tensor([2, 2, 2, 0, 0, 0]), CLASSES), "birds"
+    )
     with pytest.raises(
         UserError,
         match="0 corrupted images are of class 'n01443537', but 1 of the test split of 'birds'; the clean and the corrup",
     ):
-        corrupted_sets.check_labels(cells, Split(images, torch.tensor([2, 2, 1, 0, 0, 0]), CLASSES), "birds")
+        corrupted_sets.check_labels(
+            cells, Split(images, torch.tensor([2, 2, 1, 0, 0, 0]), CLASSES), "birds"
+        )

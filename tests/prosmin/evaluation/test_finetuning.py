@@ -10,7 +10,13 @@ from torch import nn
 
 from prosmin.common.errors import UserError
 from prosmin.data.dataset import Split
-from prosmin.evaluation.finetuning import FinetuneSettings, evaluate_finetuned, finetune, finetune_lowshot, geometry
+from prosmin.evaluation.finetuning import (
+    FinetuneSettings,
+    evaluate_finetuned,
+    finetune,
+    finetune_lowshot,
+    geometry,
+)
 from prosmin.evaluation.label_subsets import few_labels
 from prosmin.metrics import calibration, classification
 from prosmin.models.store import ModelSettings, build_model
@@ -18,7 +24,14 @@ from prosmin.views.augment import ViewSettings
 from prosmin.views.streams import epoch_order
 
 STILL = ViewSettings(
-    size=8, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0
+    size=8,
+    scale=(1.0, 1.0),
+    ratio=(1.0, 1.0),
+    flip=0.0,
+    jitter=0.0,
+    grayscale=0.0,
+    blur=0.0,
+    solarize=0.0,
 )
 SETTINGS = FinetuneSettings(views=STILL, epochs=3, batch_size=64)
 
@@ -30,13 +43,18 @@ def splits():
     images = torch.from_numpy((pictures.reshape(-1, 1, 8, 8) * 15).astype(np.uint8))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     known = torch.from_numpy(labels)
-    return [Split(images[part], known[part], tuple("0123456789")) for part in order[:700].split([300, 150, 250])]
+    return [
+        Split(images[part], known[part], tuple("0123456789"))
+        for part in order[:700].split([300, 150, 250])
+    ]
 
 
 @pytest.fixture
 def encoder():
     narrow = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "zero_init_last": False}
-    settings = ModelSettings("resnet18", 8, 1, (0.3,), (0.38,), 16, 8, cifar_stem=True, kwargs=narrow)
+    settings = ModelSettings(
+        "resnet18", 8, 1, (0.3,), (0.38,), 16, 8, cifar_stem=True, kwargs=narrow
+    )
     return build_model(settings, seed=3).encoder
 
 
@@ -46,10 +64,13 @@ def by_hand(encoder, split, epochs, batch, lr, seed):
     head.weight.data.zero_()
     head.bias.data.zero_()
     parameters = [*encoder.parameters(), *head.parameters()]
-    decaying = [each for each in parameters if each.ndim > 1]  # kernels and matrices; not biases, not normalisation
+    decaying = [
+        each for each in parameters if each.ndim > 1
+    ]  # kernels and matrices; not biases, not normalisation
     plain = [each for each in parameters if each.ndim == 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decaying, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], weight_decay=9.0
+        [{"params": decaying, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        weight_decay=9.0,
     )
     steps = epochs * (len(split) // batch)
     warm = max(1, round(0.1 * steps))
@@ -59,8 +80,14 @@ def by_hand(encoder, split, epochs, batch, lr, seed):
         for rows in epoch_order(len(split), batch, seed, epoch):
             after = (step - warm) / max(steps - warm - 1, 1)
             for group in optimiser.param_groups:
-                group["lr"] = lr * (step + 1) / warm if step < warm else lr * (1 + np.cos(np.pi * min(after, 1))) / 2
-            loss = nn.functional.cross_entropy(head(encoder(split.images[rows] / 255)), split.labels[rows])
+                group["lr"] = (
+                    lr * (step + 1) / warm
+                    if step < warm
+                    else lr * (1 + np.cos(np.pi * min(after, 1))) / 2
+                )
+            loss = nn.functional.cross_entropy(
+                head(encoder(split.images[rows] / 255)), split.labels[rows]
+            )
             optimiser.zero_grad()
             loss.backward()
             norm = torch.sqrt(sum((each.grad**2).sum() for each in parameters))
@@ -74,8 +101,12 @@ def by_hand(encoder, split, epochs, batch, lr, seed):
 
 def test_it_is_the_loop_written_out_by_hand(splits, encoder):
     train, _, test = splits
-    found = finetune(encoder, train.images, train.labels.numpy(), 10, SETTINGS, 0.002, seed=5).logits(test.images)
-    np.testing.assert_allclose(found, by_hand(encoder, train, 3, 64, 0.002, 5)(test.images), rtol=1e-3, atol=1e-4)
+    found = finetune(
+        encoder, train.images, train.labels.numpy(), 10, SETTINGS, 0.002, seed=5
+    ).logits(test.images)
+    np.testing.assert_allclose(
+        found, by_hand(encoder, train, 3, 64, 0.002, 5)(test.images), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_the_encoder_that_is_given_stays_as_it_was_and_the_copy_is_trained(splits, encoder):
@@ -93,14 +124,18 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(splits, encoder)
     moving = replace(SETTINGS, views=replace(STILL, scale=(0.5, 1.0), rotate=20))
 
     def logits(seed):
-        return finetune(encoder, train.images, train.labels.numpy(), 10, moving, 0.002, seed).logits(train.images)
+        return finetune(
+            encoder, train.images, train.labels.numpy(), 10, moving, 0.002, seed
+        ).logits(train.images)
 
     first = logits(0)
     assert np.array_equal(first, logits(0)) and not np.array_equal(first, logits(1))
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(0, 3), (7, 7), (2, 3)])
-def test_a_handful_of_labels_takes_at_least_so_many_steps(splits, encoder, monkeypatch, steps, expected):
+def test_a_handful_of_labels_takes_at_least_so_many_steps(
+    splits, encoder, monkeypatch, steps, expected
+):
     train, taken = splits[0], []
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: (taken.append(1), step(self))[1])
@@ -135,14 +170,20 @@ def test_the_protocol_selects_on_val_and_trains_again_on_train_and_val(splits, e
 
 def test_the_number_of_epochs_is_chosen_by_held_out_nll_and_each_is_reported(splits, encoder):
     train, val, test = splits
-    found = evaluate_finetuned(encoder, train, val, test, SETTINGS, [0.002], 100, 0, (12, 1)).metrics
+    found = evaluate_finetuned(
+        encoder, train, val, test, SETTINGS, [0.002], 100, 0, (12, 1)
+    ).metrics
     alone = {
-        count: evaluate_finetuned(encoder, train, val, test, replace(SETTINGS, epochs=count), [0.002], 100, 0).metrics
+        count: evaluate_finetuned(
+            encoder, train, val, test, replace(SETTINGS, epochs=count), [0.002], 100, 0
+        ).metrics
         for count in (1, 12)
     }
     for count, each in alone.items():
         ends = ("accuracy", "accuracy_low", "accuracy_high")
-        assert [found[f"after_{count}_epochs"][name] for name in ends] == [each[name] for name in ends]
+        assert [found[f"after_{count}_epochs"][name] for name in ends] == [
+            each[name] for name in ends
+        ]
     assert found["after_12_epochs"]["nll_val"] < found["after_1_epochs"]["nll_val"]
     assert found["epochs"] == alone[12]["epochs"] == 12 and found["nll"] == alone[12]["nll"]
 
@@ -161,7 +202,9 @@ def test_few_labels_are_drawn_as_for_the_probe(splits, encoder):
 
 
 def test_a_classifier_need_not_be_blind_to_colour():
-    views = ViewSettings(size=8, scale=(0.3, 0.7), flip=0.2, rotate=9, jitter=0.8, hue=0.1, blur=0.5, solarize=0.2)
+    views = ViewSettings(
+        size=8, scale=(0.3, 0.7), flip=0.2, rotate=9, jitter=0.8, hue=0.1, blur=0.5, solarize=0.2
+    )
     found = geometry(views)
     assert (found.scale, found.flip, found.rotate) == ((0.3, 0.7), 0.2, 9)
     assert (found.jitter, found.grayscale, found.blur, found.solarize) == (0, 0, 0, 0)

@@ -17,7 +17,9 @@ def digits():
 
 
 def sklearn_knn(k, temperature):
-    return KNeighborsClassifier(k, weights=lambda distance: np.exp((1 - distance) / temperature), metric="cosine")
+    return KNeighborsClassifier(
+        k, weights=lambda distance: np.exp((1 - distance) / temperature), metric="cosine"
+    )
 
 
 @pytest.mark.parametrize("block", [knn._BLOCK, 500 * 7], ids=["one block", "blocks of 7"])
@@ -27,7 +29,9 @@ def test_neighbours_are_scikit_learns(digits, block, monkeypatch):
     oracle = NearestNeighbors(n_neighbors=20, metric="cosine").fit(digits[0][0].astype(float))
     distance, _ = oracle.kneighbors(digits[2][0].astype(float))
     np.testing.assert_allclose(similarity, 1 - distance, atol=1e-5)
-    bank, queries = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (digits[0][0], digits[2][0]))
+    bank, queries = (
+        part / np.linalg.norm(part, axis=1, keepdims=True) for part in (digits[0][0], digits[2][0])
+    )
     np.testing.assert_allclose((bank[index] * queries[:, None]).sum(2), similarity, atol=1e-5)
 
 
@@ -63,7 +67,9 @@ def test_of_equally_similar_rows_the_first_of_the_bank_is_the_neighbour():
         np.testing.assert_array_equal(similarity, np.take_along_axis(exact, index, axis=1))
 
 
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 1), (17, 1), (100, 1), (500, 3), (2001, 5), (2001, 120), (900, 900)])
+@pytest.mark.parametrize(
+    ("n", "k"), [(1, 1), (16, 1), (17, 1), (100, 1), (500, 3), (2001, 5), (2001, 120), (900, 900)]
+)
 @pytest.mark.parametrize("distinct", [True, False])
 def test_the_largest_of_each_row_are_found_whatever_the_size(n, k, distinct):
     rng = np.random.default_rng(n + k)
@@ -106,8 +112,12 @@ def test_the_bank_for_test_holds_val_as_well():
 def test_of_equally_accurate_settings_the_smaller_k_then_the_higher_temperature_is_chosen():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 20)
-    apart = np.eye(2)[labels].astype(np.float32) + rng.normal(scale=0.01, size=(40, 2)).astype(np.float32)
-    found, grid = knn.evaluate_knn((apart, labels), (apart, labels), (apart, labels), [9, 3], [0.1, 0.5], 100, 0)
+    apart = np.eye(2)[labels].astype(np.float32) + rng.normal(scale=0.01, size=(40, 2)).astype(
+        np.float32
+    )
+    found, grid = knn.evaluate_knn(
+        (apart, labels), (apart, labels), (apart, labels), [9, 3], [0.1, 0.5], 100, 0
+    )
     assert {row[2] for row in grid} == {1.0}
     assert (found["k"], found["temperature"]) == (3, 0.5)
 

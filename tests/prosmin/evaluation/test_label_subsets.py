@@ -69,12 +69,18 @@ def test_labels_held_out_and_resampled_have_streams_of_their_own(monkeypatch):
 def test_few_labels_are_balanced_distinct_and_repeatable():
     labels = np.random.default_rng(0).integers(0, 4, 100)
     drawn = [few_labels(labels, 5, 0, draw) for draw in range(200)]
-    assert all(np.bincount(labels[rows]).tolist() == [5] * 4 and len(set(rows)) == 20 for rows in drawn)
+    assert all(
+        np.bincount(labels[rows]).tolist() == [5] * 4 and len(set(rows)) == 20 for rows in drawn
+    )
     assert np.array_equal(drawn[3], few_labels(labels, 5, 0, 3))
-    assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], few_labels(labels, 5, 1, 0))
+    assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(
+        drawn[0], few_labels(labels, 5, 1, 0)
+    )
     assert set(np.concatenate(drawn)) == set(range(100))  # every image gets its turn
 
 
 def test_a_class_with_too_few_images_is_named():
-    with pytest.raises(UserError, match="class 1 has 2 labelled images, fewer than the 3 asked for"):
+    with pytest.raises(
+        UserError, match="class 1 has 2 labelled images, fewer than the 3 asked for"
+    ):
         few_labels(np.array([0, 0, 0, 1, 1]), 3, 0, 0)

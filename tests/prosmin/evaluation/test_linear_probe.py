@@ -31,9 +31,13 @@ def test_the_fit_is_scikit_learns_optimum(digits, l2):
     features, labels = digits[0]
     probe = fit(features, labels, 10, l2)
     inputs = standardise(features.astype(np.float64))
-    oracle = LogisticRegression(C=1 / (len(labels) * l2), tol=1e-10, max_iter=10_000).fit(inputs, labels)
+    oracle = LogisticRegression(C=1 / (len(labels) * l2), tol=1e-10, max_iter=10_000).fit(
+        inputs, labels
+    )
     np.testing.assert_allclose(probe.weight, oracle.coef_, atol=2e-3 * np.abs(oracle.coef_).max())
-    np.testing.assert_allclose(classification.softmax(probe.logits(features)), oracle.predict_proba(inputs), atol=1e-3)
+    np.testing.assert_allclose(
+        classification.softmax(probe.logits(features)), oracle.predict_proba(inputs), atol=1e-3
+    )
 
 
 def test_duplicating_the_samples_does_not_change_what_l2_means(digits):
@@ -45,7 +49,9 @@ def test_duplicating_the_samples_does_not_change_what_l2_means(digits):
 
 def test_scale_and_offset_of_a_feature_do_not_matter(digits):
     features, labels = digits[0]
-    scale, offset = np.random.default_rng(0).uniform([[0.1], [-5]], [[10], [5]], size=(2, features.shape[1]))
+    scale, offset = np.random.default_rng(0).uniform(
+        [[0.1], [-5]], [[10], [5]], size=(2, features.shape[1])
+    )
     one = fit(features, labels, 10, 0.01).logits(digits[1][0])
     other = fit(features * scale + offset, labels, 10, 0.01).logits(digits[1][0] * scale + offset)
     np.testing.assert_allclose(one, other, atol=1e-2)
@@ -54,7 +60,9 @@ def test_scale_and_offset_of_a_feature_do_not_matter(digits):
 def test_a_feature_that_is_constant_up_to_rounding_gets_no_weight_on_other_samples():
     rng = np.random.default_rng(0)
     nearly = 1000 + rng.integers(-1, 2, 100) * 1e-4
-    features = np.stack([np.full(100, 0.1), nearly, np.zeros(100), rng.normal(size=100)], 1).astype(np.float32)
+    features = np.stack([np.full(100, 0.1), nearly, np.zeros(100), rng.normal(size=100)], 1).astype(
+        np.float32
+    )
     assert standardisation(features)[1].tolist()[:3] == [1, 1, 1]
     probe = fit(features, (features[:, 3] > 0).astype(int), 2, 0.01)
     np.testing.assert_allclose(probe.weight[:, :3], 0, atol=1e-3)
@@ -64,9 +72,14 @@ def test_a_saved_probe_gives_the_same_logits_and_the_same_bytes(digits, tmp_path
     probe = fit(*digits[0], 10, 0.01)
     for name in ("one", "other"):
         probe.save(tmp_path / f"{name}.safetensors")
-    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()
+    assert (tmp_path / "one.safetensors").read_bytes() == (
+        tmp_path / "other.safetensors"
+    ).read_bytes()
     loaded = Probe.load(tmp_path / "one.safetensors")
-    assert np.array_equal(loaded.logits(digits[2][0]), probe.logits(digits[2][0])) and loaded.temperature == 1
+    assert (
+        np.array_equal(loaded.logits(digits[2][0]), probe.logits(digits[2][0]))
+        and loaded.temperature == 1
+    )
 
 
 def held_out(digits, l2):
@@ -110,7 +123,11 @@ def test_the_protocol_selects_on_val_and_refits_on_train_and_val(digits):
     assert found.metrics["l2"] == l2
     seen = selected.logits(val[0])
     temperature = calibration.fit_temperature(seen, val[1])
-    assert found.probe.temperature == found.metrics["temperature"] == pytest.approx(temperature, rel=1e-6)
+    assert (
+        found.probe.temperature
+        == found.metrics["temperature"]
+        == pytest.approx(temperature, rel=1e-6)
+    )
     assert found.metrics["accuracy_val"] == classification.accuracy(seen, val[1])
     assert found.metrics["n_val"] == len(val[1])
     both = [np.concatenate(parts) for parts in zip(train, val, strict=True)]
@@ -121,7 +138,10 @@ def test_nothing_is_fitted_to_the_test_split(digits):
     train, val, (features, labels) = digits
     one = evaluate_probe(train, val, (features, labels), GRID, 100, 0)
     other = evaluate_probe(train, val, (features[::-1] * 3, labels), GRID, 100, 0)
-    assert np.array_equal(one.probe.weight, other.probe.weight) and one.probe.temperature == other.probe.temperature
+    assert (
+        np.array_equal(one.probe.weight, other.probe.weight)
+        and one.probe.temperature == other.probe.temperature
+    )
     assert other.metrics["accuracy"] < one.metrics["accuracy"]
 
 
@@ -139,9 +159,16 @@ def test_the_report_holds_each_metric_of_the_probe_with_its_interval(digits):
     assert reported["n"] == 300
     scored = set(reported) - {"n", "l2", "temperature", "n_val", "accuracy_val"}
     names = {name for name in scored if not name.endswith(("_low", "_high"))}
-    assert len(names) == 14 and scored == {name + end for name in names for end in ("", "_low", "_high")}
-    assert all(reported[f"{name}_low"] <= reported[name] <= reported[f"{name}_high"] for name in names)
-    for kind, probabilities in (("raw", classification.softmax(logits)), ("calibrated", calibrated)):
+    assert len(names) == 14 and scored == {
+        name + end for name in names for end in ("", "_low", "_high")
+    }
+    assert all(
+        reported[f"{name}_low"] <= reported[name] <= reported[f"{name}_high"] for name in names
+    )
+    for kind, probabilities in (
+        ("raw", classification.softmax(logits)),
+        ("calibrated", calibrated),
+    ):
         rows = [row[1:] for row in found.reliability if row[0] == kind]
         assert rows == calibration.reliability(probabilities, test[1])
 

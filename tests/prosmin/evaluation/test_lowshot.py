@@ -27,7 +27,9 @@ def test_each_draw_is_scikit_learns_probe_on_those_labels(digits):
         model = LogisticRegression(C=1 / (50 * 0.1), tol=1e-8, max_iter=1000)
         model.fit((features[rows] - mean) / std, labels[rows])
         oracle.append(model.score((queries - mean) / std, truth))
-    assert evaluate_lowshot(*digits, 5, 3, 0.1, seed=7) == pytest.approx(oracle, abs=1.5 / len(truth))
+    assert evaluate_lowshot(*digits, 5, 3, 0.1, seed=7) == pytest.approx(
+        oracle, abs=1.5 / len(truth)
+    )
     assert len(set(oracle)) > 1
 
 
@@ -41,6 +43,8 @@ def test_a_class_with_too_few_images_is_refused(digits):
         evaluate_lowshot(*digits, 200, 3, 0.1, 0)
 
 
-@pytest.mark.parametrize(("percent", "expected"), [(1, 1), (0.01, 1), (10, 10), (2.6, 3), (100, 100)])
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(1, 1), (0.01, 1), (10, 10), (2.6, 3), (100, 100)]
+)
 def test_a_percentage_is_shared_evenly_with_at_least_one_label_a_class(percent, expected):
     assert per_class_of(percent, np.arange(1000) % 10) == expected

@@ -6,7 +6,16 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 import torch
-from pytorch_ood.detector import KNN, RMD, EnergyBased, Entropy, Mahalanobis, MaxLogit, MaxSoftmax, ViM
+from pytorch_ood.detector import (
+    KNN,
+    RMD,
+    EnergyBased,
+    Entropy,
+    Mahalanobis,
+    MaxLogit,
+    MaxSoftmax,
+    ViM,
+)
 from scipy.spatial.distance import cdist
 from scipy.stats import entropy
 from sklearn.datasets import load_digits
@@ -32,7 +41,9 @@ def digits():
     def sample(part):
         logits = probe.decision_function(features[part]).astype(np.float32)
         sigma, head = features[part].mean(1), (probe.coef_, probe.intercept_)
-        return ood_scores.Sample(features[part], log_sigma=sigma, logits=logits, labels=labels[part], head=head)
+        return ood_scores.Sample(
+            features[part], log_sigma=sigma, logits=logits, labels=labels[part], head=head
+        )
 
     inside = np.flatnonzero(known)
     return sample(inside[:900]), sample(inside[900:]), sample(np.flatnonzero(~known))
@@ -41,7 +52,9 @@ def digits():
 def test_msp_is_the_librarys(digits):
     _, inside, _ = digits
     expected = MaxSoftmax.score(torch.from_numpy(inside.logits.astype(np.float64)))
-    np.testing.assert_allclose(np.expm1(ood_scores.msp(*digits[:2], DEFAULTS)), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        np.expm1(ood_scores.msp(*digits[:2], DEFAULTS)), expected, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("margin", [8, 14, 20, 26, 33, 40, 60, 400])
@@ -58,7 +71,10 @@ def test_a_sure_probe_does_not_tie(margin):
             shares = [each / sum(weights) for each in weights]
             exact_msp.append((1 - shares[0]).ln())
             exact_entropy.append(-sum(share * share.ln() for share in shares))
-        for found, exact in ((ood_scores.msp(query, query, DEFAULTS), exact_msp), (ood_scores.entropy(query, query, DEFAULTS), exact_entropy)):
+        for found, exact in (
+            (ood_scores.msp(query, query, DEFAULTS), exact_msp),
+            (ood_scores.entropy(query, query, DEFAULTS), exact_entropy),
+        ):
             np.testing.assert_allclose(found, [float(each) for each in exact], rtol=1e-9)
             assert np.argsort(found).tolist() == sorted(range(300), key=exact.__getitem__)
 
@@ -66,32 +82,48 @@ def test_a_sure_probe_does_not_tie(margin):
 def test_max_logit_and_entropy_are_the_librarys(digits):
     _, inside, _ = digits
     logits = torch.from_numpy(inside.logits.astype(np.float64))
-    np.testing.assert_allclose(ood_scores.max_logit(*digits[:2], DEFAULTS), MaxLogit.score(logits), rtol=1e-12)
+    np.testing.assert_allclose(
+        ood_scores.max_logit(*digits[:2], DEFAULTS), MaxLogit.score(logits), rtol=1e-12
+    )
     # The library clips probabilities at 1e-7.
-    np.testing.assert_allclose(ood_scores.entropy(*digits[:2], DEFAULTS), Entropy.score(logits), atol=2e-5)
-    np.testing.assert_allclose(ood_scores.entropy(*digits[:2], DEFAULTS), entropy(logits.softmax(1), axis=1), atol=1e-12)
+    np.testing.assert_allclose(
+        ood_scores.entropy(*digits[:2], DEFAULTS), Entropy.score(logits), atol=2e-5
+    )
+    np.testing.assert_allclose(
+        ood_scores.entropy(*digits[:2], DEFAULTS), entropy(logits.softmax(1), axis=1), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0])
 def test_energy_is_the_librarys(digits, temperature):
     _, inside, _ = digits
     expected = EnergyBased.score(torch.from_numpy(inside.logits.astype(np.float64)), t=temperature)
-    np.testing.assert_allclose(ood_scores.energy(*digits[:2], ood_scores.Settings(temperature=temperature)), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        ood_scores.energy(*digits[:2], ood_scores.Settings(temperature=temperature)),
+        expected,
+        rtol=1e-12,
+    )
 
 
 def test_energy_of_large_logits_does_not_overflow():
     query = ood_scores.Sample(np.zeros((1, 1)), logits=np.array([[2000.0, 0.0]], np.float32))
     assert ood_scores.energy(query, query, DEFAULTS) == -2000.0
-    assert ood_scores.msp(query, query, DEFAULTS) == -2000.0  # log(1 - p), where p itself would be 1
+    assert (
+        ood_scores.msp(query, query, DEFAULTS) == -2000.0
+    )  # log(1 - p), where p itself would be 1
     assert ood_scores.entropy(query, query, DEFAULTS) == 0.0
 
 
 @pytest.mark.parametrize("k", [1, 10, 900])
 def test_knn_is_the_librarys(digits, k):
     train, inside, _ = digits
-    library = KNN(None, k=k).fit_features(torch.from_numpy(train.features).double(), torch.from_numpy(train.labels))
+    library = KNN(None, k=k).fit_features(
+        torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    )
     expected = library.predict_features(torch.from_numpy(inside.features).double())
-    np.testing.assert_allclose(ood_scores.knn(train, inside, ood_scores.Settings(k=k)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        ood_scores.knn(train, inside, ood_scores.Settings(k=k)), expected, rtol=1e-5
+    )
 
 
 def test_knn_keeps_its_digits_where_float32_features_almost_coincide():
@@ -100,7 +132,9 @@ def test_knn_keeps_its_digits_where_float32_features_almost_coincide():
     train, query = ((base + 1e-4 * rng.normal(size=(50, 64))).astype(np.float32) for _ in range(2))
     exact = [each.astype(np.float64) for each in (query, train)]
     unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in exact]
-    found = ood_scores.knn(ood_scores.Sample(train), ood_scores.Sample(query), ood_scores.Settings(k=50))
+    found = ood_scores.knn(
+        ood_scores.Sample(train), ood_scores.Sample(query), ood_scores.Settings(k=50)
+    )
     np.testing.assert_allclose(found, cdist(*unit).max(axis=1), rtol=0.01)
 
 
@@ -119,22 +153,38 @@ def test_knn_refuses_more_neighbours_than_images(digits):
 def test_mahalanobis_without_shrinkage_orders_as_the_librarys(digits):
     """The library leaves out the division by N and halves the square: the same score times 1 / (2 N)."""
     train, inside, _ = digits
-    library = Mahalanobis(None).fit_features(torch.from_numpy(train.features).double(), torch.from_numpy(train.labels))
+    library = Mahalanobis(None).fit_features(
+        torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    )
     library.mu, library.precision = library.mu.double(), library.precision.double()
-    expected = library.predict_features(torch.from_numpy(inside.features).double()) * 2 * len(train.features)
-    np.testing.assert_allclose(ood_scores.mahalanobis(train, inside, ood_scores.Settings(shrinkage=0)), expected, rtol=1e-3)
+    expected = (
+        library.predict_features(torch.from_numpy(inside.features).double())
+        * 2
+        * len(train.features)
+    )
+    np.testing.assert_allclose(
+        ood_scores.mahalanobis(train, inside, ood_scores.Settings(shrinkage=0)), expected, rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.1, 0.9])
 def test_mahalanobis_is_the_definition_written_out(digits, shrinkage):
     train, inside, _ = digits
     features, labels = train.features.astype(np.float64), train.labels
-    residual = np.concatenate([features[labels == c] - features[labels == c].mean(0) for c in range(8)])
+    residual = np.concatenate(
+        [features[labels == c] - features[labels == c].mean(0) for c in range(8)]
+    )
     tied = np.cov(residual, rowvar=False, bias=True)
     shrunk = (1 - shrinkage) * tied + shrinkage * np.trace(tied) / 64 * np.eye(64)
     means = np.stack([features[labels == c].mean(0) for c in range(8)])
-    expected = cdist(inside.features, means, "mahalanobis", VI=np.linalg.inv(shrunk)).min(axis=1) ** 2
-    np.testing.assert_allclose(ood_scores.mahalanobis(train, inside, ood_scores.Settings(shrinkage=shrinkage)), expected, rtol=1e-8)
+    expected = (
+        cdist(inside.features, means, "mahalanobis", VI=np.linalg.inv(shrunk)).min(axis=1) ** 2
+    )
+    np.testing.assert_allclose(
+        ood_scores.mahalanobis(train, inside, ood_scores.Settings(shrinkage=shrinkage)),
+        expected,
+        rtol=1e-8,
+    )
 
 
 def test_mahalanobis_leaves_out_images_without_a_label(digits):
@@ -143,12 +193,18 @@ def test_mahalanobis_leaves_out_images_without_a_label(digits):
         np.concatenate([train.features, 100 + train.features[:50]]),
         labels=np.concatenate([train.labels, np.full(50, -1)]),
     )
-    np.testing.assert_array_equal(ood_scores.mahalanobis(stray, inside, DEFAULTS), ood_scores.mahalanobis(train, inside, DEFAULTS))
+    np.testing.assert_array_equal(
+        ood_scores.mahalanobis(stray, inside, DEFAULTS),
+        ood_scores.mahalanobis(train, inside, DEFAULTS),
+    )
 
 
 def test_mahalanobis_of_dead_features_needs_shrinkage(digits):
     train, inside, _ = digits
-    dead = [ood_scores.Sample(np.pad(each.features, ((0, 0), (0, 1))), labels=each.labels) for each in (train, inside)]
+    dead = [
+        ood_scores.Sample(np.pad(each.features, ((0, 0), (0, 1))), labels=each.labels)
+        for each in (train, inside)
+    ]
     with pytest.raises(ConfigError, match="^shrinkage is 0; the covariance of the 65 features"):
         ood_scores.mahalanobis(*dead, ood_scores.Settings(shrinkage=0))
     assert np.isfinite(ood_scores.mahalanobis(*dead, ood_scores.Settings(shrinkage=0.01))).all()
@@ -162,10 +218,14 @@ def test_mahalanobis_of_a_collapsed_encoder_is_refused():
 
 def test_relative_mahalanobis_without_shrinkage_orders_as_the_librarys(digits):
     train, inside, _ = digits
-    library = RMD(None).fit_features(torch.from_numpy(train.features).double(), torch.from_numpy(train.labels))
+    library = RMD(None).fit_features(
+        torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    )
     for name in ("mu", "precision"):
         setattr(library, name, getattr(library, name).double())
-    expected = library.predict_features(torch.from_numpy(inside.features).double()) * len(train.features)
+    expected = library.predict_features(torch.from_numpy(inside.features).double()) * len(
+        train.features
+    )
     found = ood_scores.relative_mahalanobis(train, inside, ood_scores.Settings(shrinkage=0))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(found).max())
 
@@ -177,7 +237,12 @@ def test_vim_is_the_librarys(digits, dim):
     library = ViM(None, d=dim or 32, w=weight, b=bias)
     library.fit_features(torch.from_numpy(train.features), torch.from_numpy(train.labels))
     expected = library.predict_features(torch.from_numpy(inside.features))
-    np.testing.assert_allclose(ood_scores.vim(train, inside, ood_scores.Settings(vim_dim=dim)), expected, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(
+        ood_scores.vim(train, inside, ood_scores.Settings(vim_dim=dim)),
+        expected,
+        rtol=1e-3,
+        atol=1e-2,
+    )
 
 
 def test_vim_refuses_a_principal_space_that_leaves_nothing_out(digits):
@@ -208,7 +273,9 @@ def test_scores_are_high_where_the_answer_is_obvious(name):
         features = centres + rng.normal(size=(60, 3)) / 10
         logits = features @ head[0].T + head[1]
         sigmas = log_sigma + rng.normal(size=60) / 10
-        return ood_scores.Sample(features, log_sigma=sigmas, logits=logits, labels=labels, head=head)
+        return ood_scores.Sample(
+            features, log_sigma=sigmas, logits=logits, labels=labels, head=head
+        )
 
     train, inside = (sample(centres[labels], -2.0) for _ in range(2))
     outside = sample(np.array([-5.0, -5.0, -5.0]), 1.0)
@@ -224,7 +291,9 @@ def test_a_score_belongs_to_its_image_whatever_the_order_and_the_company(digits,
     found = ood_scores.score_all(train, inside.rows(shuffled), DEFAULTS)
     assert list(found) == ALL
     for name, values in found.items():
-        np.testing.assert_allclose(values, scores[0][name][shuffled], rtol=1e-5, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(
+            values, scores[0][name][shuffled], rtol=1e-5, atol=1e-9, err_msg=name
+        )
 
 
 def test_an_image_twice_has_one_score(digits):
@@ -242,7 +311,10 @@ def test_a_combined_score_is_the_largest_z_score_by_held_out_training_images(dig
     rest, held = train.rows(~fifth), train.rows(fifth)
     parts = []
     for function in (ood_scores.knn, ood_scores.mahalanobis):
-        known, asked = np.log(function(rest, held, DEFAULTS)), np.log(function(train, inside, DEFAULTS))
+        known, asked = (
+            np.log(function(rest, held, DEFAULTS)),
+            np.log(function(train, inside, DEFAULTS)),
+        )
         parts.append((asked - known.mean()) / known.std())
     np.testing.assert_allclose(scores[0]["combined"], np.max(parts, axis=0))
     parts.append((inside.log_sigma - held.log_sigma.mean()) / held.log_sigma.std())
@@ -257,15 +329,21 @@ def test_a_combined_score_does_not_ask_in_which_order_the_classes_come(order):
 
     def sample(labels, spread):
         features = centres[labels] + spread * rng.normal(size=(len(labels), 24))
-        return ood_scores.Sample(features, 0.4 * (labels % 5) + rng.normal(size=len(labels)) / 4, labels=labels)
+        return ood_scores.Sample(
+            features, 0.4 * (labels % 5) + rng.normal(size=len(labels)) / 4, labels=labels
+        )
 
     train, inside = sample(np.arange(8000) % 10, 1.0), sample(rng.integers(0, 10, 1000), 1.0)
     outside = sample(rng.integers(0, 10, 1000), 1.3)
     rows = np.argsort(train.labels, kind="stable") if order == "sorted" else np.arange(8000)
     found = []
     for each in (rows, rng.permutation(8000)):
-        scores = [ood_scores.score_all(train.rows(each), query, DEFAULTS) for query in (inside, outside)]
-        found.append([detection.auroc(*(every[name] for every in scores)) for name in ood_scores.COMBINED])
+        scores = [
+            ood_scores.score_all(train.rows(each), query, DEFAULTS) for query in (inside, outside)
+        ]
+        found.append(
+            [detection.auroc(*(every[name] for every in scores)) for name in ood_scores.COMBINED]
+        )
     assert np.abs(np.subtract(*found)).max() < 0.01
 
 

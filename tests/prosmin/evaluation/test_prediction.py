@@ -29,7 +29,9 @@ SETTINGS = store.ModelSettings(
     kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False},
 )
 IMAGES = torch.tensor(load_digits().images[:60] / 16 * 255).round().byte().unsqueeze(1)
-SEEING = Seeing(3, ViewSettings(size=8, flip=0.0, saturation=0.0, hue=0.0, grayscale=0.0, blur=0.0), seed=0)
+SEEING = Seeing(
+    3, ViewSettings(size=8, flip=0.0, saturation=0.0, hue=0.0, grayscale=0.0, blur=0.0), seed=0
+)
 
 
 @pytest.mark.parametrize("how", NORMALISATIONS)
@@ -49,7 +51,9 @@ def test_the_best_constant_sigma_has_the_lowest_crps_of_each_dimension():
         def mean_crps(sigma, column=column):
             return float(scoring.crps(torch.tensor(0.0), torch.tensor(sigma), column).mean())
 
-        best = minimize_scalar(mean_crps, bounds=(1e-3, 100), method="bounded", options={"xatol": 1e-9})
+        best = minimize_scalar(
+            mean_crps, bounds=(1e-3, 100), method="bounded", options={"xatol": 1e-9}
+        )
         assert float(found[place]) == pytest.approx(best.x, rel=1e-4)
 
 
@@ -63,7 +67,9 @@ def drawn(count=600, views=3, size=8, scale=1.0, seed=0):
 
 
 def measured(mu, log_sigma, y, constant=None):
-    rows = prediction._measure(mu, log_sigma, y, torch.ones(mu.shape[-1]) if constant is None else constant)
+    rows = prediction._measure(
+        mu, log_sigma, y, torch.ones(mu.shape[-1]) if constant is None else constant
+    )
     rows = {name: values.double().numpy() for name, values in rows.items()}
     return prediction.Measured(**rows | {"pit": rows["pit"].mean(0)})
 
@@ -78,7 +84,9 @@ def test_targets_that_come_as_predicted_are_covered_as_they_should_be():
 @pytest.mark.parametrize(("scale", "ends"), [(0.5, "full"), (2.0, "empty")])
 def test_sigma_off_by_a_factor_covers_as_the_normal_distribution_says(scale, ends):
     found = measured(*drawn(scale=scale))
-    expected = [2 * norm.cdf(scale * norm.ppf(0.5 + level / 200)) - 1 for level in prediction.LEVELS]
+    expected = [
+        2 * norm.cdf(scale * norm.ppf(0.5 + level / 200)) - 1 for level in prediction.LEVELS
+    ]
     np.testing.assert_allclose(found.inside.mean(0), expected, atol=0.015)
     outer, inner = found.pit[[0, -1]].mean(), found.pit[9:11].mean()
     assert outer > inner if ends == "full" else outer < inner
@@ -95,10 +103,14 @@ def test_each_number_is_that_of_a_loop_over_pairs_of_views():
             for j in range(3):
                 for d in range(2) if i != j else ():
                     m, s, t, c = (
-                        float(each) for each in (mu[n, i, d], log_sigma[n, i, d].exp(), y[n, j, d], constant[d])
+                        float(each)
+                        for each in (mu[n, i, d], log_sigma[n, i, d].exp(), y[n, j, d], constant[d])
                     )
                     sample = norm.ppf((np.arange(2000) + 0.5) / 2000)  # quantiles stand for X
-                    other, spread = float(mu[n, j, d]), math.hypot(s, float(log_sigma[n, j, d].exp()))
+                    other, spread = (
+                        float(mu[n, j, d]),
+                        math.hypot(s, float(log_sigma[n, j, d].exp())),
+                    )
                     apart = (
                         np.abs(m - other + spread * sample).mean(),
                         np.abs(m - other + c * math.sqrt(2) * sample).mean(),
@@ -137,7 +149,10 @@ def test_the_rank_correlation_is_scipys_of_the_repeated_samples(decimals):
         one, other = one.round(decimals), other.round(decimals)
     assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
     for counts in classification.resamples(40, 3, 0):
-        expected = [spearmanr(*(np.repeat(each, row.astype(int)) for each in (one, other))).statistic for row in counts]
+        expected = [
+            spearmanr(*(np.repeat(each, row.astype(int)) for each in (one, other))).statistic
+            for row in counts
+        ]
         np.testing.assert_allclose(rank_correlation(one, other, counts), expected)
 
 
@@ -155,16 +170,23 @@ def reference(model):
     return prediction.fit_reference(model, IMAGES[:30], SEEING)
 
 
-def test_the_numbers_of_an_image_do_not_depend_on_those_that_come_with_it(model, reference, monkeypatch):
+def test_the_numbers_of_an_image_do_not_depend_on_those_that_come_with_it(
+    model, reference, monkeypatch
+):
     monkeypatch.setattr(prediction, "_CHUNK", 10)
-    alone, among = (prediction.measure(model, IMAGES[30 : 30 + count], reference, SEEING) for count in (10, 25))
+    alone, among = (
+        prediction.measure(model, IMAGES[30 : 30 + count], reference, SEEING) for count in (10, 25)
+    )
     for name in ("inside", "crps", "crps_constant", "log_sigma", "error", "disagreement"):
-        np.testing.assert_allclose(getattr(among, name)[:10], getattr(alone, name), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            getattr(among, name)[:10], getattr(alone, name), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_the_seed_draws_the_views(model, reference):
     first, again, other = (
-        prediction.measure(model, IMAGES[:20], reference, Seeing(3, SEEING.settings, seed)) for seed in (0, 0, 1)
+        prediction.measure(model, IMAGES[:20], reference, Seeing(3, SEEING.settings, seed))
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first.crps, again.crps)
     assert not np.array_equal(first.crps, other.crps)
@@ -174,6 +196,8 @@ def test_the_reference_whitens_the_training_targets_and_knows_nothing_else(model
     """The statistics are of views drawn for this purpose, not of those that are measured."""
     parts = list(prediction._look(model, IMAGES[:30], SEEING, prediction._REFERENCE))
     y = reference.normalisation(torch.cat([part[2] for part in parts]).flatten(0, 1))
-    expected = normalise_targets(torch.cat([part[2] for part in parts]).flatten(0, 1), "whiten", 0.1)
+    expected = normalise_targets(
+        torch.cat([part[2] for part in parts]).flatten(0, 1), "whiten", 0.1
+    )
     torch.testing.assert_close(y, expected, atol=1e-3, rtol=1e-3)
     assert reference.sigma.shape == (4,) and (reference.sigma > 0).all()

@@ -29,7 +29,9 @@ def place(root: Path, *files: str) -> str:
 
 def tree(root: Path, folders: str, count: int = 3) -> str:
     """``count`` images in each of these folders, named with blanks between them."""
-    return place(root, *(f"{name}/{number}.png" for name in folders.split() for number in range(count)))
+    return place(
+        root, *(f"{name}/{number}.png" for name in folders.split() for number in range(count))
+    )
 
 
 def names(source) -> dict[str, list[str]]:
@@ -68,7 +70,9 @@ def test_other_names_are_no_splits(name):
 @pytest.mark.parametrize("folders", ["train val validation", "Train train", "test TEST train"])
 def test_two_folders_for_one_split_are_refused(tmp_path, folders):
     path = tree(tmp_path, " ".join(f"{each}/cat" for each in folders.split()))
-    with pytest.raises(UserError, match=r"are all names of the split '\w+'; say under splits which"):
+    with pytest.raises(
+        UserError, match=r"are all names of the split '\w+'; say under splits which"
+    ):
         folder(path)
 
 
@@ -80,7 +84,10 @@ def test_a_class_may_be_named_as_a_split_is_which_is_said(tmp_path):
 
 def test_classes_beside_one_called_train_are_refused_and_can_be_asked_for(tmp_path):
     path = tree(tmp_path, "bus car Train")
-    with pytest.raises(UserError, match=r"bus stands beside the split 'Train' but is no split.*set splits to \{train: \.\}"):
+    with pytest.raises(
+        UserError,
+        match=r"bus stands beside the split 'Train' but is no split.*set splits to \{train: \.\}",
+    ):
         folder(path)
     assert folder(path, {"train": "."}).classes == ("Train", "bus", "car")
 
@@ -123,18 +130,32 @@ def test_imagenets_val_is_the_test_set_where_that_is_said_and_else_a_caution(tmp
     said = folder(path, {"train": "train", "test": "val"})
     assert not cautions(said, 0.2)
     assert list(divide(said, 0, 0.2, 0.2, {})) == ["train", "val", "test"]
-    assert names(said)["test"] == [f"val/n0{each}/{number}.png" for each in (1, 2) for number in range(5)]
+    assert names(said)["test"] == [
+        f"val/n0{each}/{number}.png" for each in (1, 2) for number in range(5)
+    ]
 
 
 # --- what systems leave ---------------------------------------------------------------------------
 
 
 def test_what_systems_leave_behind_is_no_class_and_no_image(tmp_path):
-    path = tree(tmp_path, "cat dog __MACOSX @eaDir .git lost+found $RECYCLE.BIN cat/@eaDir cat/.thumbs")
-    place(tmp_path, ".DS_Store", "Thumbs.db", "cat/.DS_Store", "cat/._0.png", "dog/Thumbs.db", "dog/desktop.ini")
+    path = tree(
+        tmp_path, "cat dog __MACOSX @eaDir .git lost+found $RECYCLE.BIN cat/@eaDir cat/.thumbs"
+    )
+    place(
+        tmp_path,
+        ".DS_Store",
+        "Thumbs.db",
+        "cat/.DS_Store",
+        "cat/._0.png",
+        "dog/Thumbs.db",
+        "dog/desktop.ini",
+    )
     source = folder(path)
     assert source.classes == ("cat", "dog") and not source.not_read and not source.notes
-    assert names(source)["train"] == [f"{each}/{number}.png" for each in ("cat", "dog") for number in range(3)]
+    assert names(source)["train"] == [
+        f"{each}/{number}.png" for each in ("cat", "dog") for number in range(3)
+    ]
 
 
 def test_systems_folders_beside_splits_are_none(tmp_path):
@@ -144,7 +165,14 @@ def test_systems_folders_beside_splits_are_none(tmp_path):
 
 def test_files_that_are_not_read_are_listed_and_counted(tmp_path):
     path = tree(tmp_path / "in", "train/cat train/dog", 10)
-    place(tmp_path / "in", "train/cat/x.heic", "train/dog/deep/y.HEIC", "labels.csv", "train/readme", "train/cat/b.png~")
+    place(
+        tmp_path / "in",
+        "train/cat/x.heic",
+        "train/dog/deep/y.HEIC",
+        "labels.csv",
+        "train/readme",
+        "train/cat/b.png~",
+    )
     source = folder(path)
     assert source.not_read == (
         "labels.csv", "train/cat/b.png~", "train/cat/x.heic", "train/dog/deep/y.HEIC", "train/readme",
@@ -161,7 +189,10 @@ def test_files_that_are_not_read_are_listed_and_counted(tmp_path):
 
 
 def test_the_innermost_folders_are_classes_where_that_is_asked_for(tmp_path):
-    path = tree(tmp_path, "train/pets/dog train/pets/cat train/cars/van test/pets/cat test/pets/dog test/cars/van")
+    path = tree(
+        tmp_path,
+        "train/pets/dog train/pets/cat train/cars/van test/pets/cat test/pets/dog test/cars/van",
+    )
     assert folder(path).classes == ("cars", "pets")
     source = folder(path, classes="leaf")
     assert source.classes == ("cat", "dog", "van") and not source.notes
@@ -179,7 +210,9 @@ def test_innermost_folders_of_one_name_stay_apart(tmp_path):
 
 
 def test_images_above_the_innermost_folders_are_refused_with_leaf(tmp_path):
-    with pytest.raises(UserError, match=r"pets holds both images and folders of images \(cat\); with classes: leaf"):
+    with pytest.raises(
+        UserError, match=r"pets holds both images and folders of images \(cat\); with classes: leaf"
+    ):
         folder(tree(tmp_path, "pets pets/cat cars"), classes="leaf")
 
 
@@ -220,7 +253,9 @@ def test_a_class_of_one_image_is_said(tmp_path):
     assert folder(str(tmp_path)).notes == ("classes with but one image in train: owl",)
 
 
-@pytest.mark.parametrize("folders", ["cat/images dog/images", "cat dog", "cat/a cat dog/a dog/b dog"])
+@pytest.mark.parametrize(
+    "folders", ["cat/images dog/images", "cat dog", "cat/a cat dog/a dog/b dog"]
+)
 def test_usual_layouts_are_no_slip(tmp_path, folders):
     source = folder(tree(tmp_path, folders))
     assert source.classes == ("cat", "dog") and not source.notes

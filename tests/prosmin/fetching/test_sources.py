@@ -74,8 +74,12 @@ def test_patches_tile_the_photographs_and_the_splits_are_strips_of_columns(side)
                     patch = photograph[top : top + side, left : left + side].tobytes()
                     columns.setdefault((label, patch), left // side)
         used = {columns[each] for each in found}
-        assert used == set(range(last + 1, max(used) + 1)), "columns of one split are contiguous and follow the last"
-        assert len(found) == len(used) * (427 // side) * 2, "every patch of these columns is there once"
+        assert used == set(range(last + 1, max(used) + 1)), (
+            "columns of one split are contiguous and follow the last"
+        )
+        assert len(found) == len(used) * (427 // side) * 2, (
+            "every patch of these columns is there once"
+        )
         last = max(used)
     assert last == 640 // side - 1
 
@@ -87,12 +91,27 @@ def test_class_folders_are_read_in_sorted_order_with_relative_names(tmp_path):
     place(tmp_path, "dog/2.png", "dog/10.PNG", "cat/deep/er/1.jpeg", "cat/0.png")
     source = folder(str(tmp_path))
     assert source.classes == ("cat", "dog")
-    found = [(name, label, int(decode(image).flat[0])) for image, label, name in source.splits["train"]]
-    assert found == [("cat/0.png", 0, 3), ("cat/deep/er/1.jpeg", 0, 2), ("dog/10.PNG", 1, 1), ("dog/2.png", 1, 0)]
+    found = [
+        (name, label, int(decode(image).flat[0])) for image, label, name in source.splits["train"]
+    ]
+    assert found == [
+        ("cat/0.png", 0, 3),
+        ("cat/deep/er/1.jpeg", 0, 2),
+        ("dog/10.PNG", 1, 1),
+        ("dog/2.png", 1, 0),
+    ]
 
 
 def test_split_folders_are_taken_as_they_are(tmp_path):
-    place(tmp_path, "train/a/0.png", "train/b/1.png", "val/b/2.png", "val/a/3.png", "test/a/4.png", "test/b/5.png")
+    place(
+        tmp_path,
+        "train/a/0.png",
+        "train/b/1.png",
+        "val/b/2.png",
+        "val/a/3.png",
+        "test/a/4.png",
+        "test/b/5.png",
+    )
     splits = divide(folder(str(tmp_path)), 0, 0.2, 0.2, {})
     assert {split: values(images) for split, images in splits.items()} == {
         "train": [0, 1],
@@ -124,7 +143,9 @@ def test_a_dangling_link_is_quarantined_and_not_a_crash(tmp_path):
     (tmp_path / "in" / "x.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "out").mkdir()
     source = folder(str(tmp_path / "in"))
-    manifest = write_dataset(tmp_path / "out", source, seed=0, max_unreadable=0.5, val_fraction=0, test_fraction=0)
+    manifest = write_dataset(
+        tmp_path / "out", source, seed=0, max_unreadable=0.5, val_fraction=0, test_fraction=0
+    )
     assert manifest["quarantined"] == [{"source": "x.png", "reason": "no such file or directory"}]
 
 
@@ -147,7 +168,14 @@ def test_the_order_of_the_file_system_does_not_matter(tmp_path):
 
 
 def table(
-    path: Path, labels, *, kind=None, image: str = "struct", start: int = 0, names=None, groups: int = 1000
+    path: Path,
+    labels,
+    *,
+    kind=None,
+    image: str = "struct",
+    start: int = 0,
+    names=None,
+    groups: int = 1000,
 ) -> str:
     contents = [picture(start + row) for row in range(len(labels))]
     if image == "struct":
@@ -169,7 +197,9 @@ def test_parquet_images_and_labels_arrive_whole(tmp_path, image, kind):
     source = tables.parquet({"train": path})
     assert source.classes == ("1", "2", "3")
     assert values(source.splits["train"]) == list(range(7))
-    assert [source.classes[label] for label in source.splits["train"].labels] == [str(label) for label in labels]
+    assert [source.classes[label] for label in source.splits["train"].labels] == [
+        str(label) for label in labels
+    ]
 
 
 @given(st.sets(st.integers(0, 39)))
@@ -184,10 +214,15 @@ def test_any_rows_of_any_files_can_be_taken(tmp_path_factory, rows):
         assert len(images) == 40
         assert values(images.take(chosen)) == sorted(rows)
     names = [name for _, _, name in images.take(chosen)]
-    assert names == [f"train-0.parquet:{row}" if row < 25 else f"train-1.parquet:{row - 25}" for row in sorted(rows)]
+    assert names == [
+        f"train-0.parquet:{row}" if row < 25 else f"train-1.parquet:{row - 25}"
+        for row in sorted(rows)
+    ]
 
 
-@pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary("int8", "string")])
+@pytest.mark.parametrize(
+    "kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary("int8", "string")]
+)
 def test_text_labels_are_numbered_in_sorted_order(tmp_path, kind):
     path = table(tmp_path / "a.parquet", pyarrow.array(["dog", "cat", "dog"]).cast(kind))
     source = tables.parquet({"train": path, "test": path})
@@ -225,7 +260,9 @@ def test_a_dataset_in_the_layout_of_the_hub_keeps_its_bytes_and_names(tmp_path, 
     table(data / "train-00000-of-00002.parquet", [0, 1], names=["plane", "bird"])
     table(data / "train-00001-of-00002.parquet", [1, 0], names=["plane", "bird"], start=2)
     table(data / "validation-00000-of-00001.parquet", [1, 0], names=["plane", "bird"], start=4)
-    source = tables.hub(str(tmp_path / "repo"), "0" * 40, splits={"train": "train", "test": "validation"})
+    source = tables.hub(
+        str(tmp_path / "repo"), "0" * 40, splits={"train": "train", "test": "validation"}
+    )
     assert source.classes == ("plane", "bird")
     assert source.splits["train"].labels.tolist() == [0, 1, 1, 0]
     assert [(image, name) for image, _, name in source.splits["test"].take(np.array([1]))] == [
@@ -236,7 +273,12 @@ def test_a_dataset_in_the_layout_of_the_hub_keeps_its_bytes_and_names(tmp_path, 
 
 def test_image_files_of_a_hub_dataset_are_followed(tmp_path, hub_cache):
     place(
-        tmp_path / "repo", "train/cat/0.png", "train/dog/1.png", "train/dog/2.png", "test/cat/3.png", "test/dog/4.png"
+        tmp_path / "repo",
+        "train/cat/0.png",
+        "train/dog/1.png",
+        "train/dog/2.png",
+        "test/cat/3.png",
+        "test/dog/4.png",
     )
     source = tables.hub(str(tmp_path / "repo"), "0" * 40)
     assert source.classes == ("cat", "dog")
@@ -347,7 +389,11 @@ def test_held_out_parts_are_stratified_and_disjoint(labels, fraction, seed):
 
 def test_digits_are_split_as_scikit_learn_counts_them():
     splits = divide(builtin("digits", 16, 0.2, 0.2), 0, 0.2, 0.2, {})
-    assert {split: len(images) for split, images in splits.items()} == {"train": 1149, "val": 288, "test": 360}
+    assert {split: len(images) for split, images in splits.items()} == {
+        "train": 1149,
+        "val": 288,
+        "test": 360,
+    }
 
 
 def test_a_fraction_of_zero_makes_no_split():
@@ -375,9 +421,16 @@ def test_a_subset_is_as_balanced_as_the_classes_allow(labels, count, seed):
 
 
 def test_unlabelled_images_are_split_and_limited_at_random():
-    images = Images(sources.no_labels(100), lambda rows: ((np.zeros((2, 2, 1), np.uint8), str(row)) for row in rows))
+    images = Images(
+        sources.no_labels(100),
+        lambda rows: ((np.zeros((2, 2, 1), np.uint8), str(row)) for row in rows),
+    )
     splits = divide(Source(None, {"train": images}), 0, 0.1, 0.25, {"train": 10})
-    assert {split: len(part) for split, part in splits.items()} == {"train": 10, "val": 8, "test": 25}
+    assert {split: len(part) for split, part in splits.items()} == {
+        "train": 10,
+        "val": 8,
+        "test": 25,
+    }
     assert [name for _, _, name in splits["test"]] != [str(row) for row in range(25)]
 
 
@@ -391,12 +444,20 @@ def variants(tmp_path_factory):
     def fetch(transform: str):
         out = tmp_path_factory.mktemp(transform)
         source = builtin("digits", 16, 0.2, 0.2)
-        manifest = write_dataset(out, source, seed=0, transform=transform, limit={"train": 20, "val": 20})
+        manifest = write_dataset(
+            out, source, seed=0, transform=transform, limit={"train": 20, "val": 20}
+        )
         reader = SplitReader(out / "test.arrow")
         assert not list(out.glob("*.part"))
-        return [read_pixels(reader, row) for row in range(len(reader))], reader.table["label"], manifest
+        return (
+            [read_pixels(reader, row) for row in range(len(reader))],
+            reader.table["label"],
+            manifest,
+        )
 
-    return {name: fetch(name) for name in ("none", "invert", "rotate90", "permute", "noise", "halves")}
+    return {
+        name: fetch(name) for name in ("none", "invert", "rotate90", "permute", "noise", "halves")
+    }
 
 
 @pytest.mark.parametrize("transform", ["invert", "rotate90", "permute", "noise", "halves"])
@@ -408,10 +469,14 @@ def test_variants_have_no_labels_and_keep_count_and_size(variants, transform):
 
 
 def test_invert_and_rotate90_are_those_of_pillow(variants):
-    for before, inverted, turned in zip(*(variants[name][0] for name in ("none", "invert", "rotate90"))):
+    for before, inverted, turned in zip(
+        *(variants[name][0] for name in ("none", "invert", "rotate90"))
+    ):
         assert np.array_equal(before + inverted, np.full((8, 8, 1), 255))
         upright = Image.fromarray(before[..., 0])
-        assert np.array_equal(turned[..., 0], np.asarray(upright.transpose(Image.Transpose.ROTATE_90)))
+        assert np.array_equal(
+            turned[..., 0], np.asarray(upright.transpose(Image.Transpose.ROTATE_90))
+        )
 
 
 def test_permute_moves_the_pixels_of_all_images_in_one_way(variants):
@@ -448,7 +513,14 @@ def test_variants_of_large_images_of_many_sizes_are_encoded(tmp_path):
     for transform in ("halves", "rotate90", "permute", "noise"):
         out = tmp_path / transform
         out.mkdir()
-        write_dataset(out, folder(str(tmp_path / "in")), seed=0, val_fraction=0, test_fraction=0, transform=transform)
+        write_dataset(
+            out,
+            folder(str(tmp_path / "in")),
+            seed=0,
+            val_fraction=0,
+            test_fraction=0,
+            transform=transform,
+        )
         reader = SplitReader(out / "train.arrow")
         assert reader.layout.encoding == "encoded"
         sizes = [read_pixels(reader, row).shape[:2] for row in range(12)]
@@ -467,7 +539,9 @@ def test_counts_sizes_and_checksums_of_the_manifest_are_those_of_the_files(tmp_p
     assert manifest["classes"] == ["a", "b"] and manifest["channels"] == 1
     for split, facts in manifest["splits"].items():
         content = (tmp_path / "out" / f"{split}.arrow").read_bytes()
-        assert facts["sha256"] == hashlib.sha256(content).hexdigest() and facts["bytes"] == len(content)
+        assert facts["sha256"] == hashlib.sha256(content).hexdigest() and facts["bytes"] == len(
+            content
+        )
         labels = SplitReader(tmp_path / "out" / f"{split}.arrow").table["label"].to_pylist()
         assert facts["per_class"] == {"a": labels.count(0), "b": labels.count(1)}
         assert facts["count"] == len(labels) == {"train": 12, "val": 4, "test": 4}[split]

@@ -6,7 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_calibration_error,
+)
 
 from prosmin.common.errors import UserError
 from prosmin.metrics import calibration, classification
@@ -30,7 +33,9 @@ def binary(*pairs):
 def test_ece_equals_torchmetrics():
     logits, labels = predictions()
     probabilities = classification.softmax(logits)
-    oracle = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(labels), 5, n_bins=15, norm="l1")
+    oracle = multiclass_calibration_error(
+        torch.tensor(probabilities), torch.tensor(labels), 5, n_bins=15, norm="l1"
+    )
     assert calibration.ece(probabilities, labels) == pytest.approx(float(oracle), abs=1e-6)
 
 
@@ -38,10 +43,14 @@ def test_classwise_ece_equals_torchmetrics_averaged_over_classes():
     logits, labels = predictions()
     probabilities = classification.softmax(logits)
     oracle = [
-        binary_calibration_error(torch.tensor(probabilities[:, c]), torch.tensor(labels == c).int(), 15, "l1")
+        binary_calibration_error(
+            torch.tensor(probabilities[:, c]), torch.tensor(labels == c).int(), 15, "l1"
+        )
         for c in range(5)
     ]
-    assert calibration.ece_classwise(probabilities, labels) == pytest.approx(np.mean(oracle), abs=1e-6)
+    assert calibration.ece_classwise(probabilities, labels) == pytest.approx(
+        np.mean(oracle), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("n", [600, 601, 7])
@@ -60,7 +69,9 @@ def test_adaptive_ece_with_ties_equals_the_reference(seed, n, bins):
     probabilities /= probabilities.sum(1, keepdims=True)
     labels = rng.integers(0, 3, n)
     oracle = reference.ece_adaptive(probabilities, labels, bins)
-    assert calibration.ece_adaptive(probabilities, labels, bins=bins) == pytest.approx(oracle, abs=1e-12)
+    assert calibration.ece_adaptive(probabilities, labels, bins=bins) == pytest.approx(
+        oracle, abs=1e-12
+    )
 
 
 def test_adaptive_ece_without_ties_is_that_of_an_even_split():
@@ -74,7 +85,9 @@ def test_adaptive_ece_without_ties_is_that_of_an_even_split():
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     # Bins of a quarter: 0.75 closes (0.5, 0.75] and 0.76 is alone above, so nothing cancels.
-    assert calibration.ece(*binary((0.75, True), (0.76, False)), bins=4) == pytest.approx((0.25 + 0.76) / 2)
+    assert calibration.ece(*binary((0.75, True), (0.76, False)), bins=4) == pytest.approx(
+        (0.25 + 0.76) / 2
+    )
 
 
 def test_hand_worked_errors():
@@ -118,7 +131,9 @@ def test_reliability_rows_add_up_to_the_error_and_leave_empty_bins_out():
     rows = calibration.reliability(probabilities, labels)
     assert all(low < confidence <= high and count for low, high, confidence, _, count in rows)
     assert sum(count for *_, count in rows) == 40
-    error = sum(count * abs(confidence - accuracy) for _, _, confidence, accuracy, count in rows) / 40
+    error = (
+        sum(count * abs(confidence - accuracy) for _, _, confidence, accuracy, count in rows) / 40
+    )
     assert error == pytest.approx(calibration.ece(probabilities, labels))
 
 
@@ -130,7 +145,9 @@ def test_the_temperature_undoes_a_known_sharpening():
 @pytest.mark.parametrize("sharpen", [0.2, 1.0, 4.0])
 def test_the_temperature_minimises_the_nll(sharpen):
     logits, labels = predictions(sharpen=sharpen)
-    oracle = minimize_scalar(lambda t: classification.nll(logits / np.exp(t), labels), bounds=(-3, 3))
+    oracle = minimize_scalar(
+        lambda t: classification.nll(logits / np.exp(t), labels), bounds=(-3, 3)
+    )
     assert calibration.fit_temperature(logits, labels) == pytest.approx(np.exp(oracle.x), rel=1e-4)
 
 
@@ -141,9 +158,12 @@ def test_the_temperature_scales_with_the_logits():
 
 
 @pytest.mark.parametrize(
-    ("labels", "bound"), [([0, 1, 2], calibration.TEMPERATURES[0]), ([1, 2, 0], calibration.TEMPERATURES[1])]
+    ("labels", "bound"),
+    [([0, 1, 2], calibration.TEMPERATURES[0]), ([1, 2, 0], calibration.TEMPERATURES[1])],
 )
-def test_held_out_samples_that_are_all_right_or_all_wrong_give_the_bound_and_a_warning(labels, bound, caplog):
+def test_held_out_samples_that_are_all_right_or_all_wrong_give_the_bound_and_a_warning(
+    labels, bound, caplog
+):
     assert calibration.fit_temperature(np.eye(3), np.array(labels)) == bound
     assert f"{bound:g} is used" in caplog.text
 

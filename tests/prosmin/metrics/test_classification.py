@@ -39,7 +39,9 @@ every_metric = pytest.mark.parametrize("metric", ALL.values(), ids=ALL)
 def test_accuracy_nll_and_brier_equal_scikit_learn():
     logits, probabilities, labels = predictions()
     assert classification.accuracy(logits, labels) == accuracy_score(labels, logits.argmax(1))
-    assert classification.nll(logits, labels) == pytest.approx(log_loss(labels, probabilities), rel=1e-12)
+    assert classification.nll(logits, labels) == pytest.approx(
+        log_loss(labels, probabilities), rel=1e-12
+    )
     oracle = brier_score_loss(labels, probabilities, scale_by_half=False)
     assert classification.brier(probabilities, labels) == pytest.approx(oracle, rel=1e-12)
 
@@ -47,8 +49,12 @@ def test_accuracy_nll_and_brier_equal_scikit_learn():
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_top_k_accuracy_equals_torchmetrics(k):
     logits, _, labels = predictions()
-    oracle = multiclass_accuracy(torch.tensor(logits), torch.tensor(labels), 7, average="micro", top_k=k)
-    assert classification.top_k_accuracy(logits, labels, k) == pytest.approx(float(oracle), abs=1e-6)
+    oracle = multiclass_accuracy(
+        torch.tensor(logits), torch.tensor(labels), 7, average="micro", top_k=k
+    )
+    assert classification.top_k_accuracy(logits, labels, k) == pytest.approx(
+        float(oracle), abs=1e-6
+    )
 
 
 def test_softmax_equals_scipy():
@@ -74,7 +80,11 @@ def test_hand_worked_nll_and_brier_of_label_0(logits_of_one, nll, brier):
 
 def test_a_tie_goes_to_the_lower_class_for_top_1_and_top_k_alike():
     constant, labels = np.zeros((4, 4)), np.arange(4)
-    assert classification.accuracy(constant, labels) == classification.top_k_accuracy(constant, labels, 1) == 0.25
+    assert (
+        classification.accuracy(constant, labels)
+        == classification.top_k_accuracy(constant, labels, 1)
+        == 0.25
+    )
     assert classification.top_k_accuracy(constant, labels, 3) == 0.75
 
 
@@ -87,7 +97,9 @@ def test_the_order_of_the_samples_does_not_matter(metric, seed, coarse):
         probabilities = np.round(probabilities * 4) + 1
         probabilities /= probabilities.sum(1, keepdims=True)
     order = np.random.default_rng(seed).permutation(50)
-    assert metric(probabilities[order], labels[order]) == pytest.approx(metric(probabilities, labels), abs=1e-12)
+    assert metric(probabilities[order], labels[order]) == pytest.approx(
+        metric(probabilities, labels), abs=1e-12
+    )
 
 
 @every_metric
@@ -138,7 +150,9 @@ def test_a_top_k_that_says_nothing_is_refused(k):
 
 
 def test_resamples_are_multinomial_and_repeatable_in_blocks(monkeypatch):
-    monkeypatch.setattr(classification, "_BLOCK", 50 * 300)  # 300 rows a block, so the last of 2000 is a short one
+    monkeypatch.setattr(
+        classification, "_BLOCK", 50 * 300
+    )  # 300 rows a block, so the last of 2000 is a short one
     blocks = list(classification.resamples(50, 2000, seed=3))
     counts = np.concatenate(blocks)
     assert [len(block) for block in blocks] == [300] * 6 + [200]
@@ -146,15 +160,23 @@ def test_resamples_are_multinomial_and_repeatable_in_blocks(monkeypatch):
     expected = multinomial(50, np.full(50, 1 / 50)).cov()
     np.testing.assert_allclose(counts.mean(0), 1, atol=0.12)
     np.testing.assert_allclose(np.cov(counts.T), expected, atol=0.2)
-    np.testing.assert_array_equal(counts, np.concatenate(list(classification.resamples(50, 2000, seed=3))))
-    assert not np.array_equal(counts, np.concatenate(list(classification.resamples(50, 2000, seed=4))))
+    np.testing.assert_array_equal(
+        counts, np.concatenate(list(classification.resamples(50, 2000, seed=3)))
+    )
+    assert not np.array_equal(
+        counts, np.concatenate(list(classification.resamples(50, 2000, seed=4)))
+    )
 
 
 def test_the_interval_of_a_mean_equals_scipy_bootstrap():
     _, probabilities, labels = predictions()
-    found = classification.with_intervals({"brier": partial(classification.brier, probabilities, labels)}, 400, 4000, seed=0)
+    found = classification.with_intervals(
+        {"brier": partial(classification.brier, probabilities, labels)}, 400, 4000, seed=0
+    )
     squares = ((probabilities - np.eye(7)[labels]) ** 2).sum(1)
-    oracle = bootstrap((squares,), np.mean, n_resamples=4000, method="percentile", rng=1).confidence_interval
+    oracle = bootstrap(
+        (squares,), np.mean, n_resamples=4000, method="percentile", rng=1
+    ).confidence_interval
     width = oracle.high - oracle.low
     assert found["brier"] == pytest.approx(squares.mean())
     assert found["brier_low"] == pytest.approx(oracle.low, abs=0.06 * width)
@@ -164,7 +186,9 @@ def test_the_interval_of_a_mean_equals_scipy_bootstrap():
 def test_intervals_are_repeatable_and_nested_by_level():
     logits, _, labels = predictions()
     scored = {"nll": partial(classification.nll, logits, labels)}
-    one, again, other = (classification.with_intervals(scored, 400, 500, seed) for seed in (0, 0, 1))
+    one, again, other = (
+        classification.with_intervals(scored, 400, 500, seed) for seed in (0, 0, 1)
+    )
     narrow = classification.with_intervals(scored, 400, 500, 0, level=0.5)
     assert one == again != other
     assert one["nll_low"] < narrow["nll_low"] < narrow["nll_high"] < one["nll_high"]
@@ -185,18 +209,21 @@ def test_intervals_cover_the_true_accuracy_in_95_of_100_samples():
         return np.tile([[0.9, 0.1]], (n, 1)), (rng.random(n) > 0.8).astype(int)
 
     covered, _ = _coverage(draw, classification.accuracy, 0.8, "accuracy")
-    assert 0.91 <= covered <= 0.985  # 0.95 +- 3 standard errors of 300 samples, and the percentile method's own error
+    assert (
+        0.91 <= covered <= 0.985
+    )  # 0.95 +- 3 standard errors of 300 samples, and the percentile method's own error
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0], ids=["calibrated", "over-confident"])
 def test_the_interval_covers_the_expected_calibration_error_and_holds_its_own_value(power):
     def draw(rng, n=200):
         confidence = rng.uniform(0.5, 1, n)
-        return np.stack([confidence, 1 - confidence], 1), (rng.random(n) > confidence**power).astype(int)
+        return np.stack([confidence, 1 - confidence], 1), (
+            rng.random(n) > confidence**power
+        ).astype(int)
 
     rng = np.random.default_rng(9)
     expected = np.mean([calibration.ece(*draw(rng)) for _ in range(500)])
     covered, around = _coverage(draw, calibration.ece, expected, "ece")
     assert covered >= 0.91
     assert around == 1
-

@@ -34,7 +34,9 @@ def test_metrics_are_the_libraries(shape):
     assert found["aupr_id"] == pytest.approx(library["AUPR-IN"], abs=0.01)
     # The library's FPR95, as OpenOOD's, rejects 95 % of OOD; with both classes and signs swapped it accepts 95 % of ID.
     assert found["fpr95_ood"] == pytest.approx(library["FPR95TPR"], abs=1e-6)
-    assert found["fpr95"] == pytest.approx(fpr_at_tpr(torch.from_numpy(-both), torch.from_numpy(target - 1)).item())
+    assert found["fpr95"] == pytest.approx(
+        fpr_at_tpr(torch.from_numpy(-both), torch.from_numpy(target - 1)).item()
+    )
 
 
 few = st.lists(st.integers(-3, 3), min_size=1, max_size=12).map(np.array)
@@ -45,15 +47,21 @@ few = st.lists(st.integers(-3, 3), min_size=1, max_size=12).map(np.array)
 def test_metrics_with_ties_are_scikit_learns(inside, outside):
     both, target = np.concatenate([inside, outside]), np.repeat([0, 1], [len(inside), len(outside)])
     assert detection.auroc(inside, outside) == pytest.approx(roc_auc_score(target, both))
-    assert detection.average_precision(outside, inside) == pytest.approx(average_precision_score(target, both))
-    assert detection.average_precision(-inside, -outside) == pytest.approx(average_precision_score(1 - target, -both))
+    assert detection.average_precision(outside, inside) == pytest.approx(
+        average_precision_score(target, both)
+    )
+    assert detection.average_precision(-inside, -outside) == pytest.approx(
+        average_precision_score(1 - target, -both)
+    )
     expected = min(np.mean(outside <= t) for t in inside if np.mean(inside <= t) >= 0.95)
     assert detection.fpr95(inside, outside) == expected
     rejected = max((t for t in outside if np.mean(outside >= t) >= 0.95))
     assert detection.fpr95_ood(inside, outside) == np.mean(inside >= rejected)
     # As OpenOOD reads it off scikit-learn's curve: the first threshold that rejects 95 % of OOD.
     ood_fpr, ood_tpr, _ = sklearn_roc_curve(target, both)
-    assert detection.fpr95_ood(inside, outside) == pytest.approx(ood_fpr[np.argmax(ood_tpr >= 0.95)])
+    assert detection.fpr95_ood(inside, outside) == pytest.approx(
+        ood_fpr[np.argmax(ood_tpr >= 0.95)]
+    )
     fpr, tpr, _ = sklearn_roc_curve(target, both, drop_intermediate=False)
     np.testing.assert_allclose(detection.roc_curve(inside, outside), (fpr, tpr))
 
@@ -68,7 +76,9 @@ def test_metrics_by_hand():
     """ID 1 2 3, OOD 2 4: of six pairs four are won (2>1, 4>1, 4>2, 4>3), one is tied (2=2), one is lost (2<3)."""
     inside, outside = np.array([1.0, 2, 3]), np.array([2.0, 4])
     assert detection.auroc(inside, outside) == 4.5 / 6
-    assert detection.average_precision(outside, inside) == 0.5 * 1 + 0.5 * 2 / 4  # at 4: 1 of 1; at 2: 2 of 4
+    assert (
+        detection.average_precision(outside, inside) == 0.5 * 1 + 0.5 * 2 / 4
+    )  # at 4: 1 of 1; at 2: 2 of 4
     assert detection.fpr95(inside, outside) == 0.5  # all three ID are needed: the threshold is 3
     assert detection.fpr95_ood(inside, outside) == 2 / 3  # both OOD are needed: the threshold is 2
 
@@ -76,7 +86,13 @@ def test_metrics_by_hand():
 def test_constant_scores_know_nothing():
     found = detection.evaluate(np.zeros(30), np.zeros(10), resamples=100, seed=0)
     low, high = found.pop("auroc_low"), found.pop("auroc_high")
-    assert found == {"auroc": 0.5, "aupr_ood": 0.25, "aupr_id": 0.75, "fpr95": 1.0, "fpr95_ood": 1.0}
+    assert found == {
+        "auroc": 0.5,
+        "aupr_ood": 0.25,
+        "aupr_id": 0.75,
+        "fpr95": 1.0,
+        "fpr95_ood": 1.0,
+    }
     assert 0 < low < 0.5 < high < 1  # 40 images show no more than that
 
 
@@ -113,7 +129,9 @@ def test_a_resample_by_weights_is_the_auroc_of_the_repeated_images():
     id_weight, ood_weight = (detection._resample(state, n, 1)[:, 0].astype(int) for n in (20, 15))
     assert id_weight.sum() == 20 and ood_weight.sum() == 15
     expected = detection.auroc(np.repeat(inside, id_weight), np.repeat(outside, ood_weight))
-    assert detection.auroc_resamples(inside, outside, resamples=1, seed=5) == pytest.approx([expected])
+    assert detection.auroc_resamples(inside, outside, resamples=1, seed=5) == pytest.approx(
+        [expected]
+    )
 
 
 def test_the_interval_depends_on_the_seed_alone():

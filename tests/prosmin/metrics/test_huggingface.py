@@ -25,11 +25,36 @@ def torch_says(function, given, **how):
 @pytest.mark.parametrize(
     ("module", "given", "settings", "expected"),
     [
-        (huggingface.Accuracy, LOGITS, {}, torch_says(oracle.multiclass_accuracy, LOGITS, average="micro")),
-        (huggingface.TopKAccuracy, LOGITS, {"k": 2}, torch_says(oracle.multiclass_accuracy, LOGITS, top_k=2, average="micro")),
-        (huggingface.NLL, LOGITS, {}, float(torch.nn.functional.cross_entropy(torch.tensor(LOGITS), torch.tensor(LABELS)))),
-        (huggingface.Brier, PROBABILITIES, {}, float(((PROBABILITIES - np.eye(7)[LABELS]) ** 2).sum(1).mean())),
-        (huggingface.ECE, PROBABILITIES, {}, torch_says(oracle.multiclass_calibration_error, PROBABILITIES)),
+        (
+            huggingface.Accuracy,
+            LOGITS,
+            {},
+            torch_says(oracle.multiclass_accuracy, LOGITS, average="micro"),
+        ),
+        (
+            huggingface.TopKAccuracy,
+            LOGITS,
+            {"k": 2},
+            torch_says(oracle.multiclass_accuracy, LOGITS, top_k=2, average="micro"),
+        ),
+        (
+            huggingface.NLL,
+            LOGITS,
+            {},
+            float(torch.nn.functional.cross_entropy(torch.tensor(LOGITS), torch.tensor(LABELS))),
+        ),
+        (
+            huggingface.Brier,
+            PROBABILITIES,
+            {},
+            float(((PROBABILITIES - np.eye(7)[LABELS]) ** 2).sum(1).mean()),
+        ),
+        (
+            huggingface.ECE,
+            PROBABILITIES,
+            {},
+            torch_says(oracle.multiclass_calibration_error, PROBABILITIES),
+        ),
     ],
 )
 def test_values_are_those_of_another_library(module, given, settings, expected):
@@ -41,7 +66,18 @@ def test_values_are_those_of_another_library(module, given, settings, expected):
     assert parts.compute(**settings) == found
 
 
-@pytest.mark.parametrize("module", [huggingface.Accuracy, huggingface.NLL, huggingface.Brier, huggingface.ECE, huggingface.AdaptiveECE, huggingface.ClasswiseECE, huggingface.AURC])
+@pytest.mark.parametrize(
+    "module",
+    [
+        huggingface.Accuracy,
+        huggingface.NLL,
+        huggingface.Brier,
+        huggingface.ECE,
+        huggingface.AdaptiveECE,
+        huggingface.ClasswiseECE,
+        huggingface.AURC,
+    ],
+)
 def test_an_interval_comes_with_it_where_it_is_asked_for(module):
     name = module.name
     given = LOGITS if name in ("accuracy", "nll") else PROBABILITIES
@@ -56,7 +92,9 @@ def test_ood_scores():
     found = huggingface.OODDetection().compute(predictions=scores, references=positive)
     assert list(found) == ["auroc", "aupr_ood", "aupr_id", "fpr95", "fpr95_ood"]
     assert found["auroc"] == pytest.approx(roc_auc_score(positive, scores))
-    ranged = huggingface.OODDetection().compute(predictions=scores, references=positive, bootstrap=200)
+    ranged = huggingface.OODDetection().compute(
+        predictions=scores, references=positive, bootstrap=200
+    )
     assert ranged["auroc_low"] < found["auroc"] < ranged["auroc_high"]
     with pytest.raises(UserError, match="references hold 2"):
         huggingface.OODDetection().compute(predictions=scores, references=positive + 1)
@@ -72,15 +110,20 @@ def test_predicted_distributions():
         ((norm.cdf(grid, m, s) - (grid >= y)) ** 2).sum() * (grid[1] - grid[0])
         for m, s, y in zip(MU.ravel(), SIGMA.ravel(), VALUES.ravel())
     ]
-    assert huggingface.CRPS().compute(predictions=together, references=VALUES)["crps"] == pytest.approx(
-        np.mean(by_hand), abs=1e-3
-    )
+    assert huggingface.CRPS().compute(predictions=together, references=VALUES)[
+        "crps"
+    ] == pytest.approx(np.mean(by_hand), abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("module", "given", "truth", "words"),
     [
-        (huggingface.Accuracy, np.full((4, 3), np.nan), np.zeros(4, int), "4 of 4 samples are not finite"),
+        (
+            huggingface.Accuracy,
+            np.full((4, 3), np.nan),
+            np.zeros(4, int),
+            "4 of 4 samples are not finite",
+        ),
         (huggingface.Brier, np.ones((4, 3)), np.zeros(4, int), "are not probabilities"),
         (huggingface.CRPS, np.ones((4, 3)), np.ones((4, 3)), "needed: .N, 2 D."),
         (huggingface.Coverage, np.zeros((4, 6)), np.ones((4, 3)), "standard deviation is 0"),

@@ -7,7 +7,14 @@ import pytest
 from scipy.stats import binomtest, norm, t
 
 from prosmin.evaluation import prediction
-from prosmin.metrics import calibration, classification, corruption_error, detection, intervals, selective
+from prosmin.metrics import (
+    calibration,
+    classification,
+    corruption_error,
+    detection,
+    intervals,
+    selective,
+)
 from prosmin.metrics.paired import auroc_difference, difference
 
 REPETITIONS = 1000
@@ -27,7 +34,11 @@ def accuracy(seed: int) -> tuple[float, float]:
     """400 images of which each is right with probability 0.8."""
     labels = np.zeros(400, int)
     right = np.random.default_rng(seed).random(400) < 0.8
-    return of(partial(classification.accuracy, np.stack([right, ~right], 1).astype(float), labels), 400, seed)
+    return of(
+        partial(classification.accuracy, np.stack([right, ~right], 1).astype(float), labels),
+        400,
+        seed,
+    )
 
 
 def brier(seed: int) -> tuple[float, float]:
@@ -49,33 +60,55 @@ def nll(seed: int) -> tuple[float, float]:
 def auroc(seed: int) -> tuple[float, float]:
     """150 ID scores of N(0, 1) and 150 OOD scores of N(1, 1)."""
     rng = np.random.default_rng(seed)
-    return detection.auroc_interval(rng.normal(size=150), rng.normal(size=150) + 1, resamples=300, seed=seed)
+    return detection.auroc_interval(
+        rng.normal(size=150), rng.normal(size=150) + 1, resamples=300, seed=seed
+    )
 
 
 def nearly_all_right(seed: int, share: float = 0.995) -> tuple[float, float]:
     """360 images, as in the default run."""
     right = np.random.default_rng(seed).random(360) < share
-    return of(partial(classification.accuracy, np.stack([right, ~right], 1).astype(float), np.zeros(360, int)), 360, seed)
+    return of(
+        partial(
+            classification.accuracy, np.stack([right, ~right], 1).astype(float), np.zeros(360, int)
+        ),
+        360,
+        seed,
+    )
 
 
 def rare_confident_errors(metric, seed: int) -> tuple[float, float]:
     """360 images whose true class has probability 0.999, and 0.001 of them are of the other class: calibrated."""
     wrong = (np.random.default_rng(seed).random(360) < 0.001).astype(int)
     probabilities = np.tile([0.999, 0.001], (360, 1))
-    return of(partial(metric, np.log(probabilities) if metric is classification.nll else probabilities, wrong), 360, seed, 100)
+    return of(
+        partial(
+            metric, np.log(probabilities) if metric is classification.nll else probabilities, wrong
+        ),
+        360,
+        seed,
+        100,
+    )
 
 
 def nearly_all_found(seed: int) -> tuple[float, float]:
     """360 scores on either side, normal, 4.5 standard deviations apart: an AUROC of 0.9993."""
     rng = np.random.default_rng(seed)
-    return detection.auroc_interval(rng.normal(size=360), rng.normal(size=360) + 4.5, resamples=100, seed=seed)
+    return detection.auroc_interval(
+        rng.normal(size=360), rng.normal(size=360) + 4.5, resamples=100, seed=seed
+    )
 
 
 def equal_models(seed: int) -> tuple[float, float]:
     """The difference of two models of accuracy 0.995 that err apart."""
     rng = np.random.default_rng(seed)
     both = [rng.random(360) < 0.995 for _ in range(2)]
-    pair = [partial(classification.accuracy, np.stack([each, ~each], 1).astype(float), np.zeros(360, int)) for each in both]
+    pair = [
+        partial(
+            classification.accuracy, np.stack([each, ~each], 1).astype(float), np.zeros(360, int)
+        )
+        for each in both
+    ]
     return difference(*pair, 360, 100, seed)[1:]
 
 
@@ -94,7 +127,10 @@ def test_intervals_cover_what_they_say(interval, truth):
         (nearly_all_right, 0.995),
         (partial(nearly_all_right, share=0.999), 0.999),
         (partial(rare_confident_errors, classification.brier), 2 * 0.001 * 0.999),
-        (partial(rare_confident_errors, classification.nll), -0.999 * np.log(0.999) - 0.001 * np.log(0.001)),
+        (
+            partial(rare_confident_errors, classification.nll),
+            -0.999 * np.log(0.999) - 0.001 * np.log(0.001),
+        ),
         (nearly_all_found, norm.cdf(4.5 / np.sqrt(2))),
         (equal_models, 0.0),
     ],
@@ -143,7 +179,13 @@ def test_wilsons_is_scipys(right, count):
     low, high = intervals.wilson(np.array([right / count]), np.array([float(count)]))
     assert (low[0], high[0]) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
     hits = np.arange(count) < right
-    found = of(partial(classification.accuracy, np.stack([hits, ~hits], 1).astype(float), np.zeros(count, int)), count, 0)
+    found = of(
+        partial(
+            classification.accuracy, np.stack([hits, ~hits], 1).astype(float), np.zeros(count, int)
+        ),
+        count,
+        0,
+    )
     assert found == pytest.approx((oracle.low, oracle.high), abs=1e-9)
 
 
@@ -159,5 +201,10 @@ def test_over_draws_of_the_labels_it_is_students_and_wilsons_together():
     ends = intervals.wilson(0.922, 500)
     below, above = np.hypot(0.922 - low, 0.922 - ends[0]), np.hypot(high - 0.922, ends[1] - 0.922)
     assert intervals.over_draws(values, 500) == pytest.approx((0.922, 0.922 - below, 0.922 + above))
-    assert intervals.over_draws([1.0, 0.9, 1.0], 50)[2] == 1 and intervals.over_draws([0.0, 0.1, 0.0], 50)[1] == 0
-    assert intervals.over_draws([1.0, 1.0, 1.0], 50) == pytest.approx((1, intervals.wilson(1, 50)[0], 1))
+    assert (
+        intervals.over_draws([1.0, 0.9, 1.0], 50)[2] == 1
+        and intervals.over_draws([0.0, 0.1, 0.0], 50)[1] == 0
+    )
+    assert intervals.over_draws([1.0, 1.0, 1.0], 50) == pytest.approx(
+        (1, intervals.wilson(1, 50)[0], 1)
+    )

@@ -19,18 +19,30 @@ def values(seed: int, n: int = 300) -> tuple[np.ndarray, np.ndarray]:
 
 def test_it_is_the_bootstrap_of_the_differences():
     first, second = values(0)
-    found = difference(partial(classification.mean, first), partial(classification.mean, second), 300, 500, 3)
+    found = difference(
+        partial(classification.mean, first), partial(classification.mean, second), 300, 500, 3
+    )
     rng = generator(3, "resamples", 300)
     picked = rng.integers(0, 300, size=(500, 300))
     low, high = np.quantile((second - first)[picked].mean(1), [0.025, 0.975])
-    assert found == (pytest.approx((second - first).mean()), pytest.approx(low), pytest.approx(high))
+    assert found == (
+        pytest.approx((second - first).mean()),
+        pytest.approx(low),
+        pytest.approx(high),
+    )
 
 
 def test_its_interval_covers_the_truth_and_is_tighter_than_that_of_two_samples():
     inside, narrower = 0, 0
     for seed in range(300):
         first, second = values(seed)
-        found = difference(partial(classification.mean, first), partial(classification.mean, second), 300, 300, seed)
+        found = difference(
+            partial(classification.mean, first),
+            partial(classification.mean, second),
+            300,
+            300,
+            seed,
+        )
         inside += found.low <= 0.1 <= found.high
         apart = np.sqrt(first.var() / 300 + second.var() / 300) * 3.92
         narrower += found.high - found.low < apart

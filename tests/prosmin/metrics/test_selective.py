@@ -28,7 +28,11 @@ def slow(confidence, right):
     return np.mean(areas)
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.6, 0.7, 0.8, 0.9]), st.booleans()), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.6, 0.7, 0.8, 0.9]), st.booleans()), min_size=1, max_size=6
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_it_is_the_mean_over_all_orders_of_equal_confidences(samples):
     confidence, right = zip(*samples)
@@ -37,13 +41,18 @@ def test_it_is_the_mean_over_all_orders_of_equal_confidences(samples):
 
 def test_by_hand():
     """Right, wrong, right from the most confident down: 0/1, 1/2, 1/3."""
-    assert aurc(*two_classes([0.7, 0.9, 0.8], [True, True, False])) == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
+    assert aurc(*two_classes([0.7, 0.9, 0.8], [True, True, False])) == pytest.approx(
+        (0 + 1 / 2 + 1 / 3) / 3
+    )
 
 
 def test_sign_and_bounds():
     """Wrong where unsure is better than wrong where sure; a confidence that tells nothing gives the error rate."""
     confidence, right = np.linspace(0.6, 0.9, 50), np.arange(50) >= 10
-    good, bad, none = (aurc(*two_classes(order, right)) for order in (confidence, confidence[::-1], np.full(50, 0.7)))
+    good, bad, none = (
+        aurc(*two_classes(order, right))
+        for order in (confidence, confidence[::-1], np.full(50, 0.7))
+    )
     assert 0 < good < none < bad < 1
     assert none == pytest.approx(0.2)
     assert aurc(*two_classes(confidence, np.full(50, True))) == 0
@@ -68,7 +77,8 @@ def test_a_resample_by_counts_is_the_value_of_the_repeated_samples():
     labels = rng.integers(0, 4, 60)
     for counts in classification.resamples(60, 3, 0):
         expected = [
-            aurc(*(np.repeat(each, row.astype(int), axis=0) for each in (probabilities, labels))) for row in counts
+            aurc(*(np.repeat(each, row.astype(int), axis=0) for each in (probabilities, labels)))
+            for row in counts
         ]
         np.testing.assert_allclose(aurc(probabilities, labels, counts), expected)
 

@@ -21,28 +21,57 @@ SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
         ("resnet18", 8, 1, True, SMALL),
         ("resnet18", 32, 3, True, {}),
         ("resnet18", 64, 3, False, SMALL),
-        ("vit_tiny_patch16_224", 8, 1, False, {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}),
+        (
+            "vit_tiny_patch16_224",
+            8,
+            1,
+            False,
+            {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2},
+        ),
         ("convnext_atto", 32, 3, False, {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
     ],
 )
 def test_encoder_of_any_family_maps_images_to_features(name, size, channels, stem, kwargs):
-    encoder = Encoder(build_backbone(name, size, channels, stem, kwargs), [0.5] * channels, [0.25] * channels)
+    encoder = Encoder(
+        build_backbone(name, size, channels, stem, kwargs), [0.5] * channels, [0.25] * channels
+    )
     assert encoder(torch.rand(2, channels, size, size)).shape == (2, encoder.num_features)
 
 
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
-        ({"block": "x"}, "encoder.kwargs is {'block': 'x'}; timm cannot build resnet18 with it: AttributeError: "),
-        ({"act_layer": "x"}, "encoder.kwargs is {'act_layer': 'x'}; timm cannot build resnet18 with it: KeyError: 'x'"),
+        (
+            {"block": "x"},
+            "encoder.kwargs is {'block': 'x'}; timm cannot build resnet18 with it: AttributeError: ",
+        ),
+        (
+            {"act_layer": "x"},
+            "encoder.kwargs is {'act_layer': 'x'}; timm cannot build resnet18 with it: KeyError: 'x'",
+        ),
         ({"layers": "ab"}, "timm cannot build resnet18 with it: TypeError: "),
         ({"layers": [1, 1]}, "resnet18 cannot take an image of 8 pixels with it: AttributeError: "),
-        ({"layers": [2000, 1, 1, 1]}, "encoder.kwargs.layers is [2000, 1, 1, 1]; it must be at most 1000 in all"),
-        ({"global_pool": ""}, "resnet18 gives [1, 512, 1, 1] for an image, where [1, 512] is needed"),
-        ({"features_only": True}, "encoder.kwargs.features_only is True; it must be left out; the encoder gives one"),
-        ({"num_classes": 10}, "encoder.kwargs.num_classes is 10; it must be left out; the encoder has no classifier"),
+        (
+            {"layers": [2000, 1, 1, 1]},
+            "encoder.kwargs.layers is [2000, 1, 1, 1]; it must be at most 1000 in all",
+        ),
+        (
+            {"global_pool": ""},
+            "resnet18 gives [1, 512, 1, 1] for an image, where [1, 512] is needed",
+        ),
+        (
+            {"features_only": True},
+            "encoder.kwargs.features_only is True; it must be left out; the encoder gives one",
+        ),
+        (
+            {"num_classes": 10},
+            "encoder.kwargs.num_classes is 10; it must be left out; the encoder has no classifier",
+        ),
         ({"pretrained": True}, "it must be left out; weights of others come by pretrain.external"),
-        ({"checkpoint_path": "x.pth"}, "it must be left out; weights of others come by pretrain.external"),
+        (
+            {"checkpoint_path": "x.pth"},
+            "it must be left out; weights of others come by pretrain.external",
+        ),
         ({"in_chans": 4}, "it must be left out; pretrain.channels says it"),
     ],
 )
@@ -71,7 +100,9 @@ def test_cifar_stem_keeps_the_resolution_of_the_first_stage():
 
 
 def test_cifar_stem_is_as_wide_as_the_stem_whose_place_it_takes():
-    backbone = build_backbone("resnet18", 32, 3, True, SMALL | {"stem_type": "deep", "stem_width": 4})
+    backbone = build_backbone(
+        "resnet18", 32, 3, True, SMALL | {"stem_type": "deep", "stem_width": 4}
+    )
     assert isinstance(backbone.conv1, torch.nn.Conv2d) and backbone.conv1.out_channels == 8
     assert backbone(torch.rand(2, 3, 32, 32)).shape == (2, backbone.num_features)
 
@@ -86,7 +117,10 @@ def test_vit_takes_views_of_another_resolution():
     ("arguments", "message"),
     [
         (("resnet_18", 32, 3), "did you mean 'resnet18'"),
-        (("vit_tiny_patch16_224", 30, 3), "multiple of the patch of vit_tiny_patch16_224, 16 pixels"),
+        (
+            ("vit_tiny_patch16_224", 30, 3),
+            "multiple of the patch of vit_tiny_patch16_224, 16 pixels",
+        ),
         (("vit_tiny_patch16_224", 32, 3, True), "needs a ResNet"),
         (("resnet18", 32, 3, False, {"depth": 3}), "timm cannot build resnet18"),
     ],
@@ -116,7 +150,9 @@ class Recording(torch.nn.Module):
         return images.mean((1, 2, 3))[:, None]
 
 
-@pytest.mark.parametrize(("size", "parts"), [(32, [64, 36]), (64, [16] * 6 + [4]), (128, [8] * 12 + [4]), (8, [100])])
+@pytest.mark.parametrize(
+    ("size", "parts"), [(32, [64, 36]), (64, [16] * 6 + [4]), (128, [8] * 12 + [4]), (8, [100])]
+)
 def test_on_a_cpu_a_batch_is_evaluated_in_parts_of_as_many_pixels_and_trained_on_whole(size, parts):
     images = torch.rand(100, 3, size, size)
     encoder = Encoder(Recording(), [0.0] * 3, [1.0] * 3)
@@ -173,7 +209,9 @@ def test_momentum_update_is_the_moving_average():
 def vit(**changes):
     torch.manual_seed(0)
     kwargs = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, **changes}
-    return Encoder(build_backbone("vit_tiny_patch16_224", 16, 3, kwargs=kwargs), [0.5] * 3, [0.25] * 3)
+    return Encoder(
+        build_backbone("vit_tiny_patch16_224", 16, 3, kwargs=kwargs), [0.5] * 3, [0.25] * 3
+    )
 
 
 def features_gradients_and_memory(encoder, parts):
@@ -190,11 +228,17 @@ def features_gradients_and_memory(encoder, parts):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         features = encoder(images)
     features.square().sum().backward()
-    return features.detach(), torch.cat([each.grad.flatten() for each in encoder.parameters()]), held
+    return (
+        features.detach(),
+        torch.cat([each.grad.flatten() for each in encoder.parameters()]),
+        held,
+    )
 
 
 def test_a_batch_in_parts_gives_the_same_features_and_gradients_and_holds_less():
-    (whole, gradient, much), (parted, again, little) = (features_gradients_and_memory(vit(), parts) for parts in (1, 4))
+    (whole, gradient, much), (parted, again, little) = (
+        features_gradients_and_memory(vit(), parts) for parts in (1, 4)
+    )
     torch.testing.assert_close(parted, whole)
     torch.testing.assert_close(again, gradient, atol=1e-5, rtol=1e-4)
     assert little < 0.1 * much
@@ -231,12 +275,16 @@ def test_patches_are_the_convolution_that_they_stand_for(name):
     backbone = build_backbone(name, 32, 3)
     found = [module for module in backbone.modules() if isinstance(module, Patches)]
     assert len(found) == 1
-    images = torch.rand(2, 3, 34, 35, requires_grad=True)  # what is left over at the end has no part
+    images = torch.rand(
+        2, 3, 34, 35, requires_grad=True
+    )  # what is left over at the end has no part
     ours, theirs = found[0](images), torch.nn.Conv2d.forward(found[0], images)
     torch.testing.assert_close(ours, theirs)
     slopes = torch.rand_like(ours)
     inputs = (images, *found[0].parameters())
-    for one, other in zip(torch.autograd.grad(ours, inputs, slopes), torch.autograd.grad(theirs, inputs, slopes)):
+    for one, other in zip(
+        torch.autograd.grad(ours, inputs, slopes), torch.autograd.grad(theirs, inputs, slopes)
+    ):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 

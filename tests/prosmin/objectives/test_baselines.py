@@ -11,7 +11,11 @@ from prosmin.models.networks import Encoder
 from tests.reference import objectives as reference
 
 BASELINES = [name for name in objectives.OBJECTIVES if name != "prosmin"]
-KEYS = {"published": {"bottleneck_dim": 5}, "dino": {"prototypes": 10}, "simsiam": {"predictor_dim": 5}}
+KEYS = {
+    "published": {"bottleneck_dim": 5},
+    "dino": {"prototypes": 10},
+    "simsiam": {"predictor_dim": 5},
+}
 
 
 def tiny_model(name, **changes):
@@ -19,7 +23,9 @@ def tiny_model(name, **changes):
         torch.manual_seed(0)
         backbone = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 6))
         backbone.num_features = 6
-        return objectives.build(Encoder(backbone, [0.5], [0.25]), 12, 4, name, **{**KEYS.get(name, {}), **changes})
+        return objectives.build(
+            Encoder(backbone, [0.5], [0.25]), 12, 4, name, **{**KEYS.get(name, {}), **changes}
+        )
 
 
 def views(local=0, count=8):
@@ -50,7 +56,9 @@ def slowly(name, model, batch):
         predicted = online(lambda x: torch.cat(model.head(model.project(x)), 1))
         mu, log_sigma = zip(*(np.split(each, 2, axis=1) for each in predicted))
         draws = torch.Generator().manual_seed(3)
-        noise = [torch.randn(4, 8, 4, generator=draws).double().numpy() for _ in range(2 * len(batch))]
+        noise = [
+            torch.randn(4, 8, 4, generator=draws).double().numpy() for _ in range(2 * len(batch))
+        ]
         centred = [each - model.centre.numpy() for each in target]
         return reference.published(mu, [np.exp(each) for each in log_sigma], centred, noise, 1.2)
     if name == "byol":

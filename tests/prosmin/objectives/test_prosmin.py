@@ -10,7 +10,9 @@ from prosmin.objectives.prosmin import ProSMIN, normalise_targets
 
 
 def tiny_encoder(features=6):
-    backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(16, features))
+    backbone = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(16, features)
+    )
     backbone.num_features = features
     return Encoder(backbone, [0.5], [0.25])
 
@@ -29,13 +31,17 @@ def batch():
 @pytest.fixture
 def correlated():
     rng = np.random.default_rng(0)
-    return torch.tensor(rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) + 3.0, dtype=torch.float64).float()
+    return torch.tensor(
+        rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) + 3.0, dtype=torch.float64
+    ).float()
 
 
 def test_whitened_targets_have_identity_covariance(correlated):
     white = normalise_targets(correlated, "whiten").double()
     # float32 loses what the condition of the covariance (about 10 000) takes; how much depends on the processor
-    torch.testing.assert_close(white.T @ white / len(white), torch.eye(6).double(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        white.T @ white / len(white), torch.eye(6).double(), atol=2e-3, rtol=0
+    )
 
 
 def test_whitening_equals_the_inverse_square_root_of_the_shrunk_covariance(correlated):
@@ -44,12 +50,16 @@ def test_whitening_equals_the_inverse_square_root_of_the_shrunk_covariance(corre
     covariance = centred.T @ centred / len(y)
     shrunk = 0.7 * covariance + 0.3 * np.trace(covariance) / 6 * np.eye(6)
     slow = centred @ linalg.inv(linalg.sqrtm(shrunk)).real
-    np.testing.assert_allclose(normalise_targets(correlated, "whiten", 0.3).numpy(), slow, atol=1e-4)
+    np.testing.assert_allclose(
+        normalise_targets(correlated, "whiten", 0.3).numpy(), slow, atol=1e-4
+    )
 
 
 def test_standardised_targets_equal_batch_normalisation_without_its_epsilon(correlated):
     expected = torch.nn.functional.batch_norm(correlated, None, None, training=True, eps=1e-12)
-    torch.testing.assert_close(normalise_targets(correlated, "standardise"), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        normalise_targets(correlated, "standardise"), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_centred_targets_have_mean_zero_and_none_changes_nothing(correlated):
@@ -106,7 +116,9 @@ def test_every_online_parameter_and_no_target_parameter_gets_a_gradient(batch):
         assert has != name.startswith("target."), name
 
 
-@pytest.mark.parametrize("rule", [rule for rule, estimators in scoring.RULES.items() if len(estimators) == 2])
+@pytest.mark.parametrize(
+    "rule", [rule for rule, estimators in scoring.RULES.items() if len(estimators) == 2]
+)
 def test_monte_carlo_loss_approaches_the_closed_form(batch, rule):
     exact, sampled = tiny_model(rule=rule), tiny_model(rule=rule, samples=300)
     with torch.no_grad():
@@ -153,7 +165,9 @@ def test_whitening_without_shrinkage_needs_enough_images():
     tiny_model(shrinkage=0.1).check_batch(2)
 
 
-@pytest.mark.parametrize(("key", "value"), [("lambda_", 2.4), ("normalise", "whitten"), ("rule", "cprs")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("lambda_", 2.4), ("normalise", "whitten"), ("rule", "cprs")]
+)
 def test_settings_that_cannot_work_are_refused(key, value):
     with pytest.raises(ConfigError, match="lambda|whiten|did you mean 'crps'"):
         tiny_model(**{key: value})

@@ -44,7 +44,10 @@ def test_a_state_reads_back_to_the_bit(run):
 
 def test_the_two_newest_are_kept_and_the_newest_is_read(run):
     save(run, 5, 9, 10, 200)
-    assert [path.name for path in sorted(run.folder.iterdir())] == [run.path(10).name, run.path(200).name]
+    assert [path.name for path in sorted(run.folder.iterdir())] == [
+        run.path(10).name,
+        run.path(200).name,
+    ]
     assert newest(run) == 200
 
 
@@ -68,13 +71,18 @@ HARM = {
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_a_damaged_or_foreign_state_is_said_in_a_sentence_and_the_one_before_it_is_read(run, harm, caplog):
+def test_a_damaged_or_foreign_state_is_said_in_a_sentence_and_the_one_before_it_is_read(
+    run, harm, caplog
+):
     save(run, 1, 2)
     content = HARM[harm](run.path(2).read_bytes())
     run.path(2).write_bytes(content)
     assert newest(run) == 1
     (record,) = caplog.records
-    assert f"{run.path(2)} is passed over and put aside as step-000000002.damaged: it" in record.message
+    assert (
+        f"{run.path(2)} is passed over and put aside as step-000000002.damaged: it"
+        in record.message
+    )
     assert "\n" not in record.message
     assert run.path(2).with_suffix(".damaged").read_bytes() == content  # nothing is lost
     save(run, 2)
@@ -125,11 +133,18 @@ def test_other_runs_are_kept_up_to_a_number(tmp_path):
     assert left == [f"{number:016}" for number in (0, *range(3, checkpoint.KEPT_RUNS + 3))]
 
 
-def test_it_is_due_by_time_sooner_at_the_end_of_an_epoch_and_less_often_where_writing_is_slow(tmp_path, monkeypatch):
+def test_it_is_due_by_time_sooner_at_the_end_of_an_epoch_and_less_often_where_writing_is_slow(
+    tmp_path, monkeypatch
+):
     now = 1000.0
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
     run = Checkpoints(tmp_path, "a" * 16, every=60)
-    for passed, inside, at_end in [(9, False, False), (11, False, True), (59, False, True), (61, True, True)]:
+    for passed, inside, at_end in [
+        (9, False, False),
+        (11, False, True),
+        (59, False, True),
+        (61, True, True),
+    ]:
         now = 1000.0 + passed
         assert (run.due(False), run.due(True)) == (inside, at_end)
 
@@ -170,5 +185,8 @@ def test_the_checksum_sees_each_pixel_and_the_order():
     first, second = torch.zeros(3, 4, dtype=torch.uint8), torch.ones(2, dtype=torch.uint8)
     changed = first.clone()
     changed[2, 3] = 1
-    sums = {checkpoint.checksum(*each) for each in [(first, second), (second, first), (changed, second), (first, None)]}
+    sums = {
+        checkpoint.checksum(*each)
+        for each in [(first, second), (second, first), (changed, second), (first, None)]
+    }
     assert len(sums) == 4 and checkpoint.checksum(first.clone(), second) in sums

@@ -16,7 +16,9 @@ def test_rankme_of_orthonormal_features_is_their_number_and_of_one_direction_is_
 def test_rankme_of_known_singular_values_is_worked_by_hand():
     # shares 3/4 and 1/4: exp(entropy) = exp(0.75 ln(4/3) + 0.25 ln 4)
     expected = math.exp(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
-    assert diagnostics.rankme(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(expected, rel=1e-4)
+    assert diagnostics.rankme(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_feature_std_is_one_on_the_sphere_and_zero_at_collapse():
@@ -29,9 +31,13 @@ def test_online_knn_with_equal_weights_agrees_with_scikit_learn():
     images, labels = load_digits(return_X_y=True)
     bank, queries = torch.tensor(images[:1000]), torch.tensor(images[1000:])
     oracle = (
-        KNeighborsClassifier(1, metric="cosine").fit(images[:1000], labels[:1000]).score(images[1000:], labels[1000:])
+        KNeighborsClassifier(1, metric="cosine")
+        .fit(images[:1000], labels[:1000])
+        .score(images[1000:], labels[1000:])
     )
-    found = diagnostics.knn_accuracy(bank, torch.tensor(labels[:1000]), queries, torch.tensor(labels[1000:]), k=1)
+    found = diagnostics.knn_accuracy(
+        bank, torch.tensor(labels[:1000]), queries, torch.tensor(labels[1000:]), k=1
+    )
     assert found == pytest.approx(oracle, abs=2 / len(queries))
 
 

@@ -19,7 +19,9 @@ VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 SETTINGS = {
     "resnet": store.ModelSettings("resnet18", 32, 3, (0.5,) * 3, (0.2,) * 3, 16, 8, False, RESNET),
     "small stem": store.ModelSettings("resnet18", 8, 1, (0.5,), (0.2,), 16, 8, True, RESNET),
-    "vit": store.ModelSettings("vit_tiny_patch16_224", 16, 3, (0.5,) * 3, (0.2,) * 3, 16, 8, False, VIT),
+    "vit": store.ModelSettings(
+        "vit_tiny_patch16_224", 16, 3, (0.5,) * 3, (0.2,) * 3, 16, 8, False, VIT
+    ),
 }
 
 
@@ -44,7 +46,10 @@ def trained(settings, **options):
 
 def written(folder, model, **config):
     """The weights in a file, with a config.json beside them."""
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        folder / "model.safetensors",
+    )
     if config:
         (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -74,8 +79,15 @@ def test_a_tag_of_timm_goes_with_the_name_and_the_export_can_be_loaded(tmp_path)
 def test_position_embeddings_of_another_size_are_interpolated_as_timm_does_it(tmp_path):
     settings = SETTINGS["vit"]
     model = trained(settings, img_size=32)
-    cfg = {"input_size": [3, 32, 32], "num_classes": 1000, "classifier": "head", "first_conv": "patch_embed.proj"}
-    path = written(tmp_path, model, architecture=settings.encoder, model_args=VIT, pretrained_cfg=cfg)
+    cfg = {
+        "input_size": [3, 32, 32],
+        "num_classes": 1000,
+        "classifier": "head",
+        "first_conv": "patch_embed.proj",
+    }
+    path = written(
+        tmp_path, model, architecture=settings.encoder, model_args=VIT, pretrained_cfg=cfg
+    )
     found = external.load_backbone(external.from_file(path), settings).eval()
     theirs = timm.create_model(
         f"local-dir:{path}", pretrained=True, num_classes=0, img_size=16, dynamic_img_size=True
@@ -101,9 +113,13 @@ def test_what_does_not_fit_is_one_sentence(tmp_path):
     wider = replace(settings, kwargs={**RESNET, "channels": [8, 8, 8, 32]})
     with pytest.raises(UserError, match="do not fit resnet18: .*size mismatch for layer4"):
         external.load_backbone(weights, wider)
-    with pytest.raises(ConfigError, match="^encoder.name is 'resnet34'; the weights of .* are of resnet18$"):
+    with pytest.raises(
+        ConfigError, match="^encoder.name is 'resnet34'; the weights of .* are of resnet18$"
+    ):
         external.load_backbone(weights, replace(settings, encoder="resnet34"))
-    with pytest.raises(ConfigError, match="^channels is 1; the weights of .* are for images of 3 channels$"):
+    with pytest.raises(
+        ConfigError, match="^channels is 1; the weights of .* are for images of 3 channels$"
+    ):
         external.load_backbone(weights, replace(settings, channels=1))
     deeper = replace(settings, kwargs={**RESNET, "layers": [1, 1, 1, 2]})
     with pytest.raises(UserError, match="do not fit resnet18: .*Missing key"):
@@ -139,9 +155,13 @@ def test_the_hub_is_asked_for_a_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     weights = external.from_hub("timm/some", "a" * 40)
     assert asked == [("timm/some", name, "a" * 40) for name in ("model.safetensors", "config.json")]
-    assert (weights.name, weights.config["architecture"]) == ("timm/some at aaaaaaaaaaaa", "resnet18")
+    assert (weights.name, weights.config["architecture"]) == (
+        "timm/some at aaaaaaaaaaaa",
+        "resnet18",
+    )
     external.load_backbone(weights, SETTINGS["resnet"])
     with pytest.raises(
-        ConfigError, match="^external.repo is 'timm/other'; its model.safetensors cannot be had at revision b+: "
+        ConfigError,
+        match="^external.repo is 'timm/other'; its model.safetensors cannot be had at revision b+: ",
     ):
         external.from_hub("timm/other", "b" * 40)

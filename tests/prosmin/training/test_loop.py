@@ -22,7 +22,9 @@ SETTINGS = loop.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIE
 @pytest.fixture(scope="module")
 def digits():
     images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images / 16 * 255).round().byte().view(-1, 1, 8, 8)[:256], torch.tensor(labels)[:256]
+    return torch.tensor(images / 16 * 255).round().byte().view(-1, 1, 8, 8)[:256], torch.tensor(
+        labels
+    )[:256]
 
 
 def tiny_model(seed=0, **objective):
@@ -92,7 +94,9 @@ def test_loss_falls_and_history_starts_before_the_first_step(digits):
     assert history.loss[-1]["loss"] < history.loss[0]["loss"]
     assert [row["epoch"] for row in history.loss] == list(range(1, 9))
     assert history.diagnostics[0]["step"] == 0 and history.diagnostics[-1]["step"] == 8 * 4
-    assert {"rankme", "feature_std", "sigma_mean", "sigma_clamped", "knn_accuracy"} <= set(history.diagnostics[0])
+    assert {"rankme", "feature_std", "sigma_mean", "sigma_clamped", "knn_accuracy"} <= set(
+        history.diagnostics[0]
+    )
 
 
 def test_biases_and_normalisation_do_not_decay():
@@ -105,7 +109,9 @@ def test_biases_and_normalisation_do_not_decay():
     )
 
 
-def test_weight_decay_goes_from_its_first_to_its_last_value_and_biases_have_none(digits, monkeypatch):
+def test_weight_decay_goes_from_its_first_to_its_last_value_and_biases_have_none(
+    digits, monkeypatch
+):
     seen = []
     step = torch.optim.AdamW.step
 
@@ -116,7 +122,9 @@ def test_weight_decay_goes_from_its_first_to_its_last_value_and_biases_have_none
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     train(digits, changed(weight_decay=(0.02, 0.2)))
     decayed, plain = zip(*seen, strict=True)
-    assert (decayed[0], decayed[-1]) == pytest.approx((0.02, 0.2)) and list(decayed) == sorted(decayed)
+    assert (decayed[0], decayed[-1]) == pytest.approx((0.02, 0.2)) and list(decayed) == sorted(
+        decayed
+    )
     assert set(plain) == {0.0}
 
 
@@ -137,7 +145,9 @@ def test_bf16_trains_to_about_the_same_loss(digits):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_gpu_trains_in_bf16_and_goes_on_from_a_checkpoint(digits, every_step, compiled, monkeypatch):
+def test_a_gpu_trains_in_bf16_and_goes_on_from_a_checkpoint(
+    digits, every_step, compiled, monkeypatch
+):
     settings = changed(epochs=3, channels_last=True, compile=compiled)
     on_cpu = train(digits, changed(epochs=3))[1]
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -175,16 +185,23 @@ def test_a_compiled_encoder_trains_to_the_same_weights(digits, monkeypatch):
         return graph.forward
 
     kept = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: kept(self, backend=backend, **how))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: kept(self, backend=backend, **how)
+    )
     monitor = Monitor(*(part[:100] for part in digits))
-    compiled, plain = (train(digits, changed(compile=asked, epochs=1), monitor=monitor)[0] for asked in (True, False))
+    compiled, plain = (
+        train(digits, changed(compile=asked, epochs=1), monitor=monitor)[0]
+        for asked in (True, False)
+    )
     assert len(traced) == 2 and compiled.state_dict().keys() == plain.state_dict().keys()
     for name, tensor in compiled.state_dict().items():
         torch.testing.assert_close(tensor, plain.state_dict()[name], msg=name)
 
 
 def test_channels_last_trains_to_about_the_same_loss(digits):
-    losses = [train(digits, changed(channels_last=last))[1].loss[-1]["loss"] for last in (False, True)]
+    losses = [
+        train(digits, changed(channels_last=last))[1].loss[-1]["loss"] for last in (False, True)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -238,7 +255,10 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(digits):
     model = tiny_model()
     with torch.no_grad():
         model.head.mu.weight.fill_(math.nan)
-    with pytest.raises(UserError, match=r"^the loss is nan in epoch 1 \(step 1, lr 0.0005\); .* no checkpoint to go"):
+    with pytest.raises(
+        UserError,
+        match=r"^the loss is nan in epoch 1 \(step 1, lr 0.0005\); .* no checkpoint to go",
+    ):
         train(digits, model=model)
 
 
@@ -250,20 +270,31 @@ def test_an_infinite_gradient_is_found_though_the_loss_is_finite(digits, monkeyp
         train(digits)
 
 
-def test_after_one_accident_the_run_goes_back_and_ends_as_if_nothing_had_been(digits, monkeypatch, every_step, caplog):
+def test_after_one_accident_the_run_goes_back_and_ends_as_if_nothing_had_been(
+    digits, monkeypatch, every_step, caplog
+):
     undisturbed, seen = train(digits)
     poison(monkeypatch, at=6, times=1)
     model, history = train(digits, checkpoints=every_step)
-    assert "the loss is nan in epoch 2 (step 6, " in caplog.text and "from the checkpoint of step 5" in caplog.text
+    assert (
+        "the loss is nan in epoch 2 (step 6, " in caplog.text
+        and "from the checkpoint of step 5" in caplog.text
+    )
     assert history.loss == seen.loss
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), undisturbed.state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), undisturbed.state_dict().values())
+    )
 
 
 def test_a_second_time_it_stops_and_names_the_last_good_checkpoint(digits, monkeypatch, every_step):
     poison(monkeypatch, at=6, times=100)
     with pytest.raises(UserError, match=r"^the loss is nan in epoch 2 \(step 6, lr") as caught:
         train(digits, checkpoints=every_step)
-    assert f"the last good checkpoint is {every_step.path(5)}" in str(caught.value) and every_step.path(5).exists()
+    assert (
+        f"the last good checkpoint is {every_step.path(5)}" in str(caught.value)
+        and every_step.path(5).exists()
+    )
 
 
 def test_a_run_with_channels_last_goes_back_to_the_same_weights(digits, monkeypatch, every_step):
@@ -272,7 +303,10 @@ def test_a_run_with_channels_last_goes_back_to_the_same_weights(digits, monkeypa
     undisturbed, _ = train(digits, settings)
     poison(monkeypatch, at=6, times=1)
     model, _ = train(digits, settings, checkpoints=every_step)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), undisturbed.state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), undisturbed.state_dict().values())
+    )
 
 
 def test_training_leaves_the_global_generator_as_it_was(digits):

@@ -7,4 +7,7 @@ def test_collapse_is_said_in_the_log_with_its_likely_cause(caplog):
     assert not caplog.records
     monitor.warn_of_collapse({**healthy, "rankme": 1.2}, 10)
     monitor.warn_of_collapse({**healthy, "sigma_clamped": 0.9}, 10)
-    assert "normalise the targets" in caplog.text and "widen pretrain.objective.log_sigma" in caplog.text
+    assert (
+        "normalise the targets" in caplog.text
+        and "widen pretrain.objective.log_sigma" in caplog.text
+    )

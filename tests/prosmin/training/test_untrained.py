@@ -25,7 +25,9 @@ def network(name: str = "prosmin", encoder: str = "resnet18", **kwargs):
 
 
 def pictures(count: int, seed: int = 0):
-    return torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
 
 
 def norms(module: nn.Module) -> list[nn.Module]:
@@ -43,14 +45,24 @@ def test_each_layer_normalises_the_images_to_mean_0_and_variance_1(name):
         model.encoder(images / 255)
     assert max((out.std((0, 2, 3)) - 1).abs().max() for out in seen.values()) > 0.3  # as it was
     set_statistics(model, images, 0)
-    assert all(torch.equal(each, before[key]) for key, each in model.state_dict().items() if "running_" not in key)
+    assert all(
+        torch.equal(each, before[key])
+        for key, each in model.state_dict().items()
+        if "running_" not in key
+    )
     with torch.inference_mode():
         model.encoder(images / 255)
     assert len(seen) == len(norms(model.encoder)) > 8
     for out in seen.values():
-        assert out.mean((0, 2, 3)).abs().max() < 1e-2 and (out.std((0, 2, 3)) - 1).abs().max() < 1e-2
+        assert (
+            out.mean((0, 2, 3)).abs().max() < 1e-2 and (out.std((0, 2, 3)) - 1).abs().max() < 1e-2
+        )
     if isinstance(model, Distilling):
-        pair = zip(model.target.state_dict().values(), nn.ModuleList(model._online).state_dict().values(), strict=True)
+        pair = zip(
+            model.target.state_dict().values(),
+            nn.ModuleList(model._online).state_dict().values(),
+            strict=True,
+        )
         assert all(torch.equal(*each) for each in pair)
 
 
@@ -69,11 +81,19 @@ def test_statistics_are_the_means_over_batches_of_a_seeded_sample():
 def test_modes_threads_and_random_states_are_left_alone():
     model = network().train()
     model.projector.eval()
-    modes, state, threads = [each.training for each in model.modules()], torch.get_rng_state(), torch.get_num_threads()
+    modes, state, threads = (
+        [each.training for each in model.modules()],
+        torch.get_rng_state(),
+        torch.get_num_threads(),
+    )
     moments = [layer.momentum for layer in norms(model)]
     set_statistics(model, pictures(40), 0)
-    assert modes == [each.training for each in model.modules()] and torch.equal(state, torch.get_rng_state())
-    assert threads == torch.get_num_threads() and moments == [layer.momentum for layer in norms(model)]
+    assert modes == [each.training for each in model.modules()] and torch.equal(
+        state, torch.get_rng_state()
+    )
+    assert threads == torch.get_num_threads() and moments == [
+        layer.momentum for layer in norms(model)
+    ]
 
 
 @pytest.mark.parametrize("images", [0, 1])
@@ -90,7 +110,11 @@ def test_too_few_images_and_networks_without_batch_normalisation_are_left_as_the
 
 def _statistics(threads: int) -> list[torch.Tensor]:
     torch.set_num_threads(threads)
-    return [each for key, each in set_statistics(network(), pictures(500), 1).state_dict().items() if "running" in key]
+    return [
+        each
+        for key, each in set_statistics(network(), pictures(500), 1).state_dict().items()
+        if "running" in key
+    ]
 
 
 def test_no_number_depends_on_threads_or_processes():

@@ -17,8 +17,12 @@ LEVEL = 1 / 255
 @pytest.fixture(scope="module")
 def images():
     """Six 48x64 cuts of real photographs, float [6, 3, 48, 64]."""
-    photographs = [torch.tensor(np.array(image)).permute(2, 0, 1) for image in load_sample_images().images]
-    cuts = [image[:, top : top + 48, top : top + 64] for image in photographs for top in (40, 150, 300)]
+    photographs = [
+        torch.tensor(np.array(image)).permute(2, 0, 1) for image in load_sample_images().images
+    ]
+    cuts = [
+        image[:, top : top + 48, top : top + 64] for image in photographs for top in (40, 150, 300)
+    ]
     return torch.stack(cuts).float() / 255
 
 
@@ -57,7 +61,14 @@ def test_blur_equals_torchvision_with_the_same_kernel(images):
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_crop_of_a_whole_pixel_box_equals_torchvision_resized_crop(images, flipped):
-    boxes = [(0, 0, 48, 64), (3, 5, 20, 30), (10, 0, 8, 8), (40, 56, 8, 8), (1, 1, 47, 1), (7, 9, 33, 17)]
+    boxes = [
+        (0, 0, 48, 64),
+        (3, 5, 20, 30),
+        (10, 0, 8, 8),
+        (40, 56, 8, 8),
+        (1, 1, 47, 1),
+        (7, 9, 33, 17),
+    ]
     ours = augment.crop(
         images,
         tuple(torch.tensor(column, dtype=torch.float32) for column in zip(*boxes)),
@@ -74,12 +85,26 @@ def test_crop_of_a_whole_pixel_box_equals_torchvision_resized_crop(images, flipp
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("size", [5, 16, 32])
 def test_bicubic_crop_equals_torchvision_with_antialiasing(images, flipped, size):
-    boxes = [(0, 0, 48, 64), (3, 5, 20, 30), (10, 0, 8, 8), (40, 56, 8, 8), (1, 1, 47, 1), (7, 9, 33, 17)]
+    boxes = [
+        (0, 0, 48, 64),
+        (3, 5, 20, 30),
+        (10, 0, 8, 8),
+        (40, 56, 8, 8),
+        (1, 1, 47, 1),
+        (7, 9, 33, 17),
+    ]
     columns = tuple(torch.tensor(column, dtype=torch.float32) for column in zip(*boxes))
     ours = augment.bicubic_crop(images, columns, size, torch.full((6,), flipped))
     for image, found, (top, left, height, width) in zip(images, ours, boxes):
         theirs = reference.resized_crop(
-            image, top, left, height, width, [size, size], reference.InterpolationMode.BICUBIC, antialias=True
+            image,
+            top,
+            left,
+            height,
+            width,
+            [size, size],
+            reference.InterpolationMode.BICUBIC,
+            antialias=True,
         ).clamp(0, 1)
         close(found, theirs.flip(-1) if flipped else theirs)
 
@@ -97,16 +122,22 @@ def test_interpolation_is_a_setting_of_the_view(images):
     batch = (images * 255).byte()
     drawn = {"scale": (0.2, 0.5), "flip": 0.5}
     bilinear, bicubic = (
-        augment.random_view(batch, settings(**drawn, interpolation=name), torch.Generator().manual_seed(3))
+        augment.random_view(
+            batch, settings(**drawn, interpolation=name), torch.Generator().manual_seed(3)
+        )
         for name in ("bilinear", "bicubic")
     )
-    assert not torch.equal(bilinear, bicubic) and (bilinear - bicubic).abs().mean() < 0.05  # the same boxes and flips
+    assert (
+        not torch.equal(bilinear, bicubic) and (bilinear - bicubic).abs().mean() < 0.05
+    )  # the same boxes and flips
 
 
 def test_rotation_by_a_quarter_turn_is_exact(images):
     square = images[..., :48]
     whole = tuple(torch.full((6,), value) for value in (0.0, 0.0, 48.0, 48.0))
-    turned = augment.crop(square, whole, 48, torch.zeros(6, dtype=torch.bool), torch.full((6,), 90.0))
+    turned = augment.crop(
+        square, whole, 48, torch.zeros(6, dtype=torch.bool), torch.full((6,), 90.0)
+    )
     close(turned, reference.rotate(square, 90.0), 1e-4)
 
 
@@ -148,21 +179,30 @@ def test_boxes_are_distributed_as_those_of_torchvision(height, width, scale, rat
     assert (ours[:, :2] + ours[:, 2:] <= torch.tensor([height, width])).all()
     torch.manual_seed(2)
     image = torch.empty(1, height, width)
-    theirs = torch.tensor([RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(count)])
+    theirs = torch.tensor(
+        [RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(count)]
+    )
     for column in range(4):
         assert ks_2samp(ours[:, column], theirs[:, column], method="asymp").pvalue > 1e-3
-    area, expected = (boxes[:, 2] * boxes[:, 3] / (height * width) for boxes in (ours, theirs.float()))
+    area, expected = (
+        boxes[:, 2] * boxes[:, 3] / (height * width) for boxes in (ours, theirs.float())
+    )
     assert float(area.mean()) == pytest.approx(float(expected.mean()), abs=0.015)
 
 
 def test_boxes_of_images_of_several_sizes_are_those_of_each_size_alone():
-    draw, heights = augment.Draw(3000, torch.Generator().manual_seed(3)), torch.tensor([375.0, 30.0, 64.0]).repeat(1000)
+    draw, heights = (
+        augment.Draw(3000, torch.Generator().manual_seed(3)),
+        torch.tensor([375.0, 30.0, 64.0]).repeat(1000),
+    )
     widths = torch.tensor([500.0, 200.0, 64.0]).repeat(1000)
     boxes = torch.stack(augment.draw_boxes(draw, heights, widths, (0.2, 1.0), (3 / 4, 4 / 3)), 1)
     torch.manual_seed(4)
     for place in range(3):
         image = torch.empty(1, int(heights[place]), int(widths[place]))
-        theirs = [RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(1000)]
+        theirs = [
+            RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(1000)
+        ]
         for column, expected in enumerate(zip(*theirs)):
             assert ks_2samp(boxes[place::3, column], expected, method="asymp").pvalue > 1e-3
 
@@ -176,14 +216,36 @@ _POINT = F.one_hot(torch.tensor(16 * 32 + 16), 1024).view(1, 32, 32).expand(3, 3
 _ALONE = {"jitter": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 DRAWN = {
     "brightness": (_FLAT, _ALONE | {"brightness": 0.4}, lambda v: v[:, 0, 9, 9] * 2.55, (0.6, 1.4)),
-    "contrast": (_HALVES, _ALONE | {"contrast": 0.4}, lambda v: (v[:, 0, 9, 25] - v[:, 0, 9, 5]) * 5.1, (0.6, 1.4)),
-    "saturation": (_RED, _ALONE | {"saturation": 0.2}, lambda v: (v[:, 0, 9, 9] - v[:, 1, 9, 9]) * 2.55, (0.8, 1.2)),
-    "hue": (_RED, _ALONE | {"hue": 0.1}, lambda v: (v[:, 1, 9, 9] - v[:, 2, 9, 9]) * 2.55 / 6, (-0.1, 0.1)),
-    "blur": (_POINT, {"blur": 1.0}, lambda v: (-0.5 / (v[:, 0, 16, 15] / v[:, 0, 16, 16]).log()).sqrt(), (0.1, 2.0)),
+    "contrast": (
+        _HALVES,
+        _ALONE | {"contrast": 0.4},
+        lambda v: (v[:, 0, 9, 25] - v[:, 0, 9, 5]) * 5.1,
+        (0.6, 1.4),
+    ),
+    "saturation": (
+        _RED,
+        _ALONE | {"saturation": 0.2},
+        lambda v: (v[:, 0, 9, 9] - v[:, 1, 9, 9]) * 2.55,
+        (0.8, 1.2),
+    ),
+    "hue": (
+        _RED,
+        _ALONE | {"hue": 0.1},
+        lambda v: (v[:, 1, 9, 9] - v[:, 2, 9, 9]) * 2.55 / 6,
+        (-0.1, 0.1),
+    ),
+    "blur": (
+        _POINT,
+        {"blur": 1.0},
+        lambda v: (-0.5 / (v[:, 0, 16, 15] / v[:, 0, 16, 16]).log()).sqrt(),
+        (0.1, 2.0),
+    ),
     "rotate": (
         _SLOPE,
         {"rotate": 20.0},
-        lambda v: torch.rad2deg(torch.atan2(v[:, 0, 15, 16] - v[:, 0, 16, 16], v[:, 0, 16, 16] - v[:, 0, 16, 15])),
+        lambda v: torch.rad2deg(
+            torch.atan2(v[:, 0, 15, 16] - v[:, 0, 16, 16], v[:, 0, 16, 16] - v[:, 0, 16, 15])
+        ),
         (-20.0, 20.0),
     ),
 }
@@ -209,7 +271,9 @@ def test_probabilities_are_met_over_many_images(images):
         "jitter": {"jitter": 0.3},
     }
     for name, change in changed.items():
-        view = augment.random_view(many, settings(**whole, **change), torch.Generator().manual_seed(0))
+        view = augment.random_view(
+            many, settings(**whole, **change), torch.Generator().manual_seed(0)
+        )
         share = float(((view - plain).abs().amax((1, 2, 3)) > 1e-4).float().mean())
         assert share == pytest.approx(0.3, abs=0.05), name
 
@@ -217,14 +281,18 @@ def test_probabilities_are_met_over_many_images(images):
 def test_a_view_depends_on_the_generator_alone_and_stays_in_range(images):
     batch = (images * 255).byte()
     everything = augment.ViewSettings(size=24, rotate=20.0)
-    first, again = (augment.random_view(batch, everything, torch.Generator().manual_seed(5)) for _ in range(2))
+    first, again = (
+        augment.random_view(batch, everything, torch.Generator().manual_seed(5)) for _ in range(2)
+    )
     other = augment.random_view(batch, everything, torch.Generator().manual_seed(6))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.shape == (6, 3, 24, 24) and float(first.min()) >= 0 and float(first.max()) <= 1
 
 
 def test_grey_images_keep_one_channel(images):
-    view = augment.random_view((images[:, :1] * 255).byte(), augment.ViewSettings(size=16), torch.Generator())
+    view = augment.random_view(
+        (images[:, :1] * 255).byte(), augment.ViewSettings(size=16), torch.Generator()
+    )
     assert view.shape == (6, 1, 16, 16)
 
 
@@ -235,7 +303,9 @@ def on(device, drawn):
     if isinstance(drawn, tuple):
         return tuple(on(device, each) for each in drawn)
     if is_dataclass(drawn):
-        return replace(drawn, **{field.name: on(device, getattr(drawn, field.name)) for field in fields(drawn)})
+        return replace(
+            drawn, **{field.name: on(device, getattr(drawn, field.name)) for field in fields(drawn)}
+        )
     return drawn
 
 
@@ -244,7 +314,9 @@ def on(device, drawn):
 def test_a_gpu_makes_the_views_that_a_cpu_makes_of_the_same_draws(images, bicubic):
     draw = augment.Draw(6, torch.Generator().manual_seed(4))
     angle = None if bicubic else draw.uniform(-20, 20)
-    shape = augment.Shape(augment.draw_boxes(draw, 48, 64, (0.2, 1.0), (0.75, 1.33)), draw.coin(0.5), angle, bicubic)
+    shape = augment.Shape(
+        augment.draw_boxes(draw, 48, 64, (0.2, 1.0), (0.75, 1.33)), draw.coin(0.5), angle, bicubic
+    )
     colours = augment.draw_colours(draw, augment.ViewSettings(size=24, solarize=0.3), 3)
     here = augment.recolour(augment.cut(images, 24, shape), colours)
     there = augment.recolour(augment.cut(images.cuda(), 24, on("cuda", shape)), on("cuda", colours))

@@ -54,7 +54,9 @@ def dataset(folder: Path, count: int, side: int = 160, quality: int = 90) -> Pat
     out = folder / "data"
     out.mkdir()
     source = from_folder(str(folder / "photos"))
-    write_json(out / "manifest.json", write_dataset(out, source, seed=0, val_fraction=0, test_fraction=0))
+    write_json(
+        out / "manifest.json", write_dataset(out, source, seed=0, val_fraction=0, test_fraction=0)
+    )
     return out
 
 
@@ -74,16 +76,24 @@ def test_a_box_is_cut_as_torchvision_cuts_it(kind, interpolation):
     settings = [ViewSettings(size=size, interpolation=interpolation) for size in (32, 48, 300, 33)]
     whole = Image.open(io.BytesIO(content)).convert("RGB")
     mode = InterpolationMode(interpolation)
-    for box, each, found in zip(boxes, settings, Encoded(content).cut(torch.tensor(boxes), settings, 3), strict=True):
-        theirs = np.asarray(reference.resized_crop(whole, *box, [each.size] * 2, mode, antialias=True))
+    for box, each, found in zip(
+        boxes, settings, Encoded(content).cut(torch.tensor(boxes), settings, 3), strict=True
+    ):
+        theirs = np.asarray(
+            reference.resized_crop(whole, *box, [each.size] * 2, mode, antialias=True)
+        )
         assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
 
 
 def test_where_no_crop_needs_more_a_jpeg_is_decoded_smaller_and_hardly_differs(monkeypatch):
     content, drafts = encoded(photograph(), quality=95), []
     kept = JpegImageFile.draft
-    monkeypatch.setattr(JpegImageFile, "draft", lambda self, *args: (kept(self, *args), drafts.append(self.size))[0])
-    boxes = torch.tensor([[12, 20, 300, 312], [48, 200, 280, 292]])  # whole pixels at a quarter, too
+    monkeypatch.setattr(
+        JpegImageFile, "draft", lambda self, *args: (kept(self, *args), drafts.append(self.size))[0]
+    )
+    boxes = torch.tensor(
+        [[12, 20, 300, 312], [48, 200, 280, 292]]
+    )  # whole pixels at a quarter, too
     settings = [ViewSettings(size=64), ViewSettings(size=32)]
     small = Encoded(content).cut(boxes, settings, 3)
     assert drafts == [(160, 107)]  # a quarter: 300 / 4 is above 64, an eighth of it is not
@@ -111,7 +121,9 @@ def test_a_picture_that_its_camera_turned_is_cut_upright():
     assert Encoded(content).size == (640, 427)
     upright = photograph().transpose(Image.Transpose.ROTATE_270)
     box = torch.tensor([[100, 48, 300, 200]])
-    (found,), (expected,) = (Encoded(each).cut(box, [PLAIN], 3) for each in (content, encoded(upright)))
+    (found,), (expected,) = (
+        Encoded(each).cut(box, [PLAIN], 3) for each in (content, encoded(upright))
+    )
     assert (found.int() - expected.int()).abs().float().mean() < 3
 
 
@@ -149,7 +161,9 @@ def test_a_step_is_the_same_wherever_the_epoch_is_begun(data):
     feed = Streamed(data, ["train"], 3)
     rows = [[3, 4], [5, 6], [7, 8]]
     whole, rest = views(feed, rows), views(feed, rows[1:], first=1)
-    assert all(torch.equal(*pair) for pair in zip(whole[1] + whole[2], rest[0] + rest[1], strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(whole[1] + whole[2], rest[0] + rest[1], strict=True)
+    )
     assert not torch.equal(views(feed, rows[:1], rank=1)[0][0], whole[0][0])
 
 
@@ -162,7 +176,9 @@ def test_the_views_are_the_boxes_drawn_for_the_step(data):
     (boxes,), (flips,) = crop_boxes(sizes[:, 0], sizes[:, 1], [PLAIN], 7, 2, 0)
     assert not flips.any()
     area = boxes[:, 2] * boxes[:, 3] / sizes.prod(1)
-    assert ((area > 0.1) & (area <= 1)).all() and (boxes[:, :2] + boxes[:, 2:] <= sizes + 1e-3).all()
+    assert ((area > 0.1) & (area <= 1)).all() and (
+        boxes[:, :2] + boxes[:, 2:] <= sizes + 1e-3
+    ).all()
     for image, content, box in zip(found[0], contents, boxes, strict=True):
         (expected,) = Encoded(content).cut(box[None], [PLAIN], 3)
         assert torch.equal(image, expected.float() / 255)
@@ -173,11 +189,14 @@ def test_the_views_are_the_boxes_drawn_for_the_step(data):
 def test_flip_and_colours_are_drawn_as_for_images_in_memory(data):
     settings = ViewSettings(size=32, flip=1.0, jitter=0.0, grayscale=0.0, blur=0.0, solarize=1.0)
     plain, changed = (
-        views(Streamed(data, ["train"], 3), [[1, 2, 3]], settings=[each])[0][0] for each in (PLAIN, settings)
+        views(Streamed(data, ["train"], 3), [[1, 2, 3]], settings=[each])[0][0]
+        for each in (PLAIN, settings)
     )
     mirrored = plain.flip(-1)
     assert torch.allclose(changed, torch.where(mirrored >= 0.5, 1 - mirrored, mirrored))
-    turned = views(Streamed(data, ["train"], 3), [[1, 2, 3]], settings=[ViewSettings(size=32, rotate=30.0)])[0][0]
+    turned = views(
+        Streamed(data, ["train"], 3), [[1, 2, 3]], settings=[ViewSettings(size=32, rotate=30.0)]
+    )[0][0]
     assert turned.shape == plain.shape and not turned.isnan().any() and float(turned.max()) <= 1
 
 
@@ -200,7 +219,8 @@ def test_small_images_are_not_streamed(tmp_path):
     )
     write_json(tmp_path / "out/manifest.json", manifest)
     with pytest.raises(
-        UserError, match="are kept as pixels, small enough for the device; set pretrain.stream to false"
+        UserError,
+        match="are kept as pixels, small enough for the device; set pretrain.stream to false",
     ):
         Streamed(tmp_path / "out", ["train"], 3)
 
@@ -211,7 +231,15 @@ def test_small_images_are_not_streamed(tmp_path):
 def trained(feed):
     model = store.build_model(
         store.ModelSettings(
-            "resnet18", 16, 3, (0.5,) * 3, (0.25,) * 3, 32, 8, True, {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+            "resnet18",
+            16,
+            3,
+            (0.5,) * 3,
+            (0.25,) * 3,
+            32,
+            8,
+            True,
+            {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
         )
     )
     settings = loop.TrainSettings(2, 32, 2e-3, [ViewSettings(size=16)] * 2, warmup_epochs=1)
@@ -220,7 +248,9 @@ def trained(feed):
 
 
 def test_a_run_on_streamed_images_has_the_same_weights_with_any_number_of_workers(data):
-    (alone, history), (others, _) = (trained(Streamed(data, ["train", "val"], 3, workers)) for workers in (0, 2))
+    (alone, history), (others, _) = (
+        trained(Streamed(data, ["train", "val"], 3, workers)) for workers in (0, 2)
+    )
     assert all(torch.equal(alone[name], others[name]) for name in alone)
     assert [row["step"] for row in history.loss] == [3, 6]
 
@@ -250,7 +280,11 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
         (tmp_path / str(count)).mkdir()
         out = dataset(tmp_path / str(count), count, side=400, quality=100)
         done = subprocess.run(
-            [sys.executable, "-c", USED, str(out)], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-c", USED, str(out)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         used.append(int(done.stdout) * 2**10)
         size.append((out / "train.arrow").stat().st_size)

@@ -15,7 +15,9 @@ def test_epoch_order_visits_every_image_at_most_once_and_differs_by_epoch():
 
 
 def test_views_are_a_function_of_seed_epoch_step_and_rank():
-    batch = torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = torch.randint(
+        0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     key = (0, 3, 5, 0)
     reference = streams.make_views(batch, [VIEW, VIEW], *key)
     again = streams.make_views(batch, [VIEW, VIEW], *key)
@@ -29,7 +31,9 @@ def test_views_are_a_function_of_seed_epoch_step_and_rank():
 
 def test_streams_of_different_keys_differ():
     draws = {
-        tuple(np.round(torch.rand(3, generator=streams.stream(torch.device("cpu"), *key)).tolist(), 6))
+        tuple(
+            np.round(torch.rand(3, generator=streams.stream(torch.device("cpu"), *key)).tolist(), 6)
+        )
         for key in [(0,), (1,), (0, 1), (1, 0), (0, 0, 1), (0, 1, 0)]
     }
     assert len(draws) == 6

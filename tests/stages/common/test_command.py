@@ -44,9 +44,15 @@ def test_bad_input_is_a_line_for_each_fault(outcome):
 
 def test_an_argument_too_many_or_too_few_says_how_to_start_the_stage(outcome):
     code, said = outcome(lambda params: None, "digits")
-    assert (code, said) == (2, "error: linear was given digits; start it as: python -m stages.linear\n")
+    assert (code, said) == (
+        2,
+        "error: linear was given digits; start it as: python -m stages.linear\n",
+    )
     code, said = outcome(lambda params, name: None)
-    assert (code, said) == (2, "error: linear was given no argument; start it as: python -m stages.linear NAME\n")
+    assert (code, said) == (
+        2,
+        "error: linear was given no argument; start it as: python -m stages.linear NAME\n",
+    )
 
 
 def test_an_interruption_is_told_by_its_exit_code(outcome):
@@ -59,7 +65,10 @@ def test_a_fault_of_the_disk_or_a_limit_of_the_machine_is_one_line(outcome, name
     number = getattr(errno, name)
     code, said = outcome(raising(OSError(number, os.strerror(number), "results/linear")))
     assert code == 2
-    assert said == f"error: linear cannot go on: {os.strerror(number)} (results/linear); nothing half-written was kept\n"
+    assert (
+        said
+        == f"error: linear cannot go on: {os.strerror(number)} (results/linear); nothing half-written was kept\n"
+    )
 
 
 def test_another_fault_of_a_file_is_a_defect(outcome):
@@ -92,7 +101,9 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 @pytest.mark.parametrize("module", ["stages.linear", "stages.report"])
 def test_an_interrupt_while_modules_load_is_no_traceback(module):
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, module], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (130, "interrupted before anything was begun\n")
 
 
@@ -104,7 +115,10 @@ def test_a_backend_of_matplotlib_that_does_not_exist_changes_nothing(tmp_path):
 
 
 def test_codes_for_the_screen_in_a_message_are_spelt_out(outcome):
-    assert outcome(raising(UserError("a\x1b[31mb.png\x0f é"))) == (2, "error: a\\x1b[31mb.png\\x0f é\n")
+    assert outcome(raising(UserError("a\x1b[31mb.png\x0f é"))) == (
+        2,
+        "error: a\\x1b[31mb.png\\x0f é\n",
+    )
 
 
 def test_too_little_memory_is_one_line(outcome):
@@ -113,9 +127,17 @@ def test_too_little_memory_is_one_line(outcome):
     def too_large(params):
         torch.zeros(2**50)
 
-    for main in (too_large, raising(MemoryError("Unable to allocate 8 PiB")), raising(torch.OutOfMemoryError("CUDA out of memory"))):
+    for main in (
+        too_large,
+        raising(MemoryError("Unable to allocate 8 PiB")),
+        raising(torch.OutOfMemoryError("CUDA out of memory")),
+    ):
         code, said = outcome(main)
-        assert code == 2 and said.startswith("error: linear needs more memory than there is (") and said.count("\n") == 1
+        assert (
+            code == 2
+            and said.startswith("error: linear needs more memory than there is (")
+            and said.count("\n") == 1
+        )
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):

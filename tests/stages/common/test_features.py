@@ -19,7 +19,10 @@ def test_a_split_is_read_as_it_was_written(workplace):
 
 
 def test_features_that_embed_has_not_made_name_the_stage(workplace):
-    with pytest.raises(UserError, match=r"other/trained.safetensors does not exist; .* `python -m stages.embed other`"):
+    with pytest.raises(
+        UserError,
+        match=r"other/trained.safetensors does not exist; .* `python -m stages.embed other`",
+    ):
         load_features("other", "trained")
 
 
@@ -53,10 +56,22 @@ def test_without_a_val_split_a_fifth_of_train_is_held_out_alike_for_both_encoder
 DAMAGE = {
     "cut short": (lambda arrays: None, "SafetensorError"),
     "no labels": (lambda arrays: arrays.pop("val.labels"), "it has no 'val.labels'"),
-    "other labels": (lambda arrays: arrays.update({"val.labels": np.zeros(3, np.int64)}), "'val.labels' is int64 [3] where"),
-    "labels with a point": (lambda arrays: arrays.update({"val.labels": np.zeros(150)}), "'val.labels' is float64 [150]"),
-    "narrow": (lambda arrays: arrays.update({"test.features": arrays["test.features"][:, :3]}), "is float32 [250, 3] where"),
-    "flat": (lambda arrays: arrays.update({"test.features": arrays["test.features"][0]}), "is float32 [64] where float32 ["),
+    "other labels": (
+        lambda arrays: arrays.update({"val.labels": np.zeros(3, np.int64)}),
+        "'val.labels' is int64 [3] where",
+    ),
+    "labels with a point": (
+        lambda arrays: arrays.update({"val.labels": np.zeros(150)}),
+        "'val.labels' is float64 [150]",
+    ),
+    "narrow": (
+        lambda arrays: arrays.update({"test.features": arrays["test.features"][:, :3]}),
+        "is float32 [250, 3] where",
+    ),
+    "flat": (
+        lambda arrays: arrays.update({"test.features": arrays["test.features"][0]}),
+        "is float32 [64] where float32 [",
+    ),
 }
 
 
@@ -70,8 +85,16 @@ def test_a_damaged_file_is_one_sentence_of_a_real_stage_that_keeps_what_there_is
         path.write_bytes(path.read_bytes()[:-7])
         shutil.rmtree("results/linear", ignore_errors=True)
         done = workplace.python("-m", "stages.linear")
-        assert done.returncode == 2 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
-        assert workplace.written() == {} and why in done.stderr and done.stderr.endswith("remove it and run `dvc repro`\n")
+        assert (
+            done.returncode == 2
+            and "Traceback" not in done.stderr
+            and len(done.stderr.splitlines()) == 1
+        )
+        assert (
+            workplace.written() == {}
+            and why in done.stderr
+            and done.stderr.endswith("remove it and run `dvc repro`\n")
+        )
         return
     with pytest.raises(UserError) as error:
         load_labelled("digits", "trained", 0)

@@ -83,7 +83,11 @@ SAID = "params.yaml: linear.bootstrap was 1000 when linear read it and is 500 no
     ("code", "module", "said"),
     [
         (STAGE, "dvc", f"error: {SAID}; its results are removed; run it again\n"),
-        (STAGE, "pipelines.engine.quick", f"error: {SAID}; its results are removed; run it again\n"),
+        (
+            STAGE,
+            "pipelines.engine.quick",
+            f"error: {SAID}; its results are removed; run it again\n",
+        ),
         (DEAF, "pipelines.engine.quick", f"{SAID}; its results are not noted, run it again\n"),
     ],
 )

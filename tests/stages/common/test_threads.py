@@ -36,7 +36,9 @@ def graph(tmp_path) -> Path:
 
 
 def test_threads_are_read_from_the_graph(graph):
-    assert {name: declared(name, graph) for name in ("plain", "wide", "whole", "each", "other")} == {
+    assert {
+        name: declared(name, graph) for name in ("plain", "wide", "whole", "each", "other")
+    } == {
         "plain": 1,
         "wide": 3,
         "whole": "all",
@@ -47,7 +49,8 @@ def test_threads_are_read_from_the_graph(graph):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "available", "expected"), [(1, 8, 1), (3, 2, 2), ("all", 8, 8), ("all", 0, 0), (1, 0, 0)]
+    ("wanted", "available", "expected"),
+    [(1, 8, 1), (3, 2, 2), ("all", 8, 8), ("all", 0, 0), (1, 0, 0)],
 )
 def test_a_stage_gets_no_more_than_there_is(wanted, available, expected):
     assert share(wanted, available) == expected
@@ -66,27 +69,46 @@ def test_a_stage_gets_no_more_than_there_is(wanted, available, expected):
     ],
 )
 def test_libraries_that_are_loaded_already_keep_to_it_too(graph, stage, given, expected):
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMP", "MKL", "OPENBLAS"))}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OMP", "MKL", "OPENBLAS"))
+    }
     variables |= {"PYTHONPATH": str(ROOT), "PROSMIN_CORES": "4"}
-    variables |= {"OMP_NUM_THREADS": given, "OPENBLAS_NUM_THREADS": given.split(",")[0]} if given is not None else {}
+    variables |= (
+        {"OMP_NUM_THREADS": given, "OPENBLAS_NUM_THREADS": given.split(",")[0]}
+        if given is not None
+        else {}
+    )
     done = subprocess.run(
-        [sys.executable, "-c", TELL, stage], cwd=graph.parent, env=variables, capture_output=True, text=True
+        [sys.executable, "-c", TELL, stage],
+        cwd=graph.parent,
+        env=variables,
+        capture_output=True,
+        text=True,
     )
-    assert done.stdout.strip().endswith("None None") if expected is None else done.stdout.strip() == expected, (
-        done.stderr
-    )
+    assert (
+        done.stdout.strip().endswith("None None")
+        if expected is None
+        else done.stdout.strip() == expected
+    ), done.stderr
 
 
 @pytest.mark.parametrize("given", ["abc", "0", "-1", "2,", "2,x", "1.5", "²"])
 def test_a_number_of_threads_that_is_none_is_refused(graph, monkeypatch, given):
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.chdir(graph.parent)
-    with pytest.raises(UserError, match=f"^OMP_NUM_THREADS is '{given}'; it must be a whole number of at least 1, or sev"):
+    with pytest.raises(
+        UserError,
+        match=f"^OMP_NUM_THREADS is '{given}'; it must be a whole number of at least 1, or sev",
+    ):
         keep_to_share("plain")
 
 
 @pytest.mark.parametrize("given", ["abc", "0", "-1", "²", "1.5"])
 def test_a_number_of_cores_that_is_none_is_refused(monkeypatch, given):
     monkeypatch.setenv("PROSMIN_CORES", given)
-    with pytest.raises(UserError, match=f"^PROSMIN_CORES is '{given}'; it must be a whole number of at least 1"):
+    with pytest.raises(
+        UserError, match=f"^PROSMIN_CORES is '{given}'; it must be a whole number of at least 1"
+    ):
         cores()

@@ -28,7 +28,11 @@ def started(tmp_path):
         (tmp_path / "task.py").write_text(head + code)
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
         return subprocess.Popen(
-            [sys.executable, "-c", START], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", START],
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     return start
@@ -45,9 +49,18 @@ def test_all_run_and_the_first_speaks(started, tmp_path):
     ("code", "said"),
     [
         ("print('error: all', file=sys.stderr); sys.exit(2)", "error: all\n"),
-        ("time.sleep(0.3 * (rank == 0)); print('error: all', file=sys.stderr); sys.exit(2)", "error: all\n"),
-        ("rank == 2 and (print('error: two', file=sys.stderr) or sys.exit(2)); time.sleep(3)", "error: two\n"),
-        ("rank == 0 and (print('error: first', file=sys.stderr) or sys.exit(2)); time.sleep(60)", "error: first\n"),
+        (
+            "time.sleep(0.3 * (rank == 0)); print('error: all', file=sys.stderr); sys.exit(2)",
+            "error: all\n",
+        ),
+        (
+            "rank == 2 and (print('error: two', file=sys.stderr) or sys.exit(2)); time.sleep(3)",
+            "error: two\n",
+        ),
+        (
+            "rank == 0 and (print('error: first', file=sys.stderr) or sys.exit(2)); time.sleep(60)",
+            "error: first\n",
+        ),
     ],
     ids=["all", "the first last", "another alone", "the first alone"],
 )
@@ -63,7 +76,13 @@ def test_a_process_that_is_killed_is_named(started, rank):
     assert process.returncode == 137
 
 
-@pytest.mark.parametrize(("code", "said", "ended"), [("os.kill(os.getpid(), 15)", "process 1 was ended by SIGTERM", 143), ("sys.exit('error: one')", "one", 1)])
+@pytest.mark.parametrize(
+    ("code", "said", "ended"),
+    [
+        ("os.kill(os.getpid(), 15)", "process 1 was ended by SIGTERM", 143),
+        ("sys.exit('error: one')", "one", 1),
+    ],
+)
 def test_the_cause_is_told_and_not_its_effect_on_the_others(started, code, said, ended):
     process = started(f"""
 if rank == 1:
@@ -84,7 +103,11 @@ def test_the_threads_of_a_stage_are_shared_out(started, tmp_path, monkeypatch, t
 
 def alive(processes):
     states = [Path(f"/proc/{process}/stat") for process in processes]
-    return [path for path in states if path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"]
+    return [
+        path
+        for path in states
+        if path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -21,7 +21,11 @@ ROOT = Path(__file__).parents[3]
 GIVEN = (ROOT / "params.yaml").read_text()
 CONTENT = yaml.safe_load(GIVEN)
 ABSENT = object()
-HUB = {"source": "hub", "repo": "someone/birds", "revision": "0123456789abcdef0123456789abcdef01234567"}
+HUB = {
+    "source": "hub",
+    "repo": "someone/birds",
+    "revision": "0123456789abcdef0123456789abcdef01234567",
+}
 
 
 def edited(edits: dict[str, Any]) -> str:
@@ -44,7 +48,9 @@ def complaints(tmp_path, monkeypatch, capsys):
     """A function that starts a stage on the given params.yaml and returns what the user sees, line by line."""
 
     def start(content: str | bytes) -> list[str]:
-        (tmp_path / "params.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+        (tmp_path / "params.yaml").write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["linear"])
         with pytest.raises(SystemExit) as end:
@@ -63,11 +69,23 @@ PUBLISHED = {"corrupt.reference": "alexnet", "corrupt.source": "folders", "corru
 ALEXNET = "reference is 'alexnet', whose errors are of ImageNet-C's published files;"
 FAULTS = {
     # wrong type
-    "text for a count": ({"pretrain.epochs": "many"}, "pretrain.epochs is 'many'; it must be a whole number"),
-    "fraction for a count": ({"pretrain.epochs": 2.5}, "pretrain.epochs is 2.5; it must be a whole number"),
-    "truth for a number": ({"pretrain.lr": True}, "pretrain.lr is true; it must be a number, not true or false"),
+    "text for a count": (
+        {"pretrain.epochs": "many"},
+        "pretrain.epochs is 'many'; it must be a whole number",
+    ),
+    "fraction for a count": (
+        {"pretrain.epochs": 2.5},
+        "pretrain.epochs is 2.5; it must be a whole number",
+    ),
+    "truth for a number": (
+        {"pretrain.lr": True},
+        "pretrain.lr is true; it must be a number, not true or false",
+    ),
     "truth for a count": ({"seed": True}, "seed is true; it must be a number, not true or false"),
-    "truth for a choice": ({"pretrain.channels": True}, "pretrain.channels is true; it must be a number"),
+    "truth for a choice": (
+        {"pretrain.channels": True},
+        "pretrain.channels is true; it must be a number",
+    ),
     "number for a truth": (
         {"pretrain.encoder.cifar_stem": 1},
         "pretrain.encoder.cifar_stem is 1; it must be true or false",
@@ -79,37 +97,76 @@ FAULTS = {
         "fetch.own.path is ''; it must be text that is not empty",
     ),
     "number for a list": ({"linear.l2": 1.0}, "linear.l2 is 1.0; it must be a list"),
-    "text for a list": ({"transfer.targets": "patches"}, "transfer.targets is 'patches'; it must be a list"),
+    "text for a list": (
+        {"transfer.targets": "patches"},
+        "transfer.targets is 'patches'; it must be a list",
+    ),
     "text for a section": (
         {"pretrain.encoder": "resnet18"},
         "pretrain.encoder is 'resnet18'; it must be a section of keys",
     ),
-    "list for a section": ({"fetch": ["digits"]}, "fetch is ['digits']; it must be a section of keys"),
+    "list for a section": (
+        {"fetch": ["digits"]},
+        "fetch is ['digits']; it must be a section of keys",
+    ),
     "nothing for a section": ({"knn": None}, "knn is null; it must be a section of keys"),
-    "number for a dataset": ({"fetch.patches": 3}, "fetch.patches is 3; it must be a section of keys"),
+    "number for a dataset": (
+        {"fetch.patches": 3},
+        "fetch.patches is 3; it must be a section of keys",
+    ),
     "nan": (
         {"pretrain.objective.lambda": float("nan")},
         "pretrain.objective.lambda is nan; it must be a finite number",
     ),
-    "infinity": ({"pretrain.weight_decay": float("inf")}, "pretrain.weight_decay is inf; it must be a finite number"),
+    "infinity": (
+        {"pretrain.weight_decay": float("inf")},
+        "pretrain.weight_decay is inf; it must be a finite number",
+    ),
     # nonsense that would size an allocation, a loop, or overflow
-    "point in a count": ({"embed.batch_size": 4.0}, "embed.batch_size is 4.0; it must be a whole number"),
-    "views past any memory": ({"prediction.views": 2**31}, "prediction.views is 2147483648; it must be at most 64"),
+    "point in a count": (
+        {"embed.batch_size": 4.0},
+        "embed.batch_size is 4.0; it must be a whole number",
+    ),
+    "views past any memory": (
+        {"prediction.views": 2**31},
+        "prediction.views is 2147483648; it must be at most 64",
+    ),
     "samples past 64 bits": (
         {"pretrain.baselines.published.samples": 2**63},
         "pretrain.baselines.published.samples is 9223372036854775808; it must be at most 1024",
     ),
-    "batch past any memory": ({"corrupt.batch_size": 10**9}, "corrupt.batch_size is 1000000000; it must be at most 6"),
-    "images past any memory": ({"pretrain.image_size": 10**6}, "pretrain.image_size is 1000000; it must be at most 4"),
-    "endless training": ({"pretrain.epochs": 10**12}, "pretrain.epochs is 1000000000000; it must be at most 1000000"),
-    "endless bootstrap": ({"knn.bootstrap": 10**12}, "knn.bootstrap is 1000000000000; it must be at most 1000000"),
-    "hot neighbours": ({"knn.temperature": [1e30]}, "knn.temperature.0 is 1e+30; it must be at most 10000"),
-    "cold neighbours": ({"knn.temperature": [1e-300]}, "knn.temperature.0 is 1e-300; it must be at least 0.0001"),
+    "batch past any memory": (
+        {"corrupt.batch_size": 10**9},
+        "corrupt.batch_size is 1000000000; it must be at most 6",
+    ),
+    "images past any memory": (
+        {"pretrain.image_size": 10**6},
+        "pretrain.image_size is 1000000; it must be at most 4",
+    ),
+    "endless training": (
+        {"pretrain.epochs": 10**12},
+        "pretrain.epochs is 1000000000000; it must be at most 1000000",
+    ),
+    "endless bootstrap": (
+        {"knn.bootstrap": 10**12},
+        "knn.bootstrap is 1000000000000; it must be at most 1000000",
+    ),
+    "hot neighbours": (
+        {"knn.temperature": [1e30]},
+        "knn.temperature.0 is 1e+30; it must be at most 10000",
+    ),
+    "cold neighbours": (
+        {"knn.temperature": [1e-300]},
+        "knn.temperature.0 is 1e-300; it must be at least 0.0001",
+    ),
     "saturation past a float": (
         {"pretrain.views.saturation": 1e308},
         "pretrain.views.saturation is 1e+308; it must be at most 100",
     ),
-    "rate of 400 digits": ({"pretrain.lr": 10**400}, "pretrain.lr is a number of about 401 digits; it must be a number"),
+    "rate of 400 digits": (
+        {"pretrain.lr": 10**400},
+        "pretrain.lr is a number of about 401 digits; it must be a number",
+    ),
     "layers past any memory": (
         {"pretrain.encoder.kwargs": {"channels": [10**9]}},
         "pretrain.encoder.kwargs is {'channels': [1000000000]}; it must hold numbers of at most 65536",
@@ -126,19 +183,31 @@ FAULTS = {
         {"corrupt.reference": "digits\n"},
         "corrupt.reference is 'digits\\n'; it must be text on one line",
     ),
-    "zero byte in a path": ({"corrupt.frost": "a\0b"}, "corrupt.frost is 'a\\x00b'; it must be text on one line"),
+    "zero byte in a path": (
+        {"corrupt.frost": "a\0b"},
+        "corrupt.frost is 'a\\x00b'; it must be text on one line",
+    ),
     "line break in a name": (
         {"fetch.pets\n": HUB},
         "fetch.'pets\\n' is 'pets\\n'; it must be a name of a-z, 0-9 and _, of at most 64",
     ),
-    "screen codes in a key": ({"\x1b[31m": 1}, "'\\x1b[31m' is not a known key; allowed: corrupt, dataset, "),
+    "screen codes in a key": (
+        {"\x1b[31m": 1},
+        "'\\x1b[31m' is not a known key; allowed: corrupt, dataset, ",
+    ),
     # out of range
     "no epochs": ({"pretrain.epochs": 0}, "pretrain.epochs is 0; it must be at least 1"),
     "negative rate": ({"pretrain.lr": -0.1}, "pretrain.lr is -0.1; it must be above 0"),
     "negative seed": ({"seed": -1}, "seed is -1; it must be at least 0"),
     "huge seed": ({"seed": 2**63}, "seed is 9223372036854775808; it must be below 2147483648"),
-    "probability above one": ({"pretrain.views.flip": 1.1}, "pretrain.views.flip is 1.1; it must be at most 1"),
-    "nothing cropped": ({"pretrain.views.scale": [0.0, 1.0]}, "pretrain.views.scale.0 is 0.0; it must be above 0"),
+    "probability above one": (
+        {"pretrain.views.flip": 1.1},
+        "pretrain.views.flip is 1.1; it must be at most 1",
+    ),
+    "nothing cropped": (
+        {"pretrain.views.scale": [0.0, 1.0]},
+        "pretrain.views.scale.0 is 0.0; it must be above 0",
+    ),
     "two channels": ({"pretrain.channels": 2}, "pretrain.channels is 2; allowed: 1 or 3"),
     "full shrinkage": ({"ood.shrinkage": 1.0}, "ood.shrinkage is 1.0; it must be below 1"),
     "momentum above one": (
@@ -146,12 +215,18 @@ FAULTS = {
         "pretrain.target.momentum.1 is 1.5; it must be at most 1",
     ),
     "one draw": ({"lowshot.draws": 1}, "lowshot.draws is 1; it must be at least 3"),
-    "percent above hundred": ({"lowshot.percent": [1, 101]}, "lowshot.percent.1 is 101; it must be at most 100"),
+    "percent above hundred": (
+        {"lowshot.percent": [1, 101]},
+        "lowshot.percent.1 is 101; it must be at most 100",
+    ),
     "files without path": (
         {"corrupt.source": "folders"},
         "corrupt: path is missing; source folders reads the corrupted",
     ),
-    "path for nothing": ({"corrupt.path": "c"}, "corrupt: path is 'c'; it is read by source folders or arrays only"),
+    "path for nothing": (
+        {"corrupt.path": "c"},
+        "corrupt: path is 'c'; it is read by source folders or arrays only",
+    ),
     "frost for nothing": (
         {"corrupt.source": "arrays", "corrupt.path": "c", "corrupt.frost": "f"},
         "corrupt: frost is 'f'; it is read by source generated only",
@@ -160,7 +235,10 @@ FAULTS = {
         PUBLISHED | {"corrupt.types": ["benchmark"], "corrupt.severities": [1, 5]},
         f"corrupt: {ALEXNET} it goes with source folders, types: [benchmark] and severities 1 to 5",
     ),
-    "alexnet on some types": (PUBLISHED | {"corrupt.types": ["fog", "snow"]}, f"corrupt: {ALEXNET}"),
+    "alexnet on some types": (
+        PUBLISHED | {"corrupt.types": ["fog", "snow"]},
+        f"corrupt: {ALEXNET}",
+    ),
     "alexnet on generated images": (
         {"corrupt.reference": "alexnet", "corrupt.types": ["benchmark"]},
         f"corrupt: {ALEXNET}",
@@ -170,9 +248,15 @@ FAULTS = {
         f"corrupt: {ALEXNET}",
     ),
     "type in its group": ({"corrupt.types": ["extra", "spatter"]}, "corrupt.types is ["),
-    "severity six": ({"corrupt.severities": [1, 6]}, "corrupt.severities.1 is 6; it must be at most 5"),
+    "severity six": (
+        {"corrupt.severities": [1, 6]},
+        "corrupt.severities.1 is 6; it must be at most 5",
+    ),
     "negative grid": ({"linear.l2": [-1]}, "linear.l2.0 is -1; it must be at least 0"),
-    "no limit": ({"fetch.digits.limit": {"train": 0}}, "fetch.digits.limit.train is 0; it must be at least 1"),
+    "no limit": (
+        {"fetch.digits.limit": {"train": 0}},
+        "fetch.digits.limit.train is 0; it must be at least 1",
+    ),
     "lambda zero": (
         {"pretrain.objective.lambda": 0},
         "pretrain.objective.lambda is 0; it must be above 0 and below sqrt(2)",
@@ -203,7 +287,10 @@ FAULTS = {
     ),
     # lists
     "empty grid": ({"knn.k": []}, "knn.k is []; it must be given at least 1 entry"),
-    "no corruption": ({"corrupt.types": []}, "corrupt.types is []; it must be given at least 1 entry"),
+    "no corruption": (
+        {"corrupt.types": []},
+        "corrupt.types is []; it must be given at least 1 entry",
+    ),
     "one end of a range": ({"pretrain.views.scale": [0.4]}, "pretrain.views.scale.1 is missing"),
     "three ends of a range": (
         {"pretrain.target.momentum": [0, 0.5, 1]},
@@ -221,7 +308,10 @@ FAULTS = {
         {"pretrain.objective.log_sigma": [2, -4]},
         "pretrain.objective.log_sigma is [2, -4]; it must be [low, high] with low < high",
     ),
-    "severity twice": ({"corrupt.severities": [1, 1]}, "corrupt.severities is [1, 1]; it must not hold anything twice"),
+    "severity twice": (
+        {"corrupt.severities": [1, 1]},
+        "corrupt.severities is [1, 1]; it must not hold anything twice",
+    ),
     "target twice": (
         {"transfer.targets": ["patches"] * 2},
         "transfer.targets is ['patches', 'patches']; it must not hold anything twice",
@@ -235,7 +325,10 @@ FAULTS = {
         "fetch.digits: val_fraction and test_fraction must add up to less than 1",
     ),
     # misspelt, missing and unknown keys, at each depth
-    "extra section": ({"liner": {}}, "liner is not a known key (did you mean 'linear'?); allowed: corrupt, dataset, "),
+    "extra section": (
+        {"liner": {}},
+        "liner is not a known key (did you mean 'linear'?); allowed: corrupt, dataset, ",
+    ),
     "key, depth two": (
         {"pretrain.epoch": 3},
         "pretrain.epoch is not a known key (did you mean 'epochs'?); allowed: accumulate, baselines, batch_size, ",
@@ -252,7 +345,10 @@ FAULTS = {
         {"fetch.patches.pach": 8},
         "fetch.patches.pach is not a known key (did you mean 'patch'?); allowed: limit, ",
     ),
-    "key unlike any": ({"report.colour": "red"}, "report.colour is not a known key; allowed: examples"),
+    "key unlike any": (
+        {"report.colour": "red"},
+        "report.colour is not a known key; allowed: examples",
+    ),
     "split as a key": (
         {"fetch.own": {"source": "parquet", "files": {"trian": "x"}}},
         "fetch.own.files.trian is not a known key (did you mean 'train'?); allowed: train, val, test",
@@ -287,7 +383,10 @@ FAULTS = {
         "corrupt.types.0 is 'fogg'; allowed: ",
         "(did you mean 'fog'?)",
     ),
-    "unknown distance": ({"ood.sets.patches": "middle"}, "ood.sets.patches is 'middle'; allowed: near, far"),
+    "unknown distance": (
+        {"ood.sets.patches": "middle"},
+        "ood.sets.patches is 'middle'; allowed: near, far",
+    ),
     "unknown normalisation": (
         {"pretrain.target.normalise": "whitten"},
         "pretrain.target.normalise is 'whitten'; ",
@@ -319,8 +418,14 @@ FAULTS = {
         {"fetch.own": {**HUB, "revision": "0123456"}},
         "fetch.own.revision is '0123456'; it must be a full commit id: 40 digits",
     ),
-    "blank in a name": ({"fetch.My birds": HUB}, "fetch.My birds is 'My birds'; it must be a name of a-z, 0-9 and _"),
-    "path as a name": ({"fetch.my/birds": HUB}, "fetch.my/birds is 'my/birds'; it must be a name of a-z, 0-9 and _"),
+    "blank in a name": (
+        {"fetch.My birds": HUB},
+        "fetch.My birds is 'My birds'; it must be a name of a-z, 0-9 and _",
+    ),
+    "path as a name": (
+        {"fetch.my/birds": HUB},
+        "fetch.my/birds is 'my/birds'; it must be a name of a-z, 0-9 and _",
+    ),
     # names that must agree
     "dataset not fetched": (
         {"dataset": "digit"},
@@ -359,51 +464,118 @@ def test_one_fault_is_one_line_with_key_value_and_what_is_allowed(case, complain
 
 UNREADABLE = {
     "empty": (b"", "params.yaml holds nothing; it must hold named sections"),
-    "comments only": (b"# dataset: digits\n", "params.yaml holds nothing; it must hold named sections"),
-    "list on top": (b"- dataset\n- seed\n", "params.yaml holds no sections; it must hold named sections"),
+    "comments only": (
+        b"# dataset: digits\n",
+        "params.yaml holds nothing; it must hold named sections",
+    ),
+    "list on top": (
+        b"- dataset\n- seed\n",
+        "params.yaml holds no sections; it must hold named sections",
+    ),
     "text on top": (b"dataset\n", "params.yaml holds no sections; it must hold named sections"),
-    "open bracket": (b"dataset: [digits\n", "params.yaml is not valid YAML: ", "(line 2, column 1)"),
+    "open bracket": (
+        b"dataset: [digits\n",
+        "params.yaml is not valid YAML: ",
+        "(line 2, column 1)",
+    ),
     "tab": (b"knn:\n\tk: [1]\n", "params.yaml is not valid YAML: ", "'\\t'", "(line 2, column 1)"),
-    "indentation": (b"knn:\n  k: [1]\n temperature: [1]\n", "params.yaml is not valid YAML: ", "(line 3, column 2)"),
-    "key twice": (b"seed: 1\nseed: 2\n", "params.yaml is not valid YAML: key 'seed' stands twice (line 2, column 1)"),
+    "indentation": (
+        b"knn:\n  k: [1]\n temperature: [1]\n",
+        "params.yaml is not valid YAML: ",
+        "(line 3, column 2)",
+    ),
+    "key twice": (
+        b"seed: 1\nseed: 2\n",
+        "params.yaml is not valid YAML: key 'seed' stands twice (line 2, column 1)",
+    ),
     "key twice inside": (
         b"knn:\n  k: [1]\n  k: [2]\n",
         "params.yaml is not valid YAML: key 'k' stands twice (line 3, column 3)",
     ),
-    "two documents": (b"seed: 1\n---\nseed: 2\n", "params.yaml is not valid YAML: expected a single document"),
+    "two documents": (
+        b"seed: 1\n---\nseed: 2\n",
+        "params.yaml is not valid YAML: expected a single document",
+    ),
     "list as a key": (b"{[seed]: 1}\n", "params.yaml is not valid YAML: a key must be plain text"),
     "unknown tag": (
         b"seed: !!python/name:os.system\n",
         "params.yaml is not valid YAML: could not determine a constructor",
     ),
-    "inside itself": (b"knn: &knn {k: *knn}\n", "params.yaml is not valid YAML: found unconstructable recursive node"),
+    "inside itself": (
+        b"knn: &knn {k: *knn}\n",
+        "params.yaml is not valid YAML: found unconstructable recursive node",
+    ),
     "no such day": (b"seed: 2026-02-30\n", "params.yaml holds a value that cannot be read: "),
     "endless number": (b"seed: " + b"9" * 5000, "params.yaml holds a value that cannot be read: "),
     "zero byte": (b"seed: \0\n", "params.yaml is not valid YAML: unacceptable character"),
-    "Latin-1": ("dataset: ziffern_f\xfcr_alle\n".encode("latin-1"), "params.yaml is not UTF-8 text"),
-    "empty whole number": (b"seed: !!int ''\n", "params.yaml holds a value that cannot be read: '' cannot be read as int"),
-    "empty number": (b"seed: !!float ''\n", "params.yaml holds a value that cannot be read: '' cannot be read as float"),
-    "odd truth": (b"seed: !!bool x\n", "params.yaml holds a value that cannot be read: 'x' cannot be read as bool"),
-    "odd date": (b"seed: !!timestamp x\n", "params.yaml holds a value that cannot be read: 'x' cannot be read as time"),
-    "bytes": (b"dataset: !!binary ZGlnaXRz\n", "params.yaml holds a value that cannot be read: 'ZGlnaXRz' cannot be"),
-    "set": (b"dataset: !!set {a, b}\n", "params.yaml is not valid YAML: the tag 'tag:yaml.org,2002:set' is refused"),
-    "hours and minutes": (b"seed: 1:30\n", "params.yaml holds a value that cannot be read: '1:30' cannot be read as int"),
-    "hours without end": (b"seed: " + b"1:" * 9999 + b"1", "params.yaml holds a value that cannot be read: '1:1:1:1:"),
-    "open brackets": (b"seed: " + b"[" * 3000, "params.yaml is not valid YAML: it is nested more than 30 deep (line 1"),
-    "closed brackets": (b"seed: " + b"[" * 3000 + b"]" * 3000, "params.yaml is not valid YAML: it is nested more than"),
+    "Latin-1": (
+        "dataset: ziffern_f\xfcr_alle\n".encode("latin-1"),
+        "params.yaml is not UTF-8 text",
+    ),
+    "empty whole number": (
+        b"seed: !!int ''\n",
+        "params.yaml holds a value that cannot be read: '' cannot be read as int",
+    ),
+    "empty number": (
+        b"seed: !!float ''\n",
+        "params.yaml holds a value that cannot be read: '' cannot be read as float",
+    ),
+    "odd truth": (
+        b"seed: !!bool x\n",
+        "params.yaml holds a value that cannot be read: 'x' cannot be read as bool",
+    ),
+    "odd date": (
+        b"seed: !!timestamp x\n",
+        "params.yaml holds a value that cannot be read: 'x' cannot be read as time",
+    ),
+    "bytes": (
+        b"dataset: !!binary ZGlnaXRz\n",
+        "params.yaml holds a value that cannot be read: 'ZGlnaXRz' cannot be",
+    ),
+    "set": (
+        b"dataset: !!set {a, b}\n",
+        "params.yaml is not valid YAML: the tag 'tag:yaml.org,2002:set' is refused",
+    ),
+    "hours and minutes": (
+        b"seed: 1:30\n",
+        "params.yaml holds a value that cannot be read: '1:30' cannot be read as int",
+    ),
+    "hours without end": (
+        b"seed: " + b"1:" * 9999 + b"1",
+        "params.yaml holds a value that cannot be read: '1:1:1:1:",
+    ),
+    "open brackets": (
+        b"seed: " + b"[" * 3000,
+        "params.yaml is not valid YAML: it is nested more than 30 deep (line 1",
+    ),
+    "closed brackets": (
+        b"seed: " + b"[" * 3000 + b"]" * 3000,
+        "params.yaml is not valid YAML: it is nested more than",
+    ),
     "alias bomb": (
-        "".join([f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 'lol'}]\n" for i in range(12)]).encode(),
+        "".join(
+            [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 'lol'}]\n" for i in range(12)]
+        ).encode(),
         "params.yaml is not valid YAML: it holds more than 20000 values, each counted as often as its aliases repeat it",
     ),
     "alias bomb for a scalar": (
         "".join(
-            [f"x{i}: &x{i} {{{', '.join(f'k{j}: *x{i - 1}' for j in range(9)) if i else 'a: 1'}}}\n" for i in range(12)]
+            [
+                f"x{i}: &x{i} {{{', '.join(f'k{j}: *x{i - 1}' for j in range(9)) if i else 'a: 1'}}}\n"
+                for i in range(12)
+            ]
         ).encode()
         + b"seed: *x11\n",
         "params.yaml is not valid YAML: it holds more than 20000 values",
     ),
-    "merge": (b"a: &a {x: 1}\nb:\n  <<: *a\n", "params.yaml is not valid YAML: merge keys (<<) are refused; write the"),
-    "100 000 keys": (b"".join(b"k%d: 1\n" % i for i in range(100_000)), "params.yaml is longer than 256 kB"),
+    "merge": (
+        b"a: &a {x: 1}\nb:\n  <<: *a\n",
+        "params.yaml is not valid YAML: merge keys (<<) are refused; write the",
+    ),
+    "100 000 keys": (
+        b"".join(b"k%d: 1\n" % i for i in range(100_000)),
+        "params.yaml is longer than 256 kB",
+    ),
     "UTF-16": (GIVEN.encode("utf-16"), "params.yaml is not UTF-8 text"),
 }
 
@@ -431,24 +603,38 @@ def test_all_faults_are_reported_at_once(complaints):
     )
     keys = [line.removeprefix("params.yaml: ").split(" is ")[0] for line in lines]
     assert sorted(keys) == sorted(
-        ["dataset", "liner", "linear", "pretrain.lr", "ood.sets.svhn", "corrupt.severities.0", "corrupt.severities.1"]
+        [
+            "dataset",
+            "liner",
+            "linear",
+            "pretrain.lr",
+            "ood.sets.svhn",
+            "corrupt.severities.0",
+            "corrupt.severities.1",
+        ]
     )
 
 
 def test_of_very_many_faults_the_first_are_told(complaints):
     lines = complaints(GIVEN + "".join(f"k{place}: 1\n" for place in range(400)))
-    assert len(lines) == 21 and lines[-1] == "params.yaml: more is wrong than these; mend them first"
+    assert (
+        len(lines) == 21 and lines[-1] == "params.yaml: more is wrong than these; mend them first"
+    )
     lines = complaints(edited({"transfer.targets": [f"nowhere{place}" for place in range(400)]}))
     assert len(lines) == 21 and all(len(line) < 400 for line in lines)
     datasets = {f"d{place}": {"source": "builtin", "name": "digits"} for place in range(1001)}
     (line,) = complaints(edited({"fetch": datasets, "dataset": "d1", "ood.sets": {"d2": "far"}, "transfer.targets": [],
                                  "finetune.datasets": []}))  # fmt: skip
-    assert line.startswith("params.yaml: fetch is {'d0': ") and line.endswith("it must be given at most 1000 entries")
+    assert line.startswith("params.yaml: fetch is {'d0': ") and line.endswith(
+        "it must be given at most 1000 entries"
+    )
 
 
 def test_a_number_of_thousands_of_digits_is_one_line(complaints):
     (line,) = complaints(GIVEN.replace("seed: 0 ", f"seed: 0x{'f' * 50_000} "))
-    assert line == "params.yaml: seed is a number of about 60207 digits; it must be below 2147483648"
+    assert (
+        line == "params.yaml: seed is a number of about 60207 digits; it must be below 2147483648"
+    )
 
 
 @pytest.mark.parametrize(
@@ -479,19 +665,25 @@ def named_by_dvc() -> list[str]:
             for key in each.params
         ]
     found += re.findall(r"\$\{((?!item|key)[a-z._]+)\}", (ROOT / "dvc.yaml").read_text())
-    return sorted(key for key in set(found) if not key.startswith(("fetch.", "ood.sets.")))  # those of loops
+    return sorted(
+        key for key in set(found) if not key.startswith(("fetch.", "ood.sets."))
+    )  # those of loops
 
 
 def test_a_key_that_dvc_asks_for_may_not_be_left_out_and_is_named_with_its_default(tmp_path):
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     keys = named_by_dvc()
-    assert {"ood.temperature", "shift.sets", "embed", "finetune.datasets", "seed"} < set(keys) and len(keys) > 25
+    assert {"ood.temperature", "shift.sets", "embed", "finetune.datasets", "seed"} < set(
+        keys
+    ) and len(keys) > 25
     for key in keys:
         (tmp_path / "params.yaml").write_text(edited({key: ABSENT}))
         with pytest.raises(UserError) as error:
             load(tmp_path / "params.yaml")
         (line,) = str(error.value).splitlines()
-        assert re.search(rf"params.yaml: {re.escape(key)} (\(default: .*\) )?is missing; ", line), line
+        assert re.search(rf"params.yaml: {re.escape(key)} (\(default: .*\) )?is missing; ", line), (
+            line
+        )
 
 
 def test_all_keys_that_an_older_file_lacks_are_one_line_with_their_defaults(tmp_path):
@@ -528,7 +720,9 @@ def test_a_section_number_as_a_key_is_refused(complaints):
 
 def test_a_long_value_is_cut(complaints):
     (line,) = complaints(edited({"dataset": list(range(1000))}))
-    assert line.startswith("params.yaml: dataset is [0, 1, 2, ") and line.endswith("...; it must be text")
+    assert line.startswith("params.yaml: dataset is [0, 1, 2, ") and line.endswith(
+        "...; it must be text"
+    )
 
 
 def test_a_missing_file_and_a_folder_in_its_place_are_one_sentence_each(tmp_path):
@@ -545,7 +739,9 @@ def test_the_repository_s_own_file_is_valid_and_complete():
     assert params.pretrain.objective.lambda_ == 1.0
 
 
-@pytest.mark.parametrize(("written", "read"), [("3e-4", 3e-4), ("3.0e-4", 3e-4), ("1", 1.0), ("'0.002'", 0.002)])
+@pytest.mark.parametrize(
+    ("written", "read"), [("3e-4", 3e-4), ("3.0e-4", 3e-4), ("1", 1.0), ("'0.002'", 0.002)]
+)
 def test_numbers_are_numbers_however_yaml_reads_them(tmp_path, written, read):
     (tmp_path / "params.yaml").write_text(GIVEN.replace("  lr: 0.002 ", f"  lr: {written} "))
     assert load(tmp_path / "params.yaml").pretrain.lr == read
@@ -572,7 +768,12 @@ def test_what_is_allowed_is_accepted(tmp_path, edits):
 
 
 @pytest.mark.parametrize(
-    "content", [edited({"seed": "many", "fetch.digits.source": "disk"}).encode(), b"seed: [1\n", b"\xff\xfe\0"]
+    "content",
+    [
+        edited({"seed": "many", "fetch.digits.source": "disk"}).encode(),
+        b"seed: [1\n",
+        b"\xff\xfe\0",
+    ],
 )
 def test_a_real_process_leaves_nothing_behind(tmp_path, content):
     (tmp_path / "params.yaml").write_bytes(content)
