@@ -28,8 +28,8 @@ from prosmin.common.files import write_json
 from prosmin.common.startup import keep_pages
 from prosmin.fetching.folders import folder as from_folder
 from prosmin.fetching.writing import write_dataset
-from prosmin.views.augment import ViewSettings
 from prosmin.views.feed import Streamed
+from prosmin.views.settings import ViewSettings
 
 COUNT, BATCH, WORKERS = 2048, 32, 2
 VIEW = ViewSettings(size=224, scale=(0.2, 1.0), jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)

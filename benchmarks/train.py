@@ -26,8 +26,8 @@ from benchmarks.record import record
 from prosmin.common.startup import keep_pages
 from prosmin.models import store
 from prosmin.training import loop
-from prosmin.views.augment import ViewSettings
 from prosmin.views.feed import Feed, Resident, Streamed
+from prosmin.views.settings import ViewSettings
 from prosmin.views.streams import make_views
 from stages.common.threads import cores
 

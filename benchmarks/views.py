@@ -26,7 +26,7 @@ from torchvision import transforms
 from benchmarks.record import record
 from benchmarks.turns import figures, in_turns
 from prosmin.common.startup import keep_pages
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 from prosmin.views.streams import make_views
 
 SIZES = {32: (32, 512, 8), 224: (256, 64, 4)}  # view: (side of the images, images a batch, batches)

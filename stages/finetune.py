@@ -28,7 +28,7 @@ from prosmin.evaluation.label_subsets import stratified_holdout
 from prosmin.evaluation.lowshot import per_class_of
 from prosmin.metrics.intervals import over_draws
 from prosmin.models import store
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 from stages.common.command import Unlabelled, check_name, leave_out, run
 from stages.common.features import ENCODERS, HELD_OUT, require_labels
 from stages.linear import RELIABILITY

@@ -26,7 +26,7 @@ from prosmin.data import dataset
 from prosmin.evaluation import prediction
 from prosmin.evaluation.prediction import BINS, Measured
 from prosmin.models import store
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 from stages.common.command import check_name, run
 from stages.common.features import ENCODERS
 from stages.params.load import Params, Views

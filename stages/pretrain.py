@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # torch is imported once the process knows what to start
     from prosmin.training.external import Weights
     from prosmin.training.loop import TrainSettings
     from prosmin.training.monitor import Monitor
-    from prosmin.views.augment import ViewSettings
+    from prosmin.views.settings import ViewSettings
 
 log = logging.getLogger(__name__)
 
@@ -361,7 +361,7 @@ def objective_of(settings: Pretrain) -> dict[str, Any]:
 
 
 def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
-    from prosmin.views.augment import ViewSettings
+    from prosmin.views.settings import ViewSettings
 
     drawn = settings.views.model_dump(exclude={"local"})
     local = settings.views.local

@@ -21,7 +21,7 @@ from prosmin.evaluation.linear_probe import ReliabilityRow, classification_metri
 from prosmin.metrics import calibration, classification
 from prosmin.models.networks import Encoder, decay_groups
 from prosmin.training.schedules import warmup_cosine
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 from prosmin.views.streams import epoch_order, make_views, seed_networks
 
 WARMUP = 0.1  # share of the steps

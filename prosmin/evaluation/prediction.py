@@ -26,7 +26,8 @@ from prosmin.metrics.intervals import Scale, on
 from prosmin.objectives.base import Distilling
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.objectives.published import Published
-from prosmin.views.augment import ViewSettings, random_view
+from prosmin.views.augment import random_view
+from prosmin.views.settings import ViewSettings
 
 LEVELS = (50, 80, 90)  # per cent of the central intervals whose coverage is counted
 BINS = 20  # of the PIT histogram

@@ -27,8 +27,8 @@ from prosmin.training import checkpoint
 from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.monitor import Monitor, observe, warn_of_collapse
 from prosmin.training.schedules import cosine, warmup_cosine
-from prosmin.views.augment import ViewSettings
 from prosmin.views.feed import Feed, Resident
+from prosmin.views.settings import ViewSettings
 from prosmin.views.streams import epoch_order, score_stream, seed_networks
 
 log = logging.getLogger(__name__)

@@ -14,29 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prosmin.views.settings import ViewSettings
+
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow and torchvision
-
-
-@dataclass(frozen=True)
-class ViewSettings:
-    """What is drawn for each image; names and meaning as in ``params.yaml``, section ``pretrain.views``. interpolation:
-    ``bilinear``, or ``bicubic`` with antialiasing, which does not go with ``rotate``. compile: on a GPU, by torch.compile."""
-
-    size: int
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    rotate: float = 0.0
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grayscale: float = 0.2
-    blur: float = 0.5
-    solarize: float = 0.1
-    interpolation: str = "bilinear"
-    compile: bool = False
 
 
 CACHED_PIXELS = (

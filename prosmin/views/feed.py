@@ -22,7 +22,7 @@ from prosmin.data.dataset import read_manifest
 from prosmin.data.picture import decode, open_picture, orientation, upright_size
 from prosmin.models import light_imports
 from prosmin.training.checkpoint import checksum
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 from prosmin.views.streams import crop_boxes, finish_views, make_views
 
 REDUCTIONS = (8, 4, 2)  # by which a JPEG can be decoded smaller, from its lower frequencies alone

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prosmin.views.augment import Draw, ViewSettings, draw_boxes, finish_view, random_view
+from prosmin.views.augment import Draw, draw_boxes, finish_view, random_view
+from prosmin.views.settings import ViewSettings
 
 # What a random stream is for: part of its seed, so that no two purposes share one.
 _ORDER, _VIEWS, _SCORE, _NETWORK, _BOXES = 0, 1, 2, 3, 4

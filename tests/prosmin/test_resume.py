@@ -15,7 +15,7 @@ from prosmin.objectives import ProSMIN
 from prosmin.training import loop
 from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.monitor import Monitor
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 from tests import gang
 
 VIEW = ViewSettings(size=8, grayscale=0.0, solarize=0.0, blur=0.0)

@@ -12,7 +12,7 @@ from prosmin.common.errors import UserError
 from prosmin.data import dataset
 from prosmin.evaluation import prediction
 from prosmin.models import store
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 from stages import fetch
 from stages import prediction as stage
 from stages.params.load import load

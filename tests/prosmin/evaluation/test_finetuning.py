@@ -20,7 +20,7 @@ from prosmin.evaluation.finetuning import (
 from prosmin.evaluation.label_subsets import few_labels
 from prosmin.metrics import calibration, classification
 from prosmin.models.store import ModelSettings, build_model
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 from prosmin.views.streams import epoch_order
 
 STILL = ViewSettings(

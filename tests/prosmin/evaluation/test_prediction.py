@@ -15,7 +15,7 @@ from prosmin.evaluation.prediction import Seeing, best_constant, fit_normalisati
 from prosmin.metrics import classification
 from prosmin.models import store
 from prosmin.objectives.prosmin import NORMALISATIONS, normalise_targets
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 
 SETTINGS = store.ModelSettings(
     encoder="resnet18",

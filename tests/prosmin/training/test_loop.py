@@ -13,7 +13,7 @@ from prosmin.objectives import ProSMIN
 from prosmin.training import loop
 from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.monitor import Monitor
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 
 VIEW = ViewSettings(size=8, flip=0.0, grayscale=0.0, solarize=0.0, blur=0.0)
 SETTINGS = loop.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)

@@ -22,8 +22,8 @@ from prosmin.fetching.writing import write_dataset
 from prosmin.models import store
 from prosmin.training import loop
 from prosmin.views import feed
-from prosmin.views.augment import ViewSettings
-from prosmin.views.feed import Encoded, Resident, Streamed
+from prosmin.views.feed import Crops, Encoded, Resident, Streamed
+from prosmin.views.settings import ViewSettings
 from prosmin.views.streams import crop_boxes, make_views
 
 ROOT = Path(__file__).parents[3]
@@ -259,7 +259,7 @@ USED = """
 import ctypes, sys, torch
 from pathlib import Path
 from prosmin.views.feed import Streamed
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: pages of 4 KiB, or a few of 2 MiB would be all that is seen
 torch.set_num_threads(1)
 feed = Streamed(sys.argv[1], ["train"], 3)

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from prosmin.views import streams
-from prosmin.views.augment import ViewSettings
+from prosmin.views.settings import ViewSettings
 
 VIEW = ViewSettings(size=8, flip=0.0, grayscale=0.0, solarize=0.0, blur=0.0)
 
