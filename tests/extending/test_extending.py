@@ -1,0 +1,64 @@
+"""Every recipe of ``docs/extending.md`` does what the page says and can be removed again."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from tests.extending.recipes import Project, recipe
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Project:
+    """The small project after its first stages."""
+    project = Project.create(tmp_path_factory.mktemp("extending") / "project")
+    project.run_stages()
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Project:
+    return finished.copy(tmp_path / "project")
+
+
+def read(project: Project, name: str) -> dict:
+    return json.loads((project.folder / name).read_text())
+
+
+def follow(project: Project, title: str) -> str:
+    """Apply a recipe, run its commands and return what they print."""
+    found = recipe(title)
+    project.apply(found)
+    said = "".join(project.run(command) for command in found.commands)
+    project.run("python -m pipelines.deps")
+    project.run("ruff check", *found.files)
+    project.run("ruff format --check", *found.files)
+    return said
+
+
+def test_a_source_of_images(project):
+    digits = load_digits()
+    images, names = digits.images[:60].astype(np.uint8), digits.target[:60].astype(str)
+    np.savez(project.folder / "scans.npz", images=images, labels=names)
+    follow(project, "A source of images")
+    manifest = read(project, "data/scans/manifest.json")
+    assert manifest["source"] == "npz" and manifest["classes"] == [
+        str(digit) for digit in range(10)
+    ]
+    assert sum(split["count"] for split in manifest["splits"].values()) == 60
+    project.remove()
+
+
+def test_a_stage(project):
+    said = follow(project, "A stage")
+    assert "Running stage 'ncm'" in said and "Running stage 'embed" not in said
+    metrics = read(project, "metrics/ncm.json")
+    for encoder in ("trained", "random"):
+        values = metrics[encoder]
+        assert 0 < values["accuracy_low"] < values["accuracy"] < values["accuracy_high"] < 1
+    assert "- prosmin/evaluation/class_means.py\n" in (project.folder / "dvc.yaml").read_text()
+    assert "& ncm" in (project.folder / "README.md").read_text()
+    project.remove()
