@@ -1,20 +1,25 @@
-"""ood: how well the test images of another dataset are told from those of the dataset trained on.
+"""ood: how well detectors tell images of another dataset from those of the dataset trained on.
 
-Reads   results/embed/<dataset>, results/embed/<set>, results/linear, data/<dataset>, data/<set>, and for the detectors
-            that need the network itself results/prediction/<dataset>, results/prediction/<set>
-Writes  metrics/ood/<set>.json: for each encoder what ``prosmin.metrics.detection.evaluate`` says of each detector; the probe's
-            accuracy_id beside it; labelled: false when the dataset has no labels, so that detectors which need them
-            are left out; n_seen_in_training: how many of the OOD images are, pixel by pixel as the network sees them,
-            training images
+Reads   results/embed/<dataset>, results/embed/<set>, results/linear, data/<dataset>, data/<set>,
+        and for detectors that need the networks results/prediction/<dataset> and
+        results/prediction/<set>
+Writes  metrics/ood/<set>.json: per encoder and detector the metrics of
+            ``prosmin.metrics.detection.evaluate``; accuracy_id: accuracy of the linear probe on the
+            in-distribution (ID) test images; labelled: false where the dataset has no labels, which
+            leaves out the detectors that need them; n_seen_in_training: number of OOD images whose
+            pixels, as the network sees them, are those of a training image
         plots/ood/<set>.csv: ROC curves
-        results/ood/<set>/scores.safetensors: ``<encoder>.<detector>.id`` and ``.ood``, float64 [N] of each test image
-        results/ood/<set>/examples.safetensors: OOD test images ``images`` uint8 [n,C,H,W] at evenly spaced ranks of the
-            trained encoder's k-NN score, lowest first, and their rows ``index`` int64 [n]; ID images as ``id_images``
+        results/ood/<set>/scores.safetensors: ``<encoder>.<detector>.id`` and ``.ood``, float64 [N],
+            a score per test image
+        results/ood/<set>/examples.safetensors: ``images``, OOD test images at evenly spaced ranks
+            of the trained encoder's k-NN score, lowest first, uint8 [n, C, H, W], and ``index``,
+            their rows, int64 [n]; ``id_images`` and ``id_index``: the same of ID test images
+
+``prosmin.evaluation.ood_scores.DETECTORS`` lists the detectors.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,120 +27,139 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from prosmin.common import files
-from prosmin.common.errors import UserError, nearest
+from prosmin.common.errors import UserError
 from prosmin.data import picture
 from prosmin.data.arrow import SplitReader
 from prosmin.evaluation import ood_scores
 from prosmin.evaluation.linear_probe import Probe
+from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.metrics import classification, detection
-from stages.common.command import run
+from stages.common.command import check_name, run
 from stages.common.features import ENCODERS, Features, load_features
 from stages.common.probing import load_probe
-from stages.params.load import Ood, Params
+from stages.params.load import Params
 
-FITTED = ("train", "val")  # splits of the dataset trained on
-PREDICTED = ("view_score", "view_score_constant", "disagreement", "disagreement_constant")
-EXAMPLES = 32  # as many as a report may show; it chooses among them
+FITTED = ("train", "val")  # splits that detectors are fitted to
+EXAMPLES = 32  # images kept; the report chooses among them
 LARGEST = 224  # pixels a side of an example
+
+Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # ID and OOD scores by detector
 
 log = logging.getLogger(__name__)
 
 
 def main(params: Params, name: str = "") -> None:
-    sets = params.ood.sets
-    if name not in sets:
-        raise UserError(
-            f"ood needs one of ood.sets, not {name!r}; params.yaml has {', '.join(sets)}{nearest(name, sets)}"
-        )
-    seen = _seen_in_training(
-        load_features(params.dataset, ENCODERS[0]), load_features(name, ENCODERS[0])
-    )
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    scores: dict[str, np.ndarray] = {}
+    sets, dataset = params.ood.sets, params.dataset
+    check_name("ood", "one of ood.sets", name, sets)
+    seen = _seen_in_training(*(load_features(each, ENCODERS[0]) for each in (dataset, name)))
+    metrics: dict[str, dict[str, dict[str, float]]] = {}
+    accuracy_id: dict[str, float] = {}
     curves: list[tuple[str, str, float, float]] = []
-    accuracy_id = {}
+    scores: dict[str, np.ndarray] = {}
     for encoder in ENCODERS:
-        inside, outside = load_features(params.dataset, encoder), load_features(name, encoder)
-        train = _training(inside)
+        inside, outside = (load_features(each, encoder) for each in (dataset, name))
         probe = load_probe(encoder)
-        measured = [_predicted(each, encoder) for each in (params.dataset, name)]
-        found[encoder] = {}
-        pairs = _scores(params.ood, params.seed, train, inside, outside, probe)
-        pairs |= {score: (values, measured[1][score]) for score, values in measured[0].items()}
+        pairs = _scores(params, inside, outside, probe) | _scores_of_networks(
+            dataset, name, encoder
+        )
+        metrics[encoder] = {}
         for detector, pair in pairs.items():
             try:
-                found[encoder][detector] = detection.evaluate(
+                metrics[encoder][detector] = detection.evaluate(
                     *pair, resamples=params.ood.bootstrap, seed=params.seed
                 )
             except UserError as error:
-                raise UserError(
-                    f"OOD set {name!r}, {encoder} encoder, detector {detector}: {error}"
-                ) from None
-            fpr, tpr = detection.roc_curve(*pair)
-            curves += [
-                (encoder, detector, *point)
-                for point in zip(fpr.tolist(), tpr.tolist(), strict=True)
-            ]
-            scores |= {
-                f"{encoder}.{detector}.{kind}": each
-                for kind, each in zip(("id", "ood"), pair, strict=True)
-            }
+                where = f"OOD set {name!r}, {encoder} encoder, detector {detector}"
+                raise UserError(f"{where}: {error}") from None
+            curve = (column.tolist() for column in detection.roc_curve(*pair))
+            curves += [(encoder, detector, *point) for point in zip(*curve, strict=True)]
+            for kind, values in zip(("id", "ood"), pair, strict=True):
+                scores[f"{encoder}.{detector}.{kind}"] = values
         if probe is not None:
             features, labels = inside.labelled("test")
             accuracy_id[encoder] = classification.accuracy(probe.logits(features), labels)
-        said = ", ".join(
-            f"{detector} {values['auroc']:.3f}" for detector, values in found[encoder].items()
-        )
-        log.info("%s, %s encoder: AUROC %s", name, encoder, said)
+        aurocs = (f"{detector} {row['auroc']:.3f}" for detector, row in metrics[encoder].items())
+        log.info("%s, %s encoder: AUROC %s", name, encoder, ", ".join(aurocs))
 
-    by_knn = {kind: scores[f"trained.knn.{kind}"] for kind in ("id", "ood")}
+    knn_id, knn_ood = scores["trained.knn.id"], scores["trained.knn.ood"]
     with files.whole_folder(Path("results/ood") / name) as folder:
         files.write_arrays(folder / "scores.safetensors", scores)
-        examples = _examples(name, by_knn["ood"], "") | _examples(
-            params.dataset, by_knn["id"], "id_"
-        )
+        examples = _examples(name, knn_ood, "") | _examples(dataset, knn_id, "id_")
         files.write_arrays(folder / "examples.safetensors", examples)
     files.write_csv(f"plots/ood/{name}.csv", ("encoder", "detector", "fpr", "tpr"), curves)
-    facts: dict[str, Any] = {"distance": sets[name], "labelled": bool(accuracy_id)}
-    facts |= {f"n_{kind}": len(each) for kind, each in by_knn.items()} | {
-        "n_seen_in_training": seen
+    facts: dict[str, Any] = {
+        "distance": sets[name],
+        "labelled": bool(accuracy_id),
+        "n_id": len(knn_id),
+        "n_ood": len(knn_ood),
+        "n_seen_in_training": seen,
     }
     if accuracy_id:
         facts["accuracy_id"] = accuracy_id
-    files.write_metrics(f"metrics/ood/{name}.json", found | facts)
+    files.write_metrics(f"metrics/ood/{name}.json", metrics | facts)
 
 
 def _seen_in_training(inside: Features, outside: Features) -> int:
-    """How many OOD test images have the pixels of a training image: what is familiar cannot be found to be novel."""
+    """Count the OOD test images that have the pixels of a training image, and warn of them.
+
+    No detector can tell a familiar image to be new.
+    """
     training = np.concatenate([inside.digests(split) for split in FITTED if split in inside.splits])
     seen = int(np.isin(outside.digests("test"), training).sum())
     if seen:
         log.warning(
-            "%d of %d images of OOD set %s are, to the pixel, training images of %s: its numbers are not to be trusted",
+            "%d of %d images of OOD set %s are, to the pixel, training images of %s: "
+            "its numbers are not to be trusted",
             seen, len(outside.digests("test")), outside.dataset, inside.dataset,
         )  # fmt: skip
     return seen
 
 
-def _training(inside: Features) -> ood_scores.Sample:
-    """All that may be fitted to: train and val. Without labels where any image lacks its own."""
+def _scores(params: Params, inside: Features, outside: Features, probe: Probe | None) -> Pairs:
+    """Score the test images by every detector that labels and networks allow."""
+    asked = params.ood
+    train = _training(inside, probe)
+    parts = inside.split("test"), outside.split("test")
+    features, _, log_sigma = map(_joined, zip(*parts, strict=True))
+    query = Sample(
+        features, log_sigma=log_sigma, logits=None if probe is None else probe.logits(features)
+    )
+    settings = Settings(asked.k, asked.temperature, asked.shrinkage, asked.vim_dim, params.seed)
+    count = len(parts[0][0])
+    return {
+        detector: (values[:count], values[count:])
+        for detector, values in ood_scores.score_all(train, query, settings).items()
+    }
+
+
+def _training(inside: Features, probe: Probe | None) -> Sample:
+    """All images that detectors may be fitted to; no labels where any image lacks its label."""
     parts = [inside.split(split) for split in FITTED if split in inside.splits]
     if not parts:
         raise UserError(
             f"dataset {inside.dataset!r} has no train split for the detectors to be fitted to"
         )
     features, labels, log_sigma = map(_joined, zip(*parts, strict=True))
-    return ood_scores.Sample(
-        features, log_sigma=log_sigma, labels=labels if (labels >= 0).all() else None
+    return Sample(
+        features,
+        log_sigma=log_sigma,
+        labels=labels if (labels >= 0).all() else None,
+        head=None if probe is None else probe.linear,
     )
 
 
 def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The arrays end to end; None where any is missing."""
     return None if any(part is None for part in parts) else np.concatenate(parts)
 
 
+def _scores_of_networks(dataset: str, name: str, encoder: str) -> Pairs:
+    """The scores of the test images that ``stages.prediction`` took from the networks."""
+    inside, outside = (_predicted(each, encoder) for each in (dataset, name))
+    return {detector: (values, outside[detector]) for detector, values in inside.items()}
+
+
 def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
-    """The scores by detector, of each test image, that ``stages.prediction`` has taken from the network."""
     path = Path("results/prediction") / name / "scores.safetensors"
     try:
         arrays = files.read_arrays(path)
@@ -143,46 +167,26 @@ def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} does not exist; run `dvc repro` or `python -m stages.prediction {name}`"
         ) from None
-    there = [detector for detector in PREDICTED if f"{encoder}.{detector}" in arrays]
-    arrays.check({f"{encoder}.{detector}": (files.NUMBER, "N") for detector in there})
-    return {detector: arrays[f"{encoder}.{detector}"] for detector in there}
-
-
-def _scores(
-    settings: Ood,
-    seed: int,
-    train: ood_scores.Sample,
-    inside: Features,
-    outside: Features,
-    probe: Probe | None,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """ID and OOD scores of the test splits by every detector that the labels allow."""
-    parts = inside.split("test"), outside.split("test")
-    features, _, log_sigma = map(_joined, zip(*parts, strict=True))
-    query = ood_scores.Sample(
-        features, log_sigma=log_sigma, logits=None if probe is None else probe.logits(features)
-    )
-    train = replace(train, head=None if probe is None else probe.linear)
-    tuning = ood_scores.Settings(
-        settings.k, settings.temperature, settings.shrinkage, settings.vim_dim, seed
-    )
-    count = len(parts[0][0])
-    return {
-        name: (both[:count], both[count:])
-        for name, both in ood_scores.score_all(train, query, tuning).items()
+    present = {
+        detector: f"{encoder}.{detector}"
+        for detector, entry in ood_scores.DETECTORS.items()
+        if entry.from_networks and f"{encoder}.{detector}" in arrays
     }
+    arrays.check({key: (files.NUMBER, "N") for key in present.values()})
+    return {detector: arrays[key] for detector, key in present.items()}
 
 
 # --- examples -------------------------------------------------------------------------------------
 
 
 def _examples(dataset: str, scores: np.ndarray, prefix: str) -> dict[str, np.ndarray]:
+    """Test images of the dataset at evenly spaced ranks of their scores, and their rows."""
     rows = detection.spread(scores, EXAMPLES)
     return {f"{prefix}images": _one_size(_read(dataset, rows)), f"{prefix}index": rows}
 
 
 def _read(dataset: str, rows: np.ndarray) -> list[np.ndarray]:
-    """These test images as they were fetched, uint8 [H,W,C]; no others are decoded."""
+    """Decode test images of these rows alone, as they were fetched: uint8 [H, W, C] each."""
     path = Path("data") / dataset / "test.arrow"
     if not path.exists():
         raise UserError(
@@ -192,17 +196,17 @@ def _read(dataset: str, rows: np.ndarray) -> list[np.ndarray]:
     layout, stored = reader.layout, [reader.image(int(row)).to_pybytes() for row in rows]
     if layout.encoding == "raw":
         return [
-            np.frombuffer(each, np.uint8).reshape(layout.height, layout.width, layout.channels)
-            for each in stored
+            np.frombuffer(pixels, np.uint8).reshape(layout.height, layout.width, layout.channels)
+            for pixels in stored
         ]
-    return [picture.decode(each, layout.channels) for each in stored]
+    return [picture.decode(content, layout.channels) for content in stored]
 
 
 def _one_size(pictures: list[np.ndarray]) -> np.ndarray:
-    """uint8 [n,C,H,W]: as they are, or, where sizes differ or are large, squares cut from the middle and resized."""
-    side = min(LARGEST, *(min(each.shape[:2]) for each in pictures))
-    if len({each.shape for each in pictures}) > 1 or max(pictures[0].shape[:2]) > LARGEST:
-        pictures = [_square(each, side) for each in pictures]
+    """uint8 [n, C, H, W]: unchanged, or resized central squares where sizes differ or are large."""
+    side = min(LARGEST, *(min(pixels.shape[:2]) for pixels in pictures))
+    if len({pixels.shape for pixels in pictures}) > 1 or max(pictures[0].shape[:2]) > LARGEST:
+        pictures = [_square(pixels, side) for pixels in pictures]
     return np.stack(pictures).transpose(0, 3, 1, 2)
 
 

@@ -24,7 +24,7 @@ from prosmin.common.errors import UserError
 from prosmin.common.seeds import drawn
 from prosmin.data import dataset
 from prosmin.evaluation import prediction
-from prosmin.evaluation.prediction import BINS, Measured
+from prosmin.evaluation.prediction import BINS
 from prosmin.models import store
 from prosmin.views.settings import ViewSettings
 from stages.common.command import check_name, run
@@ -81,7 +81,8 @@ def main(params: Params, name: str = "") -> None:
                 for place, share in enumerate(measured.pit.tolist())
             ]
             if condition == CLEAN:
-                scores |= {f"{encoder}.{score}": each for score, each in _scores(measured).items()}
+                of_views = prediction.view_scores(measured)
+                scores |= {f"{encoder}.{each}": values for each, values in of_views.items()}
             log.info(
                 "%s, %s, %s encoder: 90 %% intervals cover %.3f, CRPS %.4f, with constant sigma %.4f",
                 name, condition, encoder, *(values[key] for key in ("coverage_90", "crps", "crps_constant")),
@@ -110,15 +111,6 @@ def _training_images(
     ]
     images = torch.cat(parts)
     return images[drawn(len(images), SEEN, seed, "statistics of the targets")]
-
-
-def _scores(measured: Measured) -> dict[str, np.ndarray]:
-    return {
-        "view_score": 2 * measured.crps,  # S is twice the CRPS
-        "view_score_constant": 2 * measured.crps_constant,
-        "disagreement": measured.disagreement,
-        "disagreement_constant": measured.disagreement_constant,
-    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Weighted k-nearest-neighbour classification by cosine similarity (Wu et al. 2018, sec. 3.4; as DINO evaluates)."""
+"""Nearest neighbours among features, and weighted k-nearest-neighbour classification.
+
+The votes are those of Wu et al. 2018, sec. 3.4, by cosine similarity, as DINO evaluates.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,61 +13,80 @@ from prosmin.common.errors import ConfigError, UserError
 from prosmin.evaluation.label_subsets import Labelled, count_classes
 from prosmin.metrics import classification
 
-# Similarities held at a time: 64 MB of float32.
-_BLOCK = 2**24
+_BLOCK = 2**24  # values of closeness held at a time: 64 MB of float32
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1 in float32; a row of zeros stays one, at similarity 0 to everything."""
+def unit(features: np.ndarray) -> np.ndarray:
+    """Return the rows of ``features`` at length 1 in float32; a row of zeros stays zero.
+
+    Raises ``UserError`` for features that are not finite.
+    """
     if not np.isfinite(features).all():
         raise UserError("the features hold values that are not finite; they have no neighbours")
     features = features.astype(np.float32)
-    return features / np.maximum(
-        np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny
-    )
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    scaled: np.ndarray = features / np.maximum(length, np.finfo(np.float32).tiny)
+    return scaled
 
 
 def neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine similarity ``[Q, k]`` float32, highest first, and index ``[Q, k]`` of the k nearest rows of the bank.
+    """Find the k nearest rows of the bank by cosine similarity.
 
-    bank ``[N, F]``, queries ``[Q, F]``; of equally similar rows the first in the bank comes first.
+    bank ``[N, F]``, queries ``[Q, F]`` -> similarity ``[Q, k]`` float32, highest first, and index
+    ``[Q, k]``. Of equally similar rows the first in the bank comes first.
     Raises ``UserError`` for features that are not finite and ``ConfigError`` for a k above N.
     """
-    if not 1 <= k <= len(bank):
-        raise ConfigError(
-            "k", k, f"the bank has {len(bank)} images, so k must be from 1 to {len(bank)}"
-        )
-    keys, rows = _unit(bank).T, max(1, _BLOCK // len(bank))
-    found = []
-    for start in range(0, len(queries), rows):
-        similarity = _unit(queries[start : start + rows]) @ keys
-        index = _largest(similarity, k)
-        last = np.take_along_axis(similarity, index, axis=1).min(axis=1)
-        # Where rows tie at the k-th place the partition picks at random; sort those few queries in full.
-        for tied in np.flatnonzero(np.count_nonzero(similarity >= last[:, None], axis=1) > k):
-            index[tied] = np.argsort(-similarity[tied], kind="stable")[:k]
+    return nearest(unit(bank), unit(queries), k)
+
+
+def nearest(
+    bank: np.ndarray, queries: np.ndarray, k: int, less: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k rows of the bank that are closest to each query, in blocks of queries.
+
+    bank: ``[N, F]``. queries: ``[Q, F]``.
+    less: ``[N]``, subtracted from the inner products; half the squared length of the bank's rows
+        ranks by Euclidean distance. None: the inner product alone ranks.
+    Returns closeness ``[Q, k]``, highest first, and index ``[Q, k]``. Of equally close rows the
+    first in the bank comes first. Raises ``ConfigError`` for a k outside 1..N.
+    """
+    count = len(bank)
+    if not 1 <= k <= count:
+        raise ConfigError("k", k, f"there are {count} training images; allowed: 1 to {count}")
+    keys, size = bank.T, max(1, _BLOCK // count)
+    blocks = []
+    for start in range(0, len(queries), size):
+        closeness = queries[start : start + size] @ keys
+        if less is not None:
+            closeness -= less
+        index = _largest(closeness, k)
+        last = np.take_along_axis(closeness, index, axis=1).min(axis=1)
+        # Where rows tie at the k-th place the partition picks at random; sort those few queries in
+        # full.
+        for tied in np.flatnonzero(np.count_nonzero(closeness >= last[:, None], axis=1) > k):
+            index[tied] = np.argsort(-closeness[tied], kind="stable")[:k]
         index.sort(axis=1)
-        order = np.argsort(-np.take_along_axis(similarity, index, axis=1), axis=1, kind="stable")
+        order = np.argsort(-np.take_along_axis(closeness, index, axis=1), axis=1, kind="stable")
         index = np.take_along_axis(index, order, axis=1)
-        found.append((np.take_along_axis(similarity, index, axis=1), index))
-    similarity, index = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return similarity, index
+        blocks.append((np.take_along_axis(closeness, index, axis=1), index))
+    closeness, index = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return closeness, index
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:
     """Columns ``[Q, k]``, in no order, of the k largest of values ``[Q, N]`` in each row.
 
-    The columns are dealt into groups; the k largest lie in the k groups of the largest maxima, and to find the maxima is
-    one pass that the processor does many columns at a time. Only what those groups hold is then partitioned.
+    Deal the columns into groups: the k largest values lie in the k groups with the largest maxima.
+    The maxima take one pass, in which the processor handles many columns at a time; only the
+    columns of those k groups are then partitioned.
     """
     rows, n = values.shape
     size = math.isqrt(n // k)  # of a group: about as many groups as columns in k of them
     if size < 4:
         return _partition(values, k)
     groups = n // size
-    dealt = values[:, : size * groups].reshape(
-        rows, size, groups
-    )  # column c is in group c % groups
+    # Column c is in group c % groups.
+    dealt = values[:, : size * groups].reshape(rows, size, groups)
     best = _partition(dealt.max(axis=1), k)
     columns = (best[:, None, :] + groups * np.arange(size)[:, None]).reshape(rows, -1)
     rest = np.broadcast_to(np.arange(size * groups, n), (rows, n - size * groups))
@@ -81,9 +103,9 @@ def _partition(values: np.ndarray, k: int) -> np.ndarray:
 def vote(
     similarity: np.ndarray, labels: np.ndarray, temperature: float, classes: int
 ) -> np.ndarray:
-    """Share of the vote of each class, ``[Q, C]``; a neighbour's vote weighs exp(similarity / temperature).
+    """Share of the vote per class, ``[Q, C]``; neighbours weigh exp(similarity / temperature).
 
-    similarity ``[Q, k]``, highest first, and the labels ``[Q, k]`` of the neighbours.
+    similarity: ``[Q, k]``, highest first. labels: ``[Q, k]``, of the neighbours.
     """
     # Relative to the nearest: the shares are the same and a low temperature does not overflow.
     weight = np.exp((similarity.astype(np.float64) - similarity[:, :1]) / temperature)
@@ -91,7 +113,8 @@ def vote(
     votes = np.bincount(cell.ravel(), weight.ravel(), len(labels) * classes).reshape(
         len(labels), classes
     )
-    return votes / votes.sum(axis=1, keepdims=True)
+    shares: np.ndarray = votes / votes.sum(axis=1, keepdims=True)
+    return shares
 
 
 def evaluate_knn(
@@ -103,27 +126,24 @@ def evaluate_knn(
     bootstrap: int,
     seed: int,
 ) -> tuple[dict[str, float], list[tuple[int, float, float]]]:
-    """Metrics on test of the k and temperature that are most accurate on val, and the grid on val.
+    """Choose k and temperature by accuracy on val, and measure the chosen pair on test.
 
-    On val the bank is train, on test it is train and val together. Of equals the smaller k wins, then the
-    higher temperature (the flatter vote). Metrics: ``accuracy`` with its interval, ``k``, ``temperature``,
-    ``n``; no top-5, which says little when fewer than five classes get a vote.
-    Grid: rows (k, temperature, accuracy).
+    The bank is train for val, and train and val together for test. Of equally accurate pairs the
+    smaller k wins, then the higher temperature (the flatter vote).
+
+    Returns two things:
+    metrics: ``accuracy`` on test with its interval, ``k``, ``temperature``, ``n``. There is no
+        top-5 accuracy, which says little when fewer than five classes get a vote.
+    grid: rows (k, temperature, accuracy on val).
     """
     classes = count_classes({"train": train[1], "val": val[1], "test": test[1]})
     similarity, index = neighbours(train[0], val[0], max(ks))
     near = train[1][index]
-    grid = [
-        (
-            k,
-            temperature,
-            classification.accuracy(
-                vote(similarity[:, :k], near[:, :k], temperature, classes), val[1]
-            ),
-        )
-        for k in sorted(set(ks))
-        for temperature in sorted(set(temperatures))
-    ]
+    grid = []
+    for k in sorted(set(ks)):
+        for temperature in sorted(set(temperatures)):
+            votes = vote(similarity[:, :k], near[:, :k], temperature, classes)
+            grid.append((k, temperature, classification.accuracy(votes, val[1])))
     k, temperature, _ = max(grid, key=lambda row: (row[2], -row[0], row[1]))
 
     features, labels = (np.concatenate(parts) for parts in zip(train, val, strict=True))

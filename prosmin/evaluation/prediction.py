@@ -207,6 +207,21 @@ def _look(
         yield tuple(torch.stack(each, 1).float() for each in zip(*found, strict=True))
 
 
+def view_scores(measured: Measured) -> dict[str, np.ndarray]:
+    """OOD scores [N] by detector (``prosmin.evaluation.ood_scores``), high where OOD.
+
+    view_score: S of ``prosmin.scoring`` with lambda 1, the expected loss between two views.
+    disagreement: expected distance of samples predicted from two views.
+    With the ending ``_constant`` the same with a constant sigma, the control.
+    """
+    return {
+        "view_score": 2 * measured.crps,  # S is twice the CRPS
+        "view_score_constant": 2 * measured.crps_constant,
+        "disagreement": measured.disagreement,
+        "disagreement_constant": measured.disagreement_constant,
+    }
+
+
 # --- metrics --------------------------------------------------------------------------------------
 
 

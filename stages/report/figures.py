@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prosmin.evaluation.ood_scores import DETECTORS
 from prosmin.metrics.intervals import wilson
 
 Rows = Sequence[dict[str, Any]]
@@ -90,36 +91,12 @@ CALIBRATION_LINES = {
     "raw": Line("raw", "red", "--", "s"),
     "calibrated": Line("after temperature scaling", "trained"),
 }
-DETECTOR_LINES = {
-    "msp": Line("MSP", "orange", ":"),
-    "max_logit": Line("max-logit", "orange", "--"),
-    "entropy": Line("entropy", "orange"),
-    "energy": Line("energy", "red", "--"),
-    "knn": Line("k-NN distance", "trained"),
-    "mahalanobis": Line("Mahalanobis", "green", "-."),
-    "relative_mahalanobis": Line("Mahalanobis, relative", "green", "--"),
-    "vim": Line("ViM", "green"),
-    "combined": Line("k-NN + Mahalanobis", "ink"),
-    "combined_sigma": Line("k-NN + Mahalanobis + σ", "ink", "--"),
-    "sigma": Line("predicted sigma", "purple", (0, (3, 1.2))),
-    "view_score": Line("score of views", "red"),
-    "view_score_constant": Line("score of views, σ fixed", "red", ":"),
-    "disagreement": Line("disagreement", "purple"),
-    "disagreement_constant": Line("disagreement, σ fixed", "purple", ":"),
-}
-DRAWN = (
-    "msp",
-    "knn",
-    "mahalanobis",
-    "combined",
-    "sigma",
-    "view_score",
-)  # as curves and beside images; tables have all
 
 
 def detector_line(name: str) -> Line:
-    """A detector that was added later is drawn in ink, under its own name."""
-    return DETECTOR_LINES.get(name, Line(name, "ink", "-"))
+    """The line of a detector. A detector that the registry lacks has its name as label, in ink."""
+    entry = DETECTORS.get(name)
+    return Line(entry.label, entry.colour, entry.dash) if entry else Line(name, "ink", "-")
 
 
 class Panel(NamedTuple):
@@ -303,13 +280,13 @@ def roc(rows: Rows, name: str, distance: str, aurocs: dict[str, float]) -> Panel
 def detectors_of(names: Iterable[Any]) -> list[str]:
     """The detectors in rows, or among keys: known ones in their usual order, then others by name."""
     found = {each["detector"] if isinstance(each, dict) else each for each in names}
-    known = [name for name in DETECTOR_LINES if name in found]
+    known = [name for name in DETECTORS if name in found]
     return known + sorted(found - set(known))
 
 
 def detectors_drawn(names: Iterable[Any]) -> list[str]:
     """Of ``detectors_of``, those that are drawn: a figure of all of them would show none."""
-    return [name for name in detectors_of(names) if name in DRAWN or name not in DETECTOR_LINES]
+    return [name for name in detectors_of(names) if name not in DETECTORS or DETECTORS[name].drawn]
 
 
 # --- corruption -----------------------------------------------------------------------------------

@@ -13,8 +13,11 @@ from sklearn.metrics import auc, roc_auc_score
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.data import dataset
+from prosmin.evaluation import ood_scores
+from prosmin.evaluation.ood_scores import Detector
 from stages import fetch, linear, ood
 from stages.params.load import Params, load
+from stages.report import figures
 from tests.stages.conftest import ROOT, Workplace
 
 PROBE = ["msp", "max_logit", "entropy", "energy"]
@@ -230,6 +233,26 @@ def test_a_network_that_predicts_no_sigma_leaves_its_detectors_out(ready, params
     ]
 
 
+def test_a_new_detector_is_a_function_and_its_entry(ready, params, monkeypatch):
+    """Metrics, curves and scores follow from the entry, and the report has its label and line."""
+
+    def norm(train, query, settings):
+        return np.linalg.norm(query.features, axis=1)
+
+    entry = Detector("norm of the features", norm, colour="purple", dash=":", drawn=True)
+    monkeypatch.setitem(ood_scores.DETECTORS, "norm", entry)
+    ood.main(params, "patches")
+    found = files.read_json("metrics/ood/patches.json")
+    scores = files.read_arrays("results/ood/patches/scores.safetensors")
+    features = ready.features["patches", "random"]["test.features"]
+    np.testing.assert_array_equal(scores["random.norm.ood"], np.linalg.norm(features, axis=1))
+    assert set(found["trained"]) == {*DETECTORS, "norm"}
+    assert "norm" in {row["detector"] for row in files.read_csv("plots/ood/patches.csv")}
+    line = figures.detector_line("norm")
+    assert (line.label, line.colour, line.dash) == ("norm of the features", "purple", ":")
+    assert figures.detectors_drawn(found["trained"])[-1] == "norm"
+
+
 def test_an_ood_set_needs_no_labels_and_no_other_split_than_test(ready, params):
     ood.main(params, "patches")
     first = outputs(ready)
@@ -295,7 +318,7 @@ def test_a_diverged_encoder_is_named(ready, params):
 
 
 def test_too_large_a_k_is_a_fault_of_params(ready, params):
-    with pytest.raises(ConfigError, match="^k is 651; there are 650 training features"):
+    with pytest.raises(ConfigError, match="^k is 651; there are 650 training images"):
         ood.main(
             params.model_copy(update={"ood": params.ood.model_copy(update={"k": 651})}), "patches"
         )

@@ -46,7 +46,7 @@ def test_votes_are_scikit_learns(digits, k, temperature):
 
 
 def test_hand_worked_vote():
-    # Two neighbours of class 1 at 0.5 against one of class 0 at 0.9, T = 0.2: e^4.5 against 2 e^2.5.
+    # Two neighbours of class 1 at 0.5, one of class 0 at 0.9, T = 0.2: 2 e^2.5 against e^4.5.
     votes = knn.vote(np.array([[0.9, 0.5, 0.5]]), np.array([[0, 1, 1]]), 0.2, 3)
     share = 1 / (1 + 2 * np.exp(-2))
     np.testing.assert_allclose(votes, [[share, 1 - share, 0]])
@@ -123,7 +123,7 @@ def test_of_equally_accurate_settings_the_smaller_k_then_the_higher_temperature_
 
 
 def test_a_k_above_the_bank_names_the_setting(digits):
-    with pytest.raises(ConfigError, match=r"k is 501; the bank has 500 images") as caught:
+    with pytest.raises(ConfigError, match=r"k is 501; there are 500 training images") as caught:
         knn.evaluate_knn(*digits, [5, 501], [0.1], 100, 0)
     assert caught.value.key == "k"
 

@@ -1,0 +1,244 @@
+"""The formulas of the out-of-distribution (OOD) detectors, in NumPy.
+
+A detector is a function ``(train, query, settings) -> scores [N]`` that is fitted to the images
+``train`` and scores the images ``query``; a high score says OOD. ``prosmin.evaluation.ood_scores``
+has the registry of detectors: a new detector is a function here and its entry there.
+
+Letters in shapes: N images, F features, C classes.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from prosmin.common.errors import ConfigError, UserError
+from prosmin.evaluation.knn import nearest, unit
+
+Array = np.ndarray
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images as detectors see them.
+
+    features: [N, F].
+    log_sigma: [N], predicted log sigma, mean over dimensions. None: nothing is predicted.
+    logits: [N, C] of the linear probe. None: there is no probe.
+    labels: [N], whole numbers, -1 for an image without a label. None: there are no labels.
+    head: the linear probe of training images, weight [C, F] and bias [C], from features to logits.
+
+    Raises ``UserError`` for features that are not finite.
+    """
+
+    features: Array
+    log_sigma: Array | None = None
+    logits: Array | None = None
+    labels: Array | None = None
+    head: tuple[Array, Array] | None = None
+
+    def __post_init__(self) -> None:
+        if broken := int((~np.isfinite(self.features)).any(axis=1).sum()):
+            count = f"{broken} of {len(self.features)} images"
+            raise UserError(
+                f"the features of {count} are NaN or infinite; the encoder may have diverged"
+            )
+
+    def rows(self, chosen: Array) -> "Sample":
+        """Return the sample of the chosen images alone."""
+        fields = ("features", "log_sigma", "logits", "labels")
+        present: dict[str, Any] = {
+            name: getattr(self, name)[chosen] for name in fields if getattr(self, name) is not None
+        }
+        return replace(self, **present)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the detectors.
+
+    k: ``knn`` takes the distance to the k-th nearest neighbour.
+    temperature: of ``energy``.
+    shrinkage: of the covariances, in [0, 1).
+    vim_dim: dimensions of the principal space of ``vim``. None: half of the features.
+    seed: of the draw of held-out training images that standardise combined scores.
+    """
+
+    k: int = 10
+    temperature: float = 1.0
+    shrinkage: float = 0.1
+    vim_dim: int | None = None
+    seed: int = 0
+
+
+def _given(field: T | None) -> T:
+    """A field that the detector needs, so its entry names it under ``needs``."""
+    assert field is not None
+    return field
+
+
+# --- from the logits of the probe -----------------------------------------------------------------
+
+
+def _below_top(query: Sample) -> Array:
+    """Logits [N, C] less the largest logit of each image, in float64."""
+    logits = _given(query.logits).astype(np.float64)
+    below: Array = logits - logits.max(axis=1, keepdims=True)
+    return below
+
+
+def _logsumexp(logits: Array) -> Array:
+    """[N] of [N, C], exact to the last digit also where one class has nearly all the weight."""
+    place = logits.argmax(axis=1)[:, None]
+    top = np.take_along_axis(logits, place, axis=1)
+    rest = np.exp(logits - top)
+    np.put_along_axis(rest, place, 0.0, axis=1)
+    total: Array = top[:, 0] + np.log1p(rest.sum(axis=1))
+    return total
+
+
+def msp(train: Sample, query: Sample, settings: Settings) -> Array:
+    """log(1 - p) of the maximum softmax probability p (Hendrycks and Gimpel 2017).
+
+    The order is that of -p. Where the probe is sure, p rounds to 1, in float64 from a margin of 37
+    logits on; 1 - p, the sum over the other classes, keeps its digits.
+    """
+    below = _below_top(query)
+    others = np.sort(below, axis=1)[:, :-1]  # all but the top one, which is 0
+    scores: Array = _logsumexp(others) - _logsumexp(below)
+    return scores
+
+
+def max_logit(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Negative largest logit (Hendrycks et al., ICML 2022, sec. 3)."""
+    scores: Array = -_given(query.logits).max(axis=1).astype(np.float64)
+    return scores
+
+
+def entropy(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Shannon entropy of the softmax probabilities in nats, in [0, log C]."""
+    below = _below_top(query)
+    total = _logsumexp(below)
+    # All terms have one sign, so none cancels another.
+    scores: Array = total - (np.exp(below - total[:, None]) * below).sum(axis=1)
+    return scores
+
+
+def energy(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Free energy ``-T logsumexp(logits / T)`` (Liu et al. 2020, eq. 3)."""
+    logits = _given(query.logits).astype(np.float64)
+    scores: Array = -settings.temperature * _logsumexp(logits / settings.temperature)
+    return scores
+
+
+# --- from the features ----------------------------------------------------------------------------
+
+
+def knn(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Euclidean distance to the k-th nearest L2-normalised training feature, in [0, 2].
+
+    Sun et al. 2022. Features of a self-supervised encoder with a large common mean lie within 1e-3
+    of each other, where ``sqrt(2 - 2 cos)`` has no digits left in float32. So the vectors are
+    centred on the training mean, and the distance is taken from their difference.
+    """
+    known, asked = unit(train.features), unit(query.features)
+    centre = known.mean(axis=0)
+    known, asked = known - centre, asked - centre
+    # The squared distance is |asked|^2 - 2 (asked . known - |known|^2 / 2).
+    _, index = nearest(known, asked, settings.k, np.square(known).sum(axis=1) / 2)
+    difference = (asked - known[index[:, -1]]).astype(np.float64)
+    scores: Array = np.linalg.norm(difference, axis=1)
+    return scores
+
+
+def mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Squared Mahalanobis distance to the nearest class mean, one covariance for all classes.
+
+    Lee et al. 2018, eq. 1-2. The maximum-likelihood covariance S around the class means is shrunk
+    towards its mean variance v: ``(1 - shrinkage) S + shrinkage v I``.
+    Raises ``ConfigError`` where the shrunk covariance cannot be inverted.
+    """
+    return _to_classes(train, query, settings.shrinkage)
+
+
+def relative_mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
+    """``mahalanobis`` less the squared distance to the mean of all images under their covariance.
+
+    Ren et al. 2021 (arXiv 2106.09022), eq. 2. Both covariances are shrunk as for ``mahalanobis``.
+    """
+    known = train.features[_given(train.labels) >= 0].astype(np.float64)
+    centre = known.mean(axis=0)
+    asked = (query.features - centre) @ _whitening(known - centre, settings.shrinkage)
+    scores: Array = _to_classes(train, query, settings.shrinkage) - np.square(asked).sum(axis=1)
+    return scores
+
+
+def _to_classes(train: Sample, query: Sample, shrinkage: float) -> Array:
+    """Squared Mahalanobis distance [N] to the nearest class mean."""
+    labels = _given(train.labels)
+    labelled = labels >= 0
+    labels, features = labels[labelled], train.features[labelled].astype(np.float64)
+    classes, position = np.unique(labels, return_inverse=True)
+    means = np.stack([features[labels == label].mean(axis=0) for label in classes])
+    whiten = _whitening(features - means[position], shrinkage)
+    # A common offset would cost digits where squares are subtracted from each other.
+    centre = means.mean(axis=0)
+    asked, known = (query.features - centre) @ whiten, (means - centre) @ whiten
+    squares = np.square(asked).sum(1)[:, None] - 2 * asked @ known.T + np.square(known).sum(1)
+    scores: Array = np.maximum(squares.min(axis=1), 0)
+    return scores
+
+
+def _whitening(residual: Array, shrinkage: float) -> Array:
+    """[F, F]: from the right, it takes the shrunk covariance of ``residual`` [N, F] to identity."""
+    covariance = residual.T @ residual / len(residual)
+    size = len(covariance)
+    covariance *= 1 - shrinkage
+    covariance[np.diag_indices(size)] += shrinkage * np.mean(np.square(residual))
+    values, vectors = np.linalg.eigh(covariance)
+    if values[0] <= values[-1] * size * np.finfo(np.float64).eps:
+        raise ConfigError(
+            "shrinkage",
+            shrinkage,
+            f"the covariance of the {size} features over {len(residual)} training images cannot be "
+            "inverted; raise it, or see whether the encoder has collapsed",
+        )
+    whiten: Array = vectors / np.sqrt(values)
+    return whiten
+
+
+def vim(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Virtual-logit matching: the residual of the features against the logits.
+
+    Wang et al., CVPR 2022, eq. 5-7. Features are centred where all logits are 0, at
+    ``-pinv(weight) bias``. The principal space has the ``vim_dim`` leading directions of the
+    training features; the residual is the norm outside of it, scaled so that its mean over training
+    images is the mean of their largest logit. The log-sum-exp of the logits is subtracted.
+    """
+    size = train.features.shape[1]
+    dim = size // 2 if settings.vim_dim is None else settings.vim_dim
+    if not dim < size:
+        raise ConfigError(
+            "vim_dim", dim, f"there are {size} features; allowed: fewer than that, or null for half"
+        )
+    weight, bias = (part.astype(np.float64) for part in _given(train.head))
+    known = train.features.astype(np.float64)
+    origin = -np.linalg.pinv(weight) @ bias
+    logits, known = known @ weight.T + bias, known - origin
+    _, vectors = np.linalg.eigh(known.T @ known / len(known))
+    outside = vectors[:, : size - dim]  # eigenvalues ascend
+    residual = np.linalg.norm(known @ outside, axis=1).mean()
+    scale = logits.max(axis=1).mean() / residual if residual > 0 else 0.0
+    virtual = scale * np.linalg.norm((query.features - origin) @ outside, axis=1)
+    scores: Array = virtual - _logsumexp(_given(query.logits).astype(np.float64))
+    return scores
+
+
+# --- from the prediction --------------------------------------------------------------------------
+
+
+def sigma(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Mean over dimensions of the predicted log standard deviation of the un-augmented image."""
+    scores: Array = _given(query.log_sigma).astype(np.float64)
+    return scores

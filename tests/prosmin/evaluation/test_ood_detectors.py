@@ -1,0 +1,231 @@
+"""Detectors against pytorch-ood, SciPy and their definitions written out."""
+
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+import torch
+from pytorch_ood.detector import (
+    KNN,
+    RMD,
+    EnergyBased,
+    Entropy,
+    Mahalanobis,
+    MaxLogit,
+    MaxSoftmax,
+    ViM,
+)
+from scipy.spatial.distance import cdist
+from scipy.stats import entropy
+
+from prosmin.common.errors import ConfigError, UserError
+from prosmin.evaluation import knn, ood_detectors
+from prosmin.evaluation.ood_detectors import Sample, Settings
+
+DEFAULTS = Settings()
+
+
+def test_msp_is_the_librarys(ood_digits):
+    _, inside, _ = ood_digits
+    expected = MaxSoftmax.score(torch.from_numpy(inside.logits.astype(np.float64)))
+    np.testing.assert_allclose(
+        np.expm1(ood_detectors.msp(*ood_digits[:2], DEFAULTS)), expected, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("margin", [8, 14, 20, 26, 33, 40, 60, 400])
+def test_a_sure_probe_does_not_tie(margin):
+    """MSP and entropy of three classes against 60 digits: the order is the exact one."""
+    rng = np.random.default_rng(0)
+    gaps = np.column_stack([margin + rng.normal(size=300) * 2, margin + 6 + rng.normal(size=300)])
+    logits = np.column_stack([np.zeros(300), -gaps])
+    query = Sample(np.zeros((300, 1)), logits=logits)
+    with localcontext(prec=400):
+        exact_msp, exact_entropy = [], []
+        for row in logits.tolist():
+            weights = [Decimal(value).exp() for value in row]
+            shares = [each / sum(weights) for each in weights]
+            exact_msp.append((1 - shares[0]).ln())
+            exact_entropy.append(-sum(share * share.ln() for share in shares))
+        for found, exact in (
+            (ood_detectors.msp(query, query, DEFAULTS), exact_msp),
+            (ood_detectors.entropy(query, query, DEFAULTS), exact_entropy),
+        ):
+            np.testing.assert_allclose(found, [float(each) for each in exact], rtol=1e-9)
+            assert np.argsort(found).tolist() == sorted(range(300), key=exact.__getitem__)
+
+
+def test_max_logit_and_entropy_are_the_librarys(ood_digits):
+    _, inside, _ = ood_digits
+    logits = torch.from_numpy(inside.logits.astype(np.float64))
+    np.testing.assert_allclose(
+        ood_detectors.max_logit(*ood_digits[:2], DEFAULTS), MaxLogit.score(logits), rtol=1e-12
+    )
+    # The library clips probabilities at 1e-7.
+    np.testing.assert_allclose(
+        ood_detectors.entropy(*ood_digits[:2], DEFAULTS), Entropy.score(logits), atol=2e-5
+    )
+    np.testing.assert_allclose(
+        ood_detectors.entropy(*ood_digits[:2], DEFAULTS),
+        entropy(logits.softmax(1), axis=1),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0])
+def test_energy_is_the_librarys(ood_digits, temperature):
+    _, inside, _ = ood_digits
+    expected = EnergyBased.score(torch.from_numpy(inside.logits.astype(np.float64)), t=temperature)
+    np.testing.assert_allclose(
+        ood_detectors.energy(*ood_digits[:2], Settings(temperature=temperature)),
+        expected,
+        rtol=1e-12,
+    )
+
+
+def test_energy_of_large_logits_does_not_overflow():
+    query = Sample(np.zeros((1, 1)), logits=np.array([[2000.0, 0.0]], np.float32))
+    assert ood_detectors.energy(query, query, DEFAULTS) == -2000.0
+    assert (
+        ood_detectors.msp(query, query, DEFAULTS) == -2000.0
+    )  # log(1 - p), where p itself would be 1
+    assert ood_detectors.entropy(query, query, DEFAULTS) == 0.0
+
+
+@pytest.mark.parametrize("k", [1, 10, 900])
+def test_knn_is_the_librarys(ood_digits, k):
+    train, inside, _ = ood_digits
+    library = KNN(None, k=k).fit_features(
+        torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    )
+    expected = library.predict_features(torch.from_numpy(inside.features).double())
+    np.testing.assert_allclose(ood_detectors.knn(train, inside, Settings(k=k)), expected, rtol=1e-5)
+
+
+def test_knn_keeps_its_digits_where_float32_features_almost_coincide():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=64)
+    train, query = ((base + 1e-4 * rng.normal(size=(50, 64))).astype(np.float32) for _ in range(2))
+    exact = [each.astype(np.float64) for each in (query, train)]
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in exact]
+    found = ood_detectors.knn(Sample(train), Sample(query), Settings(k=50))
+    np.testing.assert_allclose(found, cdist(*unit).max(axis=1), rtol=0.01)
+
+
+def test_knn_in_blocks_is_knn_at_once(ood_digits, monkeypatch):
+    train, inside, _ = ood_digits
+    whole = ood_detectors.knn(train, inside, DEFAULTS)
+    monkeypatch.setattr(knn, "_BLOCK", 7 * len(train.features))
+    np.testing.assert_allclose(ood_detectors.knn(train, inside, DEFAULTS), whole, rtol=1e-6)
+
+
+def test_knn_refuses_more_neighbours_than_images(ood_digits):
+    with pytest.raises(ConfigError, match="k is 901; there are 900 training images"):
+        ood_detectors.knn(*ood_digits[:2], Settings(k=901))
+
+
+def test_mahalanobis_without_shrinkage_orders_as_the_librarys(ood_digits):
+    """The library does not divide by N and halves the square: the same score times 1 / (2 N)."""
+    train, inside, _ = ood_digits
+    library = Mahalanobis(None).fit_features(
+        torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    )
+    library.mu, library.precision = library.mu.double(), library.precision.double()
+    expected = (
+        library.predict_features(torch.from_numpy(inside.features).double())
+        * 2
+        * len(train.features)
+    )
+    np.testing.assert_allclose(
+        ood_detectors.mahalanobis(train, inside, Settings(shrinkage=0)),
+        expected,
+        rtol=1e-3,
+    )
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1, 0.9])
+def test_mahalanobis_is_the_definition_written_out(ood_digits, shrinkage):
+    train, inside, _ = ood_digits
+    features, labels = train.features.astype(np.float64), train.labels
+    residual = np.concatenate(
+        [features[labels == c] - features[labels == c].mean(0) for c in range(8)]
+    )
+    tied = np.cov(residual, rowvar=False, bias=True)
+    shrunk = (1 - shrinkage) * tied + shrinkage * np.trace(tied) / 64 * np.eye(64)
+    means = np.stack([features[labels == c].mean(0) for c in range(8)])
+    expected = (
+        cdist(inside.features, means, "mahalanobis", VI=np.linalg.inv(shrunk)).min(axis=1) ** 2
+    )
+    np.testing.assert_allclose(
+        ood_detectors.mahalanobis(train, inside, Settings(shrinkage=shrinkage)),
+        expected,
+        rtol=1e-8,
+    )
+
+
+def test_mahalanobis_leaves_out_images_without_a_label(ood_digits):
+    train, inside, _ = ood_digits
+    stray = Sample(
+        np.concatenate([train.features, 100 + train.features[:50]]),
+        labels=np.concatenate([train.labels, np.full(50, -1)]),
+    )
+    np.testing.assert_array_equal(
+        ood_detectors.mahalanobis(stray, inside, DEFAULTS),
+        ood_detectors.mahalanobis(train, inside, DEFAULTS),
+    )
+
+
+def test_mahalanobis_of_dead_features_needs_shrinkage(ood_digits):
+    train, inside, _ = ood_digits
+    dead = [
+        Sample(np.pad(each.features, ((0, 0), (0, 1))), labels=each.labels)
+        for each in (train, inside)
+    ]
+    with pytest.raises(ConfigError, match="^shrinkage is 0; the covariance of the 65 features"):
+        ood_detectors.mahalanobis(*dead, Settings(shrinkage=0))
+    assert np.isfinite(ood_detectors.mahalanobis(*dead, Settings(shrinkage=0.01))).all()
+
+
+def test_mahalanobis_of_a_collapsed_encoder_is_refused():
+    constant = Sample(np.ones((20, 3), np.float32), labels=np.arange(20) % 2)
+    with pytest.raises(ConfigError, match="collapsed"):
+        ood_detectors.mahalanobis(constant, constant, DEFAULTS)
+
+
+def test_relative_mahalanobis_without_shrinkage_orders_as_the_librarys(ood_digits):
+    train, inside, _ = ood_digits
+    library = RMD(None).fit_features(
+        torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
+    )
+    for name in ("mu", "precision"):
+        setattr(library, name, getattr(library, name).double())
+    expected = library.predict_features(torch.from_numpy(inside.features).double()) * len(
+        train.features
+    )
+    found = ood_detectors.relative_mahalanobis(train, inside, Settings(shrinkage=0))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("dim", [None, 1, 48])
+def test_vim_is_the_librarys(ood_digits, dim):
+    train, inside, _ = ood_digits
+    weight, bias = map(torch.from_numpy, train.head)
+    library = ViM(None, d=dim or 32, w=weight, b=bias)
+    library.fit_features(torch.from_numpy(train.features), torch.from_numpy(train.labels))
+    expected = library.predict_features(torch.from_numpy(inside.features))
+    np.testing.assert_allclose(
+        ood_detectors.vim(train, inside, Settings(vim_dim=dim)),
+        expected,
+        rtol=1e-3,
+        atol=1e-2,
+    )
+
+
+def test_vim_refuses_a_principal_space_that_leaves_nothing_out(ood_digits):
+    with pytest.raises(ConfigError, match="^vim_dim is 64; there are 64 features; allowed: fewer"):
+        ood_detectors.vim(*ood_digits[:2], Settings(vim_dim=64))
+
+
+def test_features_that_are_not_finite_are_refused():
+    with pytest.raises(UserError, match="features of 1 of 2 images are NaN or infinite"):
+        Sample(np.array([[0.0, np.nan], [1.0, 1.0]]))
