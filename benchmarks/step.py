@@ -22,8 +22,8 @@ from benchmarks.turns import figures, in_turns
 from prosmin.common.startup import keep_pages
 from prosmin.models import store
 from prosmin.training import loop
+from prosmin.views.make import make_views
 from prosmin.views.settings import ViewSettings
-from prosmin.views.streams import make_views
 
 # The encoder's keywords, the precision, and the share of the steps that is enough: on a CPU one of a ResNet-18 takes as long as twenty.
 CASES = {

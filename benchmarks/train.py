@@ -27,8 +27,8 @@ from prosmin.common.startup import keep_pages
 from prosmin.models import store
 from prosmin.training import loop
 from prosmin.views.feed import Feed, Resident, Streamed
+from prosmin.views.make import make_views
 from prosmin.views.settings import ViewSettings
-from prosmin.views.streams import make_views
 from stages.common.threads import cores
 
 # Dense bf16 peaks in TFLOP/s, by part of the device's name (makers' data sheets, without sparsity).

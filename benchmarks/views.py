@@ -4,7 +4,7 @@ The recipe of SimCLR (crop, flip, jitter, grey, blur at 224 pixels) on photograp
 
 - torchvision: its PIL transforms, image by image, in a DataLoader with two workers that collates float batches, as most training code has it
 - kornia: its augmentations on the whole batch, random per image
-- ours: ``prosmin.views.streams.make_views`` on the whole batch, from uint8
+- ours: ``prosmin.views.make.make_views`` on the whole batch, from uint8
 
 All from the same images in memory to float batches, on two cores: torchvision with two workers of one thread, the others with two
 threads. Needs torchvision, and kornia (``pip install kornia``, left out where it is missing).
@@ -26,8 +26,8 @@ from torchvision import transforms
 from benchmarks.record import record
 from benchmarks.turns import figures, in_turns
 from prosmin.common.startup import keep_pages
+from prosmin.views.make import make_views
 from prosmin.views.settings import ViewSettings
-from prosmin.views.streams import make_views
 
 SIZES = {32: (32, 512, 8), 224: (256, 64, 4)}  # view: (side of the images, images a batch, batches)
 

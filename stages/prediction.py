@@ -21,7 +21,7 @@ import torch
 from prosmin import corruptions
 from prosmin.common import files
 from prosmin.common.errors import UserError
-from prosmin.common.seeds import drawn
+from prosmin.common.seeds import sample_rows
 from prosmin.data import dataset
 from prosmin.evaluation import prediction
 from prosmin.evaluation.prediction import BINS
@@ -110,7 +110,7 @@ def _training_images(
         for split in present
     ]
     images = torch.cat(parts)
-    return images[drawn(len(images), SEEN, seed, "statistics of the targets")]
+    return images[sample_rows(len(images), SEEN, seed, "statistics of the targets")]
 
 
 if __name__ == "__main__":

@@ -96,11 +96,11 @@ def main(params: Params) -> None:
     from accelerate import Accelerator
 
     from prosmin.common import files
-    from prosmin.common.seeds import drawn
+    from prosmin.common.seeds import sample_rows
     from prosmin.models import store
     from prosmin.training.loop import pretrain, run_key
     from prosmin.views.feed import Streamed
-    from prosmin.views.streams import make_views
+    from prosmin.views.make import make_views
 
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -112,7 +112,7 @@ def main(params: Params) -> None:
     if settings.stream:
         workers_here = workers_of(accelerator.num_processes, accelerator.device.type == "cuda")
         feed = Streamed(Path("data") / params.dataset, seen, settings.channels, workers_here)
-    pixels = images[drawn(len(images), MEASURED, params.seed, "pixels")].float() / 255.0
+    pixels = images[sample_rows(len(images), MEASURED, params.seed, "pixels")].float() / 255.0
     model_settings = model_settings_of(
         settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
     )
@@ -156,7 +156,7 @@ def main(params: Params) -> None:
             params,
             {"images": len(feed)},
         )
-        shown = images[drawn(len(images), EXAMPLES, params.seed, "examples")]
+        shown = images[sample_rows(len(images), EXAMPLES, params.seed, "examples")]
         views = make_views(shown, view_settings_of(settings)[:2], params.seed, 0, 0)
         files.write_arrays(
             out / "views.safetensors",
@@ -262,7 +262,7 @@ def normalisation_of(settings: Pretrain, weights: "Weights") -> tuple[list[float
 def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
     """The splits of the dataset, test only where it is to be seen; and which of them are to be seen. Of those that are streamed a
     sample."""
-    from prosmin.common.seeds import drawn
+    from prosmin.common.seeds import sample_rows
     from prosmin.data import dataset
 
     settings, folder = params.pretrain, Path("data") / params.dataset
@@ -276,7 +276,7 @@ def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
             name,
             settings.image_size,
             settings.channels,
-            drawn(manifest["splits"][name]["count"], SAMPLED, params.seed, f"streamed {name}")
+            sample_rows(manifest["splits"][name]["count"], SAMPLED, params.seed, f"streamed {name}")
             if settings.stream
             else None,
         )
@@ -407,15 +407,15 @@ def checkpoints_of(key: str) -> "Checkpoints":
 
 def monitor_of(splits: "Mapping[str, Split]", seed: int) -> "Monitor":
     """A draw of held-out images where the dataset has them (their labels feed the online k-NN curve), else of training images."""
-    from prosmin.common.seeds import drawn
+    from prosmin.common.seeds import sample_rows
     from prosmin.training.monitor import Monitor
 
     watched = splits.get("val", next(iter(splits.values())))
-    rows = drawn(len(watched), WATCHED, seed, "watched")
+    rows = sample_rows(len(watched), WATCHED, seed, "watched")
     bank = splits.get("train")
     if "val" not in splits or bank is None or (bank.labels < 0).any() or (watched.labels < 0).any():
         return Monitor(watched.images[rows])
-    known = drawn(len(bank), BANK, seed, "bank of the monitor")
+    known = sample_rows(len(bank), BANK, seed, "bank of the monitor")
     return Monitor(
         watched.images[rows], watched.labels[rows], bank.images[known], bank.labels[known]
     )

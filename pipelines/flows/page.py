@@ -11,7 +11,7 @@ from pipelines.engine.execute import Result
 from pipelines.flows.summary import REPORT
 from pipelines.graph import dag
 from prosmin.common.files import read_csv
-from prosmin.common.seeds import drawn
+from prosmin.common.seeds import sample_rows
 from stages.common import current
 from stages.common.headlines import Row, rows
 from stages.params.load import load
@@ -123,7 +123,7 @@ def draw(table: list[dict[str, str]], x: str, y: str) -> bytes:
                 (float(row[x]), float(row[y]))
             )
     labels = list(curves)
-    for place in drawn(len(labels), CURVES, 0, "curves"):
+    for place in sample_rows(len(labels), CURVES, 0, "curves"):
         points = sorted(curves[labels[place]])
         axes.plot(*zip(*points, strict=True), marker=".", label=labels[place])
     if len(labels) > CURVES:

@@ -12,13 +12,12 @@ Grey images take the same path with one channel. Blurs and textures stand in pix
 image is: on 8 x 8 pixels the constants for 32 are severe, yet all types remain defined down to 2 x 2.
 """
 
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from prosmin.common.seeds import corruption_generator
 from prosmin.corruptions import blur, digital, noise, spatter, weather  # noqa: F401  (each registers its types)
 from prosmin.corruptions.registry import SEVERITIES, SMALL, TYPES, Corruption
 from prosmin.corruptions.textures import Frost, procedural_frost, read_frost
@@ -64,10 +63,7 @@ def corrupt(
     given = {"panes": frost} if name == "frost" else {}
 
     def corrupted(place: int, part: Tensor) -> Tensor:
-        mixed = np.random.SeedSequence(
-            [seed, zlib.crc32(name.encode()), severity, place]
-        ).generate_state(1, np.uint64)
-        generator = Generator(images.device).manual_seed(int(mixed[0]))
+        generator = corruption_generator(images.device, seed, name, severity, place)
         return TYPES[name](part, severity, generator, **given)
 
     parts = images.split(size)

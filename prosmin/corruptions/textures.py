@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from prosmin.common.errors import UserError
+from prosmin.common.seeds import constant_generator
 from prosmin.corruptions.filters import gaussian, motion
 from prosmin.corruptions.registry import SMALL, normal
 from prosmin.data.picture import SUFFIXES, Unreadable, decode
@@ -116,7 +117,7 @@ def read_frost(folder: str | Path) -> Frost:
 @functools.cache
 def procedural_frost() -> Frost:
     """Panes that never change: needles over a fractal map, with the colours and contrasts of the photographs."""
-    generator = Generator().manual_seed(0)
+    generator = constant_generator()
     height, width = PANE
     size = 1 << (max(PANE) - 1).bit_length()
     cloud = plasma(len(PANES), size, 1.6, generator, torch.device("cpu"))[:, :height, :width]

@@ -15,14 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prosmin.common.seeds import epoch_order, seed_networks
 from prosmin.data.dataset import Split
 from prosmin.evaluation.label_subsets import count_classes, few_labels
 from prosmin.evaluation.linear_probe import ReliabilityRow, classification_metrics, reliability_rows
 from prosmin.metrics import calibration, classification
 from prosmin.models.networks import Encoder, decay_groups
 from prosmin.training.schedules import warmup_cosine
+from prosmin.views.make import make_views
 from prosmin.views.settings import ViewSettings
-from prosmin.views.streams import epoch_order, make_views, seed_networks
 
 WARMUP = 0.1  # share of the steps
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prosmin.common.seeds import drawn
+from prosmin.common.seeds import sample_rows
 from prosmin.evaluation import ood_detectors as formulas
 from prosmin.evaluation.ood_detectors import Array, Sample, Settings
 
@@ -102,7 +102,7 @@ def combined(scores: dict[str, Array], train: Sample, settings: Settings) -> dic
     count = len(train.features)
     held = np.zeros(count, bool)
     size = max(1, min(count // 5, HELD_OUT))
-    held[drawn(count, size, settings.seed, "held out of combined")] = True
+    held[sample_rows(count, size, settings.seed, "held out of combined")] = True
     rest, reference = train.rows(~held), train.rows(held)
     settings = replace(settings, k=min(settings.k, len(rest.features)))
     standard = {}

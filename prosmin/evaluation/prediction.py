@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from prosmin import scoring
+from prosmin.common.seeds import prediction_generator
 from prosmin.metrics import classification
 from prosmin.metrics.intervals import Scale, on
 from prosmin.objectives.base import Distilling
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.objectives.published import Published
-from prosmin.views.augment import random_view
+from prosmin.views.make import random_view
 from prosmin.views.settings import ViewSettings
 
 LEVELS = (50, 80, 90)  # per cent of the central intervals whose coverage is counted
@@ -198,8 +199,7 @@ def _look(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """mu, log sigma and target before normalisation, float32 [n, V, D], of consecutive images."""
     device = next(model.parameters()).device
-    state = np.random.SeedSequence((seeing.seed, purpose)).generate_state(1, np.uint64)
-    generator = torch.Generator(device).manual_seed(int(state[0]) >> 1)
+    generator = prediction_generator(device, seeing.seed, purpose)
     for chunk in images.split(_CHUNK):
         chunk = chunk.to(device)
         seen = [random_view(chunk, seeing.settings, generator) for _ in range(seeing.views)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prosmin.common import files
 from prosmin.common.errors import UserError, reason, shown
+from prosmin.common.seeds import initial_weights
 from prosmin.models.networks import Encoder, build_backbone
 from prosmin.objectives import build
 from prosmin.objectives.base import Objective
@@ -38,8 +39,7 @@ class ModelSettings:
 
 def build_model(settings: ModelSettings, seed: int = 0) -> Objective:
     """A model at its initial weights, which depend on ``seed`` alone and leave torch's global generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with initial_weights(seed):
         backbone = build_backbone(
             settings.encoder,
             settings.image_size,

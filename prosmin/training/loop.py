@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from prosmin.common import distributed
 from prosmin.common.errors import ConfigError, UserError
+from prosmin.common.seeds import epoch_order, loss_generator, seed_networks
 from prosmin.models.networks import Encoder, decay_groups
 from prosmin.objectives.base import Objective
 from prosmin.training import checkpoint
@@ -29,7 +30,6 @@ from prosmin.training.monitor import Monitor, observe, warn_of_collapse
 from prosmin.training.schedules import cosine, warmup_cosine
 from prosmin.views.feed import Feed, Resident
 from prosmin.views.settings import ViewSettings
-from prosmin.views.streams import epoch_order, score_stream, seed_networks
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +283,7 @@ class _Run:
         where = (self.seed, epoch, place, self.accelerator.process_index)
         seed_networks(*where)
         with self.accelerator.autocast():
-            loss = self.trained(views, score_stream(self.device, *where))
+            loss = self.trained(views, loss_generator(self.device, *where))
         self.accelerator.backward(loss)
         return loss.detach()
 

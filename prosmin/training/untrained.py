@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prosmin.common.seeds import drawn
+from prosmin.common.seeds import sample_rows
 from prosmin.models.networks import Encoder
 from prosmin.objectives.base import Distilling, Objective
 
@@ -32,7 +32,7 @@ def set_statistics(model: Objective, images: Tensor, seed: int) -> Objective:
     """
     layers = [each for each in model.modules() if isinstance(each, _BatchNorm)]
     layers = [each for each in layers if each.running_mean is not None]
-    rows = drawn(len(images), SAMPLE, seed, "statistics of the floor")
+    rows = sample_rows(len(images), SAMPLE, seed, "statistics of the floor")
     chosen = images[torch.from_numpy(rows)]
     if not layers or len(chosen) < 2:
         return model

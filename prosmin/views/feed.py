@@ -1,7 +1,11 @@
-"""Where the views of a training step come from: images that live on the device, or encoded ones that are decoded on the way.
+"""Feeds: where the views of a training step come from.
 
-Either is a pure function of (seed, epoch, step, rank), whatever the number of workers and wherever a run goes on.
-Letters in shapes: B images a step in this process, C channels, S pixels a side.
+``Resident`` holds small images on the device. ``Streamed`` leaves images encoded in the files of a
+dataset and decodes them during training. Views of both are a pure function of (seed, epoch, step,
+rank), whatever the number of workers and wherever a run resumes.
+
+Letters in shapes: B images per step in this process, C channels, H height, W width, S pixels a side
+of a view, V views.
 """
 
 import math
@@ -22,21 +26,23 @@ from prosmin.data.dataset import read_manifest
 from prosmin.data.picture import decode, open_picture, orientation, upright_size
 from prosmin.models import light_imports
 from prosmin.training.checkpoint import checksum
+from prosmin.views.make import crop_boxes, finish_views, make_views
 from prosmin.views.settings import ViewSettings
-from prosmin.views.streams import crop_boxes, finish_views, make_views
 
-REDUCTIONS = (8, 4, 2)  # by which a JPEG can be decoded smaller, from its lower frequencies alone
+REDUCTIONS = (8, 4, 2)  # factors by which a JPEG can be decoded smaller, from its low frequencies
 AHEAD = 2  # batches that each worker prepares while the network is at work
 
 
 class Feed(Protocol):
+    """Images, and the views that training makes of them."""
+
     def __len__(self) -> int: ...
 
     def facts(self) -> Any:
-        """What identifies the images, as JSON."""
+        """Return JSON that identifies the images."""
 
     def to(self, device: torch.device) -> None:
-        """Where the views are wanted."""
+        """Choose the device on which the views are wanted."""
 
     def views(
         self,
@@ -47,12 +53,18 @@ class Feed(Protocol):
         first: int,
         rank: int,
     ) -> Iterator[list[Tensor]]:
-        """For each row of ``rows`` [steps, B], indices of images, the views of a step: float [B, C, S, S] each, on the device. first: the step
-        in the epoch that the first row is of."""
+        """Yield the views of each step, float [B, C, S, S] per view, on the device.
+
+        rows: row numbers of images, [steps, B].
+        first: number of the first of these steps in the epoch.
+        """
 
 
 class Resident:
-    """uint8 images [N, C, H, W] that live on the device."""
+    """Images that live on the device.
+
+    images: uint8 [N, C, H, W].
+    """
 
     def __init__(self, images: Tensor):
         self.images = images
@@ -83,28 +95,30 @@ class Resident:
 
 
 class Streamed:
-    """Images that stay encoded in the files of a dataset, of any size, in bounded memory.
+    """Images of any size that stay encoded in the files of a dataset, in bounded memory.
 
-    Crops are cut out of the whole image while it is decoded, at a reduced scale where that is enough for every crop, by ``workers``
-    processes (0: in this one) that work ahead of the network.
+    Worker processes cut the crops out of the whole image while they decode it, and work ahead of
+    the network. They decode at a reduced scale where that is enough for every crop.
+
+    folder: of the dataset. splits: whose images are read. channels: of the views, 1 or 3.
+    workers: number of processes; 0 decodes in this process.
+
+    Raises ``UserError`` where the dataset keeps its images as pixels.
     """
 
     def __init__(self, folder: str | Path, splits: Sequence[str], channels: int, workers: int = 0):
-        self.folder, self.splits, self.channels, self.workers = (
-            Path(folder),
-            tuple(splits),
-            channels,
-            workers,
-        )
+        self.folder, self.splits = Path(folder), tuple(splits)
+        self.channels, self.workers = channels, workers
         manifest = read_manifest(self.folder)
         if manifest["encoding"] != "encoded":
             raise UserError(
-                f"the images of {self.folder} are kept as pixels, small enough for the device; set pretrain.stream to false"
+                f"the images of {self.folder} are kept as pixels, small enough for the device; "
+                "set pretrain.stream to false"
             )
         self._facts = [[split, manifest["splits"][split]["sha256"]] for split in self.splits]
-        self.length = sum(manifest["splits"][split]["count"] for split in self.splits)
+        self.length: int = sum(manifest["splits"][split]["count"] for split in self.splits)
         self.device = torch.device("cpu")
-        light_imports.torchvision_io()  # here, not in each worker
+        light_imports.torchvision_io()  # here, so that no worker has to load it
 
     def __len__(self) -> int:
         return self.length
@@ -134,12 +148,16 @@ class Streamed:
             pin_memory=self.device.type == "cuda",
         )
         for (step, _), batch in zip(steps, loader, strict=True):
-            moved = [each.to(self.device, non_blocking=True) for each in batch]
+            moved = [crop.to(self.device, non_blocking=True) for crop in batch]
             yield finish_views(moved, settings, seed, epoch, step, rank)
 
 
-class Crops(Dataset):
-    """The crops of some steps, a step an item: uint8 [B, C, S, S] for each view, channels last in memory. where: seed, epoch and rank."""
+class Crops(Dataset[list[Tensor]]):
+    """The crops of some steps; an item holds one step: per view, uint8 [B, C, S, S], channels last.
+
+    where: seed, epoch and rank.
+    steps: number of the step, and the row numbers of its images.
+    """
 
     def __init__(
         self,
@@ -151,13 +169,9 @@ class Crops(Dataset):
         steps: list[tuple[int, list[int]]],
     ):
         self.paths = [folder / f"{split}.arrow" for split in splits]
-        self.channels, self.settings, self.where, self.steps = (
-            channels,
-            list(settings),
-            where,
-            steps,
-        )
-        self._readers: list[SplitReader] | None = None  # each process maps the files itself
+        self.channels, self.settings = channels, list(settings)
+        self.where, self.steps = where, steps
+        self._readers: list[SplitReader] | None = None  # every process maps the files itself
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -168,39 +182,51 @@ class Crops(Dataset):
         images = [Encoded(self.content(row)) for row in rows]
         sizes = torch.tensor([image.size for image in images], dtype=torch.float32)
         boxes, flips = crop_boxes(sizes[:, 0], sizes[:, 1], self.settings, seed, epoch, step, rank)
-        # Channels last, as resampling leaves them.
-        crops = [
-            _room((len(rows), each.size, each.size, self.channels)).permute(0, 3, 1, 2)
-            for each in self.settings
+        # Channels last, because resampling returns crops in this order.
+        batch = [
+            _empty((len(rows), view.size, view.size, self.channels)).permute(0, 3, 1, 2)
+            for view in self.settings
         ]
-        for index, (image, mine, flipped) in enumerate(
+        for index, (image, image_boxes, flipped) in enumerate(
             zip(images, boxes.transpose(0, 1), flips.T.tolist(), strict=True)
         ):
-            for view, crop in enumerate(image.cut(mine, self.settings, self.channels)):
-                crops[view][index] = crop.flip(-1) if flipped[view] else crop
-        return crops
+            for view, crop in enumerate(image.cut(image_boxes, self.settings, self.channels)):
+                batch[view][index] = crop.flip(-1) if flipped[view] else crop
+        return batch
 
     def content(self, row: int) -> bytes:
+        """Return the encoded image of a row, counted over all splits."""
         if self._readers is None:
             self._readers = [SplitReader(path) for path in self.paths]
         for reader in self._readers:
             if row < len(reader):
-                return reader.image(row).to_pybytes()
+                content: bytes = reader.image(row).to_pybytes()
+                return content
             row -= len(reader)
         raise IndexError("there is no such image")
 
 
-def _room(shape: tuple[int, ...]) -> Tensor:
-    """For uint8 of this shape: in a worker in memory that it shares with the main process, to which they would be copied otherwise."""
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    """Allocate uint8 of this shape; in a worker, in memory that it shares with the main process.
+
+    Without shared memory every batch would be copied on its way to the main process.
+    """
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
-    return torch.empty(0, dtype=torch.uint8).set_(
-        torch.UntypedStorage._new_shared(math.prod(shape)), 0, shape
-    )
+    size = math.prod(shape)
+    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # no public name
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape, _strides(shape))
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 class Encoded:
-    """An encoded image of which the header alone has been read. size: height and width, as its EXIF orientation turns it."""
+    """An encoded image whose header alone has been read.
+
+    size: height and width in pixels, upright, as its EXIF orientation says.
+    """
 
     def __init__(self, content: bytes):
         self.content, self.picture = content, open_picture(content)
@@ -208,54 +234,60 @@ class Encoded:
         self.upright = orientation(self.picture) == 1
 
     def cut(self, boxes: Tensor, settings: Sequence[ViewSettings], channels: int) -> list[Tensor]:
-        """A box for each view, resized with antialiasing: uint8 [C, S, S] each.
+        """Cut one box per view and resize it with antialiasing.
 
-        boxes: [views, 4] top, left, height, width in pixels of the upright image. A JPEG is decoded at the least of its scales (1, 1/2, 1/4,
-        1/8) at which no box is smaller than its view. The edges of a box are rounded to whole pixels at that scale.
+        A JPEG is decoded at the smallest of its scales (1, 1/2, 1/4, 1/8) at which no box is
+        smaller than its view. The edges of a box are rounded to whole pixels at that scale.
+
+        boxes: [V, 4] top, left, height, width in pixels of the upright image.
+
+        Returns: per view, uint8 [C, S, S].
         """
         drawn = boxes.tolist()
-        image = self.pixels(
-            channels,
-            min(min(box[2:]) / each.size for box, each in zip(drawn, settings, strict=True)),
-        )
+        spare = min(min(box[2:]) / view.size for box, view in zip(drawn, settings, strict=True))
+        image = self.pixels(channels, spare)
         down, across = (now / whole for now, whole in zip(image.shape[2:], self.size, strict=True))
         crops = []
-        for (top, left, height, width), each in zip(drawn, settings, strict=True):
-            rows = _edges(top * down, (top + height) * down, image.shape[2])
-            columns = _edges(left * across, (left + width) * across, image.shape[3])
-            # Resampling is half as fast again with what it reads in one piece.
+        for (top, left, height, width), view in zip(drawn, settings, strict=True):
+            rows = _pixel_range(top * down, (top + height) * down, image.shape[2])
+            columns = _pixel_range(left * across, (left + width) * across, image.shape[3])
+            # Resampling takes two thirds of the time where its input is contiguous.
             box = image[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
-            size = (each.size,) * 2
-            crops.append(
-                F.interpolate(
-                    box, size=size, mode=each.interpolation, antialias=True, align_corners=False
-                )[0]
+            crop = F.interpolate(
+                box,
+                size=(view.size, view.size),
+                mode=view.interpolation,
+                antialias=True,
+                align_corners=False,
             )
+            crops.append(crop[0])
         return crops
 
     def pixels(self, channels: int, spare: float) -> Tensor:
-        """uint8 [1, C, H, W], upright, of a JPEG at the least scale that is not below 1 / ``spare``."""
+        """Decode the image upright, a JPEG at its smallest scale that is at least 1 / ``spare``.
+
+        Returns: uint8 [1, C, H, W].
+        """
         jpeg = self.picture.format in ("JPEG", "MPO")
-        factor = next((each for each in REDUCTIONS if jpeg and spare >= each), 1)
-        picture = self.picture
+        factor = next((factor for factor in REDUCTIONS if jpeg and spare >= factor), 1)
+        picture: Image.Image = self.picture
         if not self.upright:
             pixels = decode(self.content)
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         elif jpeg and factor == 1 and channels == 3 and picture.mode == "RGB":
+            # The same pixels as from Pillow, in two thirds of its time.
             content = torch.frombuffer(bytearray(self.content), dtype=torch.uint8)
-            return light_imports.torchvision_io().decode_jpeg(content)[
-                None
-            ]  # as Pillow, in two thirds of its time
+            image: Tensor = light_imports.torchvision_io().decode_jpeg(content)
+            return image[None]
         elif jpeg:
-            picture.draft(
-                "L" if channels == 1 else None, (self.size[1] // factor, self.size[0] // factor)
-            )
+            size = self.size[1] // factor, self.size[0] // factor
+            picture.draft("L" if channels == 1 else None, size)
         mode = "L" if channels == 1 else "RGB"
         pixels = np.array(picture if picture.mode == mode else picture.convert(mode))
         return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)[None]
 
 
-def _edges(start: float, end: float, side: int) -> slice:
-    """Whole pixels of a line, one at least."""
+def _pixel_range(start: float, end: float, side: int) -> slice:
+    """Round a stretch of a line to whole pixels, at least one."""
     first = round(start)
     return slice(min(first, side - 1), max(first + 1, round(end)))

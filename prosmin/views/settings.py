@@ -1,4 +1,4 @@
-"""The settings of random views. This module needs no torch, so that a file of settings is checked at once."""
+"""The settings of random views. This module needs no torch, so that reading settings is fast."""
 
 from dataclasses import dataclass
 

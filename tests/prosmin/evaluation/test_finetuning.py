@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from prosmin.common.errors import UserError
+from prosmin.common.seeds import epoch_order
 from prosmin.data.dataset import Split
 from prosmin.evaluation.finetuning import (
     FinetuneSettings,
@@ -21,7 +22,6 @@ from prosmin.evaluation.label_subsets import few_labels
 from prosmin.metrics import calibration, classification
 from prosmin.models.store import ModelSettings, build_model
 from prosmin.views.settings import ViewSettings
-from prosmin.views.streams import epoch_order
 
 STILL = ViewSettings(
     size=8,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prosmin.common.seeds import drawn
+from prosmin.common.seeds import sample_rows
 from prosmin.evaluation import ood_detectors, ood_scores, prediction
 from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.metrics import detection
@@ -68,7 +68,7 @@ def test_an_image_twice_has_one_score(ood_digits):
 def test_a_combined_score_is_the_largest_z_score_by_held_out_training_images(ood_digits, scores):
     """A fifth of the 900 training images is scored by the detector that is fitted to the others."""
     train, inside, _ = ood_digits
-    fifth = np.isin(np.arange(900), drawn(900, 180, 0, "held out of combined"))
+    fifth = np.isin(np.arange(900), sample_rows(900, 180, 0, "held out of combined"))
     rest, held = train.rows(~fifth), train.rows(fifth)
     parts = []
     for function in (ood_detectors.knn, ood_detectors.mahalanobis):

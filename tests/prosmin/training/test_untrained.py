@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from prosmin.common.seeds import drawn
+from prosmin.common.seeds import sample_rows
 from prosmin.models import store
 from prosmin.objectives.base import Distilling
 from prosmin.training.untrained import SAMPLE, set_statistics
@@ -69,7 +69,9 @@ def test_each_layer_normalises_the_images_to_mean_0_and_variance_1(name):
 def test_statistics_are_the_means_over_batches_of_a_seeded_sample():
     model, images = network(), pictures(SAMPLE + 200)
     set_statistics(model, images, 5)
-    chosen = images[torch.from_numpy(drawn(len(images), SAMPLE, 5, "statistics of the floor"))]
+    chosen = images[
+        torch.from_numpy(sample_rows(len(images), SAMPLE, 5, "statistics of the floor"))
+    ]
     inside = model.encoder.backbone.conv1((chosen / 255 - 0.3) / 0.38).detach()
     layer = model.encoder.backbone.bn1
     torch.testing.assert_close(layer.running_mean, inside.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,7 @@
-"""Views from encoded images: cut as torchvision cuts, the same for any number of workers, in memory that the data does not grow."""
+"""Views of encoded images: cut as by torchvision, the same for any number of workers.
+
+The memory that they take does not grow with the data.
+"""
 
 import io
 import subprocess
@@ -23,8 +26,8 @@ from prosmin.models import store
 from prosmin.training import loop
 from prosmin.views import feed
 from prosmin.views.feed import Crops, Encoded, Resident, Streamed
+from prosmin.views.make import crop_boxes, make_views
 from prosmin.views.settings import ViewSettings
-from prosmin.views.streams import crop_boxes, make_views
 
 ROOT = Path(__file__).parents[3]
 PLAIN = ViewSettings(size=32, flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
@@ -260,7 +263,8 @@ import ctypes, sys, torch
 from pathlib import Path
 from prosmin.views.feed import Streamed
 from prosmin.views.settings import ViewSettings
-ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: pages of 4 KiB, or a few of 2 MiB would be all that is seen
+# PR_SET_THP_DISABLE: pages of 4 KiB, because a few pages of 2 MiB would hide the difference
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
 torch.set_num_threads(1)
 feed = Streamed(sys.argv[1], ["train"], 3)
 order = torch.arange(len(feed)).view(-1, 20)
@@ -274,7 +278,10 @@ print(most)
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """Of a process, without the pages of the mapped file, which the system takes back: for an epoch of 40 images and of 600."""
+    """The process's own memory, during an epoch of 40 images and of 600 images.
+
+    Pages of the mapped file do not count, because the system takes them back.
+    """
     used, size = [], []
     for count in (20, 300):
         (tmp_path / str(count)).mkdir()
