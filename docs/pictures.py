@@ -1,7 +1,7 @@
-"""Take the picture of the report that the README shows: ``python docs/pictures.py`` after ``dvc repro``.
+"""Take the picture of the report in the README: ``python docs/pictures.py``, after ``dvc repro``.
 
-It needs Chromium or Chrome. The top of results/report/index.html, 1280 x 1600 pixels, becomes docs/report.png in 256
-colours, which keeps it below 300 kB.
+Needs Chromium or Chrome. The picture is the top of results/report/index.html, 1280 x 1600 pixels in
+256 colours, which keeps the file below 300 kB.
 """
 
 import shutil
@@ -13,8 +13,16 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-REPORT, PICTURE = ROOT / "results/report/index.html", ROOT / "docs/report.png"
+REPORT, PICTURE = ROOT / "results/report/index.html", ROOT / "docs/pictures/report.png"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--window-size=1280,1600",
+)
 
 
 def main() -> None:
@@ -24,25 +32,12 @@ def main() -> None:
     if not REPORT.is_file():
         sys.exit(f"error: {REPORT.relative_to(ROOT)} does not exist; run `dvc repro`")
     with tempfile.TemporaryDirectory() as folder:
-        shot = Path(folder) / "shot.png"
-        flags = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--hide-scrollbars",
-        ]
-        flags += [
-            f"--user-data-dir={folder}/profile",
-            "--window-size=1280,1600",
-            f"--screenshot={shot}",
-        ]
-        subprocess.run(
-            [browser, *flags, REPORT.as_uri()], check=True, stderr=subprocess.DEVNULL, timeout=120
-        )
-        Image.open(shot).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-            PICTURE, optimize=True
-        )
+        screenshot = Path(folder) / "screenshot.png"
+        own = (f"--user-data-dir={folder}/profile", f"--screenshot={screenshot}")
+        command = [browser, *FLAGS, *own, REPORT.as_uri()]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=120)
+        picture = Image.open(screenshot).convert("RGB")
+        picture.quantize(256, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
     print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")
 
 
