@@ -1,15 +1,18 @@
-"""Damaged input, by a seed: ``python -m benchmarks.mutants [--params 500] [--data 600] [--seed 0]``.
+"""Read damaged files: ``python -m benchmarks.mutants [--params 500] [--data 600] [--seed 0]``.
 
-A small project is made by the stages themselves. Then each mutant is one file of it, damaged (``benchmarks.mutations``), and what
-reads it: ``params.yaml`` by the start of a stage (and, where it is accepted, by building the model and the views that it asks for),
-every other kind by a stage or by the reader of the library. Each runs in a process of its own, forked from this one, which has
-imported everything, with limits on its memory and on its time on a processor. It may
+The stages create a small project. A mutant is that project with one damaged file
+(``benchmarks.mutations``). The file is read by its usual reader: ``params.yaml`` by the start of a
+stage, which also builds the model and the views where it accepts the file; every other file by a
+stage or by the library. Each mutant runs in a forked process with limits on memory and CPU time.
 
-- read the file, as damage that changes a pixel or a digit cannot be told
-- refuse it in one sentence (of a params.yaml a line for each fault), with the exit code 2 and nothing left half-written
-- fail: with a traceback, by hanging or by crashing. There should be none
+A reader may
 
-``--case params:37`` shows what one says; another seed gives others, for as long as anyone likes.
+- read the file: damage to a pixel or a digit cannot be detected;
+- refuse the file in one sentence (``params.yaml``: one line per fault), with exit code 2 and no
+  half-written file;
+- fail: with a traceback, by hanging or by crashing. This should never happen.
+
+``--case params:37`` shows one mutant. Another seed gives other mutants.
 """
 
 import argparse
@@ -27,8 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # a process with threads of its own cannot be forked safely
+# A process with threads cannot be forked safely.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 import numpy as np
 
@@ -36,13 +39,20 @@ from benchmarks import mutations
 from benchmarks.record import record
 from benchmarks.small import KINDS, build, checked_params
 
-SECONDS, WALL = 10, 600  # on a processor, and in all on a machine that has other work
-MEMORY = 3 * 2**30  # bytes more than the process has when it starts
+SECONDS, WALL = 10, 600  # of CPU time, and of wall-clock time on a busy machine
+MEMORY = 3 * 2**30  # bytes, on top of the memory at the start
 OUTCOMES = ("read", "refused", "traceback", "hang", "crash")
 
 
 class Mutant(NamedTuple):
-    """kind: of the file; path: in the project; mutation: its name; outcome: one of ``OUTCOMES``; said: on standard error."""
+    """One damaged file and what its reader did.
+
+    kind: of the file.
+    path: in the project.
+    mutation: name of the function that damaged it.
+    outcome: one of ``OUTCOMES``.
+    said: standard error of the reader.
+    """
 
     name: str
     kind: str
@@ -57,7 +67,7 @@ class Mutant(NamedTuple):
 
 
 def in_child(work: Callable[[], None], folder: Path) -> tuple[str, str]:
-    """Run ``work`` in a forked process inside ``folder``: (outcome, standard error)."""
+    """Run ``work`` in a forked process inside ``folder`` and return (outcome, standard error)."""
     log = folder / ".log"
     child = os.fork()
     if child == 0:
@@ -110,7 +120,7 @@ def _limited(work: Callable[[], None], folder: Path, log: Path) -> None:
 
 
 def mutant(name: str, seed: int, base: Path, scratch: Path) -> Mutant:
-    """The mutant ``params:<number>`` or ``data:<number>`` of a seed."""
+    """Create the mutant ``params:<number>`` or ``data:<number>`` of a seed and read it."""
     group, number = name.split(":")
     rng = np.random.default_rng([seed, zlib.crc32(group.encode()), int(number)])
     folder = _copy(base, scratch)
@@ -122,7 +132,7 @@ def mutant(name: str, seed: int, base: Path, scratch: Path) -> Mutant:
             checked_params,
         )
     else:
-        chosen = list(KINDS)[int(number) % len(KINDS)]  # each as often as any other
+        chosen = list(KINDS)[int(number) % len(KINDS)]  # all kinds equally often
         kind, made = chosen, KINDS[chosen]
         path = mutations.pick(rng, sorted(base.glob(made.files))).relative_to(base)
         changes, read = made.changes, partial(mutations.pick(rng, made.readers), path)
@@ -137,7 +147,7 @@ def mutant(name: str, seed: int, base: Path, scratch: Path) -> Mutant:
 def run(
     params: int, data: int, seed: int, show: Callable[[Mutant], Any] = lambda found: None
 ) -> list[Mutant]:
-    """So many mutants of each group, one after the other."""
+    """Create and read ``params`` mutants of params.yaml and ``data`` mutants of other files."""
     names = [
         f"{group}:{number}"
         for group, count in (("params", params), ("data", data))
@@ -154,7 +164,7 @@ def run(
 
 
 def prepare(scratch: Path) -> Path:
-    """The small project, made in a process of its own so that this one stays without threads."""
+    """Create the small project in another process, so that this one starts no threads."""
     base = scratch / "base"
     base.mkdir()
     outcome, said = in_child(build, base)
@@ -165,7 +175,7 @@ def prepare(scratch: Path) -> Path:
 
 
 def check_sound(base: Path, scratch: Path) -> None:
-    """Raise ``RuntimeError`` unless each reader reads what is not damaged."""
+    """Raise ``RuntimeError`` where a reader refuses an undamaged file."""
     readers = {reader: (kind, made) for kind, made in KINDS.items() for reader in made.readers}
     for reader, (kind, made) in readers.items():
         folder = _copy(base, scratch)
@@ -176,7 +186,7 @@ def check_sound(base: Path, scratch: Path) -> None:
 
 
 def _copy(base: Path, scratch: Path) -> Path:
-    """The project anew, without a copy of what is in its files: whoever writes one replaces it."""
+    """Copy the project by hard links: writers replace a file and never change it in place."""
     folder = scratch / "project"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base, folder, copy_function=os.link, symlinks=True)
@@ -205,14 +215,16 @@ def told(found: Mutant) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.mutants", description="Damaged input, by a seed."
+        prog="python -m benchmarks.mutants", description="Read damaged files, drawn by a seed."
     )
     parser.add_argument(
         "--params", type=int, default=500, help="mutants of params.yaml (default: 500)"
     )
-    parser.add_argument("--data", type=int, default=600, help="of all other files (default: 600)")
+    parser.add_argument(
+        "--data", type=int, default=600, help="mutants of all other files (default: 600)"
+    )
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
-    parser.add_argument("--case", help="show one alone, such as params:37")
+    parser.add_argument("--case", help="show a single mutant, such as params:37")
     given = parser.parse_args()
     if given.case:
         with tempfile.TemporaryDirectory() as scratch:
@@ -224,8 +236,9 @@ def main() -> None:
         found += run(given.params, given.data, seed, told)
     seconds = round(time.monotonic() - begun)
     counts = {outcome: sum(each.outcome == outcome for each in found) for outcome in OUTCOMES}
-    record("mutants", ["pydantic", "pyyaml", "torch", "timm", "safetensors", "pyarrow", "pillow"],
-           {"seeds": given.seed, "mutants": len(found), "seconds": seconds, **counts, "kinds": table(found)})  # fmt: skip
+    packages = ["pydantic", "pyyaml", "torch", "timm", "safetensors", "pyarrow", "pillow"]
+    facts = {"seeds": given.seed, "mutants": len(found), "seconds": seconds}
+    record("mutants", packages, facts | counts | {"kinds": table(found)})
     sys.exit(any(each.failed for each in found))
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark says beside its figures, and where it keeps them."""
+"""Where benchmarks store their figures, and the facts about the machine stored with them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, Any]:
-    """Hardware and Python. cores: those that this process may use."""
+    """Hardware, system and Python of this machine; ``cores`` are those that the process may use."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -32,10 +32,13 @@ def machine() -> dict[str, Any]:
 
 
 def keep(name: str, packages: Sequence[str], figures: dict[str, Any]) -> dict[str, Any]:
-    """Write the figures with the machine and the versions of ``packages`` to benchmarks/results/<name>.json."""
+    """Write figures to benchmarks/results/<name>.json, and return what was written.
+
+    packages: whose versions are stored with the figures and the machine.
+    """
     content = {
         "machine": machine(),
-        "versions": {each: version(each) for each in packages},
+        "versions": {package: version(package) for package in packages},
         **figures,
     }
     write_json(RESULTS / f"{name}.json", content)
@@ -43,6 +46,6 @@ def keep(name: str, packages: Sequence[str], figures: dict[str, Any]) -> dict[st
 
 
 def record(name: str, packages: Sequence[str], figures: dict[str, Any]) -> None:
-    """``keep`` and print them."""
+    """Store figures as ``keep`` does, and print them."""
     print(json.dumps(keep(name, packages, figures), indent=2))
     print(f"written to {RESULTS / name}.json", file=sys.stderr)

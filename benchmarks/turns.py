@@ -1,4 +1,4 @@
-"""Two ways to do the same, timed in turns, so that what else the machine does touches both."""
+"""Time alternatives in turns, so that other load on the machine affects all of them."""
 
 import statistics
 import sys
@@ -8,7 +8,10 @@ from typing import Any
 
 
 def in_turns(rounds: int, **work: Callable[[], Any]) -> dict[str, list[float]]:
-    """Seconds that each took in each round; every other round goes backwards."""
+    """Seconds per alternative and round. Every second round runs in reverse order.
+
+    work: the alternatives by name.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for place in range(rounds):
         for name in list(work) if place % 2 == 0 else reversed(list(work)):
@@ -20,7 +23,10 @@ def in_turns(rounds: int, **work: Callable[[], Any]) -> dict[str, list[float]]:
 
 
 def figures(seconds: dict[str, list[float]], above: str, below: str) -> dict[str, Any]:
-    """Those of two of them to three digits, and the median over rounds of above / below."""
+    """All seconds with three digits, and the median over rounds of the ratio of two alternatives.
+
+    above, below: names of the numerator and of the denominator.
+    """
     ratios = [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
-    kept = {name: [float(f"{each:.3g}") for each in values] for name, values in seconds.items()}
+    kept = {name: [float(f"{value:.3g}") for value in values] for name, values in seconds.items()}
     return {"seconds": kept, "ratio": round(statistics.median(ratios), 2)}

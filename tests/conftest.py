@@ -1,16 +1,17 @@
-"""What holds for every test: one thread an operation, and a reason for each test that this machine cannot run."""
+"""Settings of all tests: one thread per operation, and reasons for tests that cannot run here."""
 
 import gc
 import os
 import shutil
 import signal
 
-# Before anything imports torch or NumPy: on two busy cores small operations are 2-40 times slower with two threads.
+# Set before anything imports torch or NumPy. With two threads, small operations are 2 to 40 times
+# slower on two busy cores.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-# What is started in the background of a script ignores Ctrl-C, below nohup it ignores the end of its terminal,
-# and either is handed on to what it starts.
+# A process in the background of a script ignores SIGINT, and a process below nohup ignores SIGHUP.
+# Its children inherit this, but some tests send these signals to children.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
@@ -22,14 +23,17 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three to two cores, at most eight: part of what the longest tests do is waiting for a server or for a process to end."""
+    """Three workers per two cores, at most eight: the longest tests often wait for processes."""
     from stages.common.threads import cores
 
     return min(cores() + (cores() + 1) // 2, 8)
 
 
 def pytest_sessionstart() -> None:
-    """Collect the tests without looking for garbage: what the imported packages make is kept, and looked through again and again."""
+    """Turn off the garbage collector during collection.
+
+    Imports create many objects that live on, and every run of the collector would visit them all.
+    """
     gc.disable()
 
 

@@ -1,4 +1,4 @@
-"""Several processes that train together on the CPU (gloo), and single ones to be killed."""
+"""Start processes for tests: several that train together on the CPU (gloo), or one to kill."""
 
 import multiprocessing
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-# A server that has the libraries loaded and has run nothing: its forks start at once and share no thread.
+# The server has loaded the libraries but has run nothing: its forks start quickly, without threads.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
     ["torch", "accelerate", "timm", "prosmin.training.loop", "prosmin.models.store"]
@@ -18,7 +18,7 @@ _processes.set_forkserver_preload(
 
 
 def start(function: Callable[..., Any], *arguments: Any, world: int = 1) -> list[Any]:
-    """``function(*arguments)``, importable by its name, in ``world`` new processes."""
+    """Call ``function(*arguments)`` in ``world`` new processes. The function must be importable."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -32,7 +32,10 @@ def start(function: Callable[..., Any], *arguments: Any, world: int = 1) -> list
 
 
 def run(function: Callable[..., Any], *arguments: Any, world: int = 2) -> list[Any]:
-    """What ``function`` returns (tensors, numbers, text and nests of them) in each process, by rank."""
+    """Call ``function`` in several processes and return its results, by rank.
+
+    The results may be tensors, numbers, text and collections of these.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for process in (gang := start(_keep, folder, function, arguments, world=world)):
             process.join()

@@ -1,4 +1,4 @@
-"""Damaged files of every kind that a stage reads are read or refused in one sentence; ``benchmarks.mutants`` tries more of them."""
+"""A damaged file of each kind is read or refused; ``benchmarks.mutants`` tries more files."""
 
 import json
 import subprocess
@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# In a process of its own: one that has threads, as pytest's has, cannot be forked safely.
+# Run in another process: pytest has threads, and a process with threads cannot be forked safely.
 CODE = """
 import json
 from benchmarks import mutants, small
 
 found = mutants.run(20, len(small.KINDS), seed=1)
-print(json.dumps({"kinds": len(small.KINDS), "of": [each.kind for each in found],
-                  "failed": [each for each in found if each.failed], "refused": [each.said for each in found if each.outcome == "refused"]}))
+refused = [mutant.said for mutant in found if mutant.outcome == "refused"]
+print(json.dumps({"kinds": len(small.KINDS), "of": [mutant.kind for mutant in found],
+                  "failed": [mutant for mutant in found if mutant.failed], "refused": refused}))
 """
 
 

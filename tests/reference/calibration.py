@@ -1,4 +1,4 @@
-"""Calibration errors written out bin by bin, for the slow comparison."""
+"""Calibration errors computed bin by bin, as a slow reference."""
 
 import numpy as np
 
@@ -25,9 +25,10 @@ def ece(probabilities, labels, bins=15):
 
 
 def ece_adaptive(probabilities, labels, bins=15):
-    """Equal-mass bins; each sample is cut into ``bins`` equal pieces so that N/bins need not be whole.
+    """ECE over bins of equal mass.
 
-    Samples of equal confidence are replaced by as many copies of their mean.
+    Each sample is cut into ``bins`` equal pieces, so that N need not be a multiple of ``bins``.
+    Samples of equal confidence are replaced by copies of their mean.
     """
     confidence, hit = map(np.array, top_label(probabilities, labels))
     mean_hit = np.array([hit[confidence == c].mean() for c in confidence])

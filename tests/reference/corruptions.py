@@ -1,7 +1,8 @@
-"""The random corruptions an image at a time, with their random numbers given: images float [H,W,3] in [0, 1].
+"""Random corruptions of one image, float [H, W, 3] in [0, 1], with given random numbers.
 
-Written from the benchmark's description with SciPy, scikit-image, OpenCV and loops, for CIFAR-10-C's small images; the
-large ones have imagecorruptions itself, but for elastic_transform and frost, in which it differs from the benchmark.
+Written from the description of the benchmark with SciPy, scikit-image, OpenCV and loops, for the
+small images of CIFAR-10-C. For large images the tests compare with the package imagecorruptions,
+except for elastic_transform and frost, where the package differs from the benchmark.
 """
 
 import cv2
@@ -22,7 +23,7 @@ def glass(image, deviation, reach, rounds, steps):
 
 
 def smeared(image, radius, deviation, angle):
-    """Every pixel is a weighted sum of those that lie along the angle (degrees), the border repeated."""
+    """A pixel becomes a weighted sum of pixels along the angle (degrees); the border repeats."""
     weights = np.exp(-0.5 * (np.arange(2 * radius + 1) / deviation) ** 2)
     height, width = image.shape[:2]
     rows, columns = np.mgrid[:height, :width]
@@ -48,7 +49,7 @@ def snowed(image, mean, deviation, factor, threshold, radius, smear, kept, noise
 
 
 def stretched(image, amplitude, smoothing, shifts, field):
-    """shifts [3,2]: of the points of the affine map; field [2,H,W]: across and down, before it is smoothed."""
+    """shifts [3,2]: of points of the affine map; field [2,H,W]: across and down, not smoothed."""
     side = len(image)
     middle, arm = side // 2, side // 3
     points = np.float32([[middle + arm] * 2, [middle + arm, middle - arm], [middle - arm] * 2])

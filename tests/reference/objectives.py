@@ -1,4 +1,4 @@
-"""The losses of the baselines written out image by image, in float64. Arrays: a list of views, each [N, D]."""
+"""Losses of the baselines, computed per image in float64. Arguments are lists of views [N, D]."""
 
 import math
 
@@ -19,7 +19,10 @@ def mean(values):
 
 
 def published(mu, sigma, targets, noise, weight):
-    """Ten times the score, sample by sample, over every pair of a view and a global view. noise: of each pair, [K, N, D]."""
+    """Ten times the score, over every pair of a view and a global view.
+
+    noise: per pair, [K, N, D].
+    """
     scores = []
     for view in range(len(mu)):
         for other in (0, 1):
