@@ -42,7 +42,7 @@ for stage in sys.argv[1:]:
 """
 
 
-CODE = ("prosmin", "stages", "pipelines", "params.yaml", "dvc.yaml", "README.md")
+CODE = ("prosmin", "stages", "pipelines", "docs", "params.yaml", "dvc.yaml", "README.md")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Recipe:
     files: dict[str, str]
     diffs: list[str]
     commands: list[str]
+
+    @property
+    def changed(self) -> list[str]:
+        """The paths of all files, new or changed."""
+        return [*self.files, *re.findall(r"^\+\+\+ b/(\S+)$", "\n".join(self.diffs), flags=re.M)]
 
 
 def recipe(title: str) -> Recipe:

@@ -10,6 +10,8 @@ from tests.extending.recipes import Project, recipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
+LABEL = "from stages.report.figures import detector_line; print(detector_line('gen').label)"
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Project:
@@ -34,9 +36,23 @@ def follow(project: Project, title: str) -> str:
     project.apply(found)
     said = "".join(project.run(command) for command in found.commands)
     project.run("python -m pipelines.deps")
-    project.run("ruff check", *found.files)
-    project.run("ruff format --check", *found.files)
+    modules = [name for name in found.changed if name.endswith(".py")]
+    project.run("ruff check --ignore E501", *modules)
+    project.run("ruff format --check", *modules)
     return said
+
+
+def test_a_detector(project):
+    follow(project, "A detector")
+    metrics = read(project, "metrics/ood/digits_rotated.json")
+    for encoder in ("trained", "random"):
+        values = metrics[encoder]["gen"]
+        assert 0 < values["auroc_low"] < values["auroc"] < values["auroc_high"] < 1
+    curves = (project.folder / "plots/ood/digits_rotated.csv").read_text()
+    assert "\ntrained,gen," in curves and "\nrandom,gen," in curves
+    shown = project.run("python -c", LABEL)
+    assert shown.strip() == "GEN"
+    project.remove()
 
 
 def test_a_source_of_images(project):
