@@ -25,7 +25,7 @@ from torchvision.datasets import ImageFolder
 from benchmarks.record import record
 from benchmarks.turns import figures, in_turns
 from prosmin.common.files import write_json
-from prosmin.common.startup import keep_pages
+from prosmin.common.startup import keep_freed_memory
 from prosmin.fetching.folders import folder as from_folder
 from prosmin.fetching.writing import write_dataset
 from prosmin.views.feed import Streamed
@@ -103,7 +103,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    keep_pages()
+    keep_freed_memory()
     torch.set_num_threads(1)
     sizes = ((500, 375), (1000, 750))
     found = {f"{width}x{height}": measure(width, height, given.rounds) for width, height in sizes}

@@ -19,7 +19,7 @@ from torch import nn
 from benchmarks.cifar10 import ENCODER
 from benchmarks.record import record
 from benchmarks.turns import figures, in_turns
-from prosmin.common.startup import keep_pages
+from prosmin.common.startup import keep_freed_memory
 from prosmin.models import store
 from prosmin.training import loop
 from prosmin.views.make import make_views
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    keep_pages()
+    keep_freed_memory()
     torch.set_num_threads(given.threads)
     found = {
         name: measure(

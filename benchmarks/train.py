@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.input import dataset
 from benchmarks.record import record
-from prosmin.common.startup import keep_pages
+from prosmin.common.startup import keep_freed_memory
 from prosmin.models import store
 from prosmin.training import loop
 from prosmin.views.feed import Feed, Resident, Streamed
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--only", choices=RECIPES)
     parser.add_argument("--jpeg", metavar="WIDTHxHEIGHT", help="also from JPEGs of this size")
     given = parser.parse_args()
-    keep_pages()
+    keep_freed_memory()
     accelerator = Accelerator(cpu=not GPU, mixed_precision="bf16" if GPU else "no")
     found: dict[str, Any] = {}
     for name in [given.only] if given.only else RECIPES:

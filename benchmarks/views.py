@@ -25,7 +25,7 @@ from torchvision import transforms
 
 from benchmarks.record import record
 from benchmarks.turns import figures, in_turns
-from prosmin.common.startup import keep_pages
+from prosmin.common.startup import keep_freed_memory
 from prosmin.views.make import make_views
 from prosmin.views.settings import ViewSettings
 
@@ -134,7 +134,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    keep_pages()
+    keep_freed_memory()
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     packages = ["torch", "torchvision", "pillow"] + (["kornia"] if find_spec("kornia") else [])
     record("views", packages, {f"{size}_pixels": measure(size, given.rounds) for size in SIZES})

@@ -26,6 +26,10 @@ from stages.common import current, declared
 PLUMBING = {
     "prosmin.common.errors",
     "prosmin.common.files",
+    "prosmin.common.files.arrays",
+    "prosmin.common.files.atomic",
+    "prosmin.common.files.damage",
+    "prosmin.common.files.documents",
     "prosmin.common.startup",
     "stages.common.command",
     "stages.common.current",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError, nearest, reason, say
-from prosmin.common.startup import keep_pages
+from prosmin.common.startup import keep_freed_memory
 from stages.common import inputs
 from stages.common.stopping import raise_interrupts
 from stages.common.threads import keep_to_share
@@ -79,7 +79,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
                 f"{stage} was given {shlex.join(arguments) or 'no argument'}; {_usage(stage, main)}"
             ) from None
         keep_to_share(stage)
-        keep_pages()
+        keep_freed_memory()
         main(params, *arguments)
         inputs.finish()
     except ConfigError as error:

@@ -8,10 +8,10 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from prosmin.common.startup import keep_pages
+from prosmin.common.startup import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "kept":
-    assert keep_pages()
+    assert keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():
