@@ -143,7 +143,7 @@ def main() -> None:
         pretraining, _ = flow(folder, "pretrain")
         suite, memory = flow(folder)
         found = {
-            row.label: {"value": row.value, "low": row.low, "high": row.high, "random": row.random}
+            row.label: {"value": row.value, "low": row.low, "high": row.high, "random": row.untrained}
             for row in rows(load(folder / "params.yaml"), folder / "metrics")
         }
     figures = {

@@ -1,9 +1,15 @@
 """``python -m pipelines.aggregate EXPERIMENT...``: the headline numbers over seeds.
 
-The experiments (or branches, commits, ``workspace``; 'seeds-*' names all that match) must differ in their seed alone. For each metric: the
-mean over seeds with its 95 % t interval, each seed's number, and the mean of the untrained floor, as a Markdown table. With ``--against``
-others, run with other settings and the same seeds, it tells the mean difference to them, paired by seed, and *better* or *worse* only
-where its interval leaves out 0. Nothing runs: what is read is what each has left in git.
+The experiments may differ in their seed alone. Branches, commits and ``workspace`` are allowed
+too; a pattern such as 'seeds-*' stands for all experiments that match. The output is a Markdown
+table. Per metric: the mean over seeds with its 95 % t interval, the value of each seed, and the
+mean of the untrained encoder.
+
+``--against`` names runs with other settings and the same seeds. Then the table has the mean
+difference to them, paired by seed, and *better* or *worse* where the interval of the difference
+excludes 0.
+
+Nothing runs: all numbers are read from git.
 """
 
 import argparse
@@ -16,18 +22,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.compare import WORKSPACE
+from pipelines.compare.results import opened
 from pipelines.graph import dag
 from pipelines.graph.revisions import stale
 from pipelines.run import command
+from prosmin.common.encoders import SHOWN, UNTRAINED
 from prosmin.common.errors import UserError, nearest
 from prosmin.metrics import intervals
-from stages.common.headlines import SIMILARITY, Row, rows
+from stages.common.headlines import Row, rows
+from stages.common.layout import METRICS
 from stages.params.load import Params, load
 
 
 class Run(NamedTuple):
-    """The headline metrics of one revision, by their label."""
+    """The headline numbers of one revision, by label."""
 
     name: str
     params: Params
@@ -35,7 +43,7 @@ class Run(NamedTuple):
 
 
 def resolve(given: Sequence[str]) -> list[str]:
-    """The revisions named, patterns replaced by the experiments that match, by name."""
+    """The given revisions; a pattern is replaced by the matching experiments, sorted by name."""
     from dvc.repo import Repo
 
     found: list[str] = []
@@ -45,39 +53,33 @@ def resolve(given: Sequence[str]) -> list[str]:
             continue
         with Repo() as repo:
             known = {
-                each
+                experiment
                 for names in repo.experiments.ls(all_commits=True).values()
-                for each, _ in names
+                for experiment, _ in names
             }
         matching = sorted(fnmatch.filter(known, name))
         if not matching:
             raise UserError(
-                f"no experiment matches {name!r}{nearest(name, known)}; `dvc exp list --all` has them"
+                f"no experiment matches {name!r}{nearest(name, known)}; "
+                "`dvc exp list --all` has them"
             )
         found += matching
     return list(dict.fromkeys(found))
 
 
 def fetch(revision: str, folder: Path) -> Run:
-    """Bring the params and the metrics of ``revision`` into ``folder``. Raises ``UserError`` where there are none."""
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
-    from scmrepo.exceptions import SCMError
+    """Copy the params and metrics of ``revision`` to ``folder`` and read them.
 
-    try:
-        source = DVCFileSystem(rev=None if revision == WORKSPACE else revision)
+    Raises ``UserError`` where the revision does not exist or cannot be read.
+    """
+    with opened(revision) as source:
         source.get_file("params.yaml", str(folder / "params.yaml"))
-        for path in source.find("metrics"):
+        for path in source.find(str(METRICS)):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             source.get_file(path, str(folder / path))
-    except (DvcException, SCMError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{revision} cannot be read ({reason}); `dvc exp show` lists what there is"
-        ) from None
     try:
         params = load(folder / "params.yaml")
-        found = rows(params, folder / "metrics", without=stale(source, folder))
+        found = rows(params, folder / METRICS, without=stale(source, folder))
     except UserError as error:
         lines = str(error).replace(f"{folder}/", "").splitlines()
         raise UserError("\n".join(f"{revision}: {line}" for line in lines)) from None
@@ -85,15 +87,19 @@ def fetch(revision: str, folder: Path) -> Run:
 
 
 def by_seed(runs: Sequence[Run]) -> dict[int, Run]:
-    """Raises ``UserError`` for runs that differ in more than the seed, or of which two have the same."""
-    first, found = runs[0], {}
+    """The runs by their seed, in rising order.
+
+    Raises ``UserError`` where runs differ in another setting, where two have the same seed, and
+    for a single run.
+    """
+    first = runs[0]
+    found: dict[int, Run] = {}
     for run in runs:
         if key := _differing(first.params, run.params):
             raise UserError(f"{first.name} and {run.name} differ in {key}; only seed may differ")
         if run.params.seed in found:
-            raise UserError(
-                f"{found[run.params.seed].name} and {run.name} have the same seed, {run.params.seed}"
-            )
+            other = found[run.params.seed].name
+            raise UserError(f"{other} and {run.name} have the same seed, {run.params.seed}")
         found[run.params.seed] = run
     if len(found) < 2:
         raise UserError(f"{first.name} is one run; an interval over seeds needs at least two")
@@ -101,7 +107,7 @@ def by_seed(runs: Sequence[Run]) -> dict[int, Run]:
 
 
 def _differing(first: Params, second: Params) -> str:
-    """The first dotted key, other than the seed, in which they differ; empty where there is none."""
+    """The first dotted key apart from the seed in which both differ; empty where none does."""
 
     def flat(content: Any, key: str) -> Iterator[tuple[str, Any]]:
         if isinstance(content, dict) and content:
@@ -111,7 +117,7 @@ def _differing(first: Params, second: Params) -> str:
             yield key, content
 
     one, other = (
-        dict(flat(each.model_dump(mode="json", by_alias=True), "")) for each in (first, second)
+        dict(flat(params.model_dump(mode="json", by_alias=True), "")) for params in (first, second)
     )
     absent = object()
     keys = (
@@ -123,9 +129,9 @@ def _differing(first: Params, second: Params) -> str:
 
 
 def table(runs: dict[int, Run], against: dict[int, Run] | None = None) -> Iterator[str]:
-    """Lines of Markdown: a row for each metric that all runs have."""
+    """Lines of Markdown: one row per metric that all runs have."""
     yield (
-        f"| | mean | 95 % interval | seeds {', '.join(map(str, runs))} | untrained |"
+        f"| | mean | 95 % interval | seeds {', '.join(map(str, runs))} | {SHOWN[UNTRAINED]} |"
         + " difference | |" * bool(against)
     )
     yield "|---|---|---|---|---|" + "---|---|" * bool(against)
@@ -134,28 +140,27 @@ def table(runs: dict[int, Run], against: dict[int, Run] | None = None) -> Iterat
             continue
         values = [run.found[label].value for run in runs.values()]
         mean, low, high = over_seeds([run.found[label] for run in runs.values()])
-        floors = [run.found[label].random for run in runs.values()]
-        floor = "" if None in floors else f"{np.mean(floors):.3f}"
-        each = " ".join(f"{value:.3f}" for value in values)
-        line = f"| {label} | {mean:.3f} | [{low:.3f}, {high:.3f}] | {each} | {floor} |"
+        shown = " ".join(f"{value:.3f}" for value in values)
+        untrained = [run.found[label].untrained for run in runs.values()]
+        floors = [value for value in untrained if value is not None]
+        floor = f"{np.mean(floors):.3f}" if len(floors) == len(runs) else ""
+        line = f"| {label} | {mean:.3f} | [{low:.3f}, {high:.3f}] | {shown} | {floor} |"
         yield line + (_difference(label, runs, against) if against else "")
 
 
 def over_seeds(found: Sequence[Row]) -> tuple[float, float, float]:
-    """Mean of one metric, a share in [0, 1] as all that stand here are but a cosine, and its interval over seeds.
+    """(mean, low, high) of one metric over seeds, in the range of the metric.
 
-    Student's t, cut to that range, and no narrower than what the test images of the runs, drawn apart, allow: seeds that agree to
-    the last digit, as where an AUROC is 1, do not make the metric known.
+    The interval is Student's t, and at least as wide as the test images allow, which differ
+    between seeds. Otherwise it would have no width where all seeds agree, as on an AUROC of 1.
     """
     mean, low, high = intervals.student([row.value for row in found])
-    if all(row.low is not None and row.high is not None for row in found):
-        low = min(
-            low, mean - float(np.linalg.norm([row.value - row.low for row in found])) / len(found)
-        )
-        high = max(
-            high, mean + float(np.linalg.norm([row.high - row.value for row in found])) / len(found)
-        )
-    return intervals.within((mean, low, high), -1.0 if found[0].label == SIMILARITY else 0.0, 1.0)
+    below = [row.value - row.low for row in found if row.low is not None]
+    above = [row.high - row.value for row in found if row.high is not None]
+    if len(below) == len(above) == len(found):
+        low = min(low, mean - float(np.linalg.norm(below)) / len(found))
+        high = max(high, mean + float(np.linalg.norm(above)) / len(found))
+    return intervals.within((mean, low, high), found[0].entry.low, found[0].entry.high)
 
 
 def _difference(label: str, runs: dict[int, Run], against: dict[int, Run]) -> str:
@@ -164,11 +169,12 @@ def _difference(label: str, runs: dict[int, Run], against: dict[int, Run]) -> st
     gains = [
         run.found[label].value - against[seed].found[label].value for seed, run in runs.items()
     ]
-    mean, low, high = intervals.within(intervals.student(gains), -1.0, 1.0)
+    metric = next(iter(runs.values())).found[label].entry
+    width = metric.high - metric.low
+    mean, low, high = intervals.within(intervals.student(gains), -width, width)
     verdict = ""
-    if low < high and (low > 0 or high < 0):  # equal gains say nothing of their spread
-        higher_is_better = next(iter(runs.values())).found[label].higher_is_better
-        verdict = "better" if (mean > 0) == higher_is_better else "worse"
+    if low < high and (low > 0 or high < 0):  # equal gains say nothing about their spread
+        verdict = "better" if (mean > 0) == metric.higher_is_better else "worse"
     return f" {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {verdict} |"
 
 
@@ -177,7 +183,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         prog="python -m pipelines.aggregate",
         description="Headline numbers over runs that differ in their seed alone.",
     )
-    names = "experiments, branches or commits; a pattern such as 'seeds-*' stands for the experiments that match"
+    names = (
+        "experiments, branches or commits; a pattern such as 'seeds-*' stands for the experiments "
+        "that match"
+    )
     parser.add_argument("revisions", nargs="+", help=names)
     parser.add_argument(
         "--against", nargs="+", default=[], help="runs of the same seeds to tell the difference to"
@@ -199,7 +208,7 @@ def main(given: argparse.Namespace) -> int:
 
         runs, against = read(given.revisions), read(given.against) if given.against else None
     if against and list(runs) != list(against):
-        seeds = (", ".join(map(str, each)) for each in (runs, against))
+        seeds = (", ".join(map(str, group)) for group in (runs, against))
         raise UserError(
             "the seeds are {} and, of --against, {}; a paired difference needs the same".format(
                 *seeds

@@ -36,7 +36,7 @@ from pipelines.graph.experiment import check, take_snapshot
 from pipelines.graph.revisions import stale_in_experiment
 from pipelines.graph.workspace import tidy
 from prosmin.common.errors import UserError, printable, shown
-from stages.common.directions import higher_is_better
+from prosmin.metrics.catalogue import higher_is_better
 from stages.params.yaml_file import first, read, sentences
 
 MOST = (

@@ -1,4 +1,4 @@
-"""The page of a run: what ran, metrics against the last commit, the result table, plots, where the report is."""
+"""The page of a run in Prefect: its stages, results, changes since the last commit and plots."""
 
 import base64
 import io
@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.engine.execute import Result
-from pipelines.flows.summary import REPORT
 from pipelines.graph import dag
+from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
 from prosmin.common.files import read_csv
 from prosmin.common.seeds import sample_rows
 from stages.common import current
 from stages.common.headlines import Row, rows
+from stages.common.layout import METRICS, REPORT
 from stages.params.load import load
 
 CURVES = 8  # curves in a plot; more cannot be told apart
 
 
 def publish(results: Mapping[str, Result]) -> None:
-    """Put everything on the page of the flow run that this is called from that is of its settings."""
+    """Attach tables, plots and the report to the flow run that calls this.
+
+    Results of other settings are left out.
+    """
     from prefect.artifacts import (
         create_link_artifact,
         create_markdown_artifact,
@@ -30,15 +34,15 @@ def publish(results: Mapping[str, Result]) -> None:
     create_table_artifact(
         [
             {
-                "stage": each.stage,
-                "outcome": each.outcome,
-                "seconds": round(each.seconds, 1),
-                "why": each.reason,
+                "stage": result.stage,
+                "outcome": result.outcome,
+                "seconds": round(result.seconds, 1),
+                "why": result.reason,
             }
-            for each in results.values()
+            for result in results.values()
         ],
         key="stages",
-        description="What became of each stage, in the order of `dvc repro`.",
+        description="The outcome of each stage, in the order of `dvc repro`.",
     )
     params, stale = load(), current.stale()
     found = rows(params, without=stale)
@@ -49,15 +53,15 @@ def publish(results: Mapping[str, Result]) -> None:
             description=f"On {params.dataset}. docs/evaluation.md defines each number.",
         )
     # Comparing and drawing take longer than all the rest of a run with nothing to do.
-    if any(each.outcome in ("ran", "cached") for each in results.values()):
+    if any(result.outcome in ("ran", "cached") for result in results.values()):
         with dag.opened() as repo:
-            changed, drawn = metrics_against_commit(repo), plots(repo, stale)
+            changed, images = metrics_against_commit(repo), plots(repo, stale)
         create_table_artifact(
             changed or [{"metric": "none has changed"}], key="metrics-against-last-commit"
         )
-        if drawn:
+        if images:
             create_markdown_artifact(
-                "\n\n".join(drawn), key="plots", description="The plots that dvc.yaml declares."
+                "\n\n".join(images), key="plots", description="The plots that dvc.yaml declares."
             )
     if REPORT.is_file() and current.belongs(str(REPORT), stale):
         base = os.environ.get("PROSMIN_REPORT_URL")
@@ -68,24 +72,28 @@ def publish(results: Mapping[str, Result]) -> None:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    value, interval, floor = row.cells()
-    return {"": row.label, "trained": value, "95 % interval": interval, "random init": floor}
+    value, interval, untrained = row.cells()
+    shown = {SHOWN[TRAINED]: value, "95 % interval": interval, SHOWN[UNTRAINED]: untrained}
+    return {"": row.label, **shown}
 
 
 def metrics_against_commit(repo: Any) -> list[dict[str, Any]]:
-    """A row for each number that differs from the last commit, as ``dvc metrics diff`` has them."""
+    """One row per number that differs from the last commit, as in ``dvc metrics diff``."""
     found = []
     for path, changes in sorted(repo.metrics.diff(a_rev="HEAD").get("diff", {}).items()):
-        for name, each in sorted(changes.items()):
+        for name, change in sorted(changes.items()):
             found.append(
-                {"metric": f"{Path(path).relative_to('metrics')}: {name}"}
-                | {key: each.get(key) for key in ("old", "new", "diff")}
+                {"metric": f"{Path(path).relative_to(METRICS)}: {name}"}
+                | {key: change.get(key) for key in ("old", "new", "diff")}
             )
     return found
 
 
 def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:
-    """Every plot of the graph that has one x, one y and a CSV file, as an image inside Markdown. stale: paths to leave out."""
+    """Every plot of the graph with one x, one y and a CSV file, as an image inside Markdown.
+
+    stale: paths to leave out.
+    """
     found = []
     for out in repo.index.plots:
         settings = out.plot if isinstance(out.plot, dict) else {}
@@ -106,7 +114,7 @@ def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:
 
 
 def draw(table: list[dict[str, str]], x: str, y: str) -> bytes:
-    """A line for each value of the columns that hold no numbers, as SVG."""
+    """SVG with one curve per combination of values in the columns that hold text."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3), layout="constrained")

@@ -1,93 +1,119 @@
-"""The headline numbers of ``metrics/``: the terminal and the model card show them, the report has all there are."""
+"""The headline numbers of ``metrics/``, for the terminal and the model card; the report shows all."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from prosmin.common.encoders import ENCODERS
 from prosmin.common.files import Section, read_metrics
-from stages.common.directions import higher_is_better
+from prosmin.metrics.catalogue import Entry, entry_of
+from stages.common import layout
 from stages.params.load import Params
 
-SIMILARITY = "corruption: feature similarity"
 DETECTORS = ("mahalanobis", "knn", "sigma")
+TEST_IMAGES = "test images"
 
 
 class Row(NamedTuple):
-    """One metric, named as in docs/evaluation.md: of the encoder with its 95 % interval, and of the untrained floor."""
+    """One metric of the trained encoder, with its 95 % interval, and of the untrained one.
 
-    label: str
+    of: the evaluation, such as ``linear probe``.
+    metric: name in ``prosmin.metrics.catalogue``.
+    over: what the interval covers.
+    """
+
+    of: str
+    metric: str
     value: float
     low: float | None
     high: float | None
-    random: float | None
-    higher_is_better: bool
-    over: str = "test images"  # what its interval covers
+    untrained: float | None
+    over: str = TEST_IMAGES
+
+    @property
+    def entry(self) -> Entry:
+        """The definition of the metric."""
+        return entry_of(self.metric)
+
+    @property
+    def label(self) -> str:
+        """Evaluation and metric, and the direction where lower is better."""
+        note = " (lower is better)" if self.entry.better == "lower" else ""
+        return f"{self.of}: {self.entry.label}{note}"
 
     def cells(self, between: str = " - ") -> tuple[str, str, str]:
-        """Value, interval and floor as text, empty where there is none. between: the ends of the interval."""
+        """Value, interval and value of the untrained encoder as text; empty where missing.
+
+        between: text between the ends of the interval.
+        """
         interval = (
             ""
             if self.low is None or self.high is None
             else f"{self.low:.3f}{between}{self.high:.3f}"
         )
-        return f"{self.value:.3f}", interval, "" if self.random is None else f"{self.random:.3f}"
+        untrained = "" if self.untrained is None else f"{self.untrained:.3f}"
+        return f"{self.value:.3f}", interval, untrained
+
+
+class _Source(NamedTuple):
+    """Where a headline number stands: keys below the encoder's section of a metrics file."""
+
+    of: str
+    path: Path
+    keys: tuple[str, ...]
 
 
 def rows(
-    params: Params, folder: str | Path = "metrics", without: Collection[str] = ()
+    params: Params, folder: str | Path = layout.METRICS, without: Collection[str] = ()
 ) -> list[Row]:
-    """The rows whose metrics exist, for the datasets that ``params`` names (older files may lie beside them).
+    """The headline numbers that exist, for the datasets that ``params`` names.
 
-    without: paths, such as ``metrics/knn.json``, that are of other settings (``stages.common.current``).
+    folder: the metrics of the run. Files of other datasets in it are ignored.
+    without: paths to leave out, such as ``metrics/knn.json``, because they belong to other settings
+        (``stages.common.current``).
     """
     found = []
-    for label, file, *sections, name in _wanted(params):
-        if f"metrics/{file}" in without:
+    for source in _sources(params):
+        if str(source.path) in without:
             continue
-        path = Path(folder) / file
+        path = Path(folder) / source.path.relative_to(layout.METRICS)
         content = read_metrics(path) if path.is_file() else Section()
-        trained, random = (
-            _section(content, encoder, *sections) for encoder in ("trained", "random")
-        )
-        if label == SIMILARITY and "mce_unnormalised" in trained:
+        *sections, metric = source.keys
+        trained, untrained = (_section(content, encoder, *sections) for encoder in ENCODERS)
+        if metric == "feature_similarity" and "mce_unnormalised" in trained:
             continue  # the error says more
-        if trained.get(name) is not None:
-            ends = (_number(trained, f"{name}_{end}") for end in ("low", "high"))
-            over = Row._field_defaults["over"]
-            if draws := trained.get("draws"):
-                over = f"{draws} draws of the labels and {over}"
-            floor = _number(random, name)
-            found.append(
-                Row(label, trained.number(name), *ends, floor, higher_is_better(name), over)
-            )
+        if trained.get(metric) is not None:
+            low, high = (_number(trained, f"{metric}_{end}") for end in ("low", "high"))
+            draws = trained.get("draws")
+            over = f"{draws} draws of the labels and {TEST_IMAGES}" if draws else TEST_IMAGES
+            floor = _number(untrained, metric)
+            value = trained.number(metric)
+            found.append(Row(source.of, metric, value, low, high, floor, over))
     return found
 
 
-def _wanted(params: Params) -> Iterator[tuple[str, ...]]:
-    """(label, file, key inside the encoder's metrics ...)."""
-    yield "linear probe: accuracy", "linear.json", "accuracy"
-    yield "linear probe: ece (lower is better)", "linear.json", "ece"
-    yield "linear probe: ece after temperature scaling", "linear.json", "ece_calibrated"
-    yield "k-NN: accuracy", "knn.json", "accuracy"
+def _sources(params: Params) -> Iterator[_Source]:
+    """Every headline number, in the order of the tables."""
+    linear = layout.metrics("linear")
+    for metric in ("accuracy", "ece", "ece_calibrated"):
+        yield _Source("linear probe", linear, (metric,))
+    yield _Source("k-NN", layout.metrics("knn"), ("accuracy",))
     if params.lowshot.per_class:
         most = max(params.lowshot.per_class)
-        yield f"{most} labels a class: accuracy", "lowshot.json", f"per_class_{most}", "accuracy"
+        keys = (f"per_class_{most}", "accuracy")
+        yield _Source(f"{most} labels per class", layout.metrics("lowshot"), keys)
     for name in params.finetune.datasets:
-        yield f"fine-tuned on {name}: accuracy", f"finetune/{name}.json", "accuracy"
+        yield _Source(f"fine-tuned on {name}", layout.metrics("finetune", name), ("accuracy",))
     for name, distance in params.ood.sets.items():
         for detector in DETECTORS:
-            yield (
-                f"OOD, {name} ({distance}), {detector}: auroc",
-                f"ood/{name}.json",
-                detector,
-                "auroc",
-            )
-    yield "corruption: mean error (lower is better)", "corrupt.json", "mce_unnormalised"
-    yield SIMILARITY, "corrupt.json", "feature_similarity"
+            of = f"OOD, {name} ({distance}), {detector}"
+            yield _Source(of, layout.metrics("ood", name), (detector, "auroc"))
+    for metric in ("mce_unnormalised", "feature_similarity"):
+        yield _Source("corruption", layout.metrics("corrupt"), (metric,))
     for name in params.shift.sets:
-        yield f"shift to {name}: accuracy", f"shift/{name}.json", "accuracy"
+        yield _Source(f"shift to {name}", layout.metrics("shift", name), ("accuracy",))
     for name in params.transfer.targets:
-        yield f"transfer to {name}: accuracy", f"transfer/{name}.json", "accuracy"
+        yield _Source(f"transfer to {name}", layout.metrics("transfer", name), ("accuracy",))
 
 
 def _section(content: Section, *keys: str) -> Section:
@@ -97,5 +123,5 @@ def _section(content: Section, *keys: str) -> Section:
 
 
 def _number(content: Section, key: str) -> float | None:
-    """None where there is none."""
+    """None where it is missing."""
     return None if content.get(key) is None else content.number(key)

@@ -1,10 +1,10 @@
 """report: every number, curve and example of the run on one page that opens offline.
 
-Reads   metrics/, plots/, results/pretrain/views.safetensors, results/ood/<set>/{scores,examples}.safetensors,
-        params.yaml
-Writes  results/report/index.html: text, drawings and images in one file that refers to nothing outside it
+Reads   metrics/, plots/, results/pretrain/{model.json,views.safetensors},
+        results/ood/<set>/{scores,examples}.safetensors, params.yaml
+Writes  results/report/index.html: text, drawings and images in one file without external references
 
-What is missing is named on the page with the command that makes it. The same inputs give the same bytes.
+For missing inputs the page names the commands that make them. The same inputs give the same bytes.
 """
 
 import logging
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prosmin.common import files
 from stages.common.command import run
+from stages.common.layout import REPORT
 from stages.params.load import Params
 from stages.report.inputs import Inputs
 from stages.report.page import page
@@ -21,9 +22,9 @@ log = logging.getLogger(__name__)
 
 def main(params: Params) -> None:
     html = page(Inputs(Path(), params))
-    with files.whole_folder("results/report") as folder:
-        files.write_text(folder / "index.html", html)
-    log.info("results/report/index.html, %.0f kB", len(html.encode()) / 1000)
+    with files.whole_folder(REPORT.parent) as folder:
+        files.write_text(folder / REPORT.name, html)
+    log.info("%s, %.0f kB", REPORT, len(html.encode()) / 1000)
 
 
 if __name__ == "__main__":

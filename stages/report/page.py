@@ -1,21 +1,37 @@
-"""The page itself: gathers tables, figures, pictures and sentences and fills the template ``report.html``."""
+"""The page: collects tables, figures, pictures and sentences and fills a template with them."""
 
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from prosmin.common.files import NUMBER, damaged
+from prosmin.common.encoders import ENCODERS, SHOWN, TRAINED, UNTRAINED
+from prosmin.common.files import NUMBER, Arrays, damaged
+from prosmin.metrics.catalogue import METRICS, VARIANTS, entry_of
+from stages.common import layout
 from stages.common.command import LEFT_OUT
 from stages.params.load import BENCHMARK
-from stages.report import figures, pictures, prediction, prose, tables
+from stages.report import pictures, prediction, prose
+from stages.report.figures import calibration, corruption, lowshot, ood, training
+from stages.report.figures.drawing import COLOURS
+from stages.report.figures.lines import (
+    CALIBRATION_LINES,
+    ENCODER_LINES,
+    Line,
+    detector_line,
+    detectors_drawn,
+)
 from stages.report.inputs import Inputs, made_by
+from stages.report.tables import detection, provenance, results, rows
+from stages.report.tables.detection import OodSet
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(inputs: Inputs) -> str:
     """The whole page as HTML."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -33,21 +49,23 @@ def page(inputs: Inputs) -> str:
 
 
 def _content(inputs: Inputs) -> dict[str, Any]:
-    groups, sets = tables.results(inputs), tables.ood_sets(inputs)
+    """The variables of the template."""
+    groups, sets = results.results(inputs), detection.ood_sets(inputs)
     return {
         "params": inputs.params,
-        "colours": figures.COLOURS,
+        "colours": COLOURS,
+        "untrained": SHOWN[UNTRAINED],
         "method": prose.method(inputs),
         "abstract": prose.abstract(inputs),
         "limits": prose.limits(inputs),
         "cards": prose.cards(inputs),
         "groups": groups,
-        "verdicts": tables.verdicts(groups + tables.as_groups(sets)),
+        "verdicts": rows.verdicts(groups + detection.as_groups(sets)),
         "ood": sets,
-        "weak": tables.weak(sets),
-        "weak_bound": tables.WEAK,
-        "encoder_lines": figures.ENCODER_LINES,
-        "calibration_lines": figures.CALIBRATION_LINES,
+        "weak": detection.weak(sets),
+        "weak_bound": detection.WEAK,
+        "encoder_lines": ENCODER_LINES,
+        "calibration_lines": CALIBRATION_LINES,
         "detector_lines": _detector_lines(sets),
         "training": _training(inputs),
         "reliability": _reliability(inputs),
@@ -57,168 +75,158 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "lowshot": _lowshot(inputs),
         "views": _views(inputs),
         "ood_examples": _ood_examples(inputs, sets),
-        "selections": tables.selections(inputs),
-        "checksums": list(tables.checksums(inputs)),
+        "selections": provenance.selections(inputs),
+        "checksums": list(provenance.checksums(inputs)),
         "quarantined": {
-            name: (inputs.metrics(f"fetch/{name}") or {}).get("quarantined", 0)
+            name: (inputs.metrics(layout.metrics("fetch", name)) or {}).get("quarantined", 0)
             for name in inputs.params.fetch
         },
         "params_text": inputs.params_text(),
+        "metrics": METRICS,
+        "variants": VARIANTS,
     }
 
 
-def _detector_lines(sets: list[tables.OodSet]) -> list[figures.Line]:
-    names = {each.detector for found in sets for each in found.detections}
-    return [figures.detector_line(name) for name in figures.detectors_drawn(names)]
+def _detector_lines(sets: list[OodSet]) -> list[Line]:
+    names = {found.detector for ood_set in sets for found in ood_set.detections}
+    return [detector_line(name) for name in detectors_drawn(names)]
 
 
 def _training(inputs: Inputs) -> dict[str, Any]:
-    loss, diagnostics = inputs.plot("pretrain/loss"), inputs.plot("pretrain/diagnostics")
+    loss, diagnostics = inputs.plot(layout.LOSS), inputs.plot(layout.DIAGNOSTICS)
     if not loss and not diagnostics:
-        return {"missing": made_by("plots/pretrain/loss.csv", "pretrain")}
-    watched = bool(diagnostics) and "knn_accuracy" in diagnostics[0]
+        return {"missing": made_by(layout.LOSS, "pretrain")}
     return {
         "missing": None,
-        "panels": figures.training(loss, diagnostics),
-        "watched": watched,
-        "metrics": inputs.metrics("pretrain"),
+        "panels": training.curves(loss, diagnostics),
+        "watched": bool(diagnostics) and "knn_accuracy" in diagnostics[0],
+        "metrics": inputs.metrics(layout.metrics("pretrain")),
     }
 
 
 def _reliability(inputs: Inputs) -> dict[str, Any]:
-    dataset = inputs.params.dataset
-    rows, panels = inputs.plot("linear/reliability"), []
-    if rows:
-        for encoder, line in figures.ENCODER_LINES.items():
-            panels.append(figures.reliability(rows, encoder, f"{dataset}, {line.label}", encoder))
-    for target in inputs.params.transfer.targets:
-        if found := inputs.plot(f"transfer/{target}"):
-            panels.append(
-                figures.reliability(found, "trained", f"transfer to {target}", f"transfer-{target}")
-            )
-    for name in inputs.params.shift.sets:
-        if found := inputs.plot(f"shift/{name}"):
-            panels.append(
-                figures.reliability(found, "trained", f"probe on {name}", f"shift-{name}")
-            )
-    for name in inputs.params.finetune.datasets:
-        if found := inputs.plot(f"finetune/{name}"):
-            panels.append(
-                figures.reliability(found, "trained", f"fine-tuned on {name}", f"finetune-{name}")
-            )
-    missing = None if rows else inputs.absent("plots/linear/reliability.csv", "linear")
+    params, panels = inputs.params, []
+    diagrams = [
+        (layout.RELIABILITY, encoder, f"{params.dataset}, {line.label}", encoder)
+        for encoder, line in ENCODER_LINES.items()
+    ]
+    for stage, names, title in (
+        ("transfer", params.transfer.targets, "transfer to"),
+        ("shift", params.shift.sets, "probe on"),
+        ("finetune", params.finetune.datasets, "fine-tuned on"),
+    ):
+        diagrams += [
+            (layout.plot(stage, name), TRAINED, f"{title} {name}", f"{stage}-{name}")
+            for name in names
+        ]
+    for path, encoder, title, name in diagrams:
+        if found := inputs.plot(path):
+            panels.append(calibration.reliability(found, encoder, title, name))
+    missing = None
+    if not inputs.plot(layout.RELIABILITY):
+        missing = inputs.absent(layout.RELIABILITY, "linear")
     return {"missing": missing, "panels": panels}
 
 
-def _roc(inputs: Inputs, sets: list[tables.OodSet]) -> dict[str, Any]:
+def _roc(inputs: Inputs, sets: list[OodSet]) -> dict[str, Any]:
     panels, missing = [], []
-    for each in sets:
-        rows = inputs.plot(f"ood/{each.name}")
-        if rows:
-            aurocs = {
-                detection.detector: detection.auroc.trained.value for detection in each.detections
-            }
-            panels.append(figures.roc(rows, each.name, each.distance, aurocs))
+    for ood_set in sets:
+        path = layout.plot("ood", ood_set.name)
+        if curves := inputs.plot(path):
+            aurocs = {found.detector: found.auroc.trained.value for found in ood_set.detections}
+            panels.append(ood.roc(curves, ood_set.name, ood_set.distance, aurocs))
         else:
-            missing.append(made_by(f"plots/ood/{each.name}.csv", "ood", each.name))
+            missing.append(made_by(path, "ood", ood_set.name))
     return {"panels": panels, "missing": missing}
 
 
 def _of_encoders(metrics: dict[str, Any] | None, name: str) -> dict[str, float]:
-    """One metric by encoder, of those encoders that have it."""
-    parts = {encoder: (metrics or {}).get(encoder) or {} for encoder in figures.ENCODER_LINES}
+    """One metric by encoder; an encoder without it is left out."""
+    parts = {encoder: (metrics or {}).get(encoder) or {} for encoder in ENCODERS}
     return {encoder: part[name] for encoder, part in parts.items() if name in part}
 
 
 def _corruption(inputs: Inputs) -> dict[str, Any]:
-    rows, metrics = inputs.plot("corrupt/accuracy"), inputs.metrics("corrupt") or {}
-    if not rows:
-        return {"missing": inputs.absent("plots/corrupt/accuracy.csv", "corrupt")}
-    clean, clean_ece = (
-        _of_encoders(metrics, "accuracy_clean"),
-        _of_encoders(inputs.metrics("linear"), "ece"),
-    )
-    benchmark = [
-        row for row in rows if row["type"] in BENCHMARK
-    ] or rows  # the extra types are kept apart
-    alike = dict.fromkeys(figures.ENCODER_LINES, 1.0)  # an image to itself
-    columns = {
-        "accuracy": ("Accuracy, mean over types", clean),
-        "ece": ("ECE, mean over types", clean_ece),
-        "feature_similarity": ("Feature similarity, mean over types", alike),
+    cells = inputs.plot(layout.CORRUPTION_ACCURACY)
+    metrics = inputs.metrics(layout.metrics("corrupt")) or {}
+    if not cells:
+        return {"missing": inputs.absent(layout.CORRUPTION_ACCURACY, "corrupt")}
+    # Means are over the types of the benchmark; the extra types are kept apart.
+    benchmark = [cell for cell in cells if cell["type"] in BENCHMARK] or cells
+    without = {
+        "accuracy": _of_encoders(metrics, "accuracy_clean"),
+        "ece": _of_encoders(inputs.metrics(layout.metrics("linear")), "ece"),
+        "feature_similarity": dict.fromkeys(ENCODERS, 1.0),  # of an image to itself
     }
-    measured = {name: each for name, each in columns.items() if rows[0].get(name, "") != ""}
+    measured = {name: clean for name, clean in without.items() if cells[0].get(name, "") != ""}
     by_type = next(iter(measured))
     return {
         "missing": None,
         "means": [
-            figures.severity(benchmark, at_zero, name, title)
-            for name, (title, at_zero) in measured.items()
+            corruption.severity(benchmark, clean, name, f"{entry_of(name).title}, mean over types")
+            for name, clean in measured.items()
         ],
-        "types": figures.corruption_types(rows, measured[by_type][1], by_type),
+        "types": corruption.by_type(cells, measured[by_type], by_type),
         "left_out": metrics.get(LEFT_OUT, ""),
         "generated": inputs.params.corrupt.source == "generated",
-        "note": tables.tested(metrics),
+        "note": results.tested(metrics),
     }
 
 
 def _lowshot(inputs: Inputs) -> dict[str, Any]:
-    metrics, draws = inputs.metrics("lowshot"), inputs.plot("lowshot/accuracy")
+    path = layout.metrics("lowshot")
+    metrics, draws = inputs.metrics(path), inputs.plot(layout.LOWSHOT_DRAWS)
     if not metrics or not draws:
-        return {"missing": inputs.absent("metrics/lowshot.json", "lowshot")}
-    full = _of_encoders(inputs.metrics("linear"), "accuracy")
-    first = next(iter(metrics["trained"].values()))
+        return {"missing": inputs.absent(path, "lowshot")}
+    full = _of_encoders(inputs.metrics(layout.metrics("linear")), "accuracy")
     return {
         "missing": None,
-        "panel": figures.lowshot(metrics, draws, full),
-        "draws": first["draws"],
+        "panel": lowshot.accuracy(metrics, draws, full),
+        "draws": next(iter(metrics[TRAINED].values()))["draws"],
         "full": full,
-        "n": tables.whole_test_split(inputs),
+        "n": results.whole_test_split(inputs),
     }
 
 
 def _views(inputs: Inputs) -> dict[str, Any]:
-    arrays = inputs.arrays("pretrain/views")
+    arrays = inputs.arrays(layout.VIEWS)
     if not arrays:
-        return {"missing": made_by("results/pretrain/views.safetensors", "pretrain")}
+        return {"missing": made_by(layout.VIEWS, "pretrain")}
     arrays.check({"images": ("uint8", "nCHW"), "views": ("uint8", "nVCHW")})
     return {"missing": None, "rows": pictures.views(arrays, inputs.params.report.examples)}
 
 
-def _ood_examples(inputs: Inputs, sets: list[tables.OodSet]) -> list[dict[str, Any]]:
-    """A strip for each OOD set, and before them one of in-distribution images, which is the same for all."""
-    known, found = [], []
-    for each in sets:
-        examples, scores = (
-            inputs.arrays(f"ood/{each.name}/examples"),
-            inputs.arrays(f"ood/{each.name}/scores"),
-        )
+def _ood_examples(inputs: Inputs, sets: list[OodSet]) -> list[dict[str, Any]]:
+    """One strip of images per OOD set, after a strip of in-distribution images.
+
+    The in-distribution images are the same for all sets.
+    """
+    known: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    limit = inputs.params.report.examples
+    for ood_set in sets:
+        strip: dict[str, Any] = {"title": ood_set.name, "note": ood_set.distance, "missing": None}
+        path = layout.ood_examples(ood_set.name)
+        examples, scores = inputs.arrays(path), inputs.arrays(layout.ood_scores(ood_set.name))
         if not examples or not scores:
-            missing = made_by(f"results/ood/{each.name}/examples.safetensors", "ood", each.name)
-            found.append(
-                {"title": each.name, "note": each.distance, "missing": missing, "examples": []}
-            )
+            missing = made_by(path, "ood", ood_set.name)
+            found.append(strip | {"missing": missing, "examples": []})
             continue
-        for prefix, kind in (("id_", "id"), ("", "ood")):
-            scores.check({key: (NUMBER, "N") for key in scores if key.endswith(f".{kind}")})
-            examples.check({f"{prefix}images": ("uint8", "nCHW"), f"{prefix}index": (NUMBER, "n")})
-            rows = len(scores[f"trained.knn.{kind}"])
-            if not all(0 <= row < rows for row in examples[f"{prefix}index"].tolist()):
-                why = f"{prefix}index has a number that is none of {rows} test images"
-                raise damaged(f"results/ood/{each.name}/examples.safetensors", why)
-        limit = inputs.params.report.examples
+        _check_examples(path, examples, scores)
         if not known:
-            strip = pictures.examples(examples, scores, "id", limit)
-            known = [
-                {
-                    "title": inputs.params.dataset,
-                    "note": "in distribution",
-                    "missing": None,
-                    "examples": strip,
-                }
-            ]
-        strip = pictures.examples(examples, scores, "ood", limit)
-        found.append(
-            {"title": each.name, "note": each.distance, "missing": None, "examples": strip}
-        )
+            shown = pictures.examples(examples, scores, "id", limit)
+            title = {"title": inputs.params.dataset, "note": "in distribution"}
+            known = [strip | title | {"examples": shown}]
+        found.append(strip | {"examples": pictures.examples(examples, scores, "ood", limit)})
     return known + found
+
+
+def _check_examples(path: Path, examples: Arrays, scores: Arrays) -> None:
+    """Raise ``UserError`` unless the images of a set belong to its scores."""
+    for prefix, kind in (("id_", "id"), ("", "ood")):
+        scores.check({key: (NUMBER, "N") for key in scores if key.endswith(f".{kind}")})
+        examples.check({f"{prefix}images": ("uint8", "nCHW"), f"{prefix}index": (NUMBER, "n")})
+        count = len(scores[f"{TRAINED}.knn.{kind}"])
+        if not all(0 <= place < count for place in examples[f"{prefix}index"].tolist()):
+            why = f"{prefix}index has a number that is none of {count} test images"
+            raise damaged(path, why)

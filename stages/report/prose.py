@@ -1,14 +1,18 @@
-"""Numbers as the report writes them, and its sentences that are made of numbers."""
+"""Numbers as text, and the sentences of the report that contain numbers."""
 
 from pathlib import Path
 
+from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
+from prosmin.metrics.catalogue import entry_of
+from stages.common import layout
 from stages.params.load import BENCHMARK
-from stages.report.figures import detector_line
+from stages.report.figures.lines import detector_line
 from stages.report.inputs import Inputs
-from stages.report.tables import Row, Value, ood_sets, ranges, row
+from stages.report.tables.detection import ood_sets, ranges
+from stages.report.tables.rows import Row, Value, row
 
 MINUS = "\u2212"
-TO = "\u2060\u2013\u2060"  # an en dash at which no line is broken
+TO = "\u2060\u2013\u2060"  # an en dash without a line break
 
 METHODS = {
     "prosmin": "ProSMIN",
@@ -21,30 +25,32 @@ METHODS = {
     "vicreg": "VICReg",
 }
 
-# The detectors that the abstract names; the table has all of them.
+# The abstract names these detectors; the table has all.
 ABSTRACT_DETECTORS = ("knn", "mahalanobis", "sigma")
 
 
 def number(found: float, digits: int = 3) -> str:
+    """A number with a fixed number of decimals."""
     return f"{found:.{digits}f}".replace("-", MINUS)
 
 
 def score(found: float) -> str:
-    """A score of any size."""
+    """A score of any size, with three significant digits or three decimals."""
     return f"{found:{'.3f' if 0.001 <= abs(found) < 10 else '.3g'}}".replace("-", MINUS)
 
 
 def percent(share: float) -> str:
+    """A share in [0, 1] as per cent."""
     return f"{100 * share:.1f}\u00a0%"
 
 
 def whole(count: float) -> str:
-    """With a narrow space between thousands."""
+    """A whole number with a narrow space between thousands."""
     return f"{count:,.0f}".replace(",", "\u202f")
 
 
 def interval(found: Value, digits: int = 3) -> str:
-    """``low-high``, empty where there is none."""
+    """The interval as ``low-high``, empty where the value has none."""
     return (
         ""
         if found.low is None or found.high is None
@@ -60,13 +66,13 @@ def _percent_interval(found: Value) -> str:
     )
 
 
-def _row(inputs: Inputs, name: str, metric: str, section: str = "") -> Row | None:
-    content = inputs.metrics(name)
-    return row(content, metric, metric, section) if content else None
+def _row(inputs: Inputs, stage: str, metric: str, section: str = "") -> Row | None:
+    content = inputs.metrics(layout.metrics(stage))
+    return row(content, metric, section=section) if content else None
 
 
 def abstract(inputs: Inputs) -> str:
-    """One paragraph: what was trained on what, and the headline numbers beside their floor."""
+    """One paragraph: encoder, dataset and headline numbers, with those of the untrained encoder."""
     sentences = (
         _pretraining(inputs),
         _probe(inputs),
@@ -78,13 +84,14 @@ def abstract(inputs: Inputs) -> str:
 
 
 def method(inputs: Inputs) -> str:
-    """What the numbers are of, in a word or two."""
+    """The name of the objective, or of the encoder where its weights come from elsewhere."""
     settings = inputs.params.pretrain
     return settings.encoder.name if settings.external else METHODS[settings.objective.name]
 
 
 def _pretraining(inputs: Inputs) -> str:
-    settings, trained = inputs.params.pretrain, inputs.metrics("pretrain")
+    settings, trained = inputs.params.pretrain, inputs.metrics(layout.metrics("pretrain"))
+    dataset, name = inputs.params.dataset, settings.encoder.name
     colour = "grey" if settings.channels == 1 else "colour"
     size = f"{settings.image_size} × {settings.image_size} {colour} pixels"
     if settings.external:
@@ -94,39 +101,38 @@ def _pretraining(inputs: Inputs) -> str:
         )
         count = f" of {whole(trained.number('encoder_parameters'))} parameters" if trained else ""
         return (
-            f"A {settings.encoder.name}{count} was taken as others have trained it ({source}) and evaluated on images of "
-            f"{inputs.params.dataset} ({size})."
+            f"A {name}{count} with weights trained by others ({source}) was evaluated on images of "
+            f"{dataset} ({size})."
         )
     if not trained:
-        return f"A {settings.encoder.name} is to be pretrained by {method(inputs)} on images of {inputs.params.dataset} ({size})."
+        return f"A {name} is to be pretrained by {method(inputs)} on images of {dataset} ({size})."
+    parameters, images = (whole(trained.number(key)) for key in ("encoder_parameters", "images"))
     return (
-        f"A {settings.encoder.name} of {whole(trained.number('encoder_parameters'))} parameters was pretrained by {method(inputs)} "
-        f"for {trained.number('epochs')} epochs on {whole(trained.number('images'))} images of {inputs.params.dataset} ({size}), "
-        "their labels unseen."
+        f"A {name} of {parameters} parameters was pretrained by {method(inputs)} for "
+        f"{trained.number('epochs')} epochs on {images} images of {dataset} ({size}), without "
+        "labels."
     )
 
 
 def _weights(inputs: Inputs) -> str:
-    """A file of weights by its name and checksum: where it lies on this machine is nothing to a reader."""
-    made = inputs.origin().section("external")
-    return (
-        f"{made['weights']}, SHA-256 {made['sha256']}"
-        if made
-        else Path(inputs.params.pretrain.external.path).name
-    )
+    """The name and checksum of a file of weights, without its folder on this machine."""
+    if made := inputs.origin().section("external"):
+        return f"{made['weights']}, SHA-256 {made['sha256']}"
+    external = inputs.params.pretrain.external
+    return Path(external.path).name if external and external.source == "file" else ""
 
 
 def _probe(inputs: Inputs) -> str:
     found = _row(inputs, "linear", "accuracy")
     if not found:
         return ""
-    n = inputs.metrics("linear")["trained"].number("n")
-    said = f"A linear probe on its frozen features is right on {percent(found.trained.value)} of {whole(n)} test images"
-    said += _percent_interval(found.trained)
+    n = inputs.metrics(layout.metrics("linear"))[TRAINED].number("n")
+    said = (
+        f"A linear probe on its frozen features is right on {percent(found.trained.value)} of "
+        f"{whole(n)} test images{_percent_interval(found.trained)}"
+    )
     if found.random:
-        said += (
-            "; on the features of the same network at its random initial weights it is right on "
-        )
+        said += f"; on the features of the {SHOWN[UNTRAINED]} network it is right on "
         said += percent(found.random.value) + _percent_interval(found.random)
     return f"{said}."
 
@@ -135,7 +141,9 @@ def _few_labels(inputs: Inputs) -> str:
     few = max(inputs.params.lowshot.per_class, default=0)
     found = _row(inputs, "lowshot", "accuracy", f"per_class_{few}")
     return (
-        f"From {_labels(few)} a class the mean is {percent(found.trained.value)}." if found else ""
+        f"From {_labels(few)} per class the mean is {percent(found.trained.value)}."
+        if found
+        else ""
     )
 
 
@@ -145,7 +153,7 @@ def _labels(count: int) -> str:
 
 def _ood(inputs: Inputs) -> str:
     sets = ood_sets(inputs)
-    found, evaluated = ranges(sets), sum(bool(each.detections) for each in sets)
+    found, evaluated = ranges(sets), sum(bool(ood_set.detections) for ood_set in sets)
     spans = [
         f"{found[name][0]:.2f}{TO}{found[name][1]:.2f} by {detector_line(name).label}"
         for name in ABSTRACT_DETECTORS
@@ -170,25 +178,27 @@ def _corruption(inputs: Inputs) -> str:
 
 
 def limits(inputs: Inputs) -> str:
+    """The limits of what the numbers tell."""
     return (
-        f"One seed ({inputs.params.seed}); intervals are over test samples (few labels: over draws of the labels too). "
-        "They say nothing of how much another seed would change. What this run selected by itself, it selected on "
-        "held-out training data."
+        f"One seed ({inputs.params.seed}). Intervals cover the choice of test images (few labels: "
+        "the draw of the labels too), not the change from one seed to another. All settings that "
+        "this run selected were selected on held-out training data."
     )
 
 
 def cards(inputs: Inputs) -> list[tuple[str, str, str, str]]:
-    """The few numbers to read first: (title, value, its interval, the floor)."""
+    """The numbers to read first: (title, value, interval, value of the untrained encoder)."""
     few = max(inputs.params.lowshot.per_class, default=0)
+    accuracy, error = entry_of("accuracy"), entry_of("mce_unnormalised")
     wanted = [
-        ("Linear probe accuracy", _row(inputs, "linear", "accuracy")),
-        ("k-NN accuracy", _row(inputs, "knn", "accuracy")),
+        (f"Linear probe {accuracy.label}", _row(inputs, "linear", "accuracy")),
+        (f"k-NN {accuracy.label}", _row(inputs, "knn", "accuracy")),
         (
-            f"Accuracy, {_labels(few)} a class",
+            f"{accuracy.title}, {_labels(few)} per class",
             _row(inputs, "lowshot", "accuracy", f"per_class_{few}"),
         ),
-        ("ECE after temperature", _row(inputs, "linear", "ece_calibrated")),
-        ("Mean error, corrupted", _row(inputs, "corrupt", "mce_unnormalised")),
+        (entry_of("ece_calibrated").title, _row(inputs, "linear", "ece_calibrated")),
+        (f"{error.title}, corrupted", _row(inputs, "corrupt", "mce_unnormalised")),
     ]
     return [
         (

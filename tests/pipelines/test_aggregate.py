@@ -108,7 +108,8 @@ def test_an_interval_over_seeds_stays_in_the_range_and_has_the_width_that_the_te
             for value in values
         ]
         return [
-            Row("auroc", value, *each, None, True) for value, each in zip(values, ends, strict=True)
+            Row("OOD", "auroc", value, *interval, None)
+            for value, interval in zip(values, ends, strict=True)
         ]
 
     spread = [0.97, 0.98, 0.96, 0.82, 0.71]
@@ -143,9 +144,9 @@ def test_better_is_better_whatever_a_dataset_is_called(tmp_path):
     verdicts = {label: line.strip(" |").rpartition("| ")[2] for label, line in said.items()}
     assert verdicts == {
         "linear probe: accuracy": "better",
-        "linear probe: ece (lower is better)": "worse",
-        "linear probe: ece after temperature scaling": "worse",
-        "OOD, receipts (far), knn: auroc": "better",
+        "linear probe: ECE (lower is better)": "worse",
+        "linear probe: ECE, calibrated (lower is better)": "worse",
+        "OOD, receipts (far), knn: AUROC": "better",
         "corruption: mean error (lower is better)": "worse",
         "transfer to pieces: accuracy": "better",
         "transfer to accuracy: accuracy": "better",

@@ -87,8 +87,8 @@ def test_it_runs_the_stages_and_ends_with_table_and_report(project):
     assert "two ran" in out
     assert out[-5:] == [
         "",
-        "                        trained  95 % interval  random init",
-        "linear probe: accuracy    0.975  0.960 - 0.990        0.875",
+        "                        trained  95 % interval  untrained",
+        "linear probe: accuracy    0.975  0.960 - 0.990      0.875",
         "",
         "Report: results/report/index.html",
     ]

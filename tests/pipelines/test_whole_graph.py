@@ -116,13 +116,13 @@ def compared(said: str, folder: Path) -> None:
         elif line.strip().startswith("workspace"):
             blocks[label] = line.split()
     changed = [
-        blocks.pop(f"OOD, digits (far), {detector}: auroc") for detector in ("knn", "combined")
+        blocks.pop(f"OOD, digits (far), {detector}: AUROC") for detector in ("knn", "combined")
     ]
     assert any(float(words[5]) != 0 for words in changed)
     assert {tuple(words[5:9]) for words in blocks.values()} == {
         ("+0.0000", "+0.0000", "-", "+0.0000")
     }
-    assert {"linear probe: accuracy", "k-NN: accuracy", "OOD, digits (far), msp: auroc"} <= set(
+    assert {"linear probe: accuracy", "k-NN: accuracy", "OOD, digits (far), msp: AUROC"} <= set(
         blocks
     )
     for name, value in (("main", "metrics/linear.json"), ("workspace", "metrics/knn.json")):

@@ -23,6 +23,7 @@ from prosmin.common.files import (
     write_csv,
     write_json,
 )
+from prosmin.metrics.catalogue import METRICS
 from stages import (
     corrupt,
     embed,
@@ -39,11 +40,11 @@ from stages import (
 )
 from stages.params.load import load
 from stages.report import __main__ as report
-from stages.report.figures import COLOURS
+from stages.report.figures.drawing import COLOURS
 from stages.report.inputs import Inputs
 from stages.report.page import page
 from stages.report.pictures import evenly, examples, picture
-from stages.report.tables import Row, Value
+from stages.report.tables.rows import Row, Value
 from tests.conftest import BROWSERS
 from tests.stages.test_shift import faint
 
@@ -194,7 +195,7 @@ def test_an_external_encoder_is_named_and_has_no_sections_on_its_training(folder
     assert "/home/somebody" not in html and "mCE, errors.json = 1" in found.text
     assert (
         "resnet18 on digits" in found.text
-        and "as others have trained it (theirs.safetensors)" in found.text
+        and "with weights trained by others (theirs.safetensors)" in found.text
     )
     sections = {attributes["id"] for tag, attributes in found.tags if tag == "section"}
     assert sections == SECTIONS - {"training", "views"}
@@ -205,7 +206,7 @@ def test_an_external_encoder_is_named_and_has_no_sections_on_its_training(folder
 def test_fine_tuning_and_shifted_images_have_their_rows(finished, html):
     text = Tags(html).text.replace("\u2060", "")
     for name, few in (
-        ("finetune/digits", "accuracy, 2 a class (20)"),
+        ("finetune/digits", "accuracy, 2 per class (20)"),
         ("shift/elsewhere", "accuracy on digits, same classes"),
     ):
         found = read_json(finished / f"metrics/{name}.json")["trained"]
@@ -348,10 +349,10 @@ def test_the_prediction_is_shown_for_each_condition_with_its_intervals(finished,
 
 def test_an_ood_set_that_overlaps_the_training_images_is_marked(folder, html):
     facts = read_json("metrics/ood/patches.json")
-    assert "training images of digits: these" not in Tags(html).text
+    assert "to training images of digits" not in Tags(html).text
     write_json("metrics/ood/patches.json", facts | {"n_seen_in_training": 7})
     assert (
-        "7 of its 60 images are, to the pixel, training images of digits: these numbers are not"
+        "7 of its 60 images are identical, pixel by pixel, to training images of digits: do not trust"
         in Tags(build()).text
     )
 
@@ -375,19 +376,29 @@ def test_poor_auroc_is_named_in_a_sentence(folder):
 
 
 @pytest.mark.parametrize(
-    "trained, random, higher_is_better, verdict",
+    "trained, random, metric, verdict",
     [
-        (Value(0.9, 0.8, 0.95), Value(0.5, 0.4, 0.6), True, "better"),
-        (Value(0.9, 0.8, 0.95), Value(0.5, 0.4, 0.6), False, "worse"),
-        (Value(0.1, 0.05, 0.2), Value(0.5, 0.4, 0.6), False, "better"),
-        (Value(0.1, 0.05, 0.2), Value(0.5, 0.4, 0.6), True, "worse"),
-        (Value(0.5, 0.3, 0.7), Value(0.6, 0.7, 0.8), True, "overlap"),
-        (Value(0.5, None, None), Value(0.6, 0.7, 0.8), True, ""),
-        (Value(0.5, 0.4, 0.6), None, True, ""),
+        (Value(0.9, 0.8, 0.95), Value(0.5, 0.4, 0.6), "accuracy", "better"),
+        (Value(0.9, 0.8, 0.95), Value(0.5, 0.4, 0.6), "ece", "worse"),
+        (Value(0.1, 0.05, 0.2), Value(0.5, 0.4, 0.6), "ece", "better"),
+        (Value(0.1, 0.05, 0.2), Value(0.5, 0.4, 0.6), "accuracy", "worse"),
+        (Value(0.5, 0.3, 0.7), Value(0.6, 0.7, 0.8), "accuracy", "overlap"),
+        (Value(0.5, None, None), Value(0.6, 0.7, 0.8), "accuracy", ""),
+        (Value(0.5, 0.4, 0.6), None, "accuracy", ""),
+        (Value(0.5, 0.4, 0.6), Value(1.0, 1.0, 1.0), "mce", ""),
     ],
 )
-def test_verdict_says_only_whether_intervals_overlap(trained, random, higher_is_better, verdict):
-    assert Row("accuracy", "", trained, random, higher_is_better, 1.0).verdict == verdict
+def test_verdict_says_only_whether_intervals_overlap(trained, random, metric, verdict):
+    assert Row(metric, "", trained, random, 1.0).verdict == verdict
+
+
+def test_every_metric_is_defined_on_the_page_and_the_untrained_encoder_has_one_name(html):
+    text = Tags(html).text
+    for entry in METRICS:
+        assert f"{entry.name} {entry.definition}" in text
+    assert "untrained" in text
+    for word in ("random init,", "random initialisation", "random encoder", "floor"):
+        assert word not in text.partition("params.yaml, as it was run")[0]
 
 
 def test_files_of_datasets_that_params_no_longer_name_are_left_out(folder):

@@ -20,8 +20,10 @@ def test_a_row_holds_the_value_its_interval_and_the_floor(tmp_path):
         both(accuracy=0.97, accuracy_low=0.95, accuracy_high=0.98, ece=0.02),
     )
     accuracy, ece = rows(PARAMS, tmp_path)
-    assert accuracy == Row("linear probe: accuracy", 0.97, 0.95, 0.98, 0.5, True)
-    assert ece == Row("linear probe: ece (lower is better)", 0.02, None, None, 0.5, False)
+    assert accuracy == Row("linear probe", "accuracy", 0.97, 0.95, 0.98, 0.5)
+    assert accuracy.label == "linear probe: accuracy" and accuracy.entry.higher_is_better
+    assert ece == Row("linear probe", "ece", 0.02, None, None, 0.5)
+    assert ece.label == "linear probe: ECE (lower is better)"
 
 
 def test_every_stage_has_its_rows_in_the_order_of_params(tmp_path):
@@ -41,14 +43,14 @@ def test_every_stage_has_its_rows_in_the_order_of_params(tmp_path):
     write_json(tmp_path / "transfer" / "patches.json", both(accuracy=0.99))
     assert [row.label for row in rows(PARAMS, tmp_path)] == [
         "linear probe: accuracy",
-        "linear probe: ece (lower is better)",
-        "linear probe: ece after temperature scaling",
+        "linear probe: ECE (lower is better)",
+        "linear probe: ECE, calibrated (lower is better)",
         "k-NN: accuracy",
-        "10 labels a class: accuracy",
-        "OOD, digits_halves (near), knn: auroc",
-        "OOD, patches (far), mahalanobis: auroc",
-        "OOD, patches (far), knn: auroc",
-        "OOD, patches (far), sigma: auroc",
+        "10 labels per class: accuracy",
+        "OOD, digits_halves (near), knn: AUROC",
+        "OOD, patches (far), mahalanobis: AUROC",
+        "OOD, patches (far), knn: AUROC",
+        "OOD, patches (far), sigma: AUROC",
         "corruption: mean error (lower is better)",
         "transfer to patches: accuracy",
     ]
@@ -63,12 +65,12 @@ def test_metrics_of_datasets_no_longer_named_are_left_out(tmp_path):
 def test_the_table_is_aligned_and_leaves_blank_what_is_unmeasured():
     text = table(
         [
-            Row("a", 0.9712, 0.95, 0.98, 0.5, True),
-            Row("a longer name", 12.0, None, None, None, True),
+            Row("a", "accuracy", 0.9712, 0.95, 0.98, 0.5),
+            Row("a longer name", "accuracy", 12.0, None, None, None),
         ]
     )
     assert [line.rstrip() for line in text.splitlines()] == [
-        "               trained  95 % interval  random init",
-        "a                0.971  0.950 - 0.980        0.500",
-        "a longer name   12.000",
+        "                         trained  95 % interval  untrained",
+        "a: accuracy                0.971  0.950 - 0.980      0.500",
+        "a longer name: accuracy   12.000",
     ]

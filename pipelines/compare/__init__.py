@@ -1,0 +1,1 @@
+"""Runs side by side, with intervals of their differences."""

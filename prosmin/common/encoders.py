@@ -1,0 +1,8 @@
+"""The two encoders of every evaluation, their keys in files and their names on pages."""
+
+# Keys in metrics/, plots/ and results/. The second is the same network before training: the floor
+# beside every number.
+TRAINED, UNTRAINED = ENCODERS = ("trained", "random")
+
+# The same two as terminal, report, model card and dashboard call them.
+SHOWN = {TRAINED: "trained", UNTRAINED: "untrained"}

@@ -1,0 +1,62 @@
+"""Where stages write and others read: paths of results, metrics and plots, relative to the project.
+
+A stage with several items (``ood`` of each OOD set) has a file or folder per item.
+"""
+
+from pathlib import Path
+
+METRICS, PLOTS, RESULTS = Path("metrics"), Path("plots"), Path("results")
+
+
+def results(stage: str, item: str = "") -> Path:
+    """The folder of a stage: ``results/<stage>`` or ``results/<stage>/<item>``."""
+    return RESULTS / stage / item
+
+
+def metrics(stage: str, item: str = "") -> Path:
+    """The numbers of a stage: ``metrics/<stage>.json`` or ``metrics/<stage>/<item>.json``."""
+    return METRICS / (f"{stage}/{item}.json" if item else f"{stage}.json")
+
+
+def plot(stage: str, name: str) -> Path:
+    """A curve of a stage: ``plots/<stage>/<name>.csv``. name: of the item or of the curve."""
+    return PLOTS / stage / f"{name}.csv"
+
+
+PRETRAINED = results("pretrain")
+DESCRIPTION = PRETRAINED / "model.json"
+VIEWS = PRETRAINED / "views.safetensors"
+ENCODER_WEIGHTS = PRETRAINED / "encoder.safetensors"
+LOSS, DIAGNOSTICS = plot("pretrain", "loss"), plot("pretrain", "diagnostics")
+RELIABILITY = plot("linear", "reliability")
+LOWSHOT_DRAWS = plot("lowshot", "accuracy")
+CORRUPTION_ACCURACY = plot("corrupt", "accuracy")
+KNN_GRID = plot("knn", "grid")
+EXPORT = results("export")
+REPORT = results("report") / "index.html"
+COMPARISON = results("compare") / "index.html"
+
+
+def features(dataset: str, encoder: str) -> Path:
+    """The features of a dataset by one of ``prosmin.common.encoders.ENCODERS``."""
+    return results("embed", dataset) / f"{encoder}.safetensors"
+
+
+def probe(encoder: str) -> Path:
+    """The linear probe of one encoder."""
+    return results("linear") / f"{encoder}.safetensors"
+
+
+def ood_scores(name: str) -> Path:
+    """The scores of every detector on an OOD set and on the in-distribution test images."""
+    return results("ood", name) / "scores.safetensors"
+
+
+def ood_examples(name: str) -> Path:
+    """The images that the report shows of an OOD set."""
+    return results("ood", name) / "examples.safetensors"
+
+
+def prediction_scores(dataset: str) -> Path:
+    """The scores of a dataset's images by the predicted distribution."""
+    return results("prediction", dataset) / "scores.safetensors"

@@ -1,0 +1,57 @@
+"""Colours, dashes and names of encoders and detectors, the same in every figure."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
+from prosmin.evaluation.ood_scores import DETECTORS
+
+
+class Line(NamedTuple):
+    """The look of an encoder or a detector in every figure.
+
+    colour: name in ``drawing.COLOURS``. dash, marker: as matplotlib names them.
+    """
+
+    label: str
+    colour: str
+    dash: str | tuple[int, tuple[float, ...]] = "-"
+    marker: str = "o"
+
+    @property
+    def css_dash(self) -> str:
+        """The dash as the stroke-dasharray of SVG."""
+        dashes = {"-": "none", "--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5"}
+        return (
+            dashes[self.dash]
+            if isinstance(self.dash, str)
+            else " ".join(f"{part:g}" for part in self.dash[1])
+        )
+
+
+ENCODER_LINES = {
+    TRAINED: Line(SHOWN[TRAINED], "trained"),
+    UNTRAINED: Line(SHOWN[UNTRAINED], "random", "--", "s"),
+}
+CALIBRATION_LINES = {
+    "raw": Line("raw", "red", "--", "s"),
+    "calibrated": Line("after temperature scaling", "trained"),
+}
+
+
+def detector_line(name: str) -> Line:
+    """The line of a detector. A detector that the registry lacks has its name as label, in ink."""
+    entry = DETECTORS.get(name)
+    return Line(entry.label, entry.colour, entry.dash) if entry else Line(name, "ink", "-")
+
+
+def detectors_of(names: Iterable[str]) -> list[str]:
+    """The detectors without repetition: those of the registry in its order, then others by name."""
+    found = set(names)
+    known = [name for name in DETECTORS if name in found]
+    return known + sorted(found - set(known))
+
+
+def detectors_drawn(names: Iterable[str]) -> list[str]:
+    """The detectors of ``detectors_of`` that figures show; with all, no curve would stand out."""
+    return [name for name in detectors_of(names) if name not in DETECTORS or DETECTORS[name].drawn]

@@ -1,0 +1,1 @@
+"""The tables of the report: metrics in, rows of values, intervals and verdicts out."""
