@@ -63,7 +63,8 @@ def code_of(stage: str, root: Path = Path()) -> list[str]:
     }
     if (root / "stages" / stage).is_dir():  # templates and styles beside its modules
         files |= {path.relative_to(root) for path in _content(root / "stages" / stage, root)}
-    for folder in {path.parent for path in files if len(path.parts) > 2}:
+    # Sorted, so that a folder comes before the folders inside it.
+    for folder in sorted({path.parent for path in files if len(path.parts) > 2}):
         inside = {path.relative_to(root) for path in _content(root / folder, root)}
         if len(inside) >= SMALLEST and inside <= files:
             files = files - inside | {folder}
