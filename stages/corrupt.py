@@ -1,43 +1,48 @@
 """corrupt: accuracy and calibration of the linear probe, and features, on corrupted test images.
 
-Reads   data/<dataset>, results/pretrain, results/linear, and what corrupt.path, frost and reference name
-Writes  metrics/corrupt.json: for each encoder accuracy_clean; over the types of the benchmark mce_unnormalised, mce and
-            relative_mce (``prosmin.metrics.corruption_error``) and ece_severity_<s>, the mean over types of the uncalibrated ECE; over
-            the extra types mce_unnormalised_extra; error: the mean over severities for each type; how many types of
-            the benchmark there are; feature_similarity; and of which images all that is: dataset, source, severities, n, of
-            generated ones a checksum of the clean images. A ratio that its reference leaves undefined is null.
-        plots/corrupt/accuracy.csv: accuracy, ECE and feature similarity for each encoder, type and severity
+Reads   data/<dataset>, results/pretrain, results/linear, and the paths of corrupt.path,
+        corrupt.frost and corrupt.reference
+Writes  metrics/corrupt.json, for each encoder:
+            accuracy_clean: accuracy on clean images
+            mce_unnormalised, mce, relative_mce: over the types of the benchmark
+                (``prosmin.metrics.corruption_error``); a ratio that its reference leaves undefined
+                is null
+            ece_severity_<s>: mean over types of the uncalibrated ECE
+            mce_unnormalised_extra: over the extra types
+            error: per type the mean over severities
+            feature_similarity: between corrupted and clean images
+            benchmark_types: number of types of the benchmark
+            dataset, source, severities, n: which images were measured; images: of generated ones,
+                a checksum of the clean images
+        plots/corrupt/accuracy.csv: accuracy, ECE and feature similarity per encoder, type and
+            severity
 
-Without labels the feature similarity alone is measured, and ``left_out`` in the metrics gives the reason. The images of
-``source: folders`` are not paired with clean ones, so their features are not compared.
+Without labels the feature similarity alone is measured, and ``left_out`` in the metrics gives the
+reason. The images of ``source: folders`` are not paired with clean ones, so their features are not
+compared.
 
-Images are resized to the encoder's input first and corrupted there, as CIFAR-10-C and ImageNet-C are: the constants are
-chosen by that size (``prosmin.corruptions``). Each cell is corrupted once and seen by both encoders. Generated cells
-compare with each other, not with published files; those are read (``corrupt.source``).
+Images are resized to the encoder's input first and then corrupted, as CIFAR-10-C and ImageNet-C
+are: that size chooses the constants (``prosmin.corruptions``). Each cell is corrupted once and seen
+by both encoders. Generated cells are comparable with each other, not with published numbers, which
+belong to the published files (``corrupt.source``).
 """
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from prosmin import corruptions
 from prosmin.common import files
 from prosmin.data import dataset
-from prosmin.evaluation import corrupted_sets
-from prosmin.evaluation.embedding import embed
-from prosmin.evaluation.linear_probe import Probe
-from prosmin.metrics import calibration, classification, corruption_error
-from prosmin.metrics.corruption_error import Known, Measured
+from prosmin.evaluation import corrupted_sets, robustness
+from prosmin.metrics import corruption_error
 from prosmin.models import store
-from stages.common.command import LEFT_OUT, Unlabelled, leave_out, run
+from stages.common.command import LEFT_OUT, Unlabelled, needs_labels, run
 from stages.common.features import ENCODERS, require_labels
-from stages.common.probing import load_probe
-from stages.params.load import Corrupt, Params
+from stages.linear import load_probe
+from stages.params.load import Params
 
 IMAGENET_C = 50_000  # images of each cell
 METRICS, PLOT = "metrics/corrupt.json", "plots/corrupt/accuracy.csv"
@@ -46,6 +51,7 @@ COLUMNS = ("encoder", "type", "severity", "accuracy", "ece", "feature_similarity
 log = logging.getLogger(__name__)
 
 
+@needs_labels(METRICS, PLOT, COLUMNS)
 def main(params: Params) -> None:
     asked = params.corrupt
     types, severities = asked.types, sorted(asked.severities)
@@ -58,26 +64,23 @@ def main(params: Params) -> None:
         require_labels(split.labels.numpy(), params.dataset, "test")
     except Unlabelled as error:
         if asked.source != "generated":
-            return leave_out(error, METRICS, PLOT, COLUMNS)
+            raise
         lacking = f"{error}."
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cells = _cells(params, split, device)
     if not lacking:
         corrupted_sets.check_labels(cells, split, params.dataset)
-    facts, known = _facts(params, split), None
-    if asked.reference != "random":
-        known = corruption_error.known(asked.reference, _benchmark(types), facts)
-        if asked.reference == "alexnet" and len(split) != IMAGENET_C:
-            log.warning(
-                "mCE against AlexNet: its errors are of %d images, here there are %d",
-                IMAGENET_C,
-                len(split),
-            )
+    facts = _facts(params, split)
+    known = _known_errors(params, facts)
+
     observers = {}
     for encoder in ENCODERS:
         network = store.load_encoder("results/pretrain", encoder).to(device)
         probe = None if lacking else load_probe(encoder)
-        observers[encoder] = Observer(network, probe, split, cells.paired, asked)
+        size = (len(types), len(severities))
+        observers[encoder] = robustness.Observer(
+            network, probe, split, cells.paired, size, asked.batch_size
+        )
     for row, name in enumerate(types):
         for column, severity in enumerate(severities):
             for images in cells.parts(name, severity):
@@ -85,19 +88,25 @@ def main(params: Params) -> None:
                     observer.see(images)
             for observer in observers.values():
                 observer.finish((row, column), cells.labels)
-        said = (f"{encoder} {each.mean(row):.3f}" for encoder, each in observers.items())
-        log.info(
-            "%s: %s %s", name, "feature similarity" if lacking else "accuracy", ", ".join(said)
-        )
+        means = (f"{encoder} {observer.mean(row):.3f}" for encoder, observer in observers.items())
+        measure = "feature similarity" if lacking else "accuracy"
+        log.info("%s: %s %s", name, measure, ", ".join(means))
 
-    found: dict[str, Any] = {LEFT_OUT: lacking} if lacking else {}
+    metrics: dict[str, Any] = {LEFT_OUT: lacking} if lacking else {}
     for encoder, observer in observers.items():
-        reference = known or observers["random"].measured
-        found[encoder] = _summary(observer, reference, asked, params.seed)
+        metrics[encoder] = robustness.summarise(
+            observer,
+            known or observers["random"].measured,
+            types,
+            severities,
+            asked.bootstrap,
+            params.seed,
+        )
         if observer.measured:
-            found[encoder]["error"] = dict(zip(types, observer.measured.by_type().tolist()))
-            found[encoder] |= facts
-        found[encoder] |= {"benchmark_types": len(_benchmark(types)), "n": len(split)}
+            metrics[encoder]["error"] = dict(zip(types, observer.measured.by_type().tolist()))
+            metrics[encoder] |= facts
+        count = len(robustness.benchmark_types(types))
+        metrics[encoder] |= {"benchmark_types": count, "n": len(split)}
     rows = [
         (encoder, name, severity, *observer.cell(i, j))
         for encoder, observer in observers.items()
@@ -105,70 +114,11 @@ def main(params: Params) -> None:
         for j, severity in enumerate(severities)
     ]
     files.write_csv(PLOT, COLUMNS, rows)
-    files.write_metrics(METRICS, found)
-
-
-class Observer:
-    """An encoder and its results in every cell.
-
-    hits: bool [T, S, N], right predictions of the probe; ece: [T, S]; without a probe neither is filled.
-    similarity: float32 [T, S, N], cosine between features of an image with and without corruption;
-    filled where the images of the cells are ``paired`` with those of the split.
-    """
-
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        probe: Probe | None,
-        split: dataset.Split,
-        paired: bool,
-        asked: Corrupt,
-    ):
-        self.network, self.probe, self.paired, self.batch_size = (
-            network,
-            probe,
-            paired,
-            asked.batch_size,
-        )
-        self.clean = embed(network, split.images, asked.batch_size)
-        cells = (len(asked.types), len(asked.severities))
-        self.hits, self.ece = np.empty((*cells, len(split)), bool), np.empty(cells)
-        self.similarity = np.empty((*cells, len(split)), np.float32)
-        self.measured = None
-        if probe:
-            right = probe.logits(self.clean).argmax(axis=1) == split.labels.numpy()
-            self.measured = Measured(self.hits, right)
-        self._parts: list[np.ndarray] = []
-
-    def see(self, images: torch.Tensor) -> None:
-        """Embed a part uint8 [B, C, S, S] of the present cell."""
-        self._parts.append(embed(self.network, images, self.batch_size))
-
-    def finish(self, cell: tuple[int, int], labels: np.ndarray) -> None:
-        """Judge the cell whose parts have been seen. labels: int64 [N]."""
-        features = np.concatenate(self._parts)
-        self._parts = []
-        if self.paired:
-            self.similarity[cell] = corruption_error.cosines(features, self.clean)
-        if self.probe:
-            logits = self.probe.logits(features)
-            self.hits[cell] = logits.argmax(axis=1) == labels
-            self.ece[cell] = calibration.ece(classification.softmax(logits), labels)
-
-    def mean(self, row: int) -> float:
-        """Accuracy, without a probe feature similarity, of one type over all severities."""
-        return float((self.hits if self.probe else self.similarity)[row].mean())
-
-    def cell(self, row: int, column: int) -> tuple[float | str, float | str, float | str]:
-        """Accuracy, ECE and feature similarity; an empty text where one is not measured."""
-        return (
-            float(self.hits[row, column].mean()) if self.probe else "",
-            float(self.ece[row, column]) if self.probe else "",
-            float(self.similarity[row, column].mean()) if self.paired else "",
-        )
+    files.write_metrics(METRICS, metrics)
 
 
 def _cells(params: Params, split: dataset.Split, device: str) -> corrupted_sets.Cells:
+    """The corrupted images of ``corrupt.source``."""
     asked, size = params.corrupt, split.images.shape[-1]
     channels = split.images.shape[1]
     if asked.source == "folders":
@@ -182,11 +132,14 @@ def _cells(params: Params, split: dataset.Split, device: str) -> corrupted_sets.
 
 
 def _facts(params: Params, split: dataset.Split) -> dict[str, Any]:
-    """What tells the cells of a run from those of another, so that errors are not held against those on other images."""
+    """Which images the cells hold: errors compare only with errors on the same images."""
     asked = params.corrupt
-    facts = {
-        "dataset": params.dataset, "source": asked.source, "severities": sorted(asked.severities), "n": len(split)
-    }  # fmt: skip
+    facts: dict[str, Any] = {
+        "dataset": params.dataset,
+        "source": asked.source,
+        "severities": sorted(asked.severities),
+        "n": len(split),
+    }
     if asked.source == "generated":  # from the clean images as the encoder sees them
         facts["images"] = hashlib.sha256(split.images.numpy().tobytes()).hexdigest()[:16]
         if "frost" in asked.types:
@@ -194,54 +147,18 @@ def _facts(params: Params, split: dataset.Split) -> dict[str, Any]:
     return facts
 
 
-def _places(types: Sequence[str], group: Sequence[str]) -> list[int]:
-    return [place for place, name in enumerate(types) if name in group]
-
-
-def _benchmark(types: Sequence[str]) -> list[str]:
-    return [name for name in types if name in corruptions.BENCHMARK]
-
-
-def _summary(
-    own: Observer, reference: Measured | Known | None, asked: Corrupt, seed: int
-) -> dict[str, float | None]:
-    """The single numbers of one encoder, those that a report leads with with their intervals."""
-    benchmark, extra = (
-        _places(asked.types, group) for group in (corruptions.BENCHMARK, corruptions.EXTRA)
-    )
-    counted = benchmark or extra
-    values: dict[str, float] = {}
-    wanted = {}
-    if own.measured:
-        hits, clean = own.hits, own.measured.clean
-        values["accuracy_clean"] = float(clean.mean())
-        if benchmark:
-            part, other = Measured(hits[benchmark], clean), reference
-            if isinstance(reference, Measured):
-                other = Measured(reference.hits[benchmark], reference.clean)
-            wanted["mce_unnormalised"] = partial(corruption_error.mce_unnormalised, part)
-            wanted["mce"] = partial(corruption_error.mce, part, other)
-            values["relative_mce"] = float(corruption_error.relative_mce(part, other))
-        if extra:
-            wanted["mce_unnormalised_extra"] = partial(
-                corruption_error.mce_unnormalised, Measured(hits[extra], clean)
-            )
-        by_severity = own.ece[counted].mean(axis=0)
-        values |= {
-            f"ece_severity_{severity}": float(mean)
-            for severity, mean in zip(sorted(asked.severities), by_severity)
-        }
-    if own.paired:
-        wanted["feature_similarity"] = partial(
-            corruption_error.feature_similarity, own.similarity[counted]
+def _known_errors(params: Params, facts: dict[str, Any]) -> corruption_error.Known | None:
+    """The errors of ``corrupt.reference``; None where it is the untrained encoder."""
+    asked = params.corrupt
+    if asked.reference == "random":
+        return None
+    known = corruption_error.known(asked.reference, robustness.benchmark_types(asked.types), facts)
+    if asked.reference == "alexnet" and facts["n"] != IMAGENET_C:
+        log.warning(
+            "mCE against AlexNet: its errors are of %d images, here there are %d",
+            *(IMAGENET_C, facts["n"]),
         )
-    values |= classification.with_intervals(wanted, own.similarity.shape[-1], asked.bootstrap, seed)
-    if benchmark and own.measured and own.measured is reference:
-        values |= {
-            "mce_low": values["mce"],
-            "mce_high": values["mce"],
-        }  # 1 by definition, with any images
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+    return known
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""embed: the frozen features of one dataset, once, by the trained network and by the same network before training.
+"""embed: the frozen features of one dataset by the trained network and by the untrained one.
 
 Reads   data/<name>, results/pretrain
-Writes  results/embed/<name>/{trained,random}.safetensors: for each split ``<split>.features`` float32 [N, F],
-        ``<split>.labels`` int64 [N] (-1 = none), ``<split>.digest`` uint64 [N], a checksum of the pixels that the network
-        sees, and ``<split>.log_sigma`` float32 [N], where the objective predicts a distribution
+Writes  results/embed/<name>/{trained,random}.safetensors, for each split:
+        ``<split>.features``: float32 [N, F]
+        ``<split>.labels``: int64 [N], -1 for an image without a label
+        ``<split>.digest``: uint64 [N], a checksum of the pixels that the network sees
+        ``<split>.log_sigma``: float32 [N], where the objective predicts a distribution
 """
 
 import logging
@@ -30,27 +32,25 @@ def main(params: Params, name: str = "") -> None:
     settings, _ = store.load_description(source)
     folder = Path("data") / name
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    models = {weights: store.load_model(source, weights).to(device) for weights in store.WEIGHTS}
-    parts: dict[str, dict[str, list[np.ndarray]]] = {weights: {} for weights in models}
+    models = {encoder: store.load_model(source, encoder).to(device) for encoder in store.WEIGHTS}
+    parts: dict[str, dict[str, list[np.ndarray]]] = {encoder: {} for encoder in models}
     count = 0
     for split in dataset.split_names(folder):
         for chunk in dataset.chunks(folder, split, settings.image_size, settings.channels):
             count += len(chunk)
             common = {"labels": chunk.labels.numpy(), "digest": dataset.digests(chunk.images)}
-            for weights, model in models.items():
+            for encoder, model in models.items():
                 features, log_sigma = embed_with_sigma(model, chunk.images, params.embed.batch_size)
-                own = (
-                    {"features": features}
-                    | common
-                    | ({} if log_sigma is None else {"log_sigma": log_sigma})
-                )
-                for what, values in own.items():
-                    parts[weights].setdefault(f"{split}.{what}", []).append(values)
+                arrays = {"features": features, **common}
+                if log_sigma is not None:
+                    arrays["log_sigma"] = log_sigma
+                for field, values in arrays.items():
+                    parts[encoder].setdefault(f"{split}.{field}", []).append(values)
     with files.whole_folder(Path("results/embed") / name) as out:
-        for weights, arrays in parts.items():
+        for encoder, chunks in parts.items():
             files.write_arrays(
-                out / f"{weights}.safetensors",
-                {what: np.concatenate(values) for what, values in arrays.items()},
+                out / f"{encoder}.safetensors",
+                {key: np.concatenate(values) for key, values in chunks.items()},
             )
     log.info("%s: %d images, %d features", name, count, features.shape[1])
 

@@ -2,64 +2,90 @@
 
 Reads   results/embed/<dataset>
 Writes  results/linear/<encoder>.safetensors: the probe (``prosmin.evaluation.linear_probe.Probe``)
-        metrics/linear.json: for each encoder what ``prosmin.evaluation.linear_probe.evaluate_probe`` reports
+        metrics/linear.json: per encoder the metrics of
+            ``prosmin.evaluation.linear_probe.evaluate_probe``
         plots/linear/reliability.csv: the reliability diagram on test, before and after temperature
+            scaling
 
 Without labels there is no probe, and ``left_out`` in the metrics gives the reason.
 """
 
 import logging
+from pathlib import Path
 
 from prosmin.common import files
-from prosmin.evaluation.linear_probe import Evaluation, evaluate_probe
-from stages.common.command import Unlabelled, leave_out, run
+from prosmin.common.errors import UserError
+from prosmin.evaluation.linear_probe import Evaluation, Probe, evaluate_probe
+from stages.common.command import Unlabelled, needs_labels, run
 from stages.common.features import ENCODERS, load_labelled
 from stages.params.load import Linear, Params, Transfer
 
+FOLDER = Path("results/linear")
+METRICS, PLOT = "metrics/linear.json", "plots/linear/reliability.csv"
 RELIABILITY = ("encoder", "calibrated", "bin_low", "bin_high", "confidence", "accuracy", "count")
 
 log = logging.getLogger(__name__)
 
 
+@needs_labels(METRICS, PLOT, RELIABILITY)
+def main(params: Params) -> None:
+    try:
+        evaluations = evaluate(params.dataset, params.linear, params.seed)
+    except Unlabelled:
+        save_probes({})
+        raise
+    save_probes(evaluations)
+    write(evaluations, METRICS, PLOT)
+
+
 def evaluate(dataset: str, settings: Linear | Transfer, seed: int) -> dict[str, Evaluation]:
-    """The probe of each encoder on one dataset. Raises ``Unlabelled``."""
+    """Fit and measure the probe of each encoder on one dataset. Raises ``Unlabelled``."""
     evaluations = {}
     for encoder in ENCODERS:
-        found = evaluate_probe(
-            *load_labelled(dataset, encoder, seed), settings.l2, settings.bootstrap, seed
-        )
+        splits = load_labelled(dataset, encoder, seed)
+        evaluation = evaluate_probe(*splits, settings.l2, settings.bootstrap, seed)
+        shown = ("accuracy", "accuracy_low", "accuracy_high", "ece", "ece_calibrated")
         log.info(
             "%s, %s encoder: accuracy %.4f [%.4f, %.4f], ECE %.4f, %.4f calibrated",
-            dataset,
-            encoder,
-            *(
-                found.metrics[name]
-                for name in ("accuracy", "accuracy_low", "accuracy_high", "ece", "ece_calibrated")
-            ),
+            *(dataset, encoder, *(evaluation.metrics[name] for name in shown)),
         )
-        evaluations[encoder] = found
+        evaluations[encoder] = evaluation
     return evaluations
 
 
-def write(evaluations: dict[str, Evaluation], metrics: str, reliability: str) -> None:
-    """The metrics and the reliability diagram of each encoder, to these two files."""
-    rows = [(encoder, *row) for encoder, found in evaluations.items() for row in found.reliability]
-    files.write_csv(reliability, RELIABILITY, rows)
-    files.write_metrics(metrics, {encoder: found.metrics for encoder, found in evaluations.items()})
+def write(evaluations: dict[str, Evaluation], metrics: str, plot: str) -> None:
+    """Write the metrics and the reliability diagram of each encoder to these two files."""
+    rows = [
+        (encoder, *row)
+        for encoder, evaluation in evaluations.items()
+        for row in evaluation.reliability
+    ]
+    files.write_csv(plot, RELIABILITY, rows)
+    by_encoder = {encoder: evaluation.metrics for encoder, evaluation in evaluations.items()}
+    files.write_metrics(metrics, by_encoder)
 
 
-def main(params: Params) -> None:
-    metrics, reliability = "metrics/linear.json", "plots/linear/reliability.csv"
+def save_probes(evaluations: dict[str, Evaluation]) -> None:
+    """Write the probes; an empty folder says that there are none."""
+    with files.whole_folder(FOLDER) as folder:
+        for encoder, evaluation in evaluations.items():
+            evaluation.probe.save(folder / f"{encoder}.safetensors")
+
+
+def load_probe(encoder: str) -> Probe | None:
+    """The probe that this stage wrote for the encoder; None where the dataset has no labels.
+
+    Raises ``UserError`` where the stage has not run.
+    """
+    path = FOLDER / f"{encoder}.safetensors"
+    if FOLDER.is_dir() and not any(FOLDER.iterdir()):
+        return None
     try:
-        evaluations = evaluate(params.dataset, params.linear, params.seed)
-    except Unlabelled as error:
-        evaluations = {}
-        leave_out(error, metrics, reliability, RELIABILITY)
-    with files.whole_folder("results/linear") as folder:
-        for encoder, found in evaluations.items():
-            found.probe.save(folder / f"{encoder}.safetensors")
-    if evaluations:
-        write(evaluations, metrics, reliability)
+        return Probe.load(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; run `dvc repro` or `python -m stages.linear`"
+        ) from None
 
 
 if __name__ == "__main__":

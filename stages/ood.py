@@ -36,7 +36,7 @@ from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.metrics import classification, detection
 from stages.common.command import check_name, run
 from stages.common.features import ENCODERS, Features, load_features
-from stages.common.probing import load_probe
+from stages.linear import load_probe
 from stages.params.load import Params
 
 FITTED = ("train", "val")  # splits that detectors are fitted to

@@ -1,14 +1,14 @@
-"""prediction: how good the predicted distribution of the target network's output is, on the test images of one dataset.
+"""prediction: how good the predicted distribution of the target is, on test images of one dataset.
 
 Reads   data/<dataset>, data/<name>, results/pretrain
-Writes  metrics/prediction/<name>.json: for each encoder and condition what ``prosmin.evaluation.prediction.summarise`` says; the
-            conditions are clean and, of the dataset trained on, each corruption type of params
-        plots/prediction/<name>.csv: for each encoder and condition the histogram of the PIT, share times bins
-        results/prediction/<name>/scores.safetensors: float64 [N] of each clean test image, high where it looks out of
-            distribution: ``<encoder>.view_score`` (S of ``prosmin.scoring``, lambda 1) and ``<encoder>.disagreement``, and
-            as ``…_constant`` the same with a constant sigma
+Writes  metrics/prediction/<name>.json: per encoder and condition the metrics of
+            ``prosmin.evaluation.prediction.summarise``. The conditions are clean images and, of the
+            dataset trained on, each type of ``prediction.corruptions``
+        plots/prediction/<name>.csv: per encoder and condition the histogram of the PIT as density
+        results/prediction/<name>/scores.safetensors: ``<encoder>.<detector>`` of
+            ``prosmin.evaluation.prediction.view_scores``, float64 [N], a score per clean test image
 
-Where the objective predicts no distribution all of them are there, and empty.
+Where the objective predicts no distribution, all these files are written, and empty.
 """
 
 import logging
@@ -32,78 +32,76 @@ from stages.common.features import ENCODERS
 from stages.params.load import Params, Views
 
 CLEAN = "clean"
-SEEN = 512  # at most so many training images behind the statistics of the targets
+SEEN = 512  # training images at most, for the statistics of the targets
 
 log = logging.getLogger(__name__)
 
 
 def main(params: Params, name: str = "") -> None:
     check_name("prediction", "the name of a dataset", name, params.fetch)
+    asked, seed = params.prediction, params.seed
     settings, trained = store.load_description("results/pretrain")
     with files.decoding(f"results/pretrain/{store.DESCRIPTION}", store.AGAIN):
-        settled = Views.model_validate(trained["params"]["views"]).model_dump(exclude={"local"})
-        seen = list(trained["params"]["splits"])
-    views = ViewSettings(size=settings.image_size, **settled)
-    seeing = prediction.Seeing(params.prediction.views, views, params.seed)
-    known = _training_images(params.dataset, seen, settings, params.seed)
+        views = Views.model_validate(trained["params"]["views"]).model_dump(exclude={"local"})
+        splits = list(trained["params"]["splits"])
+    seeing = prediction.Seeing(asked.views, ViewSettings(size=settings.image_size, **views), seed)
+    training = _training_images(params.dataset, splits, settings, seed)
     images = dataset.load_split(
         f"data/{name}", "test", settings.image_size, settings.channels
     ).images
     conditions = {CLEAN: images}
     if name == params.dataset:
-        severity = params.prediction.severity
-        conditions |= {
-            kind: corruptions.corrupt(images, kind, severity, params.seed)
-            for kind in params.prediction.corruptions
-        }
+        for kind in asked.corruptions:
+            conditions[kind] = corruptions.corrupt(images, kind, asked.severity, seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     rows: list[tuple[str, str, float, float, float]] = []
     scores: dict[str, np.ndarray] = {}
     for encoder in ENCODERS:
+        metrics[encoder] = {}
         model = store.load_model("results/pretrain", encoder).to(device)
         if model.sigma_range is None:
             log.info(
                 "%s, %s encoder: the objective predicts no distribution, so nothing is measured",
-                name,
-                encoder,
+                *(name, encoder),
             )
-            found[encoder] = {}
             continue
-        reference = prediction.fit_reference(model, known, seeing)
-        found[encoder] = {}
+        reference = prediction.fit_reference(model, training, seeing)
         for condition, content in conditions.items():
             measured = prediction.measure(model, content, reference, seeing)
-            values = prediction.summarise(measured, params.prediction.bootstrap, params.seed)
-            found[encoder][condition] = values | {"n": len(content)}
+            values = prediction.summarise(measured, asked.bootstrap, seed)
+            metrics[encoder][condition] = values | {"n": len(content)}
             rows += [
                 (encoder, condition, place / BINS, (place + 1) / BINS, share * BINS)
                 for place, share in enumerate(measured.pit.tolist())
             ]
             if condition == CLEAN:
-                of_views = prediction.view_scores(measured)
-                scores |= {f"{encoder}.{each}": values for each, values in of_views.items()}
+                for detector, of_images in prediction.view_scores(measured).items():
+                    scores[f"{encoder}.{detector}"] = of_images
             log.info(
-                "%s, %s, %s encoder: 90 %% intervals cover %.3f, CRPS %.4f, with constant sigma %.4f",
-                name, condition, encoder, *(values[key] for key in ("coverage_90", "crps", "crps_constant")),
-            )  # fmt: skip
+                "%s, %s, %s encoder: 90 %% intervals cover %.3f, CRPS %.4f, "
+                "with constant sigma %.4f",
+                *(name, condition, encoder),
+                *(values[key] for key in ("coverage_90", "crps", "crps_constant")),
+            )
     with files.whole_folder(Path("results/prediction") / name) as folder:
         files.write_arrays(folder / "scores.safetensors", scores)
     files.write_csv(
         f"plots/prediction/{name}.csv", ("encoder", "condition", "low", "high", "density"), rows
     )
-    files.write_metrics(f"metrics/prediction/{name}.json", found)
+    files.write_metrics(f"metrics/prediction/{name}.json", metrics)
 
 
 def _training_images(
     name: str, splits: list[str], settings: store.ModelSettings, seed: int
 ) -> torch.Tensor:
-    """At most ``SEEN`` of the images that the network was trained on, drawn at random."""
+    """Draw at most ``SEEN`` of the images that the network was trained on."""
     folder = f"data/{name}"
     present = [split for split in dataset.split_names(folder) if split in splits]
     if not present:
         raise UserError(
-            f"{folder} has none of the splits that results/pretrain was trained on: {', '.join(map(str, splits))}"
+            f"{folder} has none of the splits that results/pretrain was trained on: "
+            f"{', '.join(map(str, splits))}"
         )
     parts = [
         dataset.load_split(folder, split, settings.image_size, settings.channels).images

@@ -1,14 +1,18 @@
-"""shift: the linear probe on images of the same classes from elsewhere, such as ImageNet-A, -R, -V2 or Sketch.
+"""shift: the linear probe on images of the same classes from elsewhere, such as ImageNet-A or -R.
 
-Reads   results/embed/<dataset>, results/embed/<name>, results/linear, data/<dataset>, data/<name> (whose classes have names)
-Writes  metrics/shift/<name>.json: for each encoder what ``prosmin.evaluation.linear_probe.classification_metrics`` reports of its test split, and
-            accuracy_clean, that of the test images of the dataset trained on, of the same classes
-        plots/shift/<name>.csv: the reliability diagram, before and after temperature
+Reads   results/embed/<dataset>, results/embed/<name>, results/linear, data/<dataset>, data/<name>
+Writes  metrics/shift/<name>.json: per encoder the metrics of
+            ``prosmin.evaluation.linear_probe.classification_metrics`` on the test split of the set;
+            accuracy_clean: accuracy on the test images of the dataset trained on, of the same
+            classes
+        plots/shift/<name>.csv: the reliability diagram, before and after temperature scaling
 
-Where one of the two has no labels there is nothing to measure: ``left_out`` in the metrics gives the reason.
+Where one of the two has no labels there is nothing to measure, and ``left_out`` in the metrics
+gives the reason.
 
-Where the set has a part of the classes, as ImageNet-A and -R have 200 of 1000, the probe chooses among those (Hendrycks et al. 2021,
-Natural adversarial examples, and The many faces of robustness). Classes are matched by their names.
+Classes are matched by their names. Where the set has a part of the classes, as ImageNet-A and -R
+have 200 of 1000, the probe chooses among those (Hendrycks et al. 2021, Natural adversarial
+examples, and The many faces of robustness).
 """
 
 import logging
@@ -21,57 +25,59 @@ from prosmin.common.errors import UserError, nearest
 from prosmin.data.dataset import read_manifest
 from prosmin.evaluation.linear_probe import classification_metrics, reliability_rows
 from prosmin.metrics import classification
-from stages.common.command import Unlabelled, check_name, leave_out, run
+from stages.common.command import Unlabelled, check_name, needs_labels, run
 from stages.common.features import ENCODERS, load_features
-from stages.common.probing import load_probe
-from stages.linear import RELIABILITY
+from stages.linear import RELIABILITY, load_probe
 from stages.params.load import Params
+
+METRICS, PLOT = "metrics/shift/{}.json", "plots/shift/{}.csv"
 
 log = logging.getLogger(__name__)
 
 
+@needs_labels(METRICS, PLOT, RELIABILITY)
 def main(params: Params, name: str = "") -> None:
     asked = params.shift
     check_name("shift", "one of shift.sets", name, asked.sets)
-    metrics_file, reliability = f"metrics/shift/{name}.json", f"plots/shift/{name}.csv"
-    try:
-        columns, place = matched(params.dataset, name)
-    except Unlabelled as error:
-        return leave_out(error, metrics_file, reliability, RELIABILITY)
+    columns, count = match_classes(params.dataset, name)
     chosen = np.unique(columns)
-    found, rows = {}, []
+    metrics, rows = {}, []
     for encoder in ENCODERS:
         probe = load_probe(encoder)
         features, labels = load_features(name, encoder).labelled("test")
         logits = probe.logits(features)[:, chosen]
         truth = np.searchsorted(chosen, columns[labels])
-        values = classification_metrics(
+        scored = classification_metrics(
             logits, truth, probe.temperature, asked.bootstrap, params.seed
         )
-        clean, known = load_features(params.dataset, encoder).labelled("test")
-        inside = np.isin(known, chosen)
-        at_home = classification.accuracy(
-            probe.logits(clean[inside])[:, chosen], np.searchsorted(chosen, known[inside])
-        )
-        found[encoder] = values | {
-            "accuracy_clean": float(at_home),
+        rows += [(encoder, *row) for row in reliability_rows(logits, truth, probe.temperature)]
+
+        clean, clean_labels = load_features(params.dataset, encoder).labelled("test")
+        inside = np.isin(clean_labels, chosen)
+        clean_logits = probe.logits(clean[inside])[:, chosen]
+        clean_truth = np.searchsorted(chosen, clean_labels[inside])
+        accuracy_clean = float(classification.accuracy(clean_logits, clean_truth))
+        metrics[encoder] = scored | {
+            "accuracy_clean": accuracy_clean,
             "classes": len(chosen),
             "n": len(labels),
         }
-        rows += [(encoder, *row) for row in reliability_rows(logits, truth, probe.temperature)]
         log.info(
-            "%s, %s encoder: accuracy %.4f [%.4f, %.4f] among %d of %d classes, on clean images %.4f",
-            name, encoder, *(values[key] for key in ("accuracy", "accuracy_low", "accuracy_high")),
-            len(chosen), len(place), at_home,
-        )  # fmt: skip
-    files.write_csv(reliability, RELIABILITY, rows)
-    files.write_metrics(metrics_file, found)
+            "%s, %s encoder: accuracy %.4f [%.4f, %.4f] among %d of %d classes, "
+            "on clean images %.4f",
+            *(name, encoder),
+            *(scored[key] for key in ("accuracy", "accuracy_low", "accuracy_high")),
+            *(len(chosen), count, accuracy_clean),
+        )
+    files.write_csv(PLOT.format(name), RELIABILITY, rows)
+    files.write_metrics(METRICS.format(name), metrics)
 
 
-def matched(dataset: str, name: str) -> tuple[np.ndarray, dict[str, int]]:
-    """For each class of ``name`` the number that it has in ``dataset``, int64 [K], and all of those by name.
+def match_classes(dataset: str, name: str) -> tuple[np.ndarray, int]:
+    """Match the classes of ``name`` to those of ``dataset`` by their names.
 
-    Raises ``Unlabelled``.
+    Returns the number in ``dataset`` of each class of ``name``, int64 [K], and how many classes
+    ``dataset`` has. Raises ``Unlabelled`` where one has no labels.
     """
     ours, theirs = (read_manifest(Path("data") / each)["classes"] for each in (dataset, name))
     for each, classes in ((dataset, ours), (name, theirs)):
@@ -83,7 +89,7 @@ def matched(dataset: str, name: str) -> tuple[np.ndarray, dict[str, int]]:
             raise UserError(
                 f"class {label!r} of {name} is no class of {dataset}{nearest(label, place)}"
             )
-    return np.array([place[label] for label in theirs]), place
+    return np.array([place[label] for label in theirs]), len(place)
 
 
 if __name__ == "__main__":

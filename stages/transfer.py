@@ -4,19 +4,18 @@ Reads   results/embed/<target>
 Writes  metrics/transfer/<target>.json, plots/transfer/<target>.csv: as the linear stage
 """
 
-from stages.common.command import Unlabelled, check_name, leave_out, run
+from stages.common.command import check_name, needs_labels, run
 from stages.linear import RELIABILITY, evaluate, write
 from stages.params.load import Params
 
+METRICS, PLOT = "metrics/transfer/{}.json", "plots/transfer/{}.csv"
 
+
+@needs_labels(METRICS, PLOT, RELIABILITY)
 def main(params: Params, target: str = "") -> None:
     check_name("transfer", "one of transfer.targets", target, params.transfer.targets)
-    metrics, reliability = f"metrics/transfer/{target}.json", f"plots/transfer/{target}.csv"
-    try:
-        evaluations = evaluate(target, params.transfer, params.seed)
-    except Unlabelled as error:
-        return leave_out(error, metrics, reliability, RELIABILITY)
-    write(evaluations, metrics, reliability)
+    evaluations = evaluate(target, params.transfer, params.seed)
+    write(evaluations, METRICS.format(target), PLOT.format(target))
 
 
 if __name__ == "__main__":

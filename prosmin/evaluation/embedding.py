@@ -1,4 +1,4 @@
-"""Frozen features of a dataset."""
+"""Frozen features of images."""
 
 import numpy as np
 import torch
@@ -9,11 +9,14 @@ from prosmin.objectives.base import Objective
 
 @torch.inference_mode()
 def embed(encoder: nn.Module, images: Tensor, batch_size: int = 512) -> np.ndarray:
-    """uint8 images [N, C, S, S] -> float32 features [N, F], in order, of a module in evaluation mode."""
+    """Compute float32 features [N, F] of uint8 images [N, C, S, S], in their order.
+
+    encoder: in evaluation mode.
+    """
     device = next(encoder.parameters()).device
     parts = [
         encoder(batch.to(device).float() / 255.0).float().cpu()
-        for batch in images.split(batch_size)
+        for batch in torch.split(images, batch_size)
     ]
     return torch.cat(parts).numpy()
 
@@ -22,11 +25,13 @@ def embed(encoder: nn.Module, images: Tensor, batch_size: int = 512) -> np.ndarr
 def embed_with_sigma(
     model: Objective, images: Tensor, batch_size: int = 512
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """uint8 images [N, C, S, S] -> features [N, F] and, from the same pass, the mean predicted log sigma [N], None
-    where the objective predicts no distribution."""
+    """Compute features [N, F] and mean predicted log sigma [N] of uint8 images [N, C, S, S].
+
+    Both come from one pass. log sigma is None where the objective predicts no distribution.
+    """
     device = next(model.parameters()).device
     features, log_sigmas = [], []
-    for batch in images.split(batch_size):
+    for batch in torch.split(images, batch_size):
         feature, log_sigma = model.describe(batch.to(device).float() / 255.0)
         features.append(feature.float().cpu())
         if log_sigma is not None:

@@ -1,4 +1,4 @@
-"""Full fine-tuning: the encoder and a linear classifier on it, trained together on labelled images.
+"""Full fine-tuning: an encoder and a linear classifier on it, trained together on labels.
 
 Letters in shapes: N images, C channels, S pixels a side, K classes.
 """
@@ -32,9 +32,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """views: the one random view of each image that a step sees. steps: at the least, so that a handful of labels is more than a
-    few steps. clip_norm: of the gradient. AdamW, whose weight decay leaves biases and
-    normalisation alone; the learning rate is warmed up and then falls to 0 by a cosine."""
+    """Settings of the training by AdamW.
+
+    The learning rate is warmed up and then falls to 0 by a cosine.
+
+    views: how the random view of an image is drawn; a step sees one view per image.
+    epochs: passes over the images.
+    batch_size: images per step.
+    steps: at least so many, because a handful of labels has few steps per epoch.
+    weight_decay: of weights; biases and normalisation have none.
+    clip_norm: largest norm of the gradient.
+    """
 
     views: ViewSettings
     epochs: int
@@ -45,8 +53,11 @@ class FinetuneSettings:
 
 
 class Classifier(nn.Module):
-    """[B, C, S, S] in [0, 1] -> logits [B, K]. The linear layer starts at zero: the first predictions are uniform, and the first
-    steps move it and not yet the encoder."""
+    """An encoder and a linear layer: images [B, C, S, S] in [0, 1] -> logits [B, K].
+
+    The linear layer starts at zero, so the first predictions are uniform, and the first steps move
+    the layer and not yet the encoder.
+    """
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
@@ -56,16 +67,17 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.encoder(images))
+        logits: Tensor = self.head(self.encoder(images))
+        return logits
 
     @torch.inference_mode()
     def logits(self, images: Tensor, batch_size: int = 512) -> np.ndarray:
-        """uint8 images [N, C, S, S] -> float64 [N, K], in evaluation mode."""
+        """Compute float64 logits [N, K] of uint8 images [N, C, S, S], in evaluation mode."""
         self.eval()
         device = self.head.weight.device
         parts = [
             self(batch.to(device).float() / 255.0).double().cpu()
-            for batch in images.split(batch_size)
+            for batch in torch.split(images, batch_size)
         ]
         return torch.cat(parts).numpy()
 
@@ -79,9 +91,10 @@ def finetune(
     lr: float,
     seed: int,
 ) -> Classifier:
-    """A classifier that starts from a copy of ``encoder``, on its device.
+    """Train a classifier that starts from a copy of ``encoder``, on the device of the encoder.
 
-    images uint8 [N, C, S, S]; labels [N] in 0..classes-1. Order and views are functions of (seed, epoch, step).
+    images: uint8 [N, C, S, S]. labels: [N] in 0..classes-1. lr: peak of the learning rate.
+    The order of the images and their views are functions of (seed, epoch, step).
     """
     model = Classifier(copy.deepcopy(encoder), classes).requires_grad_(True)
     device = next(encoder.parameters()).device
@@ -89,20 +102,20 @@ def finetune(
     optimiser = torch.optim.AdamW(decay_groups(model, settings.weight_decay), lr=lr)
     images, truth = images.to(device), torch.from_numpy(labels).to(device)
     batch = min(settings.batch_size, len(images))
-    each = len(images) // batch
-    epochs = max(settings.epochs, -(-settings.steps // each))
+    per_epoch = len(images) // batch
+    epochs = max(settings.epochs, -(-settings.steps // per_epoch))
+    steps = epochs * per_epoch
+    warmup = max(1, round(WARMUP * epochs * per_epoch))
     for epoch in range(epochs):
         for place, chosen in enumerate(epoch_order(len(images), batch, seed, epoch).to(device)):
-            step = epoch * each + place
+            step = epoch * per_epoch + place
             for group in optimiser.param_groups:
-                group["lr"] = warmup_cosine(
-                    lr, step, epochs * each, max(1, round(WARMUP * epochs * each))
-                )
+                group["lr"] = warmup_cosine(lr, step, steps, warmup)
             (view,) = make_views(images[chosen], [settings.views], seed, epoch, step)
             seed_networks(seed, epoch, step, 0)
             loss = F.cross_entropy(model(view), truth[chosen])
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
             optimiser.step()
     return model.eval()
@@ -110,7 +123,7 @@ def finetune(
 
 @dataclass(frozen=True)
 class Finetuned:
-    """As ``prosmin.evaluation.linear_probe.Evaluation``, without a probe to keep."""
+    """The outcome of ``evaluate_finetuned``. reliability: as ``reliability_rows`` has it."""
 
     metrics: dict[str, Any]
     reliability: list[ReliabilityRow]
@@ -127,61 +140,66 @@ def evaluate_finetuned(
     seed: int,
     epochs: Sequence[int] = (),
 ) -> Finetuned:
-    """Select on ``val``, train again on train and val together, read ``test`` once: the protocol of ``prosmin.evaluation.linear_probe.evaluate_probe``,
-    with the learning rate in the place of l2, and the number of epochs where there is one to choose.
+    """Select on ``val``, train again on train and val together, read ``test`` once.
 
-    epochs: in the place of ``settings.epochs``. Where there are several, ``after_<n>_epochs`` has the accuracy of each on test, by its
-    best learning rate, and its held-out NLL, which chooses.
+    This is the protocol of ``prosmin.evaluation.linear_probe.evaluate_probe``. The lowest NLL on
+    val selects the learning rate and, where there are several, the number of epochs.
+
+    lr: learning rates to select from.
+    epochs: numbers of epochs to select from, instead of ``settings.epochs``. Where there are
+        several, the metrics have an entry ``after_<n>_epochs`` per number, with the accuracy on
+        test of its best learning rate and its NLL on val.
+    bootstrap: resamples of the test set behind each interval.
+
     Raises ``UserError`` where the classes of the splits do not agree.
     """
-    known = {
-        name: split.labels.numpy()
-        for name, split in (("train", train), ("val", val), ("test", test))
-    }
-    classes = count_classes(known)
-    images, labels = (
-        torch.cat([train.images, val.images]),
-        np.concatenate([known["train"], known["val"]]),
-    )
-    tried: dict[int, _Tried] = {}
+    train_labels, val_labels, truth = (part.labels.numpy() for part in (train, val, test))
+    classes = count_classes({"train": train_labels, "val": val_labels, "test": truth})
+    images = torch.cat([train.images, val.images])
+    labels = np.concatenate([train_labels, val_labels])
+    trials: dict[int, _Trial] = {}
     for count in sorted(set(epochs or (settings.epochs,))):
         length = replace(settings, epochs=count)
-        seen = {
-            rate: finetune(
-                encoder, train.images, known["train"], classes, length, rate, seed
-            ).logits(val.images)
-            for rate in lr
-        }
-        errors = {rate: classification.nll(logits, known["val"]) for rate, logits in seen.items()}
+        on_val, errors = {}, {}
+        for rate in lr:
+            model = finetune(encoder, train.images, train_labels, classes, length, rate, seed)
+            on_val[rate] = model.logits(val.images)
+            errors[rate] = classification.nll(on_val[rate], val_labels)
         best = min(sorted(errors), key=errors.__getitem__)
-        logits = finetune(encoder, images, labels, classes, length, best, seed).logits(test.images)
-        tried[count] = _Tried(best, errors[best], seen[best], logits)
-    chosen = min(tried, key=lambda count: tried[count].error)
-    best, _, held, logits = tried[chosen]
+        model = finetune(encoder, images, labels, classes, length, best, seed)
+        trials[count] = _Trial(best, errors[best], on_val[best], model.logits(test.images))
+    chosen = min(trials, key=lambda count: trials[count].error)
+    best, _, held, logits = trials[chosen]
     if len(lr) > 1 and best in (min(lr), max(lr)):
         log.warning(
-            "learning rate %g, at the edge of its grid, has the lowest held-out NLL; widen the grid",
+            "learning rate %g, at the edge of its grid, has the lowest held-out NLL; "
+            "widen the grid",
             best,
         )
-    temperature = float(np.float32(calibration.fit_temperature(held, known["val"])))
-    scored = classification_metrics(logits, known["test"], temperature, bootstrap, seed)
-    rows = reliability_rows(logits, known["test"], temperature)
-    found = {"lr": best, "epochs": chosen, "n": len(test)}
-    found |= {"accuracy_val": classification.accuracy(held, known["val"]), "n_val": len(val)}
-    if len(tried) > 1:
-        for count, each in tried.items():
-            accuracy = partial(classification.accuracy, each.logits, known["test"])
-            found[f"after_{count}_epochs"] = {
+    temperature = float(np.float32(calibration.fit_temperature(held, val_labels)))
+    scored = classification_metrics(logits, truth, temperature, bootstrap, seed)
+    rows = reliability_rows(logits, truth, temperature)
+    metrics: dict[str, Any] = {**scored, "lr": best, "epochs": chosen, "n": len(test)}
+    metrics["accuracy_val"] = classification.accuracy(held, val_labels)
+    metrics["n_val"] = len(val)
+    if len(trials) > 1:
+        for count, trial in trials.items():
+            accuracy = partial(classification.accuracy, trial.logits, truth)
+            metrics[f"after_{count}_epochs"] = {
                 **classification.with_intervals({"accuracy": accuracy}, len(test), bootstrap, seed),
-                "lr": each.lr,
-                "nll_val": each.error,
+                "lr": trial.lr,
+                "nll_val": trial.error,
             }
-    return Finetuned(scored | found, rows)
+    return Finetuned(metrics, rows)
 
 
-class _Tried(NamedTuple):
-    """One number of epochs. error: the held-out NLL of its best learning rate; held, logits: on val, and on test of the classifier that
-    was trained on train and val [N, K]."""
+class _Trial(NamedTuple):
+    """The result of one number of epochs.
+
+    lr: the best learning rate. error: its NLL on val.
+    held: logits [N, K] on val of the classifier trained on train.
+    logits: [N, K] on test, of the classifier trained on train and val.
+    """
 
     lr: float
     error: float
@@ -199,9 +217,10 @@ def finetune_lowshot(
     lr: float,
     seed: int,
 ) -> list[float]:
-    """Accuracy on test for each draw of ``per_class`` labels of each class from the pool, those that
-    ``prosmin.evaluation.lowshot.evaluate_lowshot`` draws. ``lr`` is given: a handful of labels leaves none to choose it by.
+    """Accuracy on test per draw of ``per_class`` labels of each class from the pool.
 
+    The draws are those of ``prosmin.evaluation.lowshot.evaluate_lowshot``. ``lr`` is given, because
+    a handful of labels leaves none to choose it by.
     Raises ``UserError`` where a class of the pool has fewer images.
     """
     labels, truth = pool.labels.numpy(), test.labels.numpy()
@@ -215,5 +234,8 @@ def finetune_lowshot(
 
 
 def geometry(views: ViewSettings) -> ViewSettings:
-    """The crop, the flip and the rotation of ``views`` without the changes of colour, which a classifier need not be blind to."""
+    """Keep the crop, the flip and the rotation of ``views``, and leave out the changes of colour.
+
+    A classifier may use the colour that a self-supervised encoder learns to ignore.
+    """
     return replace(views, jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)

@@ -1,4 +1,4 @@
-"""Which labelled samples a leaf of the evaluation works on: the classes, a held-out part, a few of each class."""
+"""Subsets of labelled images: the classes, a held-out part, a few images per class."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,13 @@ Labelled = tuple[np.ndarray, np.ndarray]  # features [N, F], labels [N]
 
 
 def count_classes(labels: Mapping[str, np.ndarray]) -> int:
-    """Number of classes C: the first of the named splits, the one fitted to, holds each of 0..C-1, the others no more.
+    """Count the classes C, and check that the splits agree on them.
+
+    The first split, which is fitted to, holds every class of 0..C-1; the others hold no more.
 
     labels: ``[N]`` integers by split name.
-    Raises ``UserError`` for an empty split, a negative label (none), fewer than two classes, or a class without
-    an image to learn it from.
+    Raises ``UserError`` for an empty split, a negative label (none), fewer than two classes, or a
+    class without an image to learn it from.
     """
     for name, values in labels.items():
         if not len(values):
@@ -23,18 +25,20 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
         missing = int((values < 0).sum())
         if missing:
             raise UserError(
-                f"{missing} of {len(values)} images of the {name} split have no label; each needs one"
+                f"{missing} of {len(values)} images of the {name} split have no label; "
+                "each needs one"
             )
     fitted = next(iter(labels))
     classes = int(labels[fitted].max()) + 1
     for name, values in labels.items():
-        # Not all of range(classes): a damaged label would make that as long as memory.
+        # Not all of range(classes), which a damaged label would make longer than the memory.
         every = np.arange(min(classes, len(values) + 1)) if name == fitted else values
         unseen = np.setdiff1d(every, labels[fitted])
         if len(unseen):
             where = "while higher classes have" if name == fitted else f"while the {name} split has"
             raise UserError(
-                f"class {unseen[0]} has no image in the {fitted} split, {where}; it cannot be learned"
+                f"class {unseen[0]} has no image in the {fitted} split, {where}; "
+                "it cannot be learned"
             )
     if classes < 2:
         raise UserError(
@@ -46,21 +50,25 @@ def count_classes(labels: Mapping[str, np.ndarray]) -> int:
 def stratified_holdout(
     labels: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, held): sorted indices that hold out ``fraction`` of each class, rounded, and keep at least one of it."""
+    """Hold out ``fraction`` of each class, rounded, and keep at least one image of it.
+
+    Returns sorted indices (kept, held) of labels ``[N]``.
+    """
     rng = generator(seed, "held out", len(labels))
-    held = []
+    parts = []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        held.append(members[: min(round(fraction * len(members)), len(members) - 1)])
-    held = np.sort(np.concatenate(held))
+        parts.append(members[: min(round(fraction * len(members)), len(members) - 1)])
+    held = np.sort(np.concatenate(parts))
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
 def few_labels(labels: np.ndarray, per_class: int, seed: int, draw: int) -> np.ndarray:
-    """Sorted indices of ``per_class`` samples of each class, drawn without replacement.
+    """Draw ``per_class`` images of each class without replacement.
 
-    Draws differ by ``draw`` and depend on nothing else but the labels, ``per_class`` and the seed.
-    Raises ``UserError`` naming a class that has fewer.
+    Returns their sorted indices. They depend on the labels ``[N]``, ``per_class``, the seed and the
+    number ``draw`` alone.
+    Raises ``UserError``, which names the class, where a class has fewer images.
     """
     rng = generator(seed, "few labels", per_class, draw)
     chosen = []
@@ -68,7 +76,8 @@ def few_labels(labels: np.ndarray, per_class: int, seed: int, draw: int) -> np.n
         members = np.flatnonzero(labels == label)
         if len(members) < per_class:
             raise UserError(
-                f"class {label} has {len(members)} labelled images, fewer than the {per_class} asked for"
+                f"class {label} has {len(members)} labelled images, "
+                f"fewer than the {per_class} asked for"
             )
         chosen.append(rng.choice(members, per_class, replace=False))
     return np.sort(np.concatenate(chosen))

@@ -1,6 +1,7 @@
 """How every stage starts and how it fails: one sentence on standard error, no traceback."""
 
 import errno
+import functools
 import inspect
 import logging
 import os
@@ -16,7 +17,7 @@ from stages.common import inputs
 from stages.common.stopping import raise_interrupts
 from stages.common.threads import keep_to_share
 from stages.common.workers import PEER_LOST
-from stages.params.load import PARAMS, load
+from stages.params.load import PARAMS, Params, load
 
 # The key of a metrics file that says why its evaluation was left out.
 LEFT_OUT = "left_out"
@@ -129,14 +130,30 @@ class Unlabelled(UserError):
     """A dataset has no labels: an evaluation that needs them is left out, and the graph goes on."""
 
 
-def leave_out(reason: Unlabelled, metrics: str, plot: str, columns: Sequence[str]) -> None:
-    """Write the results of an evaluation that needs labels and has none: the reason alone.
+def needs_labels(
+    metrics: str, plot: str, columns: Sequence[str]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate the ``main`` of a stage: where it raises ``Unlabelled``, it is left out.
 
-    metrics, plot: the paths of both files. columns: of the plot, which gets no rows.
+    Both of its files are then written with the reason alone.
+
+    metrics, plot: their paths, where ``{}`` stands for the argument of the stage.
+    columns: of the plot, which gets no rows.
     """
-    log.warning("%s, which this evaluation needs: it is left out", reason)
-    files.write_csv(plot, columns, [])
-    files.write_metrics(metrics, {LEFT_OUT: f"{reason}."})
+
+    def decorate(main: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(main)
+        def main_or_reason(params: Params, *arguments: str) -> None:
+            try:
+                main(params, *arguments)
+            except Unlabelled as error:
+                log.warning("%s, which this evaluation needs: it is left out", error)
+                files.write_csv(plot.format(*arguments), columns, [])
+                files.write_metrics(metrics.format(*arguments), {LEFT_OUT: f"{error}."})
+
+        return main_or_reason
+
+    return decorate
 
 
 def _level() -> str:

@@ -1,4 +1,4 @@
-"""What the leaves read: the features that ``stages.embed`` saved."""
+"""The features that ``stages.embed`` saved, as evaluations read them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,10 @@ from stages.common.command import Unlabelled
 
 RESULTS = Path("results/embed")
 
-# The trained network, and the same one before training: the floor that every number stands beside.
+# The trained network and the same network before training, the floor of every number.
 ENCODERS = ("trained", "random")
 
-# Of train, held out to select on where the dataset has no val split.
-HELD_OUT = 0.2
+HELD_OUT = 0.2  # share of train to select on where the dataset has no val split
 
 
 def require_labels(labels: np.ndarray, dataset: str, split: str) -> None:
@@ -36,7 +35,7 @@ def require_labels(labels: np.ndarray, dataset: str, split: str) -> None:
 
 @dataclass(frozen=True)
 class Features:
-    """The embedded splits of one dataset. arrays: those of the file, by ``<split>.<what>``."""
+    """The embedded splits of one dataset. arrays: those of the file, by ``<split>.<field>``."""
 
     dataset: str
     arrays: dict[str, np.ndarray]
@@ -47,13 +46,17 @@ class Features:
         return tuple(split for split in ("train", "val", "test") if split in present)
 
     def split(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """features ``[N, F]`` float32, labels ``[N]`` int64 (-1 = none) and log sigma ``[N]`` float32 of one split; the
-        last is None where the network predicts none."""
+        """Return features, labels and log sigma of one split.
+
+        features ``[N, F]`` float32; labels ``[N]`` int64, -1 for an image without a label; log
+        sigma ``[N]`` float32, None where the network predicts none. Raises ``UserError`` where
+        there is no such split.
+        """
         if name not in self.splits:
             raise UserError(
                 f"dataset {self.dataset!r} has no {name} split; it has {', '.join(self.splits)}"
             )
-        features, labels = (self.arrays[f"{name}.{what}"] for what in ("features", "labels"))
+        features, labels = (self.arrays[f"{name}.{field}"] for field in ("features", "labels"))
         return features, labels, self.arrays.get(f"{name}.log_sigma")
 
     def digests(self, name: str) -> np.ndarray:
@@ -69,7 +72,10 @@ class Features:
 
 
 def load_features(dataset: str, encoder: str) -> Features:
-    """The features of ``dataset`` by ``encoder``, one of ``ENCODERS``. Raises ``UserError`` where there are none."""
+    """Read the features of a dataset. Raises ``UserError`` where there are none.
+
+    encoder: one of ``ENCODERS``.
+    """
     path = RESULTS / dataset / f"{encoder}.safetensors"
     try:
         return read_features(path, dataset)
@@ -80,11 +86,14 @@ def load_features(dataset: str, encoder: str) -> Features:
 
 
 def read_features(path: Path, dataset: str) -> Features:
-    """The features of ``dataset`` in a file. Raises ``UserError`` where it does not hold what ``stages.embed`` writes."""
+    """Read the features of a dataset from a file.
+
+    Raises ``UserError`` where the file does not hold what ``stages.embed`` writes.
+    """
     arrays = read_arrays(path)
-    found = Features(dataset, arrays)
+    features = Features(dataset, arrays)
     wanted = {}
-    for count, split in zip("LMN", found.splits):
+    for count, split in zip("LMN", features.splits):
         wanted |= {
             f"{split}.features": ("float32", f"{count}F"),
             f"{split}.labels": ("int64", count),
@@ -93,11 +102,15 @@ def read_features(path: Path, dataset: str) -> Features:
         if f"{split}.log_sigma" in arrays:
             wanted[f"{split}.log_sigma"] = ("float32", count)
     arrays.check(wanted)
-    return found
+    return features
 
 
 def load_labelled(dataset: str, encoder: str, seed: int) -> tuple[Labelled, Labelled, Labelled]:
-    """(train, val, test), each features and labels. Without a val split a stratified fifth of train takes its place."""
+    """Read features and labels of (train, val, test).
+
+    Without a val split a stratified fifth of train takes its place.
+    Raises ``Unlabelled`` where a split has no labels.
+    """
     features = load_features(dataset, encoder)
     train, test = features.labelled("train"), features.labelled("test")
     if "val" in features.splits:

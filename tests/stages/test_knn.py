@@ -29,6 +29,6 @@ def test_it_writes_metrics_and_the_grid(workplace, params):
 
 def test_a_k_above_the_training_images_names_the_key(workplace, params):
     settings = params.knn.model_copy(update={"k": (5, 600)})
-    with pytest.raises(ConfigError, match="k is 600; the bank has 500 images"):
+    with pytest.raises(ConfigError, match="k is 600; there are 500 training images"):
         knn.main(params.model_copy(update={"knn": settings}))
     assert workplace.written() == {}

@@ -6,7 +6,7 @@ from prosmin.common import files
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.metrics import classification
 from stages import linear
-from stages.common.probing import load_probe
+from stages.linear import load_probe
 
 
 def test_it_writes_probes_metrics_and_the_reliability_diagram(workplace, params):

@@ -11,7 +11,7 @@ from prosmin.common import files
 from prosmin.common.errors import UserError
 from prosmin.metrics import calibration, classification
 from stages import embed, fetch, linear, shift
-from stages.common.probing import load_probe
+from stages.linear import load_probe
 from stages.params.load import Folder, load
 from tests.stages.conftest import ROOT
 from tests.stages.test_prediction import keep_networks

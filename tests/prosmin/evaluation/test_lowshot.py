@@ -7,7 +7,8 @@ from sklearn.linear_model import LogisticRegression
 
 from prosmin.common.errors import UserError
 from prosmin.evaluation.label_subsets import few_labels
-from prosmin.evaluation.lowshot import evaluate_lowshot, per_class_of
+from prosmin.evaluation.lowshot import evaluate_lowshot, per_class_of, sizes, summarise
+from prosmin.metrics.intervals import over_draws
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +49,24 @@ def test_a_class_with_too_few_images_is_refused(digits):
 )
 def test_a_percentage_is_shared_evenly_with_at_least_one_label_a_class(percent, expected):
     assert per_class_of(percent, np.arange(1000) % 10) == expected
+
+
+def test_a_setting_has_its_name_and_its_labels_per_class():
+    labels = np.repeat(np.arange(10), 50)
+    assert sizes([1, 5], [10, 0.5], labels) == {
+        "per_class_1": 1,
+        "per_class_5": 5,
+        "percent_10": 5,
+        "percent_0.5": 1,
+    }
+
+
+def test_a_summary_has_the_mean_over_draws_and_counts_the_labels():
+    mean, low, high = over_draws([0.5, 0.6, 0.7], 200)
+    assert summarise([0.5, 0.6, 0.7], 5, 10, 200) == {
+        "accuracy": mean,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "labels": 50,
+        "draws": 3,
+    }

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError
-from stages.common.command import run
+from stages.common.command import LEFT_OUT, Unlabelled, needs_labels, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -145,3 +146,31 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stage"])
     with pytest.raises(ZeroDivisionError):
         run("linear", raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("arguments", [(), ("birds",)])
+def test_an_evaluation_without_labels_is_left_out_with_its_reason(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    name = "/{}" if arguments else ""
+
+    @needs_labels(f"metrics/shift{name}.json", f"plots/shift{name}.csv", ("encoder", "accuracy"))
+    def main(params, *given):
+        raise Unlabelled("the train split has no labels")
+
+    main(None, *arguments)
+    path = "shift/birds" if arguments else "shift"
+    reason = {LEFT_OUT: "the train split has no labels."}
+    assert files.read_json(f"metrics/{path}.json") == reason
+    assert Path(f"plots/{path}.csv").read_text() == "encoder,accuracy\n"
+
+
+def test_an_evaluation_with_labels_writes_by_itself_and_other_faults_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    @needs_labels("metrics.json", "plot.csv", ())
+    def main(params, name=""):
+        raise UserError(f"{name} is unknown")
+
+    with pytest.raises(UserError, match="birds is unknown"):
+        main(None, "birds")
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,129 @@
+"""Accuracy, calibration and features of an encoder on corrupted images, cell by cell.
+
+A cell is one corruption type at one severity. Letters in shapes: T types, S severities, N images.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prosmin import corruptions
+from prosmin.data.dataset import Split
+from prosmin.evaluation.embedding import embed
+from prosmin.evaluation.linear_probe import Probe
+from prosmin.metrics import calibration, classification, corruption_error
+from prosmin.metrics.corruption_error import Known, Measured
+
+
+class Observer:
+    """An encoder and its results in every cell.
+
+    hits: bool [T, S, N], right predictions of the probe; not filled without a probe.
+    ece: [T, S], not filled without a probe.
+    similarity: float32 [T, S, N], cosine between the features of an image with and without
+        corruption; filled where the images of the cells are ``paired`` with those of the split.
+    measured: ``hits`` beside the right predictions on clean images; None without a probe.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        probe: Probe | None,
+        split: Split,
+        paired: bool,
+        cells: tuple[int, int],
+        batch_size: int,
+    ):
+        """split: the clean images. cells: numbers of types and of severities."""
+        self.network, self.probe, self.paired = network, probe, paired
+        self.batch_size = batch_size
+        self.clean = embed(network, split.images, batch_size)
+        self.hits, self.ece = np.empty((*cells, len(split)), bool), np.empty(cells)
+        self.similarity = np.empty((*cells, len(split)), np.float32)
+        self.measured: Measured | None = None
+        if probe:
+            right = probe.logits(self.clean).argmax(axis=1) == split.labels.numpy()
+            self.measured = Measured(self.hits, right)
+        self._parts: list[np.ndarray] = []
+
+    def see(self, images: Tensor) -> None:
+        """Embed a part uint8 [B, C, H, W] of the present cell."""
+        self._parts.append(embed(self.network, images, self.batch_size))
+
+    def finish(self, cell: tuple[int, int], labels: np.ndarray) -> None:
+        """Measure the cell whose parts have been seen. labels: int64 [N]."""
+        features = np.concatenate(self._parts)
+        self._parts = []
+        if self.paired:
+            self.similarity[cell] = corruption_error.cosines(features, self.clean)
+        if self.probe:
+            logits = self.probe.logits(features)
+            self.hits[cell] = logits.argmax(axis=1) == labels
+            self.ece[cell] = calibration.ece(classification.softmax(logits), labels)
+
+    def mean(self, row: int) -> float:
+        """Accuracy of one type over all severities; without a probe feature similarity."""
+        return float((self.hits if self.probe else self.similarity)[row].mean())
+
+    def cell(self, row: int, column: int) -> tuple[float | str, float | str, float | str]:
+        """Accuracy, ECE and feature similarity; an empty text where one is not measured."""
+        return (
+            float(self.hits[row, column].mean()) if self.probe else "",
+            float(self.ece[row, column]) if self.probe else "",
+            float(self.similarity[row, column].mean()) if self.paired else "",
+        )
+
+
+def benchmark_types(types: Sequence[str]) -> list[str]:
+    """The types that belong to the benchmark, in their order."""
+    return [name for name in types if name in corruptions.BENCHMARK]
+
+
+def summarise(
+    own: Observer,
+    reference: Measured | Known | None,
+    types: Sequence[str],
+    severities: Sequence[int],
+    bootstrap: int,
+    seed: int,
+) -> dict[str, float | None]:
+    """The single numbers of one encoder; headline numbers have their intervals.
+
+    reference: the model whose errors are 1 in mCE; None without a probe.
+    types, severities: of the cells, in their order.
+    A number that the reference leaves undefined is None.
+    """
+    benchmark, extra = (
+        [place for place, name in enumerate(types) if name in group]
+        for group in (corruptions.BENCHMARK, corruptions.EXTRA)
+    )
+    counted = benchmark or extra
+    values: dict[str, float] = {}
+    wanted: dict[str, classification.Metric] = {}
+    if own.measured:
+        hits, clean = own.hits, own.measured.clean
+        values["accuracy_clean"] = float(clean.mean())
+        if benchmark and reference:
+            part, other = Measured(hits[benchmark], clean), reference
+            if isinstance(reference, Measured):
+                other = Measured(reference.hits[benchmark], reference.clean)
+            wanted["mce_unnormalised"] = partial(corruption_error.mce_unnormalised, part)
+            wanted["mce"] = partial(corruption_error.mce, part, other)
+            values["relative_mce"] = float(corruption_error.relative_mce(part, other))
+        if extra:
+            of_extra = Measured(hits[extra], clean)
+            wanted["mce_unnormalised_extra"] = partial(corruption_error.mce_unnormalised, of_extra)
+        by_severity = own.ece[counted].mean(axis=0)
+        for severity, mean in zip(severities, by_severity):
+            values[f"ece_severity_{severity}"] = float(mean)
+    if own.paired:
+        similarity = own.similarity[counted]
+        wanted["feature_similarity"] = partial(corruption_error.feature_similarity, similarity)
+    values |= classification.with_intervals(wanted, own.similarity.shape[-1], bootstrap, seed)
+    if benchmark and own.measured and own.measured is reference:
+        # The mCE of the reference is 1 by definition, with any images.
+        values |= {"mce_low": values["mce"], "mce_high": values["mce"]}
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
