@@ -10,7 +10,7 @@ from tests.extending.recipes import Project, recipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-LABEL = "from stages.report.figures import detector_line; print(detector_line('gen').label)"
+LABEL = "from stages.report.figures.lines import detector_line; print(detector_line('gen').label)"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from prosmin.evaluation import ood_scores
 from prosmin.evaluation.ood_scores import Detector
 from stages import fetch, linear, ood
 from stages.params.load import Params, load
-from stages.report import figures
+from stages.report.figures import lines
 from tests.stages.conftest import ROOT, Workplace
 
 PROBE = ["msp", "max_logit", "entropy", "energy"]
@@ -248,9 +248,9 @@ def test_a_new_detector_is_a_function_and_its_entry(ready, params, monkeypatch):
     np.testing.assert_array_equal(scores["random.norm.ood"], np.linalg.norm(features, axis=1))
     assert set(found["trained"]) == {*DETECTORS, "norm"}
     assert "norm" in {row["detector"] for row in files.read_csv("plots/ood/patches.csv")}
-    line = figures.detector_line("norm")
+    line = lines.detector_line("norm")
     assert (line.label, line.colour, line.dash) == ("norm of the features", "purple", ":")
-    assert figures.detectors_drawn(found["trained"])[-1] == "norm"
+    assert lines.detectors_drawn(found["trained"])[-1] == "norm"
 
 
 def test_an_ood_set_needs_no_labels_and_no_other_split_than_test(ready, params):
