@@ -1,8 +1,8 @@
-"""``make repro``: check ``params.yaml``, run ``dvc repro`` (``pipelines.engine.quick``), name the report and print the headline numbers.
+"""``make repro``: check ``params.yaml``, run ``dvc repro``, print the headline numbers.
 
-``python -m pipelines.repro [arguments]`` hands its arguments to ``dvc repro``: a target (``linear``), ``--force``,
-``--dry``. It exits with DVC's code, with 1 when a file is damaged, with 2 when ``params.yaml`` is wrong, and with 130 when
-interrupted.
+``python -m pipelines.repro [arguments]`` hands its arguments to ``dvc repro``: a target
+(``linear``), ``--force``, ``--dry``. It exits with DVC's code, with 1 where a file is damaged, with
+2 where ``params.yaml`` is wrong, and with 130 when interrupted.
 """
 
 import signal
@@ -10,27 +10,26 @@ import subprocess
 import sys
 from types import FrameType
 
-from pipelines.engine.execute import ended, guarded
+from pipelines.engine.execute import DVC, ended, guarded
 from pipelines.flows.summary import show
-from pipelines.graph import dag, lockfile
-from pipelines.graph.workspace import alone, end_with_make, heard
+from pipelines.graph import dag, lockfile, reads
+from pipelines.graph.workspace import alone, disk_fault, end_with_make, heard
 from stages.common.command import run
 from stages.params.load import Params
 
 
 def main(params: Params, *arguments: str) -> None:
-    code = reproduce(arguments)
-    if code:
+    if code := reproduce(arguments):
         sys.exit(code)  # the last line on the screen is DVC's, which says what failed
     if code := show(params):
         sys.exit(code)
 
 
 def reproduce(arguments: tuple[str, ...]) -> int:
-    """Run ``dvc repro`` to its end and return its exit code, or 128 + the signal that stopped it.
+    """Run ``dvc repro`` and return its code, or 128 + the signal that stopped it.
 
-    DVC and its stages stand below a guard (``pipelines/engine/guard.py``). When this process is asked to stop, or dies, it hands that
-    on as an interrupt, upon which a stage removes what it has half-written, and kills what has not ended after its grace.
+    DVC and its stages run below a guard (``pipelines/engine/guard.py``). When this process is told
+    to stop, or dies, the guard interrupts them, and kills after its grace all that still runs.
     """
     process: subprocess.Popen[str] | None = None
     stopped: list[int] = []
@@ -43,28 +42,39 @@ def reproduce(arguments: tuple[str, ...]) -> int:
     end_with_make()
     with alone() as lock:
         before = {number: signal.signal(number, stop) for number in heard()}
-        process = guarded(
-            [sys.executable, "-m", "pipelines.engine.quick", "repro", *arguments],
-            shown=True,
-            lock=lock,
-        )
-        if stopped:  # while it was started
+        process = guarded([*DVC, "repro", *arguments], shown=True, lock=lock)
+        if stopped:  # while the process was started
             process.terminate()
         code = ended(process)
-        if code - 128 in set(signal.Signals) and not stopped:  # 255 is DVC's own code
-            name = signal.Signals(code - 128).name
-            print(
-                f"error: DVC was ended by {name}; stages that were done are kept, run it again",
-                file=sys.stderr,
-            )
-        if lockfile.noted():  # a run of stages at the same time had been killed
+        if code and not stopped:
+            explain(code)
+        wrong, order = reads.wrong(), lockfile.noted()
+        if wrong or order:
             with dag.locked():
-                lockfile.restore_order(lockfile.noted(), dag.read())
-            if code == 0 and not arguments:
-                lockfile.forget()
+                for stage, what in wrong.items():
+                    reads.withdraw(stage)
+                    print(f"error: {what}", file=sys.stderr)
+                if order:  # an earlier run with stages at the same time was killed
+                    lockfile.restore_order(order, dag.read())
+        if order and code == 0 and not arguments:
+            lockfile.forget()
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 128 + stopped[0] if stopped else code
+    if stopped:
+        return 128 + stopped[0]
+    return code or int(bool(wrong))
+
+
+def explain(code: int) -> None:
+    """Say on standard error why DVC failed, where DVC itself does not."""
+    if fault := disk_fault():
+        print(f"error: {fault}", file=sys.stderr)
+    if code - 128 in set(signal.Signals):  # 255 is DVC's own code
+        name = signal.Signals(code - 128).name
+        print(
+            f"error: DVC was ended by {name}; stages that were done are kept, run it again",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def broken_disk(place: Place, draw: random.Random) -> None:
 def at_once(place: Place, draw: random.Random) -> None:
     """Two runs started at the same moment in one folder: the second waits, or says so."""
     something_to_do(place, draw)
-    plain = ("-m", "pipelines.engine.quick", "repro")
+    plain = ("-m", "pipelines.engine.dvc_command", "repro")
     first, second = draw.choice([(REPRO, REPRO), (REPRO, FLOW), (FLOW, FLOW), (FLOW, plain)])
     place.story.append(f"{first[1]} and {second[1]}")
     running, other = place.start(python(*first)), place.start(python(*second))

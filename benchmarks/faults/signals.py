@@ -19,6 +19,7 @@ APPEARS = 30.0  # seconds until a process that is to be hit must be there
 FATAL = 15.0  # seconds in which a run must end whose own process was told to
 PAUSE = 1.0  # seconds between SIGSTOP and SIGCONT
 SERVER = "pipelines.flows.local_server"
+DVC = "pipelines.engine.dvc_command"
 PORTS = range(20000, 30000)
 
 
@@ -55,16 +56,6 @@ def _is_stage(each: Running) -> bool:
     return " -m stages." in each.command and not any(other in each.command for other in others)
 
 
-def _below(count: int) -> Target:
-    """A fork of the starter: its guards are one below it, what they watch (DVC) two."""
-
-    def check(each: Running) -> bool:
-        found = sum("starter.py" in above for above in each.above)
-        return "starter.py" in each.command and found == count
-
-    return check
-
-
 def _runs(words: str) -> Target:
     """What has ``words`` on its command line and is no guard of it."""
     return lambda each: words in each.command and "guard.py" not in each.command
@@ -77,15 +68,14 @@ def _guards(words: str) -> Target:
 # What may be hit, by the name that the table gives it.
 IN_REPRO: dict[str, Target] = {
     "main": lambda each: not each.above,
-    "guard": _guards("pipelines.engine.quick"),
-    "DVC": _runs("pipelines.engine.quick"),
+    "guard": _guards(DVC),
+    "DVC": _runs(DVC),
     "stage": _is_stage,
 }
 IN_FLOW: dict[str, Target] = {
     "main": lambda each: not each.above,
-    "starter": _below(0),
-    "guard": _below(1),
-    "DVC": _below(2),
+    "guard": _guards(DVC),
+    "DVC": _runs(DVC),
     "stage": _is_stage,
     "server": _runs(SERVER),
     "server's guard": _guards(SERVER),

@@ -8,18 +8,19 @@ their logs, what ran, metrics against the last commit, the result table, plots, 
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from contextvars import ContextVar
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Protocol
 
 from httpx import HTTPError
 
 from pipelines.engine import durations, machine
+from pipelines.engine.dvc_command import different_version
 from pipelines.engine.execute import Executor, Result
 from pipelines.engine.schedule import Schedule
 from pipelines.flows import page
 from pipelines.flows.progress import Progress
 from pipelines.flows.server import settle
-from pipelines.graph import dag, lockfile
+from pipelines.graph import dag, lockfile, reads
 from pipelines.graph.experiment import experiment
 from pipelines.graph.workspace import alone
 from prosmin.common.errors import UserError
@@ -111,6 +112,8 @@ def _run_here(
         unchanged = set()
     noted = lockfile.noted()
     before = lockfile.snapshot(chosen)
+    if said := different_version():
+        get_run_logger().warning("%s", said)
     view, futures = VIEW.get(), {}
     progress = Progress(len(chosen))
     if view:
@@ -154,17 +157,22 @@ def _run_here(
     schedule = Schedule(
         chosen, unchanged, machine.Machine(workers or machine.cores()), submit, took
     )
-    with Executor(Path.cwd(), force, lock) as executor:
+    with Executor(force, lock) as executor:
         try:
             results = schedule.run()
         finally:
             executor.stop()
             for future in futures.values():
                 future.wait()
+            wrong = reads.wrong()
             if len(unchanged) < len(chosen) or noted:
                 with dag.locked():
+                    for name in wrong:
+                        reads.withdraw(name)
                     lockfile.restore_order(before, chosen)
             progress.close()
+    for name, what in wrong.items():
+        results[name] = replace(results[name], outcome="failed", reason=what)
     if all(each.done for each in results.values()):
         lockfile.forget()
     durations.save(

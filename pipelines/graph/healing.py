@@ -1,68 +1,72 @@
-"""Before a run: put in order what one before it, that was killed, has left in the folder; a line says each thing that was done.
+"""Before a run: repair what an earlier run that was killed has left in the folder.
 
-Everything here belongs to the program or to DVC and is made anew when it is needed: files that were half-written, the note of
-who reads and writes which outputs (``.dvc/tmp/rwlock``), locks, folders of experiments. What a living process holds is let be.
+All of it belongs to this program or to DVC and is made anew when needed: half-written files, DVC's
+notes and locks (``dvc.py``), torn entries of ``dvc.lock`` (``lockfile.py``) and of the cache,
+folders of experiments. Nothing that a living process holds is touched.
 """
 
 import contextlib
 import fcntl
-import json
 import os
-import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pipelines.engine import durations
-from pipelines.graph import lockfile
+from pipelines.graph import dvc, lockfile
 from pipelines.graph.private import FOLDER, private
-from prosmin.common.files import recover, running, write_text
+from prosmin.common.files import recover
 from stages.common import declared, proof
 
-DVC = Path(".dvc/tmp")
 EXPERIMENTS = FOLDER / "experiments"
-WRITTEN = (
-    "metrics",
-    "plots",
-    "results",
-)  # by stages, at any depth; data/ holds folders of files and may be large
-QUIET = 60.0  # seconds since the last write, after which a copy that no process here has open is nobody's
-COPY = re.compile(r".*\.[\w-]{22}\.tmp")  # the name of DVC's copies until they are whole
+# Stages write into these at any depth. data/ holds folders of files and may be large.
+WRITTEN = ("metrics", "plots", "results")
 
 
 def heal() -> Iterator[str]:
-    """Yields what has been done, a sentence each. Call it while no other run is at work in the current folder."""
-    yield from make_room(DVC, *(DVC / name for name in ("lock", "rwlock", "rwlock.lock")))
+    """Repair the current folder; yields a sentence per repair.
+
+    Call it while no other run is at work in the folder.
+    """
+    locks = ("lock", "rwlock", "rwlock.lock")
+    yield from make_room(dvc.TMP, *(dvc.TMP / name for name in locks))
     yield from make_room(FOLDER, durations.KEPT)
-    with _held(DVC / "lock") as alone:  # else a `dvc` that somebody has started by hand is copying
-        found = [
+    cache = proof.cache()
+    with dvc.held("lock") as alone:  # else a `dvc` that somebody has started by hand is copying
+        removed = [
             path
             for folder in _folders()
-            for path in (*recover(folder, _is_output), *(_copies(folder) if alone else ()))
+            for path in (
+                *recover(folder, _is_output),
+                *(dvc.remove_copies(folder) if alone else ()),
+            )
         ]
-    found += _abandoned(proof.cache())
-    if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        yield f"removed what an interrupted write had left: {', '.join(map(str, found[:3]))}{more}"
-    with _held(DVC / "rwlock.lock") as alone:
-        if alone:
-            yield from _rwlock(DVC / "rwlock")
+    removed += dvc.remove_abandoned_copies(cache)
+    if removed:
+        yield f"removed what an interrupted write had left: {_first(removed)}"
+    if removed := list(dvc.remove_torn_runs(cache)):
+        yield f"removed torn entries of the run cache: {_first(removed)}"
+    dvc.distrust(cache)
+    yield from dvc.mend_note()
     yield from lockfile.mend()
     yield from clear_experiments()
 
 
+def _first(paths: list[Path]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return f"{', '.join(map(str, paths[:3]))}{more}"
+
+
 def _is_output(path: Path) -> bool:
-    """Whether a stage writes this folder; where the graph cannot be read, any may be one."""
+    """Whether a stage writes this folder; yes where the graph cannot be read."""
     content = declared.sections(declared.PARAMS)
     stages = declared.graph(content) if content else {}
     return not stages or any(str(path) in stage.outs for stage in stages.values())
 
 
 def _folders() -> Iterator[Path]:
-    yield from (Path("."), FOLDER, DVC, Path("data"))
+    yield from (Path("."), FOLDER, dvc.TMP, Path("data"))
     with contextlib.suppress(OSError):
         yield from (
             path
@@ -75,48 +79,8 @@ def _folders() -> Iterator[Path]:
             yield Path(folder)
 
 
-def _copies(folder: Path) -> Iterator[Path]:
-    """Remove DVC's unfinished copies."""
-    with contextlib.suppress(OSError):
-        for name in sorted(os.listdir(folder)):
-            if COPY.fullmatch(name):
-                Path(folder, name).unlink()
-                yield Path(folder, name)
-
-
-def _abandoned(cache: Path) -> Iterator[Path]:
-    """Remove unfinished copies from a cache, which others may share: only those that nobody is writing."""
-    for pattern in ("files/md5/.*.tmp", "files/md5/*/.*.tmp", "runs/*/*/.*.tmp"):
-        for path in sorted(cache.glob(pattern)):
-            with contextlib.suppress(OSError):
-                facts = path.stat()
-                old = time.time() - facts.st_mtime > QUIET
-                if (
-                    COPY.fullmatch(path.name)
-                    and old
-                    and facts.st_uid == os.getuid()
-                    and not _is_open(path)
-                ):
-                    path.unlink()
-                    yield path
-
-
-def _is_open(path: Path) -> bool:
-    """Whether a process of this user has the file open."""
-    import psutil
-
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if str(path.resolve()) in {each.path for each in process.open_files()}:
-                return True
-    return False
-
-
-# --- locks ----------------------------------------------------------------------------------------
-
-
 def make_room(folder: Path, *files: Path) -> Iterator[str]:
-    """Let ``folder`` be a folder and ``files`` in it be files; what stands in the way is no run's."""
+    """Move a file away from the place of ``folder``, and remove folders from those of ``files``."""
     if folder.is_file():
         away = folder.with_name(f"{folder.name}.away")
         os.replace(folder, away)
@@ -127,77 +91,15 @@ def make_room(folder: Path, *files: Path) -> Iterator[str]:
             yield f"removed {path}: it was a folder, and there must be a file"
 
 
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Hold a lock of DVC, as DVC does, while the block runs; False where another process holds it or there is none to hold."""
-    try:
-        handle = open(path, "a")
-    except OSError:
-        yield False
-        return
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-
-
-def _rwlock(path: Path) -> Iterator[str]:
-    """DVC refuses to start over this file when it is torn, and when one of its numbers belongs to another process now."""
-    try:
-        text, since = path.read_text(encoding="utf-8"), path.stat().st_mtime
-    except FileNotFoundError:
-        return
-    except (OSError, UnicodeDecodeError):
-        text, since = "", 0.0
-    try:
-        noted = json.loads(text)
-        writers = {name: _is_dvc(info, since) for name, info in noted.get("write", {}).items()}
-        readers = {
-            name: [info for info in infos if _is_dvc(info, since)]
-            for name, infos in noted.get("read", {}).items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        path.unlink()
-        yield f"{path} was torn by an interrupted DVC and has been removed"
-        return
-    kept = {
-        "write": {name: noted["write"][name] for name, alive in writers.items() if alive},
-        "read": {name: infos for name, infos in readers.items() if infos},
-    }
-    if kept != {"write": {}, "read": {}} | noted:
-        write_text(path, json.dumps(kept))
-        yield f"took out of {path} what processes held that have ended"
-
-
-def _is_dvc(info: dict[str, Any], since: float) -> bool:
-    """Whether the process of a note in the rwlock, ``{pid, cmd}``, still runs and is the one that made it."""
-    number, command = int(info["pid"]), str(info["cmd"])
-    if not running(number, since):
-        return False
-    import psutil
-
-    try:
-        words = psutil.Process(number).cmdline()
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True
-    # DVC notes its sys.argv, which for `python -m a.b` begins with the path of the module.
-    module = [after.replace(".", "/") for word, after in zip(words, words[1:]) if word == "-m"]
-    python = Path(words[0]).name.startswith("python") if words else False
-    programs = [word for word in words[1:] if "/" in word] + ([] if python else words[:1]) + module
-    return any(program in command for program in programs)
-
-
 # --- experiments ----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def experiment_folder(name: str) -> Iterator[Path]:
-    """A new folder that is gone when the block ends, and that ``clear_experiments`` knows to be in use until then."""
+    """Make a folder that exists while the block runs.
+
+    It is locked until then, so ``clear_experiments`` leaves it.
+    """
     private(EXPERIMENTS)
     with contextlib.ExitStack() as locks:
         with contextlib.ExitStack() as making:
@@ -224,7 +126,7 @@ def clear_experiments() -> Iterator[str]:
 
 
 def _lock_folder(folder: Path, until: contextlib.ExitStack, how: int = 0) -> bool:
-    """Hold a lock on the folder itself; False where that cannot be had, as on some network disks."""
+    """Lock the folder itself; False where that fails, as on some network disks."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         until.callback(os.close, handle)

@@ -183,6 +183,16 @@ def update(path: Path, entries: dict[str, str]) -> bool:
     return True
 
 
+def remove(stage: str, path: Path = LOCK) -> None:
+    """Take out the entry of a stage."""
+    head, entries, tail = _split(path)
+    blocks = {name: text for name, text in entries if name != stage}
+    if blocks:
+        write_text(path, head + "".join(blocks.values()) + tail)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _path(stage: str) -> Path:
     """The lock file beside the dvc.yaml of a stage, which is named as in ``pipelines.graph.dag``."""
     return Path(stage.rpartition(":")[0] or "dvc.yaml").with_suffix(".lock")

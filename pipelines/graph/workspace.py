@@ -5,27 +5,33 @@ import fcntl
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 from pipelines.engine.guard import STOPS
+from pipelines.graph import reads
 from pipelines.graph.healing import heal, make_room
 from pipelines.graph.private import FOLDER, private
 from prosmin.common.errors import UserError
 from prosmin.common.files import running
+from stages.common import proof
 
 PATIENCE = 20.0  # seconds for the guards of a run that was killed to end what it had started
+MEGABYTE = 2**20
+PROBE = 4  # megabytes
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[int | None]:
-    """Hold the folder for this process; the system lets go of it whenever the process ends, however that happens.
+    """Hold the folder for this process; the system releases it whenever the process ends.
 
-    Yields the descriptor of the lock: a child that it is passed on to holds the folder with this process, and longer. None
-    where it cannot be written, which is said. What a run before this one has left half-done is put in order first, with a line
-    on standard error for each thing done.
+    What an earlier run has left half-done is repaired first, with a line per repair on standard
+    error. Yields the descriptor of the lock: a child that inherits it holds the folder too, and
+    longer. Yields None, after a warning, where the lock cannot be written.
     """
     with contextlib.ExitStack() as stack:
         lock = None
@@ -37,11 +43,10 @@ def alone() -> Iterator[int | None]:
             lock = handle.fileno()
             _take(handle)
         except OSError as error:
-            print(
-                f"warning: {path} cannot be written: {error.strerror}; nothing holds off a second run",
-                file=sys.stderr,
-            )
+            why = f"{path} cannot be written: {error.strerror}; nothing holds off a second run"
+            print(f"warning: {why}", file=sys.stderr)
         _say(heal())
+        reads.forget()
         try:
             yield lock
         finally:
@@ -50,13 +55,13 @@ def alone() -> Iterator[int | None]:
 
 
 def tidy() -> None:
-    """Put in order what an earlier run has left, unless one is at work here, which has done so."""
+    """Repair what an earlier run has left, unless a run is at work here: it has done so."""
     with contextlib.suppress(UserError), alone():
         pass
 
 
 def heard() -> list[int]:
-    """The signals that ask a run to stop. ``nohup`` has it ignore the end of the terminal, and that is to stay so."""
+    """The signals that ask a run to stop; without SIGHUP where ``nohup`` has had it ignored."""
     return [
         number
         for number in STOPS
@@ -65,7 +70,10 @@ def heard() -> list[int]:
 
 
 def end_with_make() -> None:
-    """Be stopped, as by SIGTERM, when the ``make`` that has started this process is killed: its children are not told."""
+    """Stop this process, as SIGTERM does, when the ``make`` that has started it is killed.
+
+    The system does not tell the children of a killed process.
+    """
     maker = os.environ.pop("PROSMIN_MAKE", "")  # set by the Makefile
 
     def watch() -> None:
@@ -90,11 +98,11 @@ def _take(handle: TextIO) -> None:
             killed = holder.isdigit() and not running(int(holder), since)
             if not killed or time.monotonic() > end:
                 raise UserError(
-                    f"another run is at work in this folder (process {holder}); let it finish, or cancel it"
+                    f"another run is at work in this folder (process {holder}); "
+                    "let it finish, or cancel it"
                 ) from None
-        time.sleep(
-            0.05
-        )  # the guards of a run that was killed hold its lock until nothing of it is left
+        # The guards of a run that was killed hold its lock until nothing of it is left.
+        time.sleep(0.05)
     with contextlib.suppress(OSError):  # on a full disk it is held all the same
         handle.truncate(0)
         handle.write(str(os.getpid()))
@@ -107,3 +115,18 @@ def _say(done: Iterator[str]) -> None:
             print(line, file=sys.stderr, flush=True)
     except OSError as error:
         print(f"warning: {error.filename}: {error.strerror}; it was left as it is", file=sys.stderr)
+
+
+def disk_fault() -> str:
+    """A sentence where a file of a few megabytes cannot be written here or in DVC's cache.
+
+    DVC itself says "No possible cache link types" where a copy from its cache meets a full disk.
+    """
+    for folder in filter(Path.is_dir, (Path(), proof.cache())):
+        try:
+            with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+                for _ in range(PROBE):
+                    file.write(bytes(MEGABYTE))
+        except OSError as error:
+            return f"{folder.resolve()} cannot be written to: {error.strerror}"
+    return ""

@@ -1,8 +1,8 @@
-"""Which results belong to the settings, the code and the data as they stand, told by ``dvc.lock``.
+"""Which results are of the present settings, code and data, as ``dvc.lock`` tells.
 
 ``dvc status`` tells the same of a folder that holds all data and results. Metrics and plots are in
-git and so lie in a clone that holds neither, and in older commits; whether they belong to the
-params beside them is told by the lock all the same.
+git, so they also lie in a fresh clone and in older commits, without data and results. There too the
+lock tells whether they are of the params beside them.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -16,11 +16,14 @@ Stages = dict[str, declared.Stage]
 
 
 def split(root: Path = Path()) -> tuple[Stages, Stages]:
-    """The stages of the ``dvc.yaml`` in ``root`` whose results are of these settings, code and
-    data, and the others, of which there are no results or other ones.
+    """Split the stages of ``dvc.yaml`` by whether their results are of these settings.
 
-    root: the project, or a folder with ``params.yaml``, ``dvc.yaml``, ``dvc.lock`` and metrics of
-    some commit; code that is not there is not looked at.
+    Args:
+        root: The project, or a folder with ``params.yaml``, ``dvc.yaml``, ``dvc.lock`` and metrics
+            of a commit. Code that does not exist there is not compared.
+
+    Returns:
+        The stages whose results are of these settings, code and data, and the other stages.
     """
     look = _Look(root)
     current = {name: stage for name, stage in look.graph.items() if look.current(name)}
@@ -33,13 +36,12 @@ def stale(root: Path = Path()) -> set[str]:
 
 
 def belongs(path: str, stale: Collection[str]) -> bool:
-    """Whether a file is neither one of the paths ``stale`` nor below one of them."""
+    """Whether a file is neither in ``stale`` nor below a path in it."""
     return path not in stale and not any(path.startswith(f"{out}/") for out in stale)
 
 
 def reasons(root: Path = Path()) -> "dict[str, list[Reason]]":
-    """Why the results of each stage are not of these settings, code and data; an empty list where
-    they are."""
+    """Per stage, why its results are not of these settings, code and data; empty where they are."""
     look = _Look(root)
     return {name: look.reasons(name) for name in look.graph}
 
@@ -85,7 +87,7 @@ class _Look:
             if "" in stage.params
             else {key: declared.value(self.params, key) for key in stage.params}
         )
-        for key, old, new in _differences(_plain(noted), _plain(now)):
+        for key, old, new in differences(noted, now):
             yield Reason(f"{declared.PARAMS}: {key} was {shown(old)} and is {shown(new)}")
         for kind, declared_paths in (("deps", stage.deps), ("outs", stage.outs)):
             noted_sums = _sums(entry, kind)
@@ -100,7 +102,7 @@ class _Look:
                 yield Reason(f"{path} is not the file that the stage wrote", path, md5)
 
     def _changed(self, dep: str, md5: str) -> Iterator[Reason]:
-        """Why a dependency is not what it was, told by the stages that write it where there are any."""
+        """Why a dependency has changed, by the stages that write it where there are any."""
         above = next((out for out in self.writer if dep == out or dep.startswith(f"{out}/")), None)
         if above is not None:
             name = self.writer[above]
@@ -116,19 +118,25 @@ class _Look:
             yield Reason(f"{dep} changed", dep, md5)
 
     def _unless_there(self, path: str, md5: str) -> bool:
-        """Whether a file or a folder has this checksum, or is not there: results need not be, and
-        code not of an older commit."""
+        """Whether a file or a folder has this checksum, or does not exist.
+
+        Results of an older commit do not exist, and its code need not.
+        """
         here = self.root / path
         if here.is_dir():
             if path in self.writer:  # large, and what writes it has been looked at
                 return True
-            found = {each: proof.digest(each, "md5") for each in proof.below(str(here))}
-            return proof.folder_digest(str(here), found) == md5
+            digests = {file: proof.digest(file, "md5") for file in proof.below(str(here))}
+            return proof.folder_digest(str(here), digests) == md5
         return not here.is_file() or proof.digest(str(here), "md5") == md5
 
 
-def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The innermost keys that differ, with both values."""
+def differences(before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The innermost dotted keys of params that differ, with both values."""
+    yield from _differences(_plain(before), _plain(now), "")
+
+
+def _differences(before: Any, now: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(now, dict):
         for step in dict.fromkeys([*before, *now]):
             yield from _differences(before.get(step), now.get(step), f"{key}.{step}".lstrip("."))
@@ -137,16 +145,15 @@ def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, An
 
 
 def _sums(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
-    return {each["path"]: each.get("md5", "") for each in entry.get(kind) or ()}
+    return {file["path"]: file.get("md5", "") for file in entry.get(kind) or ()}
 
 
 def _plain(value: Any) -> Any:
-    """A value as it is, whichever way a number is written: DVC writes 1e-06, which another reader
-    of YAML takes for text."""
+    """A value with its numbers as floats: PyYAML takes 1e-06, as DVC writes it, for text."""
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(inner) for inner in value]
     if isinstance(value, str):
         try:
             return float(value)

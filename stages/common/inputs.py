@@ -1,11 +1,13 @@
-"""What a stage reads stays as it is while the stage runs.
+"""Make sure that the inputs of a stage stay as they are while the stage runs.
 
-DVC notes the params, the code and the data of a stage when the stage has ended, as they are *then*.
-So a stage looks at its own keys of ``params.yaml`` and at the files that it depends on before it
-reads them, and again at its end: where they differ, the result is of the old ones and would be
-noted under the new ones.
+DVC notes the params, the code and the data of a stage as they are when the stage has *ended*. An
+edit in between would have the result of the old inputs noted under the new ones. So a stage looks
+at its own keys of ``params.yaml`` and at the files that it depends on before it reads them, and
+again at its end. It leaves a note of them (``.prosmin/read``), by which ``make repro`` and
+``make flow`` check afterwards what DVC has noted.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -15,23 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from prosmin.common.errors import UserError, shown
+from prosmin.common.files import write_json
 from stages.common import declared, proof
 from stages.common.declared import PARAMS
 from stages.params.yaml_file import read
 
-SMALL = (
-    2**20
-)  # bytes up to which a file is told by its content, above by its size, time and place on the disk
+READ = Path(".prosmin/read")
+SMALL = 2**20  # bytes; a larger file is known by size, time stamp and inode instead of its content
 
-State = (
-    str | tuple[int, int, int]
-)  # the checksum of a small file; size, time of the last change and inode of another
+# The MD5 of a small file; size, time of the last change and inode of a large one.
+State = str | tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What ``stage`` was about to read. text: of ``params.yaml``; values: of its keys in it; files:
-    their states by path."""
+    """The inputs of a stage at the time of a look.
+
+    text: the content of ``params.yaml``. values: by key of ``params.yaml``. files: their states by
+    path; None for a file that does not exist.
+    """
 
     stage: declared.Stage
     text: bytes
@@ -39,7 +43,7 @@ class Inputs:
     files: dict[str, State | None]
 
     def changed(self) -> str:
-        """What differs by now, as a part of a sentence; empty where nothing does."""
+        """The first difference to the inputs as they are now, as a part of a sentence, or ""."""
         if params_text() != self.text:
             try:
                 content = read(PARAMS)
@@ -56,14 +60,36 @@ class Inputs:
                 return f"{path} has changed since {self.stage.name} read it"
         return ""
 
+    def note(self) -> dict[str, Any]:
+        """The inputs as ``dvc.lock`` has them: values by key, checksums by dependency.
+
+        Dependencies with a large file are left out.
+        """
+        checksums = {}
+        for dep in self.stage.deps:
+            inside = {
+                path: md5
+                for path, md5 in self.files.items()
+                if path == dep or path.startswith(f"{dep}/")
+            }
+            if inside and all(isinstance(md5, str) for md5 in inside.values()):
+                folder = dep not in inside
+                checksums[dep] = proof.folder_digest(dep, inside) if folder else inside[dep]
+        params = self.values.get("", self.values)  # "": all of params.yaml
+        return {"stage": self.stage.name, "params": params, "deps": checksums}
+
 
 _now: Inputs | None = None
 
 
 def note(stage: str, arguments: list[str], text: bytes | None = None) -> None:
-    """Look at what ``stage`` of ``dvc.yaml`` is about to read in this process. text: of
-    ``params.yaml``, as it was before it was read; None: as it is now. Raises ``UserError`` where a
-    file that the stage reads is damaged."""
+    """Look at the inputs of ``stage``, which this process is about to read.
+
+    text: content of ``params.yaml`` before it was read; None: as it is now.
+
+    Raises:
+        UserError: where a file that the stage reads is damaged.
+    """
     global _now
     _now = look(declared.address(stage, arguments), text)
     if _now:
@@ -71,8 +97,11 @@ def note(stage: str, arguments: list[str], text: bytes | None = None) -> None:
 
 
 def finish() -> None:
-    """Raise ``UserError``, and remove what this process has written, where ``confirm`` does; else
-    remember it as its own."""
+    """Confirm the inputs and note that the outputs are intact.
+
+    Raises:
+        UserError: where an input has changed; the outputs are then removed.
+    """
     try:
         confirm("its results are removed; run it again")
     except UserError:
@@ -80,18 +109,21 @@ def finish() -> None:
         raise
     if _now:
         proof.remember(_now.stage.outs)
+        with contextlib.suppress(OSError):  # a full disk: without a note, nothing is compared
+            write_json(READ / f"{_now.stage.name.replace('/', '+')}.json", _now.note())
 
 
 def forget() -> None:
-    """For a process that writes nothing, as all but the first of those that train: what is there at
-    its end is another's."""
+    """Drop the inputs in a process that writes no outputs, as all but rank 0 of a training."""
     global _now
     _now = None
 
 
 def look(name: str, text: bytes | None = None) -> Inputs | None:
-    """The inputs of a stage as they are now; None where ``dvc.yaml`` and ``params.yaml`` give no
-    such stage. text: as for ``note``."""
+    """The inputs of a stage as they are now; None where there is no such stage.
+
+    text: as for ``note``.
+    """
     text = params_text() if text is None else text
     content = declared.parse(text)
     stage = declared.graph(content).get(name) if isinstance(content, dict) else None
@@ -102,8 +134,13 @@ def look(name: str, text: bytes | None = None) -> Inputs | None:
 
 
 def confirm(remedy: str) -> None:
-    """Raise ``UserError`` where what this process has read is not what stands there now. remedy:
-    what to do then."""
+    """Compare the inputs that this process has read with those that are there now.
+
+    remedy: ends the sentence where they differ.
+
+    Raises:
+        UserError: where they differ.
+    """
     if _now and (what := _now.changed()):
         raise UserError(f"{what}; {remedy}")
 
@@ -131,11 +168,10 @@ def _files(stage: declared.Stage) -> Iterator[str]:
 def _state(path: str) -> State | None:
     """None where there is no such file."""
     try:
-        found = os.stat(path)
-        if found.st_size > SMALL:
-            return found.st_size, found.st_mtime_ns, found.st_ino
-        # A file that is written anew with the same content, as an editor or git does, is the same
-        # file.
+        facts = os.stat(path)
+        if facts.st_size > SMALL:
+            return facts.st_size, facts.st_mtime_ns, facts.st_ino
+        # Editors and git write a file anew with the same content: it is the same file.
         return hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
     except OSError:
         return None
@@ -144,6 +180,6 @@ def _state(path: str) -> State | None:
 def _inner(key: str, before: Any, now: Any) -> tuple[str, Any, Any]:
     """The first key inside a section that differs, with both values."""
     while isinstance(before, dict) and isinstance(now, dict):
-        step = next(each for each in [*before, *now] if before.get(each) != now.get(each))
+        step = next(step for step in [*before, *now] if before.get(step) != now.get(step))
         key, before, now = f"{key}.{step}".lstrip("."), before.get(step), now.get(step)
     return key, before, now

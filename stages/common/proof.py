@@ -1,12 +1,10 @@
-"""What a stage reads is what was written: proof by the checksums of ``dvc.lock``, once for each
-file.
+"""Check that a stage reads what was written, by the checksums of ``dvc.lock``, once per file.
 
-DVC takes an object of its cache for what its name says, so one that has rotted comes back into the
-folder and is used, and noted as the right one, for good. Here a file that a stage is about to read
-is compared with what the lock says of it, or by the checksum in its dataset's manifest where the
-lock says nothing, and is remembered by its size, time and place on the disk (``.prosmin/intact``).
-A file that a stage has just written is remembered too, so only what came from elsewhere is read for
-it.
+DVC takes an object of its cache for intact because of its name. A rotten object comes back into the
+folder, is used, and is noted as right for good. So before a stage reads a file, the file is
+compared with its checksum in ``dvc.lock``, or in the manifest of its dataset where the lock has no
+checksum. The result is remembered by size, time stamp and inode (``.prosmin/intact``). Files that a
+stage has just written are remembered too, so only files from elsewhere are read for the check.
 """
 
 import configparser
@@ -24,59 +22,63 @@ from stages.common import declared
 
 NOTES = Path(".prosmin/intact")
 MANIFEST = "manifest.json"  # of a dataset
-FOLDER = ".dir"  # ends the checksum of a folder, which is that of a list of its files
+FOLDER = ".dir"  # ends the checksum of a folder, which is the checksum of a list of its files
 
 Place = list[int]  # size, time of the last change, inode
 
 
 def check(paths: Iterable[str]) -> None:
-    """Raise ``UserError`` for the first file of these outputs of stages, or below them, that is
-    damaged."""
+    """Check outputs of stages, and all outputs below these paths.
+
+    Raises:
+        UserError: for the first damaged file.
+    """
     for fault in faults(paths):
         raise UserError(fault)
 
 
 def faults(paths: Iterable[str]) -> Iterator[str]:
-    """A sentence for each output among ``paths``, or below one of them, of which a file is
-    damaged."""
-    noted = {
+    """A sentence for each output at or below one of ``paths`` that holds a damaged file."""
+    checksums = {
         out["path"]: out["md5"]
         for entry in declared.locked().values()
         for out in entry.get("outs", ())
         if "md5" in out
     }
     for path in paths:
-        inside = [out for out in noted if out == path or f"{out}/".startswith(f"{path}/")]
+        inside = [out for out in checksums if out == path or f"{out}/".startswith(f"{path}/")]
         for out in inside or ([path] if Path(path, MANIFEST).is_file() else []):
-            if fault := _fault(out, noted.get(out)):
+            if fault := _fault(out, checksums.get(out)):
                 yield fault
 
 
 def remember(outs: Iterable[str]) -> None:
-    """Note that the files of these outputs are as this process has written them."""
+    """Note that the files of these outputs are intact, because this process has written them."""
     for out in outs:
-        _note(out, {path: place for path in below(out) if (place := _place(path))})
+        note(out, _places(out))
 
 
 def _fault(out: str, md5: str | None) -> str:
-    """What is wrong with an output, empty where nothing is. md5: that of the lock, None where it
-    has none."""
-    known = _noted(out)
-    here = {path: place for path in below(out) if (place := _place(path))}
-    unknown = [path for path, place in here.items() if known.get(path) != place]
+    """A sentence about the damage of an output, empty where there is none.
+
+    md5: its checksum in ``dvc.lock``; None where the lock has none.
+    """
+    known = noted(out)
+    here = _places(out)
+    unknown = [path for path, seen in here.items() if known.get(path) != seen]
     if not unknown:
         return ""
-    wanted = _by_manifest(out) if md5 is None else _listed(out, md5)
     algorithm = "sha256" if md5 is None else "md5"
-    if wanted is None:  # DVC's list is not at hand; that of the files as they are must be the same
-        found = {path: digest(path, algorithm) for path in here}
-        if folder_digest(out, found) != md5:
+    wanted = _by_manifest(out) if md5 is None else _listed(out, md5)
+    if wanted is None:  # without DVC's list, the list of the files as they are must be the same
+        digests = {path: digest(path, algorithm) for path in here}
+        if folder_digest(out, digests) != md5:
             return _sentence(out, out, md5, ["-rf", out])
     else:
         for path in unknown:
             if path in wanted and digest(path, algorithm) != wanted[path]:
                 return _sentence(path, out, wanted[path], ["-f", path])
-    _note(out, here)
+    note(out, here)
     return ""
 
 
@@ -93,12 +95,11 @@ def _sentence(path: str, out: str, md5: str | None, remove: list[str]) -> str:
     )
 
 
-# --- what a file should be ------------------------------------------------------------------------
+# --- the right checksums --------------------------------------------------------------------------
 
 
 def _listed(out: str, md5: str) -> dict[str, str] | None:
-    """MD5 by path of the files of an output, None where DVC's list of them is not there or
-    damaged."""
+    """MD5 by path of the files of an output; None where DVC's list of them is gone or damaged."""
     if not md5.endswith(FOLDER):
         return {out: md5}
     try:
@@ -107,31 +108,29 @@ def _listed(out: str, md5: str) -> dict[str, str] | None:
         return None
     if hashlib.md5(text, usedforsecurity=False).hexdigest() != md5.removesuffix(FOLDER):
         return None
-    return {os.path.join(out, each["relpath"]): each["md5"] for each in json.loads(text)}
+    return {os.path.join(out, file["relpath"]): file["md5"] for file in json.loads(text)}
 
 
-def folder_digest(out: str, found: Mapping[str, str]) -> str:
-    """The checksum that DVC gives to a folder with these files."""
+def folder_digest(out: str, digests: Mapping[str, str]) -> str:
+    """DVC's checksum of a folder. digests: the MD5 of each file in it, by path."""
     listed = [
         {"md5": md5, "relpath": Path(path).relative_to(out).as_posix()}
-        for path, md5 in found.items()
+        for path, md5 in digests.items()
     ]
-    listed.sort(key=lambda each: each["relpath"])
-    return (
-        hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
-        + FOLDER
-    )
+    listed.sort(key=lambda file: file["relpath"])
+    text = json.dumps(listed, sort_keys=True).encode()
+    return hashlib.md5(text, usedforsecurity=False).hexdigest() + FOLDER
 
 
 def _by_manifest(out: str) -> dict[str, str]:
-    """SHA-256 by path of the splits of a dataset, nothing for another output."""
+    """SHA-256 by path of the splits of a dataset; empty for another output."""
     try:
         splits = files.read_json(Path(out, MANIFEST))["splits"]
         return {
             os.path.join(out, f"{name}.arrow"): facts["sha256"] for name, facts in splits.items()
         }
     except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # whoever reads it says what is wrong
+        return {}  # the stage that reads the manifest says what is wrong with it
 
 
 def _cached(md5: str) -> Path:
@@ -141,13 +140,18 @@ def _cached(md5: str) -> Path:
 
 def cache() -> Path:
     """The folder of DVC's cache."""
-    where = "cache"
-    for name in ("config", "config.local"):
+    return Path(".dvc", setting("dir") or "cache")  # relative to the file of settings
+
+
+def setting(name: str) -> str:
+    """The value of a key in the section ``cache`` of DVC's configuration; empty where not set."""
+    value = ""
+    for file in ("config", "config.local"):
         settings = configparser.ConfigParser(strict=False, interpolation=None)
         with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
-            settings.read_string(Path(".dvc", name).read_text())
-        where = settings.get("cache", "dir", fallback=where)
-    return Path(".dvc", where)  # relative to the file of settings
+            settings.read_string(Path(".dvc", file).read_text())
+        value = settings.get("cache", name, fallback=value)
+    return value
 
 
 def digest(path: str, algorithm: str) -> str:
@@ -158,14 +162,15 @@ def digest(path: str, algorithm: str) -> str:
         ).hexdigest()
 
 
-# --- what is known of a file ----------------------------------------------------------------------
+# --- files that are known to be intact ------------------------------------------------------------
 
 
 def below(out: str) -> Iterator[str]:
     """The files of a folder, or the file itself.
 
-    Left out: names that begin with a dot, which another process is about to write, and what
-    ``.dvcignore`` keeps from DVC, Python's compiled modules."""
+    Names that begin with a dot are left out, because another process is still writing such a file.
+    So are Python's compiled modules, which ``.dvcignore`` keeps from DVC.
+    """
     if not os.path.isdir(out):
         yield out
     for folder, inside, names in os.walk(out):
@@ -175,26 +180,33 @@ def below(out: str) -> Iterator[str]:
         )
 
 
-def _place(path: str) -> Place | None:
+def place(path: str | Path) -> Place | None:
+    """Size, time of the last change and inode of a file; None where there is none."""
     try:
-        found = os.stat(path)
+        facts = os.stat(path)
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ino]
+
+
+def _places(out: str) -> dict[str, Place]:
+    return {path: seen for path in below(out) if (seen := place(path))}
 
 
 def _file(out: str) -> Path:
     return NOTES / f"{out.replace('/', '+')}.json"
 
 
-def _noted(out: str) -> dict[str, Place]:
+def noted(out: str) -> dict[str, Place]:
+    """The files of an output that are known to be intact."""
     try:
-        found = files.read_json(_file(out))
+        content = files.read_json(_file(out))
     except (OSError, UserError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _note(out: str, places: Mapping[str, Place]) -> None:
-    with contextlib.suppress(OSError):  # it is looked at anew then
+def note(out: str, places: Mapping[str, Place]) -> None:
+    """Remember that the files of an output are intact."""
+    with contextlib.suppress(OSError):  # without the note, they are checked again
         files.write_json(_file(out), places)

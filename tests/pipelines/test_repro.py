@@ -204,6 +204,29 @@ def test_a_file_that_rotted_in_the_cache_is_made_again(project):
     assert code == 0 and (project / "results/report/index.html").read_text() == "<html>", err
 
 
+BIG = "  big: {cmd: head -c 3000000 /dev/zero > big, deps: [one.py], outs: [big]}\n"
+
+
+def test_a_result_that_the_disk_does_not_take_is_a_sentence(project):
+    """A file may grow to a megabyte, which is a full disk for whoever writes more."""
+    (project / "dvc.yaml").write_text(f"stages:\n{BIG}")
+    assert finish(start(project))[0] == 0
+    (project / "big").unlink()
+    small = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({2**20}, {2**20})); "
+    code = f"{small}from pipelines.repro import *; run('repro', main)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode and f"error: {project} cannot be written to: File too" in done.stderr
+    assert finish(start(project))[0] == 0
+    assert (project / "big").stat().st_size == 3_000_000
+
+
 WAITS_LONG = """
 import os, time
 open("pid", "w").write(str(os.getpid()))

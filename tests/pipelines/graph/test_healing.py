@@ -127,7 +127,7 @@ def test_a_torn_note_of_who_reads_and_writes_is_removed(tmp_path, monkeypatch):
 def test_the_number_of_a_dvc_that_has_ended_may_belong_to_another_process(damaged):
     other = subprocess.Popen(["sleep", "100"])
     try:
-        note = {"pid": other.pid, "cmd": f"{ROOT}/pipelines/engine/quick.py repro"}
+        note = {"pid": other.pid, "cmd": f"{ROOT}/pipelines/engine/dvc_command.py repro"}
         path = damaged.folder / ".dvc/tmp/rwlock"
         path.write_text(
             json.dumps({"write": {str(damaged.folder / "metrics/leaf/one.json"): note}, "read": {}})
@@ -231,12 +231,11 @@ def test_a_torn_entry_of_the_run_cache_is_not_cached(damaged):
     (damaged.folder / "dvc.lock").unlink()
     said = damaged.run(REPRO)
     assert said.count("Running stage") == 8 and "ERROR" not in said
-    lines = [
-        line
-        for line in said.splitlines()
-        if "entry of the run cache was torn" in line or "corrupted cache file" in line
-    ]
-    assert len(lines) == len(entries) >= 8
+    assert len(entries) >= 8
+    removed = "removed torn entries of the run cache: "
+    (line,) = [line for line in said.splitlines() if line.startswith(removed)]
+    deleted = sum(place % 8 == 7 for place in range(len(entries)))
+    assert line.endswith(f" and {len(entries) - deleted - 3} more")
 
 
 @pytest.mark.parametrize("path", ["results/middle", "metrics/leaf/one.json"])

@@ -36,15 +36,12 @@ def main(params):
 
 run("linear", main)
 """
-# A stage that knows nothing of this: what DVC notes is watched all the same.
-DEAF = """
-import os, shutil
-for path in ("results/linear", "metrics/linear.json"):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    open(path, "w").write("made")
-if os.environ.get("EDIT"):
-    shutil.copy("edited", os.environ["EDIT"])
-"""
+# The edit comes when the stage has looked at its inputs for the last time, before DVC looks.
+LATE = STAGE.replace(
+    '    if os.environ.get("EDIT"):\n        shutil.copy("edited", os.environ["EDIT"])\n',
+    '    if os.environ.get("EDIT"):\n'
+    '        atexit.register(shutil.copy, "edited", os.environ["EDIT"])\n',
+).replace("import os, ", "import atexit, os, ")
 
 
 @pytest.fixture
@@ -83,25 +80,31 @@ SAID = "params.yaml: linear.bootstrap was 1000 when linear read it and is 500 no
     ("code", "module", "said"),
     [
         (STAGE, "dvc", f"error: {SAID}; its results are removed; run it again\n"),
-        (
-            STAGE,
-            "pipelines.engine.quick",
-            f"error: {SAID}; its results are removed; run it again\n",
-        ),
-        (DEAF, "pipelines.engine.quick", f"{SAID}; its results are not noted, run it again\n"),
+        (STAGE, "pipelines.repro", f"error: {SAID}; its results are removed; run it again\n"),
+        (LATE, "pipelines.repro", f"error: {SAID}; its results are not noted, run it again\n"),
     ],
 )
 def test_params_that_are_edited_while_a_stage_runs_are_not_noted(folder, code, module, said):
     (folder / "linear.py").write_text(code)
     edit(folder, "linear", "bootstrap", to=500)
-    done = run(folder, "-m", module, "repro", EDIT="params.yaml")
+    words = ["dvc", "repro"] if module == "dvc" else [module]
+    done = run(folder, "-m", *words, EDIT="params.yaml")
     assert done.returncode and said in done.stderr and "Traceback" not in done.stderr
     assert not (folder / "dvc.lock").exists()
-    again = run(folder, "-m", module, "repro")
+    again = run(folder, "-m", "dvc", "repro")
     assert again.returncode == 0 and "Running stage 'linear'" in again.stdout, again.stderr
     assert "bootstrap: 500" in (folder / "dvc.lock").read_text()
-    if code == STAGE:
-        assert (folder / "metrics/linear.json").read_text() == "500"
+    assert (folder / "metrics/linear.json").read_text() == "500"
+
+
+@pytest.mark.integration
+def test_code_that_is_edited_before_dvc_looks_at_it_is_not_noted(folder):
+    (folder / "linear.py").write_text(LATE)
+    (folder / "edited").write_text("2")
+    done = run(folder, "-m", "pipelines.repro", EDIT="used.py")
+    said = "used.py has changed since linear read it; its results are not noted, run it again\n"
+    assert done.returncode == 1 and f"error: {said}" in done.stderr, done.stderr
+    assert not (folder / "dvc.lock").exists()
 
 
 def test_by_hand_it_is_a_sentence_and_what_was_made_is_removed(folder):
