@@ -30,6 +30,7 @@ PLUMBING = {
     "prosmin.common.files.atomic",
     "prosmin.common.files.damage",
     "prosmin.common.files.documents",
+    "prosmin.common.settings",
     "prosmin.common.startup",
     "stages.common.command",
     "stages.common.current",
@@ -41,7 +42,12 @@ PLUMBING = {
     "stages.common.stopping",
     "stages.common.threads",
     "stages.common.workers",
+    "stages.params.evaluation",
+    "stages.params.fetch",
     "stages.params.load",
+    "stages.params.pretrain",
+    "stages.params.schema",
+    "stages.params.types",
     "stages.params.yaml_file",
 }
 PACKAGES = ("prosmin", "stages")

@@ -42,7 +42,7 @@ from stages.params.yaml_file import first, read, sentences
 MOST = (
     10_000  # points of a sweep: more run for months, and to list them alone would take the memory
 )
-Value = Any  # what params.yaml may hold: a number, text, true or false, a list
+Value = Any  # what params.yaml may hold: a number, text, true or false, a list, a section
 
 
 class Sweep(BaseModel):
@@ -134,6 +134,9 @@ def load_sweep(path: Path) -> Sweep:
 
 
 def written(value: Value) -> str:
+    """A value in the grammar of ``dvc exp run -S``."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {written(item)}' for key, item in value.items())}}}"
     return (
         {None: "null", True: "true", False: "false"}[value]
         if value is None or isinstance(value, bool)

@@ -1,6 +1,7 @@
 """Scoring rules for a predicted diagonal Gaussian, in loss orientation (smaller is better).
 
-``RULES`` names them; ``rule`` makes one of them ready for use. First, and by default, the CRPS.
+``rule`` makes one of them ready for use, by its name in ``prosmin.objectives.settings.RULES``. The
+default is the CRPS.
 
 For a prediction P = N(mu, sigma^2) and an observation y, per dimension,
 
@@ -22,34 +23,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from prosmin.common.errors import ConfigError, nearest
+from prosmin.common.errors import ConfigError
 
 _SQRT_2 = math.sqrt(2.0)
 _SQRT_2_PI = math.sqrt(2.0 / math.pi)
 _SQRT_PI = math.sqrt(math.pi)
 
 
-def check_lambda(value: float) -> None:
-    """Refuse a lambda for which the score has no minimiser.
-
-    If y ~ N(mu, tau^2), the expected score at sigma is smallest at ``tau * implied_sigma_factor(lambda)``, which
-    grows without bound as lambda approaches sqrt(2); at lambda <= 0 spread is never rewarded.
-    """
-    if not 0.0 < value < _SQRT_2:
-        raise ConfigError(
-            "lambda",
-            value,
-            "must be above 0 and below sqrt(2) = 1.4142: from there on the score falls without bound as sigma grows",
-        )
-
-
 def implied_sigma_factor(lambda_: float) -> float:
     """sigma / tau at the minimum of the expected score for y ~ N(mu, tau^2): lambda / sqrt(2 - lambda^2).
+
+    lambda_: above 0 and below sqrt(2), for others the score has no minimum.
 
     1 at lambda = 1, where the rule is proper; 1.60 at lambda = 1.2. Derivation: with mu right,
     E[S] = 2 sqrt(2/pi) sqrt(sigma^2 + tau^2) - 2 lambda sigma / sqrt(pi); set its derivative in sigma to zero.
     """
-    check_lambda(lambda_)
     return lambda_ / math.sqrt(2.0 - lambda_**2)
 
 
@@ -206,43 +194,17 @@ def absolute_error(mu: Tensor, y: Tensor) -> Tensor:
     return 2.0 * (mu - y).abs()
 
 
-# What can be minimised, and which of a closed form and a Monte Carlo estimate there is. The last two are controls:
-# "distance" is the CRPS without its spread term, best at sigma 0; "point" predicts no distribution at all.
-RULES = {
-    "crps": ("closed_form", "monte_carlo"),
-    "energy": ("monte_carlo",),
-    "kernel": ("closed_form", "monte_carlo"),
-    "log": ("closed_form",),
-    "distance": ("closed_form", "monte_carlo"),
-    "point": ("closed_form",),
-}
-WITH_SPREAD = ("crps", "energy", "kernel")  # the rules that lambda is a part of
-
 Score = Callable[[Tensor, Tensor, Tensor, torch.Generator | None], Tensor]
-
-
-def check_rule(name: str, lambda_: float, estimator: str) -> None:
-    """Raise ``ConfigError`` for a combination that means nothing; keys as under ``objective``."""
-    if name not in RULES:
-        raise ConfigError(
-            "rule", name, f"it must be one of {', '.join(RULES)}{nearest(name, RULES)}"
-        )
-    if estimator not in RULES[name]:
-        raise ConfigError(
-            "estimator", estimator, f"the rule {name} has only {' and '.join(RULES[name])}"
-        )
-    if name not in WITH_SPREAD and lambda_ != 1.0:
-        raise ConfigError(
-            "lambda", lambda_, f"the rule {name} has no spread term to weigh; leave it at 1"
-        )
 
 
 def rule(
     name: str, lambda_: float = 1.0, samples: int | None = None, bandwidth: float = 1.0
 ) -> Score:
-    """(mu, sigma, y: [B, D], generator) -> scores of any shape, by closed form or, with ``samples``, Monte Carlo."""
-    check_lambda(lambda_)
-    check_rule(name, lambda_, "closed_form" if samples is None else "monte_carlo")
+    """A function (mu, sigma, y: [B, D], generator) -> scores, elementwise [B, D] or per image [B].
+
+    name: a key of ``prosmin.objectives.settings.RULES``. samples: of the Monte Carlo estimate;
+    ``None``: the closed form. Raises ``KeyError`` for an estimator that the rule does not have.
+    """
     weight = 0.0 if name == "distance" else lambda_
     if samples is None:
         return {

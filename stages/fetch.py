@@ -13,7 +13,8 @@ from prosmin.common.files import whole_folder, write_json
 from prosmin.fetching import folders, listing, sources, tables, writing
 from stages.common.command import run
 from stages.common.threads import cores
-from stages.params.load import AnyDataset, Builtin, Dataset, Folder, Params, Parquet
+from stages.params.fetch import AnyDataset, Builtin, Dataset, Folder, Parquet
+from stages.params.load import Params
 
 # Files that people keep beside images: that they are not read is worth no warning.
 DOCUMENTS = {

@@ -18,7 +18,8 @@ from prosmin.common.errors import UserError
 from prosmin.evaluation.linear_probe import Evaluation, Probe, evaluate_probe
 from stages.common.command import Unlabelled, needs_labels, run
 from stages.common.features import ENCODERS, load_labelled
-from stages.params.load import Linear, Params, Transfer
+from stages.params.evaluation import Linear, Transfer
+from stages.params.load import Params
 
 FOLDER = Path("results/linear")
 METRICS, PLOT = "metrics/linear.json", "plots/linear/reliability.csv"

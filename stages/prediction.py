@@ -29,7 +29,7 @@ from prosmin.models import store
 from prosmin.views.settings import ViewSettings
 from stages.common.command import check_name, run
 from stages.common.features import ENCODERS
-from stages.params.load import Params, Views
+from stages.params.load import Params
 
 CLEAN = "clean"
 SEEN = 512  # training images at most, for the statistics of the targets
@@ -42,9 +42,10 @@ def main(params: Params, name: str = "") -> None:
     asked, seed = params.prediction, params.seed
     settings, trained = store.load_description("results/pretrain")
     with files.decoding(f"results/pretrain/{store.DESCRIPTION}", store.AGAIN):
-        views = Views.model_validate(trained["params"]["views"]).model_dump(exclude={"local"})
+        drawn = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
+        views = ViewSettings(size=settings.image_size, **drawn)
         splits = list(trained["params"]["splits"])
-    seeing = prediction.Seeing(asked.views, ViewSettings(size=settings.image_size, **views), seed)
+    seeing = prediction.Seeing(asked.views, views, seed)
     training = _training_images(params.dataset, splits, settings, seed)
     images = dataset.load_split(
         f"data/{name}", "test", settings.image_size, settings.channels

@@ -16,7 +16,6 @@ launcher that is already running (torchrun, accelerate launch) is left in charge
 environment is refused (``stages.common.launcher``).
 """
 
-import json
 import logging
 import os
 import sys
@@ -25,10 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prosmin.common.errors import ConfigError, UserError
+from prosmin.objectives.settings import External
 from stages.common import launcher, workers
 from stages.common.command import confirm, leave_to_the_first, run
 from stages.common.threads import cores
-from stages.params.load import Params, Pretrain
+from stages.params.load import Params
+from stages.params.pretrain import Pretrain
 
 if TYPE_CHECKING:  # torch is imported once the process knows what to start
     from torch import Tensor
@@ -38,16 +39,11 @@ if TYPE_CHECKING:  # torch is imported once the process knows what to start
     from prosmin.objectives.base import Objective
     from prosmin.training.checkpoint import Checkpoints
     from prosmin.training.external import Weights
-    from prosmin.training.loop import TrainSettings
-    from prosmin.training.monitor import Monitor
-    from prosmin.views.settings import ViewSettings
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(".prosmin/checkpoints")
 EXAMPLES = 8  # images whose views the report shows
-WATCHED = 1024  # at most so many images behind each look at the diagnostics
-BANK = 4096  # at most so many images that the online k-NN looks among
 SAMPLED = (
     4096  # so many images of a split that is streamed stand for all of them where a sample will do
 )
@@ -99,6 +95,7 @@ def main(params: Params) -> None:
     from prosmin.common.seeds import sample_rows
     from prosmin.models import store
     from prosmin.training.loop import pretrain, run_key
+    from prosmin.training.monitor import Monitor
     from prosmin.views.feed import Streamed
     from prosmin.views.make import make_views
 
@@ -113,10 +110,10 @@ def main(params: Params) -> None:
         workers_here = workers_of(accelerator.num_processes, accelerator.device.type == "cuda")
         feed = Streamed(Path("data") / params.dataset, seen, settings.channels, workers_here)
     pixels = images[sample_rows(len(images), MEASURED, params.seed, "pixels")].float() / 255.0
-    model_settings = model_settings_of(
+    described = model_settings(
         settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
     )
-    model = store.build_model(model_settings, params.seed)
+    model = store.build_model(described, params.seed)
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     if accelerator.is_main_process:
         log.info(
@@ -129,14 +126,14 @@ def main(params: Params) -> None:
             accelerator.device.type,
             torch.get_num_threads(),
         )
-    training, monitor = train_settings_of(settings), monitor_of(splits, params.seed)
+    monitor = Monitor.of(splits, params.seed)
     checkpoints = checkpoints_of(
-        run_key(training, feed, params.seed, accelerator, monitor, model=model_settings)
+        run_key(settings, feed, params.seed, accelerator, monitor, model=described)
     )
     if accelerator.is_main_process:
         checkpoints.prune_runs()
     history = pretrain(
-        model, feed, training, params.seed, accelerator, monitor, checkpoints=checkpoints
+        model, feed, settings, params.seed, accelerator, monitor, checkpoints=checkpoints
     )
     if not accelerator.is_main_process:
         leave_to_the_first()
@@ -148,16 +145,11 @@ def main(params: Params) -> None:
 
     model = model.to("cpu").eval()
     with files.whole_folder("results/pretrain") as out:
-        save(
-            out,
-            model,
-            untrained_of(model_settings, images, params.seed),
-            model_settings,
-            params,
-            {"images": len(feed)},
-        )
+        save(out, model, described, images, params, {"images": len(feed)})
         shown = images[sample_rows(len(images), EXAMPLES, params.seed, "examples")]
-        views = make_views(shown, view_settings_of(settings)[:2], params.seed, 0, 0)
+        views = make_views(
+            shown, [settings.views.whole(settings.image_size)] * 2, params.seed, 0, 0
+        )
         files.write_arrays(
             out / "views.safetensors",
             {
@@ -196,7 +188,7 @@ def adopt(params: Params) -> None:
     from prosmin.common import files
     from prosmin.models import store
     from prosmin.training import external
-    from prosmin.training.monitor import observe
+    from prosmin.training.monitor import Monitor, observe
 
     settings, given = params.pretrain, params.pretrain.external
     weights = (
@@ -207,11 +199,9 @@ def adopt(params: Params) -> None:
     digest = weights.digest()
     if given.source == "file" and given.sha256 not in (None, digest):
         raise ConfigError("external.sha256", given.sha256, f"the file {weights.path} has {digest}")
-    model_settings = model_settings_of(settings, *normalisation_of(settings, weights))
-    model = store.build_model(model_settings, params.seed)
-    model.encoder.backbone.load_state_dict(
-        external.load_backbone(weights, model_settings).state_dict()
-    )
+    described = model_settings(settings, *normalisation_of(settings, weights))
+    model = store.build_model(described, params.seed)
+    model.encoder.backbone.load_state_dict(external.load_backbone(weights, described).state_dict())
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     log.info(
         "%s of %.2f M parameters, as %s has it",
@@ -220,18 +210,11 @@ def adopt(params: Params) -> None:
         weights.name,
     )
     splits, seen = splits_of(params)
-    row = observe(model.eval(), monitor_of(splits, params.seed))
+    row = observe(model.eval(), Monitor.of(splits, params.seed))
     with files.whole_folder("results/pretrain") as out:
         facts = {"external": {"weights": weights.name, "sha256": digest}}
         images = torch.cat([splits[name].images for name in seen])
-        save(
-            out,
-            model,
-            untrained_of(model_settings, images, params.seed),
-            model_settings,
-            params,
-            facts,
-        )
+        save(out, model, described, images, params, facts)
     rounded = {name: files.rounded(value) for name, value in row.items()}
     files.write_json("metrics/pretrain.json", rounded | {"encoder_parameters": encoder_size})
     files.write_csv("plots/pretrain/loss.csv", ("step", "epoch", "loss"), [])
@@ -285,44 +268,41 @@ def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
     }, seen
 
 
-def untrained_of(settings: "ModelSettings", images: "Tensor", seed: int) -> "Objective":
-    """The floor: the network before its first step, with batch statistics of ``images``, uint8 [N, C, S, S]."""
-    from prosmin.models import store
-    from prosmin.training.untrained import set_statistics
-
-    return set_statistics(store.build_model(settings, seed), images, seed)
-
-
 def save(
     folder: Path,
     model: "Objective",
-    untrained: "Objective",
-    model_settings: "ModelSettings",
+    described: "ModelSettings",
+    images: "Tensor",
     params: Params,
     facts: Mapping[str, Any],
 ) -> None:
-    """A model, its floor, and how to rebuild them. facts: about its training."""
+    """Write a model, its floor, and how to rebuild both.
+
+    The floor is the network before its first step, with batch statistics of ``images``.
+    images: uint8 [N, C, S, S]. facts: about the training.
+    """
     from prosmin import __version__
     from prosmin.models import store
+    from prosmin.training.untrained import set_statistics
 
+    untrained = set_statistics(store.build_model(described, params.seed), images, params.seed)
     store.save_state(folder / "encoder.safetensors", model.encoder.backbone.state_dict())
     store.save_state(folder / store.WEIGHTS["trained"], model.state_dict())
     store.save_state(folder / store.WEIGHTS["random"], untrained.state_dict())
     trained = {"prosmin": __version__, "dataset": params.dataset, **facts, "seed": params.seed}
-    store.save_description(folder, model_settings, trained | {"params": used(params.pretrain)})
+    store.save_description(folder, described, trained | {"params": used(params)})
 
 
-def used(settings: Pretrain) -> dict[str, Any]:
-    """The settings as JSON without those that decide nothing: keys of objectives that are not chosen, where a file lies."""
-    found = json.loads(settings.model_dump_json(by_alias=True))
-    chosen = settings.objective.name
-    found["baselines"] = {chosen: found["baselines"][chosen]}
-    if found["external"]:
-        found["external"].pop("path", None)
-    return found
+def used(params: Params) -> dict[str, Any]:
+    """The section as JSON, without the path of external weights, which decides nothing."""
+    section: dict[str, Any] = params.model_dump(mode="json", by_alias=True)["pretrain"]
+    if section["external"]:
+        section["external"].pop("path", None)
+    return section
 
 
-def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -> "ModelSettings":
+def model_settings(settings: Pretrain, mean: list[float], std: list[float]) -> "ModelSettings":
+    """What ``results/pretrain/model.json`` describes. mean, std: of the input, per channel."""
     from prosmin.models.store import ModelSettings
 
     return ModelSettings(
@@ -335,58 +315,7 @@ def model_settings_of(settings: Pretrain, mean: list[float], std: list[float]) -
         dim=settings.projector.dim,
         cifar_stem=settings.encoder.cifar_stem,
         kwargs=settings.encoder.kwargs,
-        objective=objective_of(settings),
-    )
-
-
-def objective_of(settings: Pretrain) -> dict[str, Any]:
-    """The name and the keywords of the class that ``prosmin.objectives`` has under it."""
-    objective, target = settings.objective, settings.target
-    if settings.external:
-        return {"name": "external"}  # prosmin.objectives.EXTERNAL
-    if objective.name != "prosmin":
-        keys = getattr(settings.baselines, objective.name, None)
-        return {"name": objective.name} | (keys.model_dump() if keys else {})
-    return {
-        "name": objective.name,
-        "rule": objective.rule,
-        "log_sigma": objective.log_sigma,
-        "lambda_": objective.lambda_,
-        "samples": objective.samples if objective.estimator == "monte_carlo" else None,
-        "bandwidth": objective.bandwidth,
-        "normalise": target.normalise,
-        "shrinkage": target.shrinkage,
-        "noise": target.noise,
-    }
-
-
-def view_settings_of(settings: Pretrain) -> "list[ViewSettings]":
-    from prosmin.views.settings import ViewSettings
-
-    drawn = settings.views.model_dump(exclude={"local"})
-    local = settings.views.local
-    small = [ViewSettings(size=size, **{**drawn, "scale": local.scale}) for size in local.size]
-    return [ViewSettings(size=settings.image_size, **drawn)] * 2 + [
-        each for each in small for _ in range(local.count)
-    ]
-
-
-def train_settings_of(settings: Pretrain) -> "TrainSettings":
-    from prosmin.training.loop import TrainSettings
-
-    decay, end = settings.weight_decay, settings.weight_decay_end
-    return TrainSettings(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        views=view_settings_of(settings),
-        weight_decay=(decay, decay if end is None else end),
-        warmup_epochs=settings.warmup_epochs,
-        momentum=settings.target.momentum,
-        clip_norm=settings.clip_norm,
-        accumulate=settings.accumulate,
-        channels_last=settings.channels_last,
-        compile=settings.compile,
+        objective=External() if settings.external else settings.objective,
     )
 
 
@@ -403,22 +332,6 @@ def checkpoints_of(key: str) -> "Checkpoints":
             f"PROSMIN_CHECKPOINT_SECONDS is {given!r}; it must be a number of seconds, 0 or more"
         )
     return Checkpoints(CHECKPOINTS, key, every)
-
-
-def monitor_of(splits: "Mapping[str, Split]", seed: int) -> "Monitor":
-    """A draw of held-out images where the dataset has them (their labels feed the online k-NN curve), else of training images."""
-    from prosmin.common.seeds import sample_rows
-    from prosmin.training.monitor import Monitor
-
-    watched = splits.get("val", next(iter(splits.values())))
-    rows = sample_rows(len(watched), WATCHED, seed, "watched")
-    bank = splits.get("train")
-    if "val" not in splits or bank is None or (bank.labels < 0).any() or (watched.labels < 0).any():
-        return Monitor(watched.images[rows])
-    known = sample_rows(len(bank), BANK, seed, "bank of the monitor")
-    return Monitor(
-        watched.images[rows], watched.labels[rows], bank.images[known], bank.labels[known]
-    )
 
 
 if __name__ == "__main__":

@@ -179,15 +179,24 @@ def _one_value(change: str) -> None:
 
 
 def apply(changes: Sequence[str]) -> None:
-    """Set keys of params.yaml as DVC does; the comments stay. ``check`` has seen the changes."""
+    """Set keys of params.yaml as DVC does; the comments stay. ``check`` has seen the changes.
+
+    A section, such as ``pretrain.objective={name: byol}``, takes the place of the old one. DVC alone
+    would merge the two.
+    """
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
     read(PARAMS)  # in which DVC would resolve references too
     try:
-        apply_overrides(str(PARAMS), list(changes))
+        apply_overrides(str(PARAMS), [override for each in changes for override in _whole(each)])
     except DvcException as error:
         raise UserError(dag.sentence(error)) from None
+
+
+def _whole(change: str) -> list[str]:
+    key, _, value = change.partition("=")
+    return [f"~{key}", f"+{change}"] if value.lstrip().startswith("{") else [change]
 
 
 def _share_cache(origin: Path, folder: Path) -> None:

@@ -12,8 +12,9 @@ from prosmin.common import files
 from prosmin.common.errors import UserError, reason, shown
 from prosmin.common.seeds import initial_weights
 from prosmin.models.networks import Encoder, build_backbone
-from prosmin.objectives import build
+from prosmin.objectives import settings as s
 from prosmin.objectives.base import Objective
+from prosmin.objectives.registry import build
 
 DESCRIPTION = "model.json"
 FORMAT = 1
@@ -23,7 +24,10 @@ WEIGHTS = {"trained": "model.safetensors", "random": "random.safetensors"}
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """All that a model depends on; ``objective`` are the ``name`` (without one, prosmin) and keywords of its class."""
+    """All that a model depends on.
+
+    objective: its settings, or their keys with a ``name`` as ``model.json`` has them.
+    """
 
     encoder: str
     image_size: int
@@ -34,7 +38,7 @@ class ModelSettings:
     dim: int
     cifar_stem: bool = False
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    objective: Mapping[str, Any] = field(default_factory=dict)
+    objective: s.Objective | Mapping[str, Any] = field(default_factory=s.ProSMIN)
 
 
 def build_model(settings: ModelSettings, seed: int = 0) -> Objective:
@@ -48,7 +52,7 @@ def build_model(settings: ModelSettings, seed: int = 0) -> Objective:
             settings.kwargs,
         )
         encoder = Encoder(backbone, settings.mean, settings.std)
-        return build(encoder, settings.hidden_dim, settings.dim, **settings.objective)
+        return build(encoder, settings.hidden_dim, settings.dim, settings.objective)
 
 
 def save_state(path: Path, state: Mapping[str, Tensor]) -> None:

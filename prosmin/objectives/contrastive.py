@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder, Projector
+from prosmin.objectives import settings as s
 from prosmin.objectives.base import (
     Distilling,
     Projecting,
@@ -21,9 +22,9 @@ from prosmin.objectives.base import (
 class SimCLR(Projecting):
     """Chen et al., ICML 2020, arXiv 2002.05709, eq. 1 (NT-Xent)."""
 
-    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, *, temperature: float = 0.2):
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.SimCLR):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
-        self.temperature = temperature
+        self.temperature = settings.temperature
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         z = [F.normalize(each, dim=1) for each in each_view(self.project, views)]
@@ -49,11 +50,11 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 class MoCoV3(Distilling):
     """Chen et al., ICCV 2021, arXiv 2104.02057, alg. 1: InfoNCE of predictions against the target's keys, times 2 tau."""
 
-    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, *, temperature: float = 0.2):
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.MoCoV3):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.predictor = Projector(dim, hidden_dim, dim)
         self.follow(self.encoder, self.projector)
-        self.temperature = temperature
+        self.temperature = settings.temperature
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         queries = [

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder, Projector
+from prosmin.objectives import settings as s
 from prosmin.objectives.base import Distilling, Projecting, each_view, pairs
 
 
@@ -23,7 +24,7 @@ def _mean_cosine(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Te
 class BYOL(Distilling):
     """Grill et al., NeurIPS 2020, arXiv 2006.07733, eq. 2: squared distance of unit vectors, 2 - 2 cos."""
 
-    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int):
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.BYOL):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.predictor = Projector(dim, hidden_dim, dim)
         self.follow(self.encoder, self.projector)
@@ -34,15 +35,16 @@ class BYOL(Distilling):
 
 
 class SimSiam(Projecting):
-    """Chen & He, CVPR 2021, arXiv 2011.10566, eq. 1-2: minus the cosine; the target is the network itself, without gradient.
+    """Chen & He, CVPR 2021, arXiv 2011.10566, eq. 1-2: minus the cosine, without a target network.
 
-    predictor_dim: of the predictor's hidden layer, a bottleneck. The projection is batch-normalised, as it was there.
+    The targets are the network's own projections, without gradient. The projection is
+    batch-normalised and the predictor has a bottleneck, as in the paper.
     """
 
-    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, *, predictor_dim: int = 32):
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.SimSiam):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.norm = nn.BatchNorm1d(dim, affine=False)
-        self.predictor = Projector(dim, predictor_dim, dim)
+        self.predictor = Projector(dim, settings.predictor_dim, dim)
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         projections: list[Tensor] = []
@@ -68,29 +70,20 @@ class Prototypes(nn.Module):
 
 
 class DINO(Distilling):
-    """Caron et al., ICCV 2021, arXiv 2104.14294, alg. 1: cross-entropy of soft assignments to prototypes.
+    """Caron et al., ICCV 2021, arXiv 2104.14294, alg. 1: cross-entropy of soft assignments.
 
-    temperature, target_temperature: of the two softmaxes. The target's logits are centred by their moving average over
-    the batches of all processes, by which no prototype can win always.
+    The target's logits are centred by their moving average over the batches of all processes, so
+    that no prototype wins every image.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        hidden_dim: int,
-        dim: int,
-        *,
-        prototypes: int = 1024,
-        temperature: float = 0.1,
-        target_temperature: float = 0.04,
-        centre_momentum: float = 0.9,
-    ):
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.DINO):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
-        self.prototypes = Prototypes(dim, prototypes)
+        self.prototypes = Prototypes(dim, settings.prototypes)
         self.follow(self.encoder, self.projector, self.prototypes)
-        self.register_buffer("centre", torch.zeros(prototypes))
-        self.temperature, self.target_temperature = temperature, target_temperature
-        self.centre_momentum = centre_momentum
+        self.register_buffer("centre", torch.zeros(settings.prototypes))
+        self.temperature = settings.temperature
+        self.target_temperature = settings.target_temperature
+        self.centre_momentum = settings.centre_momentum
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         logits = each_view(lambda images: self.prototypes(self.project(images)), views)

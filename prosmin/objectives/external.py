@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from prosmin.models.networks import Encoder
+from prosmin.objectives import settings as s
 from prosmin.objectives.base import Objective
 
 
 class External(Objective):
-    """The encoder alone, so that whatever reads a pretrained model reads this one too."""
+    """The encoder alone, so that every reader of a pretrained model can read this one too."""
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.External):
         super().__init__()
         self.encoder = encoder
 

@@ -10,9 +10,8 @@ from prosmin import scoring
 from prosmin.common import distributed
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder, GaussianHead, Projector
+from prosmin.objectives import settings as s
 from prosmin.objectives.base import Distilling, full_precision, pairs, together
-
-NORMALISATIONS = ("none", "centre", "standardise", "whiten")
 
 
 @torch.no_grad()
@@ -51,34 +50,19 @@ class ProSMIN(Distilling):
     (docs/method.md says what differs and why).
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        hidden_dim: int,
-        dim: int,
-        *,
-        rule: str = "crps",
-        log_sigma: tuple[float, float] = (-4.0, 2.0),
-        lambda_: float = 1.0,
-        samples: int | None = None,
-        bandwidth: float = 1.0,
-        normalise: str = "whiten",
-        shrinkage: float = 0.1,
-        noise: float = 0.0,
-    ):
-        """rule: one of ``scoring.RULES``. samples: of the Monte Carlo score; None minimises the closed form.
-        noise: standard deviation of what is added to the normalised targets."""
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.ProSMIN):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
-        scoring.check_lambda(lambda_)
-        if normalise not in NORMALISATIONS:
-            raise ConfigError(
-                "target.normalise", normalise, f"it must be one of {', '.join(NORMALISATIONS)}"
-            )
-        self.score = scoring.rule(rule, lambda_, samples, bandwidth)
-        self.head = nn.Linear(dim, dim) if rule == "point" else GaussianHead(dim, log_sigma)
-        self.sigma_range = None if rule == "point" else tuple(log_sigma)
+        samples = settings.samples if settings.estimator == "monte_carlo" else None
+        self.score = scoring.rule(settings.rule, settings.lambda_, samples, settings.bandwidth)
+        low, high = settings.log_sigma
+        self.head: nn.Module
+        if settings.rule == "point":
+            self.head, self.sigma_range = nn.Linear(dim, dim), None
+        else:
+            self.head, self.sigma_range = GaussianHead(dim, (low, high)), (low, high)
         self.follow(self.encoder, self.projector)
-        self.dim, self.normalise, self.shrinkage, self.noise = dim, normalise, shrinkage, noise
+        self.dim, self.normalise, self.shrinkage = dim, settings.normalise, settings.shrinkage
+        self.noise = settings.noise
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """images [B, C, S, S] -> features [B, F], mu [B, D], log sigma [B, D] of the online network.
@@ -128,5 +112,5 @@ class ProSMIN(Distilling):
                 "batch_size",
                 batch_size,
                 f"whitening {self.dim} dimensions needs more than {math.ceil(self.dim / 2)} images, "
-                "or target.shrinkage above 0",
+                "or objective.shrinkage above 0",
             )

@@ -1,4 +1,7 @@
-"""ProSMIN as its published code has it, but for what kept its encoder from training: a reference, not a recommendation."""
+"""ProSMIN as its published code has it, apart from the bug that kept its encoder from training.
+
+A reference for comparisons, not a recommendation.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from prosmin import scoring
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder
+from prosmin.objectives import settings as s
 from prosmin.objectives.base import Distilling, each_view, full_precision
 
 
@@ -42,37 +46,34 @@ class UnitProjector(nn.Module):
 
 
 class Published(Distilling):
-    """Vahidi et al., ICLR 2024, by their code: Monte Carlo score with lambda 1.2, dense predictor, running centre, all pairs.
+    """Vahidi et al., ICLR 2024, by their code.
 
-    What it does that ``ProSMIN`` does not: the predictor is D-D-D with GELU, unit length, ReLU and one D-D layer each for mu
-    and log variance, without a clamp; a view is also held against the target of itself; the centre follows targets from
-    which it has been subtracted already, so that half of their mean stays; the loss is taken times ten. Their target wraps
-    the online encoder itself, which then never trains; here it is a copy. Samples are drawn anew for each pair of views.
+    A Monte Carlo score with lambda 1.2, a dense predictor, a running centre, all pairs of views.
+    Differences from ``ProSMIN``:
+
+    - The predictor is D-D-D with GELU, unit length, ReLU and one D-D layer each for mu and log
+      variance, without a clamp.
+    - A view also predicts its own target.
+    - The centre follows targets from which it has been subtracted already, so half of their mean
+      stays.
+    - The loss is multiplied by ten.
+    - Samples are drawn anew for every pair of views.
+
+    Their target network wraps the online encoder itself, which then never trains; here it is a copy.
     """
 
     sigma_range = (-math.inf, math.inf)
     scale = 10.0
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        hidden_dim: int,
-        dim: int,
-        *,
-        lambda_: float = 1.2,
-        samples: int = 4,
-        bottleneck_dim: int = 256,
-        centre_momentum: float = 0.85,
-    ):
-        super().__init__(
-            encoder, UnitProjector(encoder.num_features, hidden_dim, bottleneck_dim, dim)
-        )
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.Published):
+        projector = UnitProjector(encoder.num_features, hidden_dim, settings.bottleneck_dim, dim)
+        super().__init__(encoder, projector)
         self.predictor = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.mu, self.log_variance = (nn.Linear(dim, dim, bias=False) for _ in range(2))
         self.follow(self.encoder, self.projector)
         self.register_buffer("centre", torch.zeros(dim))
-        scoring.check_lambda(lambda_)
-        self.lambda_, self.samples, self.centre_momentum = lambda_, samples, centre_momentum
+        self.lambda_, self.samples = settings.lambda_, settings.samples
+        self.centre_momentum = settings.centre_momentum
 
     def head(self, projection: Tensor) -> tuple[Tensor, Tensor]:
         """[B, D] -> mu [B, D], log sigma [B, D]."""

@@ -8,28 +8,21 @@ from torch import Tensor
 
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder, Projector
+from prosmin.objectives import settings as s
 from prosmin.objectives.base import Projecting, each_view, full_precision, unordered_pairs
 
 
 class VICReg(Projecting):
-    """Bardes et al., ICLR 2022, arXiv 2105.04906, eq. 1-6: views alike, each dimension spread, dimensions uncorrelated.
+    """Bardes et al., ICLR 2022, arXiv 2105.04906, eq. 1-6.
 
-    invariance, variance, covariance: weights of the three terms. Variance and covariance are over the batch of all
-    processes; both terms count each view, the variance by half, as in the published code.
+    Three terms: the views of an image are alike, every dimension varies over the batch, dimensions
+    are uncorrelated. Variance and covariance are over the batch of all processes; both terms count
+    each view, the variance by half, as in the published code.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        hidden_dim: int,
-        dim: int,
-        *,
-        invariance: float = 25.0,
-        variance: float = 25.0,
-        covariance: float = 1.0,
-    ):
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.VICReg):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
-        self.weights = invariance, variance, covariance
+        self.weights = settings.invariance, settings.variance, settings.covariance
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         z = each_view(self.project, views)

@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,31 +28,12 @@ from prosmin.training import checkpoint
 from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.monitor import Monitor, observe, warn_of_collapse
 from prosmin.training.schedules import cosine, warmup_cosine
+from prosmin.training.settings import TrainSettings
 from prosmin.views.feed import Feed, Resident
-from prosmin.views.settings import ViewSettings
 
 log = logging.getLogger(__name__)
 
 PAUSE = 2.0  # seconds, about, between two checks that the loss is finite; each waits for the device
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """views: one entry a view, the two global ones first. weight_decay, and momentum of the target: first and last step.
-    accumulate: parts in which the encoder takes a batch. channels_last: memory layout of its convolutions. compile: the
-    encoder, and on a GPU the views, by torch.compile."""
-
-    epochs: int
-    batch_size: int
-    lr: float
-    views: Sequence[ViewSettings]
-    weight_decay: tuple[float, float] = (0.05, 0.05)
-    warmup_epochs: float = 5
-    momentum: tuple[float, float] = (0.0, 1.0)
-    clip_norm: float | None = 3.0
-    accumulate: int = 1
-    channels_last: bool = False
-    compile: bool = False
 
 
 @dataclass
@@ -134,8 +115,6 @@ def pretrain(
         encoder.channels_last = settings.channels_last
         if settings.compile:
             encoder.compile(dynamic=False)
-    if settings.compile:
-        settings = replace(settings, views=[replace(view, compile=True) for view in settings.views])
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -181,6 +160,10 @@ class _Run:
         self.steps = self.steps_per_epoch * settings.epochs
         self.warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.steps // 2)
         self.look_every = max(1, settings.epochs // looks)
+        self.view_settings = [
+            replace(view, compile=settings.compile)
+            for view in settings.views.every(settings.image_size)
+        ]
         self.images = images
         images.to(self.device)
         distributed.synchronise_batch_norm(model, self.device)
@@ -254,20 +237,22 @@ class _Run:
             order.shape[1] // self.accelerator.num_processes,
         )
         mine = order[:, rank * local : (rank + 1) * local]
-        return self.images.views(mine, self.settings.views, self.seed, epoch, first, rank)
+        return self.images.views(mine, self.view_settings, self.seed, epoch, first, rank)
 
     def schedule(self, step: int) -> tuple[float, float]:
         """Learning rate and target momentum of a step, counted from 0."""
         rate = warmup_cosine(self.settings.lr, step, self.steps, self.warmup)
-        return rate, cosine(*self.settings.momentum, step, self.steps)
+        return rate, cosine(*self.settings.target.momentum, step, self.steps)
 
     def advance(self, views: list[Tensor], epoch: int, place: int) -> None:
         """One step."""
         rate, momentum = self.schedule(self.step)
+        decay, end = self.settings.weight_decay, self.settings.weight_decay_end
         for group in self.optimizer.param_groups:
             group["lr"] = rate
             if group["decays"]:
-                group["weight_decay"] = cosine(*self.settings.weight_decay, self.step, self.steps)
+                last = decay if end is None else end
+                group["weight_decay"] = cosine(decay, last, self.step, self.steps)
         loss = self.backward(views, epoch, place)
         self.norms.append(
             _clip(self.accelerator, self.trained.parameters(), self.settings.clip_norm)

@@ -1,13 +1,19 @@
 """What is watched while training: diagnostics of images without augmentation, and what looks like collapse."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from prosmin.common.seeds import sample_rows
+from prosmin.data.dataset import Split
 from prosmin.objectives.base import Objective
 from prosmin.training import diagnostics
+
+WATCHED = 1024  # largest number of images behind each observation
+BANK = 4096  # largest number of images among which the online k-NN looks
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +26,23 @@ class Monitor:
     labels: Tensor | None = None
     bank: Tensor | None = None
     bank_labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, splits: Mapping[str, Split], seed: int) -> "Monitor":
+        """A draw of images from ``val``, or from the first split where there is no ``val``.
+
+        With labels in ``val`` and ``train``, a draw of ``train`` becomes the bank.
+        """
+        watched = splits.get("val", next(iter(splits.values())))
+        rows = sample_rows(len(watched), WATCHED, seed, "watched")
+        bank = splits.get("train")
+        labelled = "val" in splits and bank is not None
+        if not labelled or (bank.labels < 0).any() or (watched.labels < 0).any():
+            return cls(watched.images[rows])
+        known = sample_rows(len(bank), BANK, seed, "bank of the monitor")
+        return cls(
+            watched.images[rows], watched.labels[rows], bank.images[known], bank.labels[known]
+        )
 
 
 @torch.no_grad()
@@ -59,7 +82,7 @@ def warn_of_collapse(row: dict[str, float], step: int) -> None:
     if row["rankme"] < 2 or row["feature_std"] < 0.05:
         log.warning(
             "step %d: the features collapse (RankMe %.2f, feature std %.3f); raise pretrain.batch_size or, with prosmin, "
-            "normalise the targets (pretrain.target.normalise: whiten), with another target network slow it down "
+            "normalise the targets (pretrain.objective.normalise: whiten), with another target network slow it down "
             "(pretrain.target.momentum)",
             step,
             row["rankme"],

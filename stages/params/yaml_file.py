@@ -9,7 +9,8 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prosmin.common.errors import UserError, listed, nearest, printable, shown
+from prosmin.common.errors import ConfigError, UserError, listed, nearest, printable, shown
+from stages.params.schema import keys, tag, tagged
 
 # How a reference begins, such as ${oc.env:HOME}, that DVC would resolve when it writes a changed setting into the file.
 INTERPOLATION = "${"
@@ -30,6 +31,7 @@ EXPECTED = {
     "dict_type": "a section of keys",
     "model_type": "a section of keys",
     "model_attributes_type": "a section of keys",
+    "dataclass_type": "a section of keys",
     "greater_than": "above {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "below {lt}",
@@ -191,12 +193,13 @@ def first(lines: Iterable[str]) -> list[str]:
 
 
 def sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
-    """What pydantic found wrong with ``model``, a line each: dotted key, value, what is allowed, nearest name."""
-    # A list that only seems too short, because its faulty entries do not count, is no fault of its own.
+    """Every fault that pydantic found in ``model``, as a line: dotted key, value, what is allowed, nearest name."""
+    # Faulty entries of a list do not count towards its length; a list that only then seems too
+    # short has no fault of its own.
     faults = (
-        each
-        for each in error.errors(include_url=False)
-        if each["type"] != "too_short" or len(each["input"]) < each["ctx"]["min_length"]
+        fault
+        for fault in error.errors(include_url=False)
+        if fault["type"] != "too_short" or len(fault["input"]) < fault["ctx"]["min_length"]
     )
     return (_sentence(fault, model) for fault in faults)
 
@@ -211,11 +214,11 @@ def _sentence(error: Any, model: type[BaseModel]) -> str:
     )
     if kind == "missing":
         return f"{key} is missing; it has no default"
-    if kind == "extra_forbidden":
-        return _unknown(key, steps[-1], sorted(_fields(section)))
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return _unknown(key, steps[-1], sorted(keys(section)), of=tag(section))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tag = context["discriminator"].strip("'")
-        return _choice(f"{key}.{tag}", value.get(tag), sorted(_tagged(here)), given=tag in value)
+        name = context["discriminator"].strip("'")
+        return _choice(f"{key}.{name}", value.get(name), sorted(tagged(here)), given=name in value)
     if kind == "literal_error":
         options = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
         return (
@@ -224,14 +227,15 @@ def _sentence(error: Any, model: type[BaseModel]) -> str:
             else _choice(key, value, options)
         )
     if kind == "value_error":
-        reason = str(context["error"])
-        return (
-            f"{key} is {shown(value)}; it {reason}"
-            if reason.startswith("must")
-            else f"{key}: {reason}"
-        )
+        reason = context["error"]
+        if isinstance(reason, ConfigError):  # of one key of the section
+            given = value.get(reason.key, reason.value) if isinstance(value, dict) else reason.value
+            return f"{key}.{reason.key} is {shown(given)}; {reason.allowed}"
+        if str(reason).startswith("must"):
+            return f"{key} is {shown(value)}; it {reason}"
+        return f"{key}: {reason}"
     context = {
-        name: f"{each:g}" if isinstance(each, float) else each for name, each in context.items()
+        name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()
     }
     expected = (
         EXPECTED[kind].format(**context)
@@ -241,8 +245,9 @@ def _sentence(error: Any, model: type[BaseModel]) -> str:
     return f"{key} is {shown(value)}; it must be {expected}"
 
 
-def _unknown(key: str, name: str, options: list[str]) -> str:
-    return f"{key} is not a known key{nearest(name, options)}; allowed: {listed(options)}"
+def _unknown(key: str, name: str, options: list[str], of: str = "") -> str:
+    of = of and f" of {of}"
+    return f"{key} is not a known key{of}{nearest(name, options)}; allowed: {listed(options)}"
 
 
 def _choice(key: str, value: Any, options: list[str], given: bool = True) -> str:
@@ -255,9 +260,11 @@ def _choice(key: str, value: Any, options: list[str], given: bool = True) -> str
 
 
 def _follow(location: tuple[Any, ...], model: type[BaseModel]) -> tuple[list[str], Any, Any]:
-    """Walk pydantic's path through the models: (keys as they stand in the file, type before the last, last type).
+    """Walk pydantic's path through the sections.
 
-    The path also holds steps that are no keys: the tag of a union (``builtin``), and a mark for a mapping's key.
+    Returns the keys as they stand in the file, the type before the last and the last type. The path
+    also holds steps that are no keys: the tag of a union (``builtin``), and a mark for a mapping's
+    key.
     """
     steps: list[str] = []
     section: Any = None
@@ -265,31 +272,11 @@ def _follow(location: tuple[Any, ...], model: type[BaseModel]) -> tuple[list[str
     for step in location:
         if step == "[key]":
             continue
-        if get_origin(here) is not dict and step in _tagged(here):
-            here = _tagged(here)[step]
+        if step in tagged(here):
+            here = tagged(here)[step]
         else:
             steps.append(printable(step))
-            section, here = (
-                here,
-                get_args(here)[-1] if get_origin(here) is dict else _fields(here).get(step),
-            )
+            inner = get_args(here)[-1] if get_origin(here) is dict else None
+            known = keys(here).get(step)
+            section, here = here, inner or (known.kind if known else None)
     return steps, section, here
-
-
-def _fields(annotation: Any) -> dict[str, Any]:
-    """The keys of a section with their types, by the names they have in the file."""
-    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        return {}
-    return {
-        field.alias or name: field.annotation for name, field in annotation.model_fields.items()
-    }
-
-
-def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The models of a tagged union by their tags; empty for every other type."""
-    union = get_args(get_args(annotation)[0]) if get_args(annotation) else ()
-    return {
-        get_args(found["source"])[0]: member
-        for member in union
-        if "source" in (found := _fields(member))
-    }

@@ -10,7 +10,7 @@ from prosmin.common.files import NUMBER, Arrays, damaged
 from prosmin.metrics.catalogue import METRICS, VARIANTS, entry_of
 from stages.common import layout
 from stages.common.command import LEFT_OUT
-from stages.params.load import BENCHMARK
+from stages.params.evaluation import BENCHMARK
 from stages.report import pictures, prediction, prose
 from stages.report.figures import calibration, corruption, lowshot, ood, training
 from stages.report.figures.drawing import COLOURS

@@ -5,7 +5,7 @@ from pathlib import Path
 from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
 from prosmin.metrics.catalogue import entry_of
 from stages.common import layout
-from stages.params.load import BENCHMARK
+from stages.params.evaluation import BENCHMARK
 from stages.report.figures.lines import detector_line
 from stages.report.inputs import Inputs
 from stages.report.tables.detection import ood_sets, ranges
@@ -13,17 +13,6 @@ from stages.report.tables.rows import Row, Value, row
 
 MINUS = "\u2212"
 TO = "\u2060\u2013\u2060"  # an en dash without a line break
-
-METHODS = {
-    "prosmin": "ProSMIN",
-    "published": "ProSMIN as published",
-    "byol": "BYOL",
-    "simsiam": "SimSiam",
-    "dino": "DINO",
-    "simclr": "SimCLR",
-    "mocov3": "MoCo-v3",
-    "vicreg": "VICReg",
-}
 
 # The abstract names these detectors; the table has all.
 ABSTRACT_DETECTORS = ("knn", "mahalanobis", "sigma")
@@ -86,7 +75,7 @@ def abstract(inputs: Inputs) -> str:
 def method(inputs: Inputs) -> str:
     """The name of the objective, or of the encoder where its weights come from elsewhere."""
     settings = inputs.params.pretrain
-    return settings.encoder.name if settings.external else METHODS[settings.objective.name]
+    return settings.encoder.name if settings.external else settings.objective.title
 
 
 def _pretraining(inputs: Inputs) -> str:

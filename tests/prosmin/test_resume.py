@@ -3,6 +3,7 @@
 import random
 import resource
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,16 +12,24 @@ from torch import nn
 
 from prosmin.models import store
 from prosmin.models.networks import Encoder
-from prosmin.objectives import ProSMIN
+from prosmin.objectives import settings
+from prosmin.objectives.prosmin import ProSMIN
 from prosmin.training import loop
 from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.monitor import Monitor
-from prosmin.views.settings import ViewSettings
+from prosmin.training.settings import TrainSettings
+from prosmin.views.settings import Views
 from tests import gang
 
-VIEW = ViewSettings(size=8, grayscale=0.0, solarize=0.0, blur=0.0)
-SETTINGS = loop.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
-LONGER = loop.TrainSettings(epochs=6, batch_size=60, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
+SETTINGS = TrainSettings(
+    image_size=8,
+    epochs=2,
+    batch_size=64,
+    lr=2e-3,
+    views=Views(grayscale=0.0, solarize=0.0, blur=0.0),
+    warmup_epochs=1,
+)
+LONGER = replace(SETTINGS, epochs=6, batch_size=60)
 IMAGES = torch.randint(
     0, 256, (256, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
@@ -41,7 +50,7 @@ def tiny_model():
         )
         backbone = nn.Sequential(*layers)
         backbone.num_features = 16
-        return ProSMIN(Encoder(backbone, [0.5], [0.25]), hidden_dim=32, dim=8)
+        return ProSMIN(Encoder(backbone, [0.5], [0.25]), 32, 8, settings.ProSMIN())
 
 
 def train(settings=SETTINGS, checkpoints=None):

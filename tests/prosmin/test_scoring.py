@@ -116,12 +116,6 @@ def test_crps_moves_with_a_shift_and_scales_with_the_unit(mu, sigma, y, shift, u
     assert score >= 0
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, math.sqrt(2), 1.5, 2.4])
-def test_a_lambda_without_a_minimum_is_refused(value):
-    with pytest.raises(ConfigError, match=r"sqrt\(2\) = 1.4142"):
-        scoring.check_lambda(value)
-
-
 def test_a_single_sample_is_refused():
     one = torch.ones(1)
     with pytest.raises(ConfigError, match="at least 2"):
@@ -235,18 +229,3 @@ def test_gradients_of_the_other_rules_pass_gradcheck(predictions, rule):
     assert torch.autograd.gradcheck(
         lambda *given: score(*given, torch.Generator().manual_seed(2)), inputs
     )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("cprs",), "did you mean 'crps'"),
-        (("energy",), "estimator is 'closed_form'; the rule energy has only monte_carlo"),
-        (("log", 1.0, 4), "estimator is 'monte_carlo'; the rule log has only closed_form"),
-        (("point", 0.5), "lambda is 0.5; the rule point has no spread term"),
-        (("energy", 1.5, 4), "below sqrt"),
-    ],
-)
-def test_a_rule_that_means_nothing_is_refused(arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        scoring.rule(*arguments)

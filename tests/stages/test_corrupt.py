@@ -18,7 +18,9 @@ from prosmin.metrics.corruption_error import Measured
 from prosmin.models import store
 from stages import corrupt, fetch, linear
 from stages.embed import main as embed_dataset
-from stages.params.load import BENCHMARK, EXTRA, GROUPS, CorruptionType, Folder, load
+from stages.params.evaluation import BENCHMARK, EXTRA, GROUPS, CorruptionType
+from stages.params.fetch import Folder
+from stages.params.load import load
 from tests.stages.conftest import ROOT
 
 TYPES = ("impulse_noise", "contrast", "speckle_noise")  # the last is an extra one

@@ -16,6 +16,7 @@ from prosmin.data.dataset import convert
 from prosmin.models import store as models
 from stages import export
 from stages.params.load import load
+from stages.pretrain import used
 from tests.stages.conftest import ROOT
 
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
@@ -47,7 +48,7 @@ def pretrained(request, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     models.save_state(folder / "encoder.safetensors", model.encoder.backbone.state_dict())
     models.save_state(folder / models.WEIGHTS["trained"], model.state_dict())
-    params = load().pretrain.model_dump(mode="json", by_alias=True)
+    params = used(load())
     models.save_description(
         folder,
         settings,

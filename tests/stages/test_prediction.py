@@ -12,10 +12,10 @@ from prosmin.common.errors import UserError
 from prosmin.data import dataset
 from prosmin.evaluation import prediction
 from prosmin.models import store
-from prosmin.views.settings import ViewSettings
 from stages import fetch
 from stages import prediction as stage
 from stages.params.load import load
+from stages.pretrain import used
 from tests.stages.conftest import ROOT
 
 WRITTEN = (
@@ -55,9 +55,7 @@ def keep_networks(folder, params, **objective):
     )
     pretrained = folder / "results/pretrain"
     pretrained.mkdir(parents=True, exist_ok=True)
-    store.save_description(
-        pretrained, settings, {"params": params.pretrain.model_dump(mode="json", by_alias=True)}
-    )
+    store.save_description(pretrained, settings, {"params": used(params)})
     for seed, weights in enumerate(store.WEIGHTS.values()):
         store.save_state(pretrained / weights, store.build_model(settings, seed).state_dict())
 
@@ -89,7 +87,7 @@ def test_it_writes_what_the_library_says_of_each_condition(place, params):
     known = torch.cat(
         [dataset.load_split("data/digits", split, 8, 1).images for split in ("train", "val")]
     )
-    views = ViewSettings(size=8, **params.pretrain.views.model_dump(exclude={"local"}))
+    views = params.pretrain.views.whole(8)
     seeing = prediction.Seeing(2, views, params.seed)
     conditions = {
         "clean": images,

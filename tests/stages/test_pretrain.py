@@ -1,9 +1,9 @@
 """The pretrain stage: what params name is what the library has, and what the environment may say."""
 
 import hashlib
-import inspect
+import json
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,15 +13,11 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
-from torch import nn
 
-from prosmin import objectives, scoring
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError
-from prosmin.data.dataset import Split
 from prosmin.models import store
-from prosmin.models.networks import Encoder
-from prosmin.training import diagnostics
+from prosmin.objectives import settings as objectives
 from stages import (
     corrupt,
     embed,
@@ -38,74 +34,47 @@ from stages import (
 from stages import export as export_stage
 from stages.common import declared, inputs
 from stages.common.headlines import rows
-from stages.params import load as sections
 from stages.params.load import load
+from stages.params.pretrain import FileWeights
 from stages.report import __main__ as report
 from tests.stages.conftest import ROOT
 
-NAMES = get_args(sections.Objective.model_fields["name"].annotation)
 
-
-def test_params_name_the_objectives_and_rules_that_there_are():
-    assert set(NAMES) == set(objectives.OBJECTIVES)
-    assert set(get_args(sections.Objective.model_fields["rule"].annotation)) == set(scoring.RULES)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_keys_of_an_objective_are_those_of_its_class(params, name):
-    objective = params.pretrain.objective.model_copy(update={"name": name})
-    given = pretrain.objective_of(params.pretrain.model_copy(update={"objective": objective}))
-    keywords = inspect.signature(objectives.OBJECTIVES[name]).parameters
-    assert set(given) - {"name"} == {
-        key for key, each in keywords.items() if each.kind == each.KEYWORD_ONLY
-    }
-    backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
-    backbone.num_features = 6
-    model = objectives.build(Encoder(backbone, [0.5], [0.25]), 12, 4, **given)
-    views = [
-        torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)
-    ]
-    assert torch.isfinite(model(views))
-
-
-def test_dvc_looks_at_each_key_but_those_of_objectives_that_are_not_chosen(params):
+def test_dvc_looks_at_the_whole_section():
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for name in NAMES:
-        content["pretrain"]["objective"]["name"] = name
-        keys = set(declared.graph(content, ROOT / "dvc.yaml")["pretrain"].params)
-        fields = set(sections.Pretrain.model_fields) - {"baselines"} | {f"baselines.{name}"}
-        assert keys == {"dataset", "seed"} | {f"pretrain.{field}" for field in fields}
-        assert declared.value(content, f"pretrain.baselines.{name}") is not None
+    keys = declared.graph(content, ROOT / "dvc.yaml")["pretrain"].params
+    assert keys == ("dataset", "seed", "pretrain")
 
 
-def test_what_decides_nothing_is_not_in_the_description_of_a_model(params):
+def changed(params, **changes):
+    return params.model_copy(update={"pretrain": replace(params.pretrain, **changes)})
+
+
+def test_the_path_of_external_weights_is_not_in_the_description_of_a_model(params):
     def told(**changes):
-        return pretrain.used(params.pretrain.model_copy(update=changes))
+        return pretrain.used(changed(params, **changes))
 
-    other = params.pretrain.baselines.model_copy(
-        update={"simclr": sections.Contrastive(temperature=0.9)}
-    )
-    assert told(baselines=other) == told() and "simclr" not in told()["baselines"]
-    chosen = params.pretrain.objective.model_copy(update={"name": "simclr"})
-    assert told(baselines=other, objective=chosen) != told(objective=chosen)
-    here, there = (
-        sections.FileWeights(source="file", path=path) for path in ("here", "/home/there")
-    )
+    here, there = (FileWeights(source="file", path=path) for path in ("here", "/home/there"))
     assert told(external=here) == told(external=there) != told()
 
 
-def test_weight_decay_stays_unless_it_is_given_an_end(params):
-    assert pretrain.train_settings_of(params.pretrain).weight_decay == (0.05, 0.05)
-    rising = params.pretrain.model_copy(update={"weight_decay_end": 0.5})
-    assert pretrain.train_settings_of(rising).weight_decay == (0.05, 0.5)
+def test_the_description_of_a_model_has_the_keys_of_its_objective_alone(params):
+    assert (
+        pretrain.used(params)["objective"]
+        == yaml.safe_load((ROOT / "params.yaml").read_text())["pretrain"]["objective"]
+    )
+    content = pretrain.used(changed(params, objective=objectives.SimCLR(temperature=0.9)))
+    assert content["objective"] == {"name": "simclr", "temperature": 0.9}
+    json.dumps(content)
 
 
-def test_local_views_of_several_sizes_are_as_many_of_each(params):
-    local = sections.LocalViews(count=2, size=(6, 4), scale=(0.1, 0.3))
-    views = params.pretrain.views.model_copy(update={"local": local})
-    found = pretrain.view_settings_of(params.pretrain.model_copy(update={"views": views}))
-    assert [each.size for each in found] == [8, 8, 6, 6, 4, 4]
-    assert {each.scale for each in found[2:]} == {(0.1, 0.3)} and found[0].scale == (0.5, 1.0)
+def test_what_is_built_is_what_params_name(params):
+    assert pretrain.model_settings(params.pretrain, [0.3], [0.2]).objective is (
+        params.pretrain.objective
+    )
+    outside = changed(params, external=FileWeights(source="file", path="here"))
+    built = pretrain.model_settings(outside.pretrain, [0.3], [0.0])
+    assert built.objective == objectives.External() and built.std == (0.001,)
 
 
 @pytest.mark.parametrize("given", ["two", "0", "-1", "1.5", ""])
@@ -133,42 +102,6 @@ def test_a_pause_between_checkpoints_that_is_none_is_refused(monkeypatch, given)
         UserError, match=f"^PROSMIN_CHECKPOINT_SECONDS is '{given}'; it must be a number of seconds"
     ):
         pretrain.checkpoints_of("key")
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_the_monitor_watches_a_draw_of_all_classes(monkeypatch, labelled):
-    """Of a set that is sorted by class: as many classes, and an effective rank as high, as of the same set in any order."""
-    monkeypatch.setattr(pretrain, "WATCHED", 140)
-    monkeypatch.setattr(pretrain, "BANK", 300)
-    pictures, labels = load_digits(return_X_y=True)
-    images = torch.from_numpy(pictures * 15).to(torch.uint8).view(-1, 1, 8, 8)
-    ranks = []
-    for rows in (
-        np.argsort(labels, kind="stable"),
-        np.random.default_rng(1).permutation(len(labels)),
-    ):
-        kinds = torch.from_numpy(labels[rows]) if labelled else torch.full((len(rows),), -1)
-        whole = Split(images[rows], kinds, None)
-        monitor = pretrain.monitor_of(
-            {"train": whole, "val": whole} if labelled else {"train": whole}, seed=0
-        )
-        ranks.append(diagnostics.rankme(monitor.images.flatten(1).float()))
-        assert len(monitor.images) == 140
-        if labelled:
-            assert len(monitor.bank) == 300
-            assert len(monitor.labels.unique()) == len(monitor.bank_labels.unique()) == 10
-    assert ranks[0] == pytest.approx(ranks[1], rel=0.03)
-
-
-def test_a_monitor_of_few_images_has_them_all_in_their_order():
-    images = torch.arange(60 * 64, dtype=torch.int32).to(torch.uint8).view(60, 1, 8, 8)
-    split = Split(images, torch.arange(60) % 3, ("a", "b", "c"))
-    monitor = pretrain.monitor_of({"train": split, "val": split}, seed=0)
-    assert (
-        monitor.images.equal(images)
-        and monitor.bank.equal(images)
-        and monitor.labels.equal(split.labels)
-    )
 
 
 def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, monkeypatch):

@@ -163,7 +163,7 @@ class Tags(HTMLParser):
 
 def test_an_objective_without_a_predicted_distribution_goes_through_to_the_report(folder):
     content = yaml.safe_load((folder / "params.yaml").read_text())
-    content["pretrain"]["objective"]["name"] = "byol"
+    content["pretrain"]["objective"] = {"name": "byol"}
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     params = load()
     pretrain.main(params)

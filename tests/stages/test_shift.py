@@ -12,7 +12,8 @@ from prosmin.common.errors import UserError
 from prosmin.metrics import calibration, classification
 from stages import embed, fetch, linear, shift
 from stages.linear import load_probe
-from stages.params.load import Folder, load
+from stages.params.fetch import Folder
+from stages.params.load import load
 from tests.stages.conftest import ROOT
 from tests.stages.test_prediction import keep_networks
 

@@ -7,25 +7,22 @@ from accelerate import Accelerator
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from prosmin import objectives, scoring
+from prosmin import scoring
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder
+from prosmin.objectives.registry import build
+from prosmin.objectives.settings import RULES, TRAINED
 from tests import gang
 
 NOISE = torch.randn(4, 16, 4, generator=torch.Generator().manual_seed(3))  # [K, N, D]
-ALL = [(name, {}) for name in objectives.OBJECTIVES if name != "prosmin"]
+ALL = [(name, {}) for name in TRAINED if name != "prosmin"]
 ALL += [
-    ("prosmin", {"rule": rule, "samples": None})
-    for rule, how in scoring.RULES.items()
-    if "closed_form" in how
-]
-ALL += [
-    ("prosmin", {"rule": rule, "samples": 4})
-    for rule, how in scoring.RULES.items()
-    if "monte_carlo" in how
+    ("prosmin", {"rule": rule, "estimator": estimator})
+    for rule, estimators in RULES.items()
+    for estimator in estimators
 ]
 ALL += [("prosmin", {"normalise": how}) for how in ("none", "centre", "standardise")]
-ALL += [(name, {"parts": 2}) for name in objectives.OBJECTIVES]  # on top of two processes
+ALL += [(name, {"parts": 2}) for name in TRAINED]  # on top of two processes
 KEYS = {
     "published": {"bottleneck_dim": 5},
     "dino": {"prototypes": 10},
@@ -42,9 +39,8 @@ def tiny_model(name, settings, world):
         layers = nn.Conv2d(1, 3, 3), norm, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(27, 6)
         backbone = nn.Sequential(*layers)
         backbone.num_features = 6
-        model = objectives.build(
-            Encoder(backbone, [0.5], [0.25]), 12, 4, name, **KEYS.get(name, {}), **settings
-        )
+        content = {"name": name, **KEYS.get(name, {}), **settings}
+        model = build(Encoder(backbone, [0.5], [0.25]), 12, 4, content)
     for encoder in (module for module in model.modules() if isinstance(module, Encoder)):
         encoder.in_parts(parts if parts and world > 1 else 1)
     return model

@@ -14,7 +14,8 @@ from prosmin.evaluation import prediction
 from prosmin.evaluation.prediction import Seeing, best_constant, fit_normalisation, rank_correlation
 from prosmin.metrics import classification
 from prosmin.models import store
-from prosmin.objectives.prosmin import NORMALISATIONS, normalise_targets
+from prosmin.objectives.prosmin import normalise_targets
+from prosmin.objectives.settings import NORMALISATIONS
 from prosmin.views.settings import ViewSettings
 
 SETTINGS = store.ModelSettings(

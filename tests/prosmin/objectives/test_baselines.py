@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from prosmin import objectives
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder
+from prosmin.objectives.registry import build
+from prosmin.objectives.settings import TRAINED
 from tests.reference import objectives as reference
 
-BASELINES = [name for name in objectives.OBJECTIVES if name != "prosmin"]
+BASELINES = [name for name in TRAINED if name != "prosmin"]
 KEYS = {
     "published": {"bottleneck_dim": 5},
     "dino": {"prototypes": 10},
@@ -23,9 +24,8 @@ def tiny_model(name, **changes):
         torch.manual_seed(0)
         backbone = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 6))
         backbone.num_features = 6
-        return objectives.build(
-            Encoder(backbone, [0.5], [0.25]), 12, 4, name, **{**KEYS.get(name, {}), **changes}
-        )
+        content = {"name": name, **KEYS.get(name, {}), **changes}
+        return build(Encoder(backbone, [0.5], [0.25]), 12, 4, content)
 
 
 def views(local=0, count=8):

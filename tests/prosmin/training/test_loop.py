@@ -9,14 +9,17 @@ from sklearn.datasets import load_digits
 
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.models import networks, store
-from prosmin.objectives import ProSMIN
+from prosmin.objectives.prosmin import ProSMIN
 from prosmin.training import loop
 from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.monitor import Monitor
-from prosmin.views.settings import ViewSettings
+from prosmin.training.settings import Target, TrainSettings
+from prosmin.views.settings import LocalViews, Views
 
-VIEW = ViewSettings(size=8, flip=0.0, grayscale=0.0, solarize=0.0, blur=0.0)
-SETTINGS = loop.TrainSettings(epochs=2, batch_size=64, lr=2e-3, views=[VIEW, VIEW], warmup_epochs=1)
+VIEWS = Views(flip=0.0, grayscale=0.0, solarize=0.0, blur=0.0)
+SETTINGS = TrainSettings(
+    image_size=8, epochs=2, batch_size=64, lr=2e-3, views=VIEWS, warmup_epochs=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_target_of_constant_momentum_equals_a_moving_average_kept_by_hand(digits
             old.mul_(0.9).add_(new.detach(), alpha=0.1)
 
     monkeypatch.setattr(type(model), "momentum_update", watched)
-    train(digits, changed(momentum=(0.9, 0.9)), model=model)
+    train(digits, changed(target=Target(momentum=(0.9, 0.9))), model=model)
     for slow, fast in zip(kept, model.target.parameters(), strict=True):
         torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
 
@@ -120,7 +123,7 @@ def test_weight_decay_goes_from_its_first_to_its_last_value_and_biases_have_none
         return step(self, *arguments, **named)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    train(digits, changed(weight_decay=(0.02, 0.2)))
+    train(digits, changed(weight_decay=0.02, weight_decay_end=0.2))
     decayed, plain = zip(*seen, strict=True)
     assert (decayed[0], decayed[-1]) == pytest.approx((0.02, 0.2)) and list(decayed) == sorted(
         decayed
@@ -129,8 +132,8 @@ def test_weight_decay_goes_from_its_first_to_its_last_value_and_biases_have_none
 
 
 def test_local_views_of_another_size_train(digits):
-    local = ViewSettings(size=4, scale=(0.1, 0.4), flip=0.0, blur=0.0)
-    _, history = train(digits, changed(views=[VIEW, VIEW, local, local]))
+    local = LocalViews(count=2, size=(4,), scale=(0.1, 0.4))
+    _, history = train(digits, changed(views=replace(VIEWS, local=local)))
     assert math.isfinite(history.loss[-1]["loss"])
 
 

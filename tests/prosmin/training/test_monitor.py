@@ -1,4 +1,11 @@
-from prosmin.training import monitor
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from prosmin.data.dataset import Split
+from prosmin.training import diagnostics, monitor
+from prosmin.training.monitor import Monitor
 
 
 def test_collapse_is_said_in_the_log_with_its_likely_cause(caplog):
@@ -10,4 +17,36 @@ def test_collapse_is_said_in_the_log_with_its_likely_cause(caplog):
     assert (
         "normalise the targets" in caplog.text
         and "widen pretrain.objective.log_sigma" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_monitor_watches_a_draw_of_all_classes(monkeypatch, labelled):
+    """Of a set that is sorted by class: as many classes, and an effective rank as high, as of the same set in any order."""
+    monkeypatch.setattr(monitor, "WATCHED", 140)
+    monkeypatch.setattr(monitor, "BANK", 300)
+    pictures, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pictures * 15).to(torch.uint8).view(-1, 1, 8, 8)
+    ranks = []
+    for rows in (
+        np.argsort(labels, kind="stable"),
+        np.random.default_rng(1).permutation(len(labels)),
+    ):
+        kinds = torch.from_numpy(labels[rows]) if labelled else torch.full((len(rows),), -1)
+        whole = Split(images[rows], kinds, None)
+        found = Monitor.of({"train": whole, "val": whole} if labelled else {"train": whole}, seed=0)
+        ranks.append(diagnostics.rankme(found.images.flatten(1).float()))
+        assert len(found.images) == 140
+        if labelled:
+            assert len(found.bank) == 300
+            assert len(found.labels.unique()) == len(found.bank_labels.unique()) == 10
+    assert ranks[0] == pytest.approx(ranks[1], rel=0.03)
+
+
+def test_a_monitor_of_few_images_has_them_all_in_their_order():
+    images = torch.arange(60 * 64, dtype=torch.int32).to(torch.uint8).view(60, 1, 8, 8)
+    split = Split(images, torch.arange(60) % 3, ("a", "b", "c"))
+    found = Monitor.of({"train": split, "val": split}, seed=0)
+    assert (
+        found.images.equal(images) and found.bank.equal(images) and found.labels.equal(split.labels)
     )

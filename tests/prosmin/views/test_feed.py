@@ -24,6 +24,7 @@ from prosmin.fetching.folders import folder as from_folder
 from prosmin.fetching.writing import write_dataset
 from prosmin.models import store
 from prosmin.training import loop
+from prosmin.training.settings import TrainSettings
 from prosmin.views import feed
 from prosmin.views.feed import Crops, Encoded, Resident, Streamed
 from prosmin.views.make import crop_boxes, make_views
@@ -245,7 +246,7 @@ def trained(feed):
             {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
         )
     )
-    settings = loop.TrainSettings(2, 32, 2e-3, [ViewSettings(size=16)] * 2, warmup_epochs=1)
+    settings = TrainSettings(image_size=16, epochs=2, batch_size=32, lr=2e-3, warmup_epochs=1)
     history = loop.pretrain(model, feed, settings, 0, Accelerator(cpu=True))
     return model.state_dict(), history
 

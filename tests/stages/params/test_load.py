@@ -132,8 +132,8 @@ FAULTS = {
         "prediction.views is 2147483648; it must be at most 64",
     ),
     "samples past 64 bits": (
-        {"pretrain.baselines.published.samples": 2**63},
-        "pretrain.baselines.published.samples is 9223372036854775808; it must be at most 1024",
+        {"pretrain.objective": {"name": "published", "samples": 2**63}},
+        "pretrain.objective.samples is 9223372036854775808; it must be at most 1024",
     ),
     "batch past any memory": (
         {"corrupt.batch_size": 10**9},
@@ -270,20 +270,48 @@ FAULTS = {
         "pretrain.objective.lambda is 2.4; it must be above 0 and below sqrt(2)",
     ),
     "published lambda": (
-        {"pretrain.baselines.published.lambda": 2.4},
-        "pretrain.baselines.published.lambda is 2.4; it must be below 1.4142",
+        {"pretrain.objective": {"name": "published", "lambda": 2.4}},
+        "pretrain.objective.lambda is 2.4; it must be above 0 and below sqrt(2)",
+    ),
+    "objective without a name": (
+        {"pretrain.objective": {"lambda": 1.0}},
+        "pretrain.objective.name is missing; allowed: byol, dino, ",
+    ),
+    "number for an objective": (
+        {"pretrain.objective": 5},
+        "pretrain.objective is 5; it must be a section of keys",
+    ),
+    "truth for a count of an objective": (
+        {"pretrain.objective.samples": True},
+        "pretrain.objective.samples is true; it must be a number, not true or false",
+    ),
+    "point in a count of an objective": (
+        {"pretrain.objective": {"name": "dino", "prototypes": 64.0}},
+        "pretrain.objective.prototypes is 64.0; it must be a whole number, written without a point",
+    ),
+    "weight of the baselines": (
+        {"pretrain.baselines": {"simclr": {"temperature": 0.5}}},
+        "pretrain.baselines is not a known key; allowed: ",
+    ),
+    "bicubic and turned": (
+        {"pretrain.views.interpolation": "bicubic"},
+        "pretrain.views.interpolation is 'bicubic'; it goes with rotate 0 only, and rotate is 20",
+    ),
+    "local size twice": (
+        {"pretrain.views.local.size": [8, 8]},
+        "pretrain.views.local.size is [8, 8]; it must not hold anything twice",
     ),
     "energy in closed form": (
         {"pretrain.objective.rule": "energy"},
-        "pretrain.objective: estimator is 'closed_form'; the rule energy has only monte_carlo",
+        "pretrain.objective.estimator is 'closed_form'; the rule energy has only monte_carlo",
     ),
     "sampled log score": (
         {"pretrain.objective.rule": "log", "pretrain.objective.estimator": "monte_carlo"},
-        "pretrain.objective: estimator is 'monte_carlo'; the rule log has only closed_form",
+        "pretrain.objective.estimator is 'monte_carlo'; the rule log has only closed_form",
     ),
     "weight of no spread": (
         {"pretrain.objective.rule": "log", "pretrain.objective.lambda": 1.2},
-        "pretrain.objective: lambda is 1.2; the rule log has no spread term to weigh; leave it at 1",
+        "pretrain.objective.lambda is 1.2; the rule log has no spread term to weigh; leave it at 1",
     ),
     # lists
     "empty grid": ({"knn.k": []}, "knn.k is []; it must be given at least 1 entry"),
@@ -331,7 +359,7 @@ FAULTS = {
     ),
     "key, depth two": (
         {"pretrain.epoch": 3},
-        "pretrain.epoch is not a known key (did you mean 'epochs'?); allowed: accumulate, baselines, batch_size, ",
+        "pretrain.epoch is not a known key (did you mean 'epochs'?); allowed: accumulate, batch_size, channels, ",
     ),
     "key, depth three": (
         {"pretrain.encoder.cifar_stm": True},
@@ -343,7 +371,7 @@ FAULTS = {
     ),
     "key of a dataset": (
         {"fetch.patches.pach": 8},
-        "fetch.patches.pach is not a known key (did you mean 'patch'?); allowed: limit, ",
+        "fetch.patches.pach is not a known key of builtin (did you mean 'patch'?); allowed: limit, ",
     ),
     "key unlike any": (
         {"report.colour": "red"},
@@ -388,27 +416,27 @@ FAULTS = {
         "ood.sets.patches is 'middle'; allowed: near, far",
     ),
     "unknown normalisation": (
-        {"pretrain.target.normalise": "whitten"},
-        "pretrain.target.normalise is 'whitten'; ",
+        {"pretrain.objective.normalise": "whitten"},
+        "pretrain.objective.normalise is 'whitten'; ",
         "'whiten'?)",
     ),
     "unknown objective": (
         {"pretrain.objective.name": "simclear"},
-        "pretrain.objective.name is 'simclear'; allowed: prosmin, published, byol, simsiam, dino, simclr, mocov3, vicreg",
+        "pretrain.objective.name is 'simclear'; allowed: byol, dino, mocov3, prosmin, published, simclr, simsiam, vicreg",
         "(did you mean 'simclr'?)",
     ),
     "unknown rule": (
         {"pretrain.objective.rule": "enrgy"},
-        "pretrain.objective.rule is 'enrgy'; allowed: ",
+        "pretrain.objective.rule is 'enrgy'; it must be one of crps, energy, ",
         "(did you mean 'energy'?)",
     ),
     "key of another objective": (
-        {"pretrain.baselines.simclr.prototypes": 5},
-        "pretrain.baselines.simclr.prototypes is not a known key; allowed: temperature",
+        {"pretrain.objective": {"name": "simclr", "prototypes": 5}},
+        "pretrain.objective.prototypes is not a known key of simclr; allowed: name, temperature",
     ),
     "misspelt key of an objective": (
-        {"pretrain.baselines.dino.target_temprature": 0.1},
-        "pretrain.baselines.dino.target_temprature is not a known key (did you mean 'target_temperature'?)",
+        {"pretrain.objective": {"name": "dino", "target_temprature": 0.1}},
+        "pretrain.objective.target_temprature is not a known key of dino (did you mean 'target_temperature'?)",
     ),
     "branch for a commit": (
         {"fetch.own": {**HUB, "revision": "main"}},
@@ -754,7 +782,9 @@ def test_numbers_are_numbers_however_yaml_reads_them(tmp_path, written, read):
         {"pretrain.weight_decay_end": 0.65},
         {"pretrain.objective.lambda": 1.4},
         {"pretrain.objective.rule": "energy", "pretrain.objective.estimator": "monte_carlo"},
-        {"pretrain.objective.name": "byol", "pretrain.baselines": ABSENT},
+        {"pretrain.objective": {"name": "byol"}},
+        {"pretrain.objective": {"name": "dino", "prototypes": 16}},
+        {"pretrain.objective": ABSENT},
         {"embed": ABSENT, "lowshot": ABSENT, "report": ABSENT, "pretrain.views": ABSENT},
         {"fetch.own": HUB, "dataset": "own"},
         {"fetch.own": {"source": "parquet", "files": {"train": "birds/*.parquet"}, "label": None}},

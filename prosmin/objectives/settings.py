@@ -1,0 +1,217 @@
+"""The settings of every objective: one dataclass each, with its name, title, keys, defaults and ranges.
+
+Nothing heavy is imported here, so a program that only reads settings loads no torch. A keyword of
+Python has an underscore at its end: a file writes ``lambda`` for ``lambda_``.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from prosmin.common.settings import (
+    Fraction,
+    NonNegative,
+    Probability,
+    Range,
+    Refused,
+    Several,
+    Strength,
+    Temperature,
+    Width,
+    ascending,
+    one_of,
+)
+
+Estimator = Literal["closed_form", "monte_carlo"]
+Normalisation = Literal["none", "centre", "standardise", "whiten"]
+NORMALISATIONS = get_args(Normalisation)
+
+# The scoring rules and the estimators that each of them has. The last two are controls: "distance"
+# is the CRPS without its spread term, best at sigma 0; "point" predicts no distribution at all.
+RULES: dict[str, tuple[Estimator, ...]] = {
+    "crps": ("closed_form", "monte_carlo"),
+    "energy": ("monte_carlo",),
+    "kernel": ("closed_form", "monte_carlo"),
+    "log": ("closed_form",),
+    "distance": ("closed_form", "monte_carlo"),
+    "point": ("closed_form",),
+}
+WITH_SPREAD = ("crps", "energy", "kernel")  # the rules that have a lambda
+
+Lambda = Annotated[float, Range()]  # ``check_lambda`` holds its bounds
+LogSigma = Annotated[float, Range(least=-30, most=30)]
+Samples = Annotated[int, Range(least=2, most=1024)]
+
+
+def check_lambda(value: float) -> None:
+    """Refuse a weight of the spread term for which the score has no minimiser.
+
+    If y ~ N(mu, tau^2), the expected score is smallest at sigma = ``tau *
+    scoring.implied_sigma_factor(lambda)``, which grows without bound as lambda approaches sqrt(2);
+    at lambda <= 0 spread is never rewarded. Raises ``Refused``.
+    """
+    if not 0.0 < value < math.sqrt(2.0):
+        raise Refused(
+            "lambda",
+            value,
+            "it must be above 0 and below sqrt(2) = 1.4142: from there on the score falls without "
+            "bound as sigma grows",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProSMIN:
+    """A predicted distribution under a proper scoring rule; ``prosmin.objectives.prosmin``.
+
+    rule: one of ``RULES``.
+    estimator: the closed form of the score, or its Monte Carlo estimate.
+    samples: of the Monte Carlo estimate.
+    lambda_: weight of the spread term; the rule is proper at 1 only.
+    log_sigma: lowest and highest predicted log standard deviation.
+    bandwidth: of the kernel, in the unit of the target.
+    normalise: statistics of the batch that are removed from the targets.
+    shrinkage: of the targets' covariance towards its mean variance, for ``whiten``.
+    noise: standard deviation of Gaussian noise added to the normalised targets.
+    """
+
+    title: ClassVar = "ProSMIN"
+
+    name: Literal["prosmin"] = "prosmin"
+    rule: str = "crps"
+    estimator: Estimator = "closed_form"
+    samples: Samples = 4
+    lambda_: Lambda = 1.0
+    log_sigma: tuple[LogSigma, LogSigma] = (-4.0, 2.0)
+    bandwidth: Temperature = 1.0
+    normalise: Normalisation = "whiten"
+    shrinkage: Fraction = 0.1
+    noise: Strength = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("rule", self.rule, RULES)
+        one_of("normalise", self.normalise, NORMALISATIONS)
+        ascending("log_sigma", self.log_sigma, strictly=True)
+        check_lambda(self.lambda_)
+        if self.estimator not in RULES[self.rule]:
+            only = f"the rule {self.rule} has only {' and '.join(RULES[self.rule])}"
+            raise Refused("estimator", self.estimator, only)
+        if self.rule not in WITH_SPREAD and self.lambda_ != 1.0:
+            weightless = f"the rule {self.rule} has no spread term to weigh; leave it at 1"
+            raise Refused("lambda", self.lambda_, weightless)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """ProSMIN as its published code has it; ``prosmin.objectives.published``.
+
+    lambda_: weight of the spread term.
+    samples: of the Monte Carlo score.
+    bottleneck_dim: units before the last layer of the projector.
+    centre_momentum: of the moving average that the targets are centred by.
+    """
+
+    title: ClassVar = "ProSMIN as published"
+
+    name: Literal["published"] = "published"
+    lambda_: Lambda = 1.2
+    samples: Samples = 4
+    bottleneck_dim: Width = 256
+    centre_momentum: Probability = 0.85
+
+    def __post_init__(self) -> None:
+        check_lambda(self.lambda_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BYOL:
+    """No keys; ``prosmin.objectives.distillation``."""
+
+    title: ClassVar = "BYOL"
+
+    name: Literal["byol"] = "byol"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimSiam:
+    """``prosmin.objectives.distillation``. predictor_dim: units of the predictor's hidden layer."""
+
+    title: ClassVar = "SimSiam"
+
+    name: Literal["simsiam"] = "simsiam"
+    predictor_dim: Width = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINO:
+    """Soft assignments to prototypes; ``prosmin.objectives.distillation``.
+
+    prototypes: how many.
+    temperature, target_temperature: of the softmax of the online and of the target network.
+    centre_momentum: of the moving average that the target's logits are centred by.
+    """
+
+    title: ClassVar = "DINO"
+
+    name: Literal["dino"] = "dino"
+    prototypes: Several = 1024
+    temperature: Temperature = 0.1
+    target_temperature: Temperature = 0.04
+    centre_momentum: Probability = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCLR:
+    """``prosmin.objectives.contrastive``. temperature: of the softmax over similarities."""
+
+    title: ClassVar = "SimCLR"
+
+    name: Literal["simclr"] = "simclr"
+    temperature: Temperature = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoV3:
+    """``prosmin.objectives.contrastive``. temperature: of the softmax over similarities."""
+
+    title: ClassVar = "MoCo-v3"
+
+    name: Literal["mocov3"] = "mocov3"
+    temperature: Temperature = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class VICReg:
+    """``prosmin.objectives.vicreg``. invariance, variance, covariance: weights of the three terms."""
+
+    title: ClassVar = "VICReg"
+
+    name: Literal["vicreg"] = "vicreg"
+    invariance: NonNegative = 25.0
+    variance: NonNegative = 25.0
+    covariance: NonNegative = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class External:
+    """An encoder that others have trained; ``prosmin.objectives.external``."""
+
+    title: ClassVar = "external weights"
+
+    name: Literal["external"] = "external"
+
+
+Objective = ProSMIN | Published | BYOL | SimSiam | DINO | SimCLR | MoCoV3 | VICReg | External
+BY_NAME: dict[str, type[Objective]] = {each.name: each for each in get_args(Objective)}
+TRAINED = {name: each for name, each in BY_NAME.items() if each is not External}
+
+
+def from_mapping(content: Mapping[str, Any]) -> Objective:
+    """The settings with the ``name`` and the keys of ``content``; without a name, those of ProSMIN.
+
+    Raises ``Refused`` for an unknown name and for values that do not go together, ``TypeError``
+    for an unknown key.
+    """
+    name = content.get("name", ProSMIN.name)
+    one_of("objective.name", name, BY_NAME)
+    return BY_NAME[name](**content)

@@ -1,0 +1,78 @@
+"""The section ``pretrain``: the settings of ``prosmin`` for views, training and objectives, and what the stage adds to them."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
+
+from prosmin.common.settings import Flag, Range, Several, Width
+from prosmin.objectives.settings import TRAINED, ProSMIN
+from prosmin.training.settings import TrainSettings
+from stages.params.types import Once, Revision, SplitName, Text, matching, plain, refuse_bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """kwargs: passed to ``timm.create_model``."""
+
+    name: Text
+    cifar_stem: Flag = False
+    kwargs: Annotated[dict[str, Any], Field(max_length=100), AfterValidator(plain)] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class External:
+    """What the two sources share. mean, std: of the input, per channel, where no ``config.json`` tells them."""
+
+    mean: (
+        Annotated[
+            tuple[Annotated[float, Range(least=-1e6, most=1e6)], ...],
+            Field(min_length=1, max_length=3),
+        ]
+        | None
+    ) = None
+    std: (
+        Annotated[
+            tuple[Annotated[float, Range(least=1e-6, most=1e6)], ...],
+            Field(min_length=1, max_length=3),
+        ]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std must be given together, a number for each channel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileWeights(External):
+    source: Literal["file"]
+    path: Text
+    sha256: Annotated[str, matching("[0-9a-f]{64}", "64 digits of 0-9 and a-f")] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubWeights(External):
+    source: Literal["hub"]
+    repo: Text
+    revision: Revision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projector:
+    hidden_dim: Width = 512
+    dim: Several = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(TrainSettings):
+    splits: Annotated[tuple[SplitName, ...], Once, Field(min_length=1)] = ("train", "val")
+    channels: Annotated[Literal[1, 3], BeforeValidator(refuse_bool)] = 3
+    stream: Flag = False
+    encoder: Encoder
+    external: Annotated[FileWeights | HubWeights, Discriminator("source")] | None = None
+    projector: Projector = Projector()
+    objective: Annotated[Union[tuple(TRAINED.values())], Discriminator("name")] = ProSMIN()
+    precision: Literal["fp32", "bf16"] = "fp32"
