@@ -58,7 +58,7 @@ def settings(folder: Path, limit: int, epochs: int) -> dict[str, Any]:
         "pretrain.image_size": 32,
         "pretrain.channels": 3,
         "pretrain.encoder.kwargs": ENCODER,
-        "pretrain.target.shrinkage": 0.01,
+        "pretrain.objective.shrinkage": 0.01,
         "pretrain.target.momentum": [0.9, 1.0],
         "pretrain.lr": 0.005,
         "pretrain.epochs": epochs,

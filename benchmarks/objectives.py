@@ -42,8 +42,8 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "byol": {MOMENTUM: [[0.9, 1.0], [0.99, 1.0]]},
     "dino": {MOMENTUM: [[0.9, 1.0], [0.99, 1.0]]},
     "mocov3": {MOMENTUM: [[0.9, 1.0], [0.99, 1.0]]},
-    "simsiam": {"pretrain.baselines.simsiam.predictor_dim": [32, 128]},
-    "simclr": {"pretrain.baselines.simclr.temperature": [0.2, 0.5]},
+    "simsiam": {"pretrain.objective.predictor_dim": [32, 128]},
+    "simclr": {"pretrain.objective.temperature": [0.2, 0.5]},
     "vicreg": {"pretrain.projector.dim": [64, 512]},
 }
 UNTRAINED = "random"  # initial weights with batch statistics of the images, in the place of an objective's name
@@ -92,15 +92,18 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
     from prosmin.evaluation import knn, linear_probe
     from prosmin.evaluation.embedding import embed
     from prosmin.models import store
+    from prosmin.objectives.settings import ProSMIN
     from prosmin.training.loop import pretrain
     from prosmin.training.untrained import set_statistics
     from stages.params.load import load
-    from stages.pretrain import model_settings_of, train_settings_of
+    from stages.pretrain import model_settings
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         path = shutil.copy(ROOT / "params.yaml", scratch)
-        objective = {} if run.name == UNTRAINED else {"pretrain.objective.name": run.name}
+        # The file has the keys of ProSMIN; those of another objective take their place.
+        as_given = run.name in (UNTRAINED, ProSMIN.name)
+        objective = {} if as_given else {"pretrain.objective": {"name": run.name}}
         edit(Path(path), settings(folder, 10, max(run.epochs, 2)) | objective | run.changes)
         params = load(path)
     asked = params.pretrain
@@ -109,7 +112,7 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
     }
     seen = torch.cat([splits[name].images for name in (asked.splits if run.final else ["train"])])
     pixels = seen.float() / 255.0
-    described = model_settings_of(
+    described = model_settings(
         asked, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
     )
     model, began = store.build_model(described, run.seed), time.perf_counter()
@@ -120,7 +123,7 @@ def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
             cpu=not torch.cuda.is_available(),
             mixed_precision="no" if asked.precision == "fp32" else asked.precision,
         )
-        pretrain(model, seen, train_settings_of(asked), run.seed, accelerator)
+        pretrain(model, seen, asked, run.seed, accelerator)
     found = {"seconds": round(time.perf_counter() - began, 1)}
     encoder = model.eval().encoder
     labelled = [(embed(encoder, each.images), each.labels.numpy()) for each in splits.values()]

@@ -135,7 +135,7 @@ def library(work: Callable[[Path], Any]) -> Callable[[Path], None]:
 def _weights(path: Path) -> None:
     params = load()
     weights = external.from_file("theirs")
-    settings = pretrain.model_settings_of(
+    settings = pretrain.model_settings(
         params.pretrain, *(weights.normalisation("resnet18") or ([0.5], [0.5]))
     )
     external.load_backbone(weights, settings)
@@ -196,11 +196,10 @@ def checked_params() -> None:
 
     def main(params: Params) -> None:
         settings = params.pretrain
-        pretrain.train_settings_of(settings)
         if settings.external is None:
             channels = settings.channels
             model = store.build_model(
-                pretrain.model_settings_of(settings, [0.5] * channels, [0.25] * channels),
+                pretrain.model_settings(settings, [0.5] * channels, [0.25] * channels),
                 params.seed,
             )
             model.eval().encoder(torch.zeros(2, channels, settings.image_size, settings.image_size))
@@ -268,11 +267,11 @@ def _pictures() -> None:
 
 def _model(params: Params) -> None:
     """Results of a pretraining of no steps, a checkpoint, and the same encoder as one of others."""
-    settings = pretrain.model_settings_of(params.pretrain, [0.3], [0.3])
+    settings = pretrain.model_settings(params.pretrain, [0.3], [0.3])
     model = store.build_model(settings)
-    facts = {"images": 60}
+    facts, images = {"images": 60}, torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     with files.whole_folder("results/pretrain") as folder:
-        pretrain.save(folder, model, store.build_model(settings), settings, params, facts)
+        pretrain.save(folder, model, settings, images, params, facts)
         views = np.zeros((2, 1, 8, 8), np.uint8)
         files.write_arrays(
             folder / "views.safetensors", {"images": views, "views": np.stack([views, views], 1)}

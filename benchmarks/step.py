@@ -22,8 +22,9 @@ from benchmarks.turns import figures, in_turns
 from prosmin.common.startup import keep_freed_memory
 from prosmin.models import store
 from prosmin.training import loop
+from prosmin.training.settings import TrainSettings
 from prosmin.views.make import make_views
-from prosmin.views.settings import ViewSettings
+from prosmin.views.settings import Views
 
 # The encoder's keywords, the precision, and the share of the steps that is enough: on a CPU one of a ResNet-18 takes as long as twenty.
 CASES = {
@@ -31,7 +32,7 @@ CASES = {
     "in fp32": (ENCODER, "no", 1.0),
     "a ResNet-18": ({"zero_init_last": False}, "bf16", 0.25),
 }
-VIEW = ViewSettings(size=32, saturation=0.4, blur=0.0, solarize=0.0)
+VIEWS = Views(saturation=0.4, blur=0.0, solarize=0.0)
 
 
 def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -> dict:
@@ -48,8 +49,14 @@ def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -
         generator=torch.Generator().manual_seed(0),
     )
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
-    asked = loop.TrainSettings(
-        epochs=1, batch_size=batch, lr=0.002, views=[VIEW] * 2, warmup_epochs=0, channels_last=True
+    asked = TrainSettings(
+        image_size=32,
+        epochs=1,
+        batch_size=batch,
+        lr=0.002,
+        views=VIEWS,
+        warmup_epochs=0,
+        channels_last=True,
     )
 
     def whole() -> None:
@@ -60,7 +67,7 @@ def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -
         .to(accelerator.device, memory_format=torch.channels_last)
         .train()
     )
-    views = torch.cat(make_views(images[:batch].to(accelerator.device), [VIEW] * 2, 0, 0, 0))
+    views = torch.cat(make_views(images[:batch].to(accelerator.device), VIEWS.every(32), 0, 0, 0))
     slope = torch.randn(2 * batch, model.encoder.num_features, device=accelerator.device)
     target: nn.Module = model.target[0]
     model.encoder.channels_last = target.channels_last = True

@@ -26,9 +26,10 @@ from benchmarks.record import record
 from prosmin.common.startup import keep_freed_memory
 from prosmin.models import store
 from prosmin.training import loop
+from prosmin.training.settings import TrainSettings
 from prosmin.views.feed import Feed, Resident, Streamed
 from prosmin.views.make import make_views
-from prosmin.views.settings import ViewSettings
+from prosmin.views.settings import Views
 from stages.common.threads import cores
 
 # Dense bf16 peaks in TFLOP/s, by part of the device's name (makers' data sheets, without sparsity).
@@ -38,11 +39,11 @@ GPU = torch.cuda.is_available()
 RECIPES: dict[str, dict[str, Any]] = {
     "vit_small_patch16_224": {
         "size": 224, "batch": 512 if GPU else 4, "images": 8192 if GPU else 8, "stem": False,
-        "view": ViewSettings(size=224), "channels_last": False,
+        "views": Views(), "channels_last": False,
     },
     "resnet18": {
         "size": 32, "batch": 1024 if GPU else 64, "images": 50_176 if GPU else 256, "stem": True,
-        "view": ViewSettings(size=32, blur=0.0, solarize=0.0), "channels_last": GPU,
+        "views": Views(blur=0.0, solarize=0.0), "channels_last": GPU,
     },
 }  # fmt: skip
 JPEGS, TIMES = 1024 if GPU else 8, 16 if GPU else 1  # files, and how often each is seen in an epoch
@@ -80,10 +81,15 @@ class Case:
                 objective={"shrinkage": 0.01},
             )  # fmt: skip
         )
-        self.settings = loop.TrainSettings(
-            epochs=1, batch_size=self.recipe["batch"], lr=1e-4, views=[self.recipe["view"]] * 2, warmup_epochs=0,
+        self.settings = TrainSettings(
+            image_size=size,
+            epochs=1,
+            batch_size=self.recipe["batch"],
+            lr=1e-4,
+            views=self.recipe["views"],
+            warmup_epochs=0,
             channels_last=self.recipe["channels_last"],
-        )  # fmt: skip
+        )
 
     def seconds(self, epochs: int, compiled: bool) -> float:
         """Of an epoch, on average."""
@@ -110,9 +116,8 @@ class Case:
 
     def views(self, compiled: bool = False) -> list[torch.Tensor]:
         images = self.feed.images[: self.settings.batch_size].to(self.accelerator.device)
-        return make_views(
-            images, [replace(view, compile=compiled) for view in self.settings.views], 0, 0, 0
-        )
+        views = self.settings.views.every(self.settings.image_size)
+        return make_views(images, [replace(view, compile=compiled) for view in views], 0, 0, 0)
 
     def ms_of_views(self, compiled: bool) -> float:
         """Of a step, made alone."""
