@@ -6,8 +6,9 @@ import pytest
 from dvc.api import DVCFileSystem
 
 from pipelines.graph.revisions import stale
-from pipelines.sweep import Sweep, expand, load_sweep, table
+from pipelines.sweep import Sweep, expand, load_sweep, table, written
 from prosmin.common.errors import UserError
+from stages.common import declared
 from tests.pipelines.conftest import ROOT, Project
 
 RANK = "metrics/leaf/one.json:trained.accuracy"
@@ -152,15 +153,30 @@ def test_a_wrong_file_is_reported_whole(tmp_path, monkeypatch):
     ]
 
 
+def test_a_section_is_written_in_the_grammar_of_dvc():
+    assert written({"name": "dino", "prototypes": 16, "x": None}) == (
+        "{name: dino, prototypes: 16, x: null}"
+    )
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_the_sweeps_that_come_with_the_project_hold(path, monkeypatch):
-    from pipelines.graph.experiment import check
+def test_every_value_of_the_sweeps_that_come_with_the_project_is_allowed(
+    path, monkeypatch, tmp_path
+):
+    from pipelines.graph.experiment import apply, check
     from stages.params.load import load
 
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     sweep = load_sweep(path)
-    load()
-    check([f"{key}=" for key in sweep.grid])
     assert len(sweep.points()) >= 2
+    for point in sweep.points()[:: max(1, len(sweep.points()) // 12)] + sweep.points()[-1:]:
+        (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+        changes = [f"{key}={written(value)}" for key, value in point.items()]
+        check(changes)
+        apply(changes)
+        content = load().model_dump(mode="json", by_alias=True)
+        for key, value in point.items():
+            found = declared.value(content, key)
+            assert value.items() <= found.items() if isinstance(value, dict) else found == value
