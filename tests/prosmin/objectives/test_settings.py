@@ -38,7 +38,7 @@ def test_an_objective_is_built_from_its_settings_as_from_their_mapping(name):
         backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
         backbone.num_features = 6
         model = build(Encoder(backbone, [0.5], [0.25]), 12, 4, content)
-        losses.append(float(model(views, torch.Generator().manual_seed(2))))
+        losses.append(model(views, torch.Generator().manual_seed(2)).item())
     assert math.isfinite(losses[0]) and len(set(losses)) == 1
 
 
