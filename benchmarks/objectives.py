@@ -73,10 +73,10 @@ def grid(name: str) -> list[dict[str, Any]]:
 def fetch(folder: Path, out: Path, limit: int) -> None:
     """Write the dataset as ``stages.fetch`` does."""
     from prosmin.common import files
-    from prosmin.fetching import tables, writing
+    from prosmin.fetching import parquet, writing
 
     asked = settings(folder, limit, 1)["fetch"]["cifar10"]
-    source = tables.parquet(asked["files"], asked["image"], asked["label"])
+    source = parquet.parquet(asked["files"], asked["image"], asked["label"])
     facts = writing.write_dataset(
         out, source, seed=0, val_fraction=asked["val_fraction"], limit=asked["limit"]
     )

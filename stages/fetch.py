@@ -1,7 +1,8 @@
 """Write the images of one dataset, ``python -m stages.fetch NAME``, as Arrow files.
 
-Reads what ``fetch.NAME`` of ``params.yaml`` describes. Writes ``data/NAME/`` (``train.arrow``, ``val.arrow``,
-``test.arrow`` and ``manifest.json``, all of them or nothing) and the summary ``metrics/fetch/NAME.json``.
+Reads the source that ``fetch.NAME`` of ``params.yaml`` describes. Writes ``data/NAME/``
+(``train.arrow``, ``val.arrow``, ``test.arrow`` and ``manifest.json``, all of them or nothing) and
+the summary ``metrics/fetch/NAME.json``.
 """
 
 import logging
@@ -10,13 +11,13 @@ from typing import Any
 
 from prosmin.common.errors import ConfigError, UserError, nearest
 from prosmin.common.files import whole_folder, write_json
-from prosmin.fetching import folders, listing, sources, tables, writing
+from prosmin.fetching import folders, hub, listing, parquet, sources, writing
 from stages.common.command import run
 from stages.common.threads import cores
 from stages.params.fetch import AnyDataset, Builtin, Dataset, Folder, Parquet
 from stages.params.load import Params
 
-# Files that people keep beside images: that they are not read is worth no warning.
+# Endings of files that people keep beside images. Leaving them unread is worth no warning.
 DOCUMENTS = {
     "", ".csv", ".htm", ".html", ".json", ".jsonl", ".mat", ".md", ".names", ".npy", ".npz", ".pdf",
     ".pkl", ".py", ".rst", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
@@ -24,8 +25,9 @@ DOCUMENTS = {
 
 log = logging.getLogger("fetch")
 
-# Settings that are not in the manifest: they decide nothing of what is stored, and what is stored decides what is computed anew.
-UNTOLD = {"path", "files", "max_unreadable"}
+# Settings that the manifest leaves out, because they do not decide the stored images. A change of
+# the manifest would run all later stages anew.
+OMITTED = {"path", "files", "max_unreadable"}
 
 
 def main(params: Params, name: str | None = None, *rest: str) -> None:
@@ -36,7 +38,8 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
         )
     if name not in params.fetch:
         raise UserError(
-            f"fetch of params.yaml names no dataset {name!r}; there are: {there}{nearest(name, params.fetch)}"
+            f"fetch of params.yaml names no dataset {name!r}; there are: {there}"
+            f"{nearest(name, params.fetch)}"
         )
     settings = params.fetch[name]
     shared = {key: getattr(settings, key) for key in Dataset.model_fields}
@@ -48,8 +51,8 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
             facts = writing.write_dataset(
                 folder, source, seed=params.seed, workers=cores(), **shared
             )
-            told = settings.model_dump(mode="json", exclude=UNTOLD)
-            manifest = {"name": name, "source": settings.source, **facts, "settings": told}
+            kept = settings.model_dump(mode="json", exclude=OMITTED)
+            manifest = {"name": name, "source": settings.source, **facts, "settings": kept}
             write_json(folder / "manifest.json", manifest)
     except ConfigError as error:
         raise ConfigError(f"{name}.{error.key}", error.value, error.allowed) from None
@@ -61,7 +64,7 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
 
 
 def open_source(settings: AnyDataset) -> sources.Source:
-    """The source that the settings of a dataset describe."""
+    """Open the source that the settings of a dataset describe."""
     if isinstance(settings, Builtin):
         return sources.builtin(
             settings.name, settings.patch, settings.val_fraction, settings.test_fraction
@@ -69,8 +72,8 @@ def open_source(settings: AnyDataset) -> sources.Source:
     if isinstance(settings, Folder):
         return folders.folder(settings.path, settings.splits, settings.classes)
     if isinstance(settings, Parquet):
-        return tables.parquet(settings.files, settings.image, settings.label)
-    return tables.hub(
+        return parquet.parquet(settings.files, settings.image, settings.label)
+    return hub.hub(
         settings.repo,
         settings.revision,
         settings.config,
@@ -81,12 +84,12 @@ def open_source(settings: AnyDataset) -> sources.Source:
 
 
 def warn(manifest: dict[str, Any]) -> None:
-    """Say what a result on this dataset would suffer from."""
+    """Warn of faults that would distort results on this dataset."""
     duplicates = manifest["duplicates"]
     if shared := {pair: count for pair, count in duplicates["across"].items() if count}:
         log.warning(
-            "%s: images in more than one split: %s, as %s; %d of all repeated images have different labels "
-            "(see manifest.json)",
+            "%s: images in more than one split: %s, as %s; %d of all repeated images have different "
+            "labels (see manifest.json)",
             manifest["name"],
             ", ".join(f"{pair} {count}" for pair, count in shared.items()),
             " = ".join(duplicates["examples"][0]),
@@ -110,24 +113,29 @@ def warn(manifest: dict[str, Any]) -> None:
 
 
 def described(manifest: dict[str, Any], most: int = 10) -> str:
-    """``30 images of 2 classes: cat, dog; train 20, val 4, test 6; converted: 2 grey``."""
+    """Summarise a manifest on one line.
+
+    Example: ``30 images of 2 classes: cat, dog; train 20, val 4, test 6; converted: 2 grey``.
+
+    most: number of classes to name.
+    """
     classes = manifest["classes"]
     counts = {split: facts["count"] for split, facts in manifest["splits"].items()}
-    said = [f"{sum(counts.values())} images without labels"]
+    parts = [f"{sum(counts.values())} images without labels"]
     if classes:
         names = ", ".join(classes[:most]) + (", …" if len(classes) > most else "")
         word = "class" if len(classes) == 1 else "classes"
-        said = [f"{sum(counts.values())} images of {len(classes)} {word}: {names}"]
-    said.append(", ".join(f"{split} {count}" for split, count in counts.items()))
+        parts = [f"{sum(counts.values())} images of {len(classes)} {word}: {names}"]
+    parts.append(", ".join(f"{split} {count}" for split, count in counts.items()))
     if converted := manifest["converted"]:
-        said.append(
+        parts.append(
             "converted: " + ", ".join(f"{count} {name}" for name, count in converted.items())
         )
-    return "; ".join(said)
+    return "; ".join(parts)
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The part of a manifest that is worth comparing between two versions."""
+    """Return the part of a manifest that is worth comparing between two versions of the data."""
     return {
         **{
             split: {"count": facts["count"], "sha256": facts["sha256"]}

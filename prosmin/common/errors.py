@@ -1,26 +1,28 @@
-"""Errors that are the user's to mend: one sentence each, shown without a traceback."""
+"""Errors that a user can mend: one sentence, shown without a traceback."""
 
 import difflib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 SHOWN = 80  # characters of a value in a message
-TOLD = 400  # where the value is what the message is about, such as a long path
+TOLD = 400  # characters of the value that a message is about, such as a long path
 LISTED = 30  # names in a message
 COMPARED = 2000  # names that a misspelt one is compared with
 
 
 class UserError(Exception):
-    """Bad input. The message is one clear sentence: what, which value, what is allowed."""
+    """Bad input. The message is one sentence: the key or file, its value, what is allowed."""
 
 
 class ConfigError(UserError):
-    """A setting that cannot work, found where its meaning is known rather than where it was read.
+    """A setting that cannot work, raised where its meaning is known.
 
-    key: dotted name relative to the section it stands in, such as ``encoder.name``; a stage puts the
-    name of its section before it.
+    key: dotted name relative to the section of the setting, such as ``encoder.name``; the caller
+        puts the name of the section before it.
+    value: of the setting.
+    allowed: a sentence on what the setting may be.
     """
 
     def __init__(self, key: str, value: object, allowed: str):
@@ -30,7 +32,10 @@ class ConfigError(UserError):
 
 
 def reason(error: BaseException) -> str:
-    """Why another library gave up, on one line: its message, with the kind of error where that says little alone."""
+    """Return the message of another library's error on one line.
+
+    The type of the error comes first where the message says little without it.
+    """
     text = " ".join(str(error).split())
     text = text if len(text) <= 300 else f"{text[:297]}..."
     wordy = isinstance(error, OSError | ValueError | RuntimeError | AssertionError) and text
@@ -38,18 +43,19 @@ def reason(error: BaseException) -> str:
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"`` for the option closest to ``name``, or an empty string."""
+    """Return ``" (did you mean 'x'?)"`` for the option closest to ``name``, or an empty text."""
     if len(name := name if isinstance(name, str) else shown(name)) > SHOWN:
-        return ""  # no slip of the pen, and to compare it would take seconds
-    found = difflib.get_close_matches(
-        name, [str(option) for option in islice(options, COMPARED)], n=1, cutoff=0.6
-    )
-    return f" (did you mean {found[0]!r}?)" if found else ""
+        return ""  # no misspelling, and a comparison would take seconds
+    candidates = [str(option) for option in islice(options, COMPARED)]
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def shown(value: Any, most: int = SHOWN) -> str:
-    """A value as YAML writes it, on one line and cut where it would fill the screen. No more of a long or deep value is looked at
-    than is shown."""
+    """Write a value as YAML does, on one line, cut after ``most`` characters.
+
+    The rest of a long or deep value is not visited.
+    """
     text = ""
     for piece in _pieces(value, most):
         text += piece
@@ -63,43 +69,43 @@ def _pieces(value: Any, most: int) -> Iterator[str]:
         yield {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, str | bytes):
         yield repr(value[: most + 1])
-    elif (
-        isinstance(value, int) and abs(value) >= 10**SHOWN
-    ):  # of which Python writes some thousand digits and no more
+    elif isinstance(value, int) and abs(value) >= 10**SHOWN:  # Python refuses to write very many
         yield f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
     elif isinstance(value, Mapping):
-        for place, (key, each) in enumerate(value.items()):
+        for place, (key, inner) in enumerate(value.items()):
             yield ", " if place else "{"
             yield from _pieces(key, most)
             yield ": "
-            yield from _pieces(each, most)
+            yield from _pieces(inner, most)
         yield "}" if value else "{}"
     elif isinstance(value, list | tuple):
-        for place, each in enumerate(value):
+        for place, inner in enumerate(value):
             yield ", " if place else "[("[isinstance(value, tuple)]
-            yield from _pieces(each, most)
+            yield from _pieces(inner, most)
         yield ("])" if value else ["[]", "()"])[isinstance(value, tuple)]
     else:
         yield repr(value)
 
 
 def say(error: object) -> None:
-    """Write each line of a message on standard error. Codes for the screen, in a file's name or content, are spelt out."""
+    """Write each line of a message on standard error, with escapes for unprintable characters.
+
+    The name or content of a file could otherwise send codes to the terminal.
+    """
     for line in str(error).splitlines():
-        shown_as = "".join(
-            each if each.isprintable() else each.encode("unicode_escape").decode() for each in line
+        safe = "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
         )
-        print(f"error: {shown_as}", file=sys.stderr)
+        print(f"error: {safe}", file=sys.stderr)
 
 
 def printable(text: object) -> str:
-    """A name as it is, where it can stand on one line of a screen; else as ``shown`` has it."""
+    """Return a name as it is where it fits on a line of a screen, else as ``shown`` writes it."""
     text = str(text)
     return text if text and text.isprintable() and len(text) <= SHOWN else shown(text)
 
 
-def listed(names: Iterable[object]) -> str:
-    """Names with commas between them; of very many the first ``LISTED``."""
-    names = iter(names)
-    first = [printable(name) for name in islice(names, LISTED)]
-    return ", ".join([*first, "..."] if next(names, None) is not None else first)
+def listed(names: Collection[object], most: int = LISTED) -> str:
+    """Join names by commas; of more than ``most`` names the first, as ``cat, dog, … (12)``."""
+    first = [printable(name) for name in islice(names, most)]
+    return ", ".join([*first, f"… ({len(names)})"] if len(names) > most else first)

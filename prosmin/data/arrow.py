@@ -1,10 +1,12 @@
-"""The file behind one split of a dataset: an Arrow IPC stream that is written and read in bounded memory.
+"""The file of one split of a dataset: an Arrow IPC stream, written and read in bounded memory.
 
-Columns: ``image`` (binary), ``label`` (int64, null where there is none) and ``source`` (string: the file or row
-that the image came from). The schema's metadata says under the key ``prosmin`` how ``image`` is to be read.
+Columns: ``image`` (binary), ``label`` (int64, null without a label) and ``source`` (string, the
+file or row of the image's origin). The schema's metadata says under the key ``prosmin`` how to read
+``image``.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +17,7 @@ import pyarrow.compute
 from prosmin.common.errors import UserError, reason, shown
 
 SPLITS = ("train", "val", "test")
-RAW_SIDE = 64  # pixels: up to here decoding costs more time than the raw bytes cost space
+RAW_SIDE = 64  # pixels; for smaller images, time of decoding matters more than space on the disk
 NO_LABEL = -1
 
 _KEY = b"prosmin"
@@ -25,11 +27,12 @@ _BATCH_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Layout:
-    """How the column ``image`` is read.
+    """How to read the column ``image``.
 
-    encoding: ``raw``, uint8 pixels [height, width, channels], all images of one size; or ``encoded``, an 8-bit JPEG
-        or PNG of any size, so that ``height`` and ``width`` are None;
-    channels: of the images once they are decoded; with 3, encoded ones may be grey.
+    encoding: ``raw``, uint8 pixels [height, width, channels], all images of one size; or
+        ``encoded``, an 8-bit JPEG or PNG of any size.
+    channels: of the decoded images; with 3, encoded images may be grey.
+    height, width: of raw images, in pixels; None for encoded images.
     """
 
     encoding: Literal["raw", "encoded"]
@@ -37,7 +40,15 @@ class Layout:
     height: int | None = None
     width: int | None = None
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of raw images. Raises ``ValueError`` for encoded images."""
+        if self.height is None or self.width is None:
+            raise ValueError("it gives the images no size")
+        return self.height, self.width, self.channels
+
     def schema(self) -> pyarrow.Schema:
+        """Return the columns, and this layout as metadata."""
         columns = [
             ("image", pyarrow.binary()),
             ("label", pyarrow.int64()),
@@ -47,7 +58,7 @@ class Layout:
 
 
 class SplitWriter:
-    """Write one split row by row; what is held in memory is one record batch (4096 rows or 16 MiB)."""
+    """Write one split row by row; memory holds one record batch (4096 rows or 16 MiB)."""
 
     def __init__(self, path: str | Path, layout: Layout):
         self._schema = layout.schema()
@@ -57,6 +68,7 @@ class SplitWriter:
         self._bytes = 0
 
     def add(self, image: bytes, label: int, source: str) -> None:
+        """Write one row. image: as the layout says. label: -1 for none."""
         self._rows.append((image, None if label == NO_LABEL else label, source))
         self._bytes += len(image)
         if len(self._rows) >= _BATCH_ROWS or self._bytes >= _BATCH_BYTES:
@@ -82,9 +94,12 @@ class SplitWriter:
 
 
 class SplitReader:
-    """The rows of one split, mapped into memory: only the pages that are looked at are read.
+    """The rows of one split, mapped into memory: the system reads pages when they are used.
 
-    layout: of the images; table: the three columns, in record batches.
+    layout: of the images.
+    table: the three columns, in record batches.
+
+    Raises ``UserError`` for a file that does not exist or is damaged.
     """
 
     def __init__(self, path: str | Path):
@@ -95,14 +110,14 @@ class SplitReader:
             self._check()
         except FileNotFoundError:
             raise UserError(f"{path} does not exist") from None
-        except Exception as error:  # Arrow, JSON and Python each have their own for what is damaged
+        except Exception as error:  # Arrow, JSON and Python raise different types
             raise UserError(
                 f"{path} is damaged or no split of a dataset ({reason(error)}); fetch it again"
             ) from None
         self._path = path
 
     def _check(self) -> None:
-        """Raise ``ValueError`` where the columns are not as the layout says; what they hold is looked at when it is read."""
+        """Raise ``ValueError`` for columns that contradict the layout. Images are not decoded."""
         layout, columns = self.layout, self.table.schema.names
         if layout.encoding not in ("raw", "encoded") or layout.channels not in (1, 3):
             raise ValueError(f"its layout is {shown(asdict(layout))}")
@@ -112,29 +127,29 @@ class SplitReader:
         if self.table["image"].null_count or self.table["source"].null_count:
             raise ValueError("an image or its source is missing")
         if layout.encoding == "raw":
-            size = layout.height * layout.width * layout.channels
-            ends = pyarrow.compute.min_max(
-                pyarrow.compute.binary_length(self.table["image"])
-            ).as_py()
-            if min(layout.height, layout.width) < 1 or len(self) and set(ends.values()) != {size}:
-                raise ValueError(
-                    f"an image has another size than {layout.height} x {layout.width} x {layout.channels}"
-                )
+            lengths = pyarrow.compute.binary_length(self.table["image"])
+            ends = set(pyarrow.compute.min_max(lengths).as_py().values())
+            if min(layout.shape) < 1 or len(self) and ends != {math.prod(layout.shape)}:
+                size = " x ".join(map(str, layout.shape))
+                raise ValueError(f"an image has another size than {size}")
 
     def check_labels(self, classes: int) -> None:
-        """Raise ``UserError`` unless each label is the number of one of so many classes, or there is none."""
+        """Raise ``UserError`` for labels outside of 0 to ``classes`` - 1."""
         ends = pyarrow.compute.min_max(self.table["label"]).as_py()
         if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < classes:
             wrong = ends["min"] if ends["min"] < 0 else ends["max"]
             raise UserError(
-                f"{self._path} is damaged: it holds label {wrong} of {classes} classes; fetch it again"
+                f"{self._path} is damaged: it holds label {wrong} of {classes} classes; "
+                "fetch it again"
             )
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return int(self.table.num_rows)
 
     def image(self, row: int) -> pyarrow.Buffer:
+        """Return the stored bytes of an image."""
         return self.table["image"][row].as_buffer()
 
     def source(self, row: int) -> str:
-        return self.table["source"][row].as_py()
+        """Return the file or row that an image came from."""
+        return str(self.table["source"][row].as_py())

@@ -1,4 +1,4 @@
-"""Read a dataset that ``stages.fetch`` wrote: uint8 images of one size in memory, ready for a device."""
+"""Read a fetched dataset: uint8 images of one size in memory, ready for a device."""
 
 import concurrent.futures
 import hashlib
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -20,14 +21,20 @@ from prosmin.data.arrow import NO_LABEL, SPLITS, SplitReader
 from prosmin.data.picture import decode
 
 _CHUNK = 1024  # images converted at a time
-_THIN = 4  # long side to short side above which only the middle of an image is resized
+_THIN = 4  # ratio of long to short side above which only the middle of an image is resized
 
-Rows = range | np.ndarray
+Rows = range | NDArray[np.int64]
+"""Ascending row numbers, at least one."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 [N, C, H, W]; labels: int64 [N], -1 where there is none; classes: names, None without labels."""
+    """The images of one split, or some of them.
+
+    images: uint8 [N, C, H, W].
+    labels: int64 [N], -1 for none.
+    classes: names in the order of the labels; None without labels.
+    """
 
     images: Tensor
     labels: Tensor
@@ -38,7 +45,10 @@ class Split:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """What ``stages.fetch`` found out about the dataset in ``folder``."""
+    """Read the manifest of the dataset in ``folder``.
+
+    Raises ``UserError`` where there is none, or a damaged one.
+    """
     folder = Path(folder)
     path, again = folder / "manifest.json", f"run `python -m stages.fetch {folder.name}` again"
     try:
@@ -50,16 +60,16 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: {error}") from None
     if fault := _fault(manifest):
         raise UserError(f"{path} is damaged: {fault}; {again}")
-    return manifest
+    return dict(manifest)
 
 
 def _fault(manifest: Any) -> str:
-    """What a manifest lacks of what readers rely on; empty where it has it all."""
+    """Return a sentence on the first entry that readers need and a manifest lacks, or nothing."""
     if not isinstance(manifest, dict) or not {"classes", "splits"} <= manifest.keys():
         return "classes or splits are missing"
     classes, splits = manifest["classes"], manifest["splits"]
     if classes is not None and not (
-        isinstance(classes, list) and all(isinstance(each, str) for each in classes)
+        isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     ):
         return f"classes is {shown(classes)}, where a list of names is needed, or null"
     if not isinstance(splits, dict) or not splits or not set(splits) <= set(SPLITS):
@@ -72,7 +82,7 @@ def _fault(manifest: Any) -> str:
 
 
 def split_names(folder: str | Path) -> list[str]:
-    """The splits that the dataset in ``folder`` has, in the order train, val, test."""
+    """Return the splits of the dataset in ``folder``, in the order train, val, test."""
     return [split for split in SPLITS if split in read_manifest(folder)["splits"]]
 
 
@@ -83,20 +93,21 @@ def load_split(
     channels: int | None = None,
     rows: Rows | None = None,
 ) -> Split:
-    """The images of one split: all, or those of ``rows``, at least one and ascending.
+    """Load the images of one split.
 
-    image_size: pixels a side; the short side is resized to it (bilinear, antialiased) and the centre cropped.
-        None keeps the size, which must then be the same for all images.
-    channels: 1 or 3; RGB becomes grey by the luma of ITU-R BT.601, grey becomes RGB by repetition. None keeps them.
+    image_size: pixels a side. The short side is resized to it (bilinear, antialiased), and the
+        centre is cropped. None keeps the size, which must be the same for all images.
+    channels: 1 or 3. RGB becomes grey by the luma of ITU-R BT.601, grey becomes RGB by repetition.
+        None keeps the channels.
+    rows: the images to load; None for all.
 
-    Raise ``UserError`` when the dataset or the split does not exist.
+    Raises ``UserError`` for a dataset or split that does not exist or is damaged.
     """
     manifest = read_manifest(folder)
     if split not in manifest["splits"]:
         there = ", ".join(manifest["splits"])
-        raise UserError(
-            f"{folder} has no split {split!r}; there are: {there}{nearest(split, manifest['splits'])}"
-        )
+        near = nearest(split, manifest["splits"])
+        raise UserError(f"{folder} has no split {split!r}; there are: {there}{near}")
     reader = SplitReader(path := Path(folder, f"{split}.arrow"))
     classes, count = manifest["classes"], manifest["splits"][split]["count"]
     reader.check_labels(len(classes or ()))
@@ -120,7 +131,7 @@ def chunks(
     channels: int | None = None,
     size: int = 4096,
 ) -> Iterator[Split]:
-    """``load_split`` in parts of ``size`` images, so that a split need not fit into memory."""
+    """Yield a split as by ``load_split`` in parts of ``size`` images, which bounds memory."""
     count = read_manifest(folder)["splits"].get(split, {}).get("count", size)
     for start in range(0, count, size):
         yield load_split(
@@ -128,8 +139,11 @@ def chunks(
         )
 
 
-def digests(images: Tensor) -> np.ndarray:
-    """Checksums of the pixels, uint64 [N]: equal images of one shape have equal ones, and others, in effect, do not."""
+def digests(images: Tensor) -> NDArray[np.uint64]:
+    """Compute a checksum per image: uint8 [N, C, H, W] -> uint64 [N].
+
+    Equal images of one shape have equal checksums; different images practically never do.
+    """
     rows = (hashlib.blake2b(image, digest_size=8).digest() for image in images.contiguous().numpy())
     return np.frombuffer(b"".join(rows), "<u8")
 
@@ -138,27 +152,23 @@ def digests(images: Tensor) -> np.ndarray:
 
 
 def _raw(reader: SplitReader, image_size: int | None, channels: int | None, rows: Rows) -> Tensor:
-    layout, places = reader.layout, np.asarray(rows)
-    shape = (layout.height, layout.width, layout.channels)
+    shape, places = reader.layout.shape, np.asarray(rows)
     pixels = np.empty((len(places), *shape), np.uint8)
     first = 0
     for chunk in reader.table["image"].chunks:
-        # One binary array is one buffer with the images end to end, so that the whole batch is a view of the file.
+        # A binary array is one buffer with the images end to end, a view of the file.
         low, high = np.searchsorted(places, [first, first + len(chunk)])
         if low < high:
-            np.take(
-                _buffer(chunk).reshape(-1, *shape),
-                places[low:high] - first,
-                axis=0,
-                out=pixels[low:high],
-            )
+            batch = _buffer(chunk).reshape(-1, *shape)
+            np.take(batch, places[low:high] - first, axis=0, out=pixels[low:high])
         first += len(chunk)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    return torch.cat([convert(part, image_size, channels) for part in images.split(_CHUNK)])
+    parts = torch.split(images, _CHUNK)
+    return torch.cat([convert(part, image_size, channels) for part in parts])
 
 
-def _buffer(chunk: Any) -> np.ndarray:
-    """The bytes of all values of an Arrow binary array."""
+def _buffer(chunk: Any) -> NDArray[np.uint8]:
+    """Return the bytes of all values of an Arrow binary array."""
     _, offsets, values = chunk.buffers()
     first, last = np.frombuffer(offsets, np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
     return np.frombuffer(values, np.uint8)[first:last]
@@ -173,14 +183,11 @@ def _encoded(
 
     first = load(reader.image(int(rows[0])))
     images = torch.empty((len(rows), *first.shape), dtype=torch.uint8)
-    with concurrent.futures.ThreadPoolExecutor(
-        os.cpu_count()
-    ) as pool:  # decoding runs outside the interpreter lock
-        for start in range(0, len(rows), _CHUNK):  # not all at once: a million tasks are memory too
-            chunk = rows[start : start + _CHUNK]
-            for place, image in enumerate(
-                pool.map(load, map(reader.image, map(int, chunk))), start
-            ):
+    # Decoding runs outside the interpreter lock.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(rows), _CHUNK):  # a million tasks at once would fill the memory
+            stored = map(reader.image, map(int, rows[start : start + _CHUNK]))
+            for place, image in enumerate(pool.map(load, stored), start):
                 if image.shape != first.shape:
                     pair = f"{reader.source(int(rows[0]))} and {reader.source(int(rows[place]))}"
                     raise UserError(f"{pair} differ in size; an image_size is needed")
@@ -189,9 +196,9 @@ def _encoded(
 
 
 def convert(images: Tensor, image_size: int | None, channels: int | None) -> Tensor:
-    """uint8 [N, C, H, W] of one size -> uint8 [N, channels, image_size, image_size]; see ``load_split``.
+    """Convert uint8 [N, C, H, W] to uint8 [N, channels, image_size, image_size].
 
-    image_size: at least 2.
+    image_size, channels: as for ``load_split``; image_size is at least 2.
     """
     if channels == 1 and images.shape[1] == 3:
         red, green, blue = images.int().unbind(1)
@@ -205,20 +212,21 @@ def convert(images: Tensor, image_size: int | None, channels: int | None) -> Ten
 
 
 def _centre(images: Tensor, side: int) -> Tensor:
-    """uint8 [N, C, H, W] -> [N, C, side, side]: short side resized, long side cut to its centre.
+    """Resize the short side to ``side`` and cut the long side to its centre.
 
-    Sizes and margins are rounded as ``Resize`` and ``CenterCrop`` of torchvision, and so of timm, round them.
+    Sizes and margins are rounded as in torchvision's ``Resize`` and ``CenterCrop``, used by timm.
     """
     height, width = images.shape[2:]
-    size = tuple(side * each // min(height, width) for each in (height, width))
-    top, left = (round((each - side) / 2) for each in size)
+    short = min(height, width)
+    size = side * height // short, side * width // short
+    top, left = (round((length - side) / 2) for length in size)
     if max(size) <= _THIN * side:
         resized = functional.interpolate(
             images, size=size, mode="bilinear", antialias=True, align_corners=False
         )
         return resized[:, :, top : top + side, left : left + side]
-    # Resized as a whole, a line of 1 x 16000 pixels would take gigabytes. Pillow computes the pixels
-    # of a box alone, from the same neighbours and to rounding the same values.
+    # Resizing all of an image of 1 x 16000 pixels would take gigabytes. Pillow resizes a box alone,
+    # from the same neighbours, to the same values up to rounding.
     down, across = height / size[0], width / size[1]
     right, bottom = min((left + side) * across, width), min((top + side) * down, height)
     box = left * across, top * down, right, bottom

@@ -1,4 +1,4 @@
-"""One image at a time: its header, its pixels, and the bytes under which it is kept."""
+"""One image: its header, its pixels, and the bytes that a dataset stores of it."""
 
 import io
 import os
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import (  # the plugins, lest Pillow load all of them when it is asked for a format
+from numpy.typing import NDArray
+
+# Some plugins are imported by name; otherwise Pillow would load all of its plugins at first use.
+from PIL import (
     AvifImagePlugin,  # noqa: F401
     Image,
     ImageOps,
@@ -19,7 +22,7 @@ from PIL import (  # the plugins, lest Pillow load all of them when it is asked 
     features,
 )
 
-_FORMATS = {  # as Pillow names them, with the endings of their files
+_FORMATS = {  # by Pillow's name the endings of files
     "AVIF": (".avif",),
     "BMP": (".bmp",),
     "GIF": (".gif",),
@@ -34,7 +37,8 @@ _OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # not in e
 FORMATS = {
     name: ends for name, ends in _FORMATS.items() if features.check(_OPTIONAL.get(name, "pil"))
 }
-"""What is read, by content. Pillow knows more formats; one starts a program (EPS: Ghostscript)."""
+"""The formats that are read; the content of a file decides. Others of Pillow are left out, because
+one of them starts a program (EPS: Ghostscript)."""
 SUFFIXES = frozenset(ending for endings in FORMATS.values() for ending in endings)
 LARGEST_FILE = 2**30  # bytes
 
@@ -44,7 +48,7 @@ _COLOUR = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 _ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _TURNED = {5, 6, 7, 8}  # orientations that swap height and width
 
-# What Pillow says of a large or damaged file belongs into the manifest, not onto the screen.
+# Warnings about large or damaged files go into the manifest, not onto the screen.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -59,17 +63,21 @@ class Withheld:
     reason: str
 
 
-AnyImage = bytes | Path | np.ndarray | Withheld
-"""An encoded image, its file, uint8 pixels [height, width, channels], or why it is not read."""
+Pixels = NDArray[np.uint8]
+"""[height, width, channels]."""
+
+AnyImage = bytes | Path | Pixels | Withheld
+"""An encoded image, its file, its pixels, or the reason why it is not read."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known without decoding.
+    """Facts about an image that need no decoding.
 
-    channels: after conversion, 1 or 3; height, width: upright, in pixels;
-    changes: what decoding does, of palette, alpha, CMYK, YCbCr, 16-bit, 1-bit, turned (upright, as
-        its EXIF orientation says) and animated (the first picture is taken); mostly nothing.
+    channels: after conversion, 1 or 3.
+    height, width: upright, in pixels.
+    changes: names of the conversions that decoding makes: palette, alpha, CMYK, YCbCr, 16-bit,
+        1-bit, turned (upright, as its EXIF orientation says), animated (the first frame is taken).
     """
 
     channels: int
@@ -79,7 +87,10 @@ class Header:
 
 
 def read_header(image: AnyImage) -> Header:
-    """Raise ``Unreadable`` where there is no image, or one of a pixel type that has no 8-bit reading."""
+    """Read the header of an image.
+
+    Raises ``Unreadable`` for anything but an image, and for pixels that cannot become 8-bit.
+    """
     if isinstance(image, np.ndarray):
         return Header(image.shape[2], image.shape[0], image.shape[1])
     try:
@@ -89,13 +100,15 @@ def read_header(image: AnyImage) -> Header:
         raise Unreadable(_reason(error)) from None
 
 
-def decode(image: AnyImage, channels: int | None = None) -> np.ndarray:
-    """Pixels, uint8 [height, width, channels], upright.
+def decode(image: AnyImage, channels: int | None = None) -> Pixels:
+    """Decode an image to pixels, upright.
 
-    channels: 3 makes RGB of grey, by repetition; else they are as in ``read_header``.
-    A palette, CMYK or YCbCr becomes RGB, alpha is dropped (the colours under it stay), bilevel
-    becomes 0 and 255, 16-bit grey keeps its high byte (12-bit TIFFs their upper 8 bits). Raise ``Unreadable`` for an image that is
-    broken or ends early.
+    A palette, CMYK and YCbCr become RGB. Alpha is dropped, and the colours under it stay. Bilevel
+    images become 0 and 255. 16-bit grey keeps its high byte, a 12-bit TIFF its upper 8 bits.
+
+    channels: 3 repeats grey images to RGB; otherwise channels are as in ``read_header``.
+
+    Raises ``Unreadable`` for an image that is broken or ends early.
     """
     if isinstance(image, np.ndarray):
         pixels = image
@@ -108,10 +121,12 @@ def decode(image: AnyImage, channels: int | None = None) -> np.ndarray:
     return np.repeat(pixels, 3, axis=2) if channels == 3 and pixels.shape[2] == 1 else pixels
 
 
-def encode(image: AnyImage) -> tuple[bytes, np.ndarray]:
-    """The bytes to keep, and the pixels: an 8-bit grey or RGB JPEG or PNG is kept as it is, anything else as a PNG.
+def encode(image: AnyImage) -> tuple[bytes, Pixels]:
+    """Return the bytes to store, and the pixels.
 
-    Every image is decoded in full first, so that a truncated one raises ``Unreadable`` here and not in training.
+    An 8-bit grey or RGB JPEG or PNG is stored as it is, any other image as a PNG.
+
+    Raises ``Unreadable`` for a broken image, which is decoded in full here, long before training.
     """
     if isinstance(image, np.ndarray):
         return to_png(image), image
@@ -124,18 +139,21 @@ def encode(image: AnyImage) -> tuple[bytes, np.ndarray]:
             pixels = _pixels(picture)
     except Exception as error:
         raise Unreadable(_reason(error)) from None
-    return (image if plain else to_png(pixels)), pixels
+    return image if plain and isinstance(image, bytes) else to_png(pixels), pixels
 
 
-def to_png(pixels: np.ndarray) -> bytes:
-    """uint8 [height, width, 1 or 3] as a PNG file."""
+def to_png(pixels: Pixels) -> bytes:
+    """Encode uint8 [height, width, 1 or 3] as PNG."""
     stream = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, "PNG")
     return stream.getvalue()
 
 
 def open_picture(image: bytes | Path | Withheld) -> Image.Image:
-    """What Pillow makes of the header of an encoded image, if it is of one of ``FORMATS``."""
+    """Open an encoded image, of which Pillow reads the header.
+
+    Raises ``Unreadable``, or an error of Pillow, for anything but an image of ``FORMATS``.
+    """
     if isinstance(image, Withheld):
         raise Unreadable(image.reason)
     if isinstance(image, Path):
@@ -147,15 +165,15 @@ def open_picture(image: bytes | Path | Withheld) -> Image.Image:
 
 
 def orientation(picture: Image.Image) -> int:
-    """How its file says it is to be turned, 1 to 8; 1 is upright."""
-    found = picture.getexif().get(0x0112)
-    return found if found in range(2, 9) else 1
+    """Return the EXIF orientation, 1 to 8; 1 is upright."""
+    value = picture.getexif().get(0x0112)
+    return value if isinstance(value, int) and 2 <= value <= 8 else 1
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """Height and width in pixels once it is turned as its file says."""
+    """Return height and width in pixels after the turn that the EXIF orientation asks for."""
     width, height = picture.size
-    # Of a TIFF Pillow gives the size as it will be: it turns the pixels while it loads them.
+    # Pillow turns a TIFF while it loads its pixels, and gives its size after the turn.
     swapped = picture.format != "TIFF" and orientation(picture) in _TURNED
     return (width, height) if swapped else (height, width)
 
@@ -163,7 +181,7 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 def _check_file(path: Path) -> None:
     facts = os.stat(path)
     if not stat.S_ISREG(facts.st_mode):
-        raise Unreadable("not a regular file")  # a pipe would be waited for, a device has no end
+        raise Unreadable("not a regular file")  # a pipe could block, a device has no end
     if not facts.st_size:
         raise Unreadable("the file is empty")
     if facts.st_size > LARGEST_FILE:
@@ -171,11 +189,12 @@ def _check_file(path: Path) -> None:
 
 
 def _header(picture: Image.Image) -> Header:
-    """To be called before the picture is loaded, which changes what Pillow says of it."""
+    """Read the header before the picture is loaded, because loading changes its attributes."""
     if picture.mode not in _GREY | _COLOUR:
         raise Unreadable(f"pixel type {picture.mode} is not supported")
-    # RGB of 16 bits has the mode RGB, too.
-    deep = picture.mode in _DEEP or (picture.format == "PNG" and ";16" in str(picture.tile))
+    # RGB of 16 bits also has the mode RGB.
+    tile = getattr(picture, "tile", "")
+    deep = picture.mode in _DEEP or (picture.format == "PNG" and ";16" in str(tile))
     changes = {
         "palette": picture.mode in ("P", "PA"),
         "alpha": picture.mode in _ALPHA or "transparency" in picture.info,
@@ -187,17 +206,17 @@ def _header(picture: Image.Image) -> Header:
         "turned": orientation(picture) != 1,
     }
     channels = 1 if picture.mode in _GREY else 3
-    done = tuple(name for name, there in changes.items() if there)
-    return Header(channels, *upright_size(picture), done)
+    made = tuple(name for name, applies in changes.items() if applies)
+    return Header(channels, *upright_size(picture), made)
 
 
 def _bits(picture: Image.Image) -> int:
-    """Of a deep grey image: 12 where a TIFF says so, else 16."""
-    said = picture.tag_v2.get(258) if isinstance(picture, TiffImagePlugin.TiffImageFile) else None
-    return 12 if said == (12,) else 16
+    """Return the bits of a deep grey image: 12 for a TIFF with this tag, else 16."""
+    tag = picture.tag_v2.get(258) if isinstance(picture, TiffImagePlugin.TiffImageFile) else None
+    return 12 if tag == (12,) else 16
 
 
-def _pixels(picture: Image.Image) -> np.ndarray:
+def _pixels(picture: Image.Image) -> Pixels:
     expected, bits = _header(picture), _bits(picture)
     picture.load()
     if orientation(picture) != 1:
@@ -206,7 +225,7 @@ def _pixels(picture: Image.Image) -> np.ndarray:
         pixels = (np.asarray(picture) >> (bits - 8)).astype(np.uint8)
     else:
         if picture.mode in ("P", "PA", "RGBa", "La"):
-            # A palette may hold transparency, which RGB alone warns about.
+            # A palette may hold transparency, about which a conversion to RGB would warn.
             picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
         pixels = np.array(picture.convert("L" if expected.channels == 1 else "RGB"))
     pixels = pixels.reshape(*pixels.shape[:2], expected.channels)
@@ -219,15 +238,15 @@ def _pixels(picture: Image.Image) -> np.ndarray:
 
 
 def _is_plain(picture: Image.Image, image: bytes) -> bool:
-    """A JPEG or PNG that any decoder reads as 8-bit grey or RGB, without a conversion of its own."""
+    """Return whether any decoder reads an image as 8-bit grey or RGB, without a conversion."""
     if picture.mode not in ("L", "RGB"):
         return False
-    eight_bits = image[24:25] == b"\x08"  # of a PNG: Pillow reads RGB of 16 bits as RGB of 8
+    eight_bits = image[24:25] == b"\x08"  # in a PNG; Pillow reads RGB of 16 bits as RGB of 8
     return picture.format in ("JPEG", "MPO") or (picture.format == "PNG" and eight_bits)
 
 
 def _reason(error: Exception) -> str:
-    """One line that is the same on every machine: no memory address, no path."""
+    """Write an error on one line that is the same on every machine, without address or path."""
     if isinstance(error, UnidentifiedImageError):
         return "not in a known image format"
     if isinstance(error, OSError) and error.strerror:

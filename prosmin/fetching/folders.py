@@ -1,4 +1,4 @@
-"""Images in folders: which of the folders are splits, and which are classes."""
+"""A source of images: folders. Some of the folders are splits, some are classes."""
 
 import itertools
 import os
@@ -10,31 +10,31 @@ from typing import Literal
 
 import numpy as np
 
-from prosmin.common.errors import ConfigError, UserError, nearest
+from prosmin.common.errors import ConfigError, UserError, listed, nearest
 from prosmin.data.arrow import SPLITS
 from prosmin.data.picture import SUFFIXES
 from prosmin.fetching.listing import (
+    SHOWN,
     by_ending,
     counted,
+    escape_unprintable,
     files_below,
     files_in,
     is_image,
-    listed,
-    printable,
     subfolders,
-)  # fmt: skip
+)
 from prosmin.fetching.slips import check_level, odd_classes, odd_folders, split_named
-from prosmin.fetching.sources import Images, Source, no_labels
-from prosmin.fetching.splits import Rows
+from prosmin.fetching.sources import Images, Rows, Source, no_labels
 
 
 @dataclass(frozen=True)
 class Part:
     """A split.
 
-    folder: where its classes are; files: paths of its images, relative to the root and sorted, by
-    class; under None when there are no class folders; below: for each class folder the folders in
-    it that hold images, "" standing for itself.
+    folder: the folder of its classes.
+    files: paths of its images by class, relative to the root, sorted; under None without classes.
+    below: by class folder the folders in it that hold images; "" is the class folder itself.
+    not_read: its files that are no images.
     """
 
     folder: Path
@@ -48,18 +48,19 @@ def folder(
     splits: Mapping[str, str] | None = None,
     classes: Literal["top", "leaf"] = "top",
 ) -> Source:
-    """Image files by class: ``path/<class>/``, or ``path/<split>/<class>/``.
+    """Read image files by class: ``path/<class>/``, or ``path/<split>/<class>/``.
 
-    splits: the folder of each split, relative to ``path``. Without it, folders that are named as
-        splits (``Training``, ``valid``, ``test_set``) are these; where none is, all images are
-        those of train;
-    classes: ``top``, the folders in that of a split, below which folders may nest; or ``leaf``,
-        the folders that hold the images, named by their paths where two have one name.
+    Without class folders the images have no labels. Files that systems leave behind (hidden files,
+    ``__MACOSX``) are ignored; other files that are no images go to ``Source.not_read``. Links are
+    followed wherever they lead.
 
-    Without class folders the images are unlabelled. What systems leave behind (hidden files,
-    ``__MACOSX``) is passed over; files that are no image go to ``Source.not_read``. Links are
-    followed wherever they lead. Raise ``UserError`` where the folders make no sense as splits and
-    classes.
+    splits: the folder of each split, relative to ``path``. Without it the names of the folders
+        decide (``Training``, ``valid``, ``test_set``); where no folder has the name of a split, all
+        images belong to train.
+    classes: ``top``, the folders directly in a split, which may hold folders themselves; or
+        ``leaf``, the folders that hold the images, named by their paths where two share a name.
+
+    Raises ``UserError`` where the folders make no sense as splits and classes.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -72,7 +73,7 @@ def folder(
 
 
 def _read(root: Path, asked: Mapping[str, str] | None, kind: str) -> Source:
-    where = _asked(root, asked) if asked else _found(root)
+    where = _asked(root, asked) if asked else _by_name(root)
     parts = {split: _part(root, place, kind == "leaf") for split, place in where.items()}
     not_read = [file for part in parts.values() for file in part.not_read]
     if root not in where.values():
@@ -80,8 +81,10 @@ def _read(root: Path, asked: Mapping[str, str] | None, kind: str) -> Source:
     not_read.sort()
     if not _is_labelled(parts):
         loose = {split: part.files[None] for split, part in parts.items()}
-        found = {split: _images(root, each, no_labels(len(each))) for split, each in loose.items()}
-        return Source(None, found, tuple(not_read))
+        splits = {
+            split: _images(root, files, no_labels(len(files))) for split, files in loose.items()
+        }
+        return Source(None, splits, tuple(not_read))
     _check_same_classes(parts)
     classes = _class_names([str(name) for name in next(iter(parts.values())).files])
     names = sorted(classes, key=lambda name: (classes[name], name))
@@ -94,18 +97,19 @@ def _read(root: Path, asked: Mapping[str, str] | None, kind: str) -> Source:
     train = parts["train"].files if "train" in parts else {}
     single = [name for name in names if len(train.get(name, ())) == 1]
     notes += odd_classes(first.folder, names, first.below, single)
-    found = {}
+    splits = {}
     for split, part in parts.items():
         labels = np.repeat(np.arange(len(names)), [len(part.files[name]) for name in names])
-        found[split] = _images(root, [file for name in names for file in part.files[name]], labels)
+        files = [file for name in names for file in part.files[name]]
+        splits[split] = _images(root, files, labels)
     shown = tuple(classes[name] for name in names)
-    return Source(shown, found, tuple(not_read), tuple(map(printable, notes)))
+    return Source(shown, splits, tuple(not_read), tuple(map(escape_unprintable, notes)))
 
 
 def _images(root: Path, files: list[str], labels: Rows) -> Images:
     return Images(
         labels,
-        lambda rows: ((root / files[row], printable(files[row])) for row in rows.tolist()),
+        lambda rows: ((root / files[row], escape_unprintable(files[row])) for row in rows.tolist()),
     )
 
 
@@ -127,16 +131,16 @@ def _split_folder(root: Path, split: str, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ConfigError(key, name, f"it must be a folder in {root}, such as train")
     if not place.is_dir():
-        above = next(each for each in place.parents if each.is_dir())
+        above = next(folder for folder in place.parents if folder.is_dir())
         there = subfolders(above)
         near = nearest(place.relative_to(above).parts[0], there)
-        holds = f"{above} holds {listed(there) or 'no folders'}{near}"
+        holds = f"{above} holds {listed(there, SHOWN) or 'no folders'}{near}"
         raise ConfigError(key, name, f"there is no such folder; {holds}")
     return place
 
 
-def _found(root: Path) -> dict[str, Path]:
-    """The folders that are named as splits, or else ``root`` for train."""
+def _by_name(root: Path) -> dict[str, Path]:
+    """Return the folders with names of splits, or ``root`` for train where there are none."""
     folders = subfolders(root)
     named: dict[str, list[str]] = {}
     for name in folders:
@@ -158,7 +162,7 @@ def _found(root: Path) -> dict[str, Path]:
     for split, names in named.items():
         if len(names) > 1:
             raise UserError(
-                f"{listed(names)} in {root} are all names of the split {split!r}; say under "
+                f"{listed(names, SHOWN)} in {root} are all names of the split {split!r}; say under "
                 f"splits which is meant, such as {{{split}: {names[0]}}}"
             )
     return {split: root / named[split][0] for split in SPLITS if split in named}
@@ -169,7 +173,9 @@ def _found(root: Path) -> dict[str, Path]:
 
 def _part(root: Path, place: Path, leaf: bool) -> Part:
     prefix = "" if place == root else f"{place.relative_to(root).as_posix()}/"
-    images, others, loose = [], [], []
+    images: list[str] = []
+    others: list[str] = []
+    loose: list[str] = []
     for file in files_below(place):
         (images if is_image(file) else others).append(file)
     by_class: dict[str, list[str]] = {}
@@ -194,19 +200,24 @@ def _part(root: Path, place: Path, leaf: bool) -> Part:
     else:
         _check_filled(place, by_class, others)
     below = {name: _folders_in(name, files) for name, files in by_class.items()}
-    files = {name: [prefix + file for file in by_class[name]] for name in sorted(by_class)}
+    files: dict[str | None, list[str]] = {
+        name: [prefix + file for file in by_class[name]] for name in sorted(by_class)
+    }
     return Part(place, files, below, not_read)
 
 
 def _folders_in(name: str, files: Sequence[str]) -> list[str]:
-    """The folders directly below a class that hold these images of it, "" for the class itself."""
+    """Return the folders directly below a class that hold images; "" is the class itself.
+
+    files: the images of the class.
+    """
     inner = (file[len(name) + 1 :].rpartition("/")[0] for file in files)
-    return sorted({each.partition("/")[0] for each in inner})
+    return sorted({path.partition("/")[0] for path in inner})
 
 
 def _check_innermost(place: Path, by_class: Mapping[str, Sequence[str]]) -> None:
     for name in by_class:
-        if inner := next((each for each in by_class if each.startswith(f"{name}/")), None):
+        if inner := next((path for path in by_class if path.startswith(f"{name}/")), None):
             raise UserError(
                 f"{place / name} holds both images and folders of images "
                 f"({inner[len(name) + 1 :]}); with classes: leaf, images must be in the innermost "
@@ -225,16 +236,19 @@ def _check_filled(place: Path, by_class: Mapping[str, object], others: Sequence[
 
 
 def _but(files: Sequence[str]) -> str:
-    """For the end of a sentence that no images are there: what could be, and what is."""
+    """Return the end of a sentence on missing images: the known endings, and the files there."""
     known = f"; known endings: {', '.join(sorted(SUFFIXES))}"
     return known + (f"; not read: {counted(by_ending(files))}" if files else "")
 
 
 def _class_names(paths: Sequence[str]) -> dict[str, str]:
-    """By path the last folder of it, or the whole path where others end alike."""
+    """Return a name by path: its last folder, or the whole path where others end alike."""
     last = [path.rpartition("/")[2] for path in paths]
     often = Counter(last)
-    return {path: printable(path if often[name] > 1 else name) for path, name in zip(paths, last)}
+    return {
+        path: escape_unprintable(path if often[name] > 1 else name)
+        for path, name in zip(paths, last)
+    }
 
 
 def _is_labelled(parts: Mapping[str, Part]) -> bool:

@@ -1,53 +1,65 @@
-"""What a folder holds, but for what systems leave in it, and how its names are written down."""
+"""List the files of a folder, apart from the files that systems leave in it."""
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prosmin.data.picture import SUFFIXES
 
-SHOWN = 3  # names that a sentence holds
+SHOWN = 3  # names in a sentence
 
-# Beside hidden ones. In lower case: of macOS, Synology, QNAP, Linux and Windows.
+# Left behind by macOS, Synology, QNAP, Linux and Windows, beside hidden files. In lower case.
 _LEFT_BEHIND = {
-    "__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found", "$recycle.bin",
-    "system volume information", "recycler", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
-}  # fmt: skip
-# Bytes that are no UTF-8, which Python keeps as lone surrogates, and control characters.
+    "__macosx",
+    "@eadir",
+    "@tmp",
+    "@recycle",
+    "#recycle",
+    "#snapshot",
+    "lost+found",
+    "$recycle.bin",
+    "system volume information",
+    "recycler",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+}
+# Control characters, and bytes that are no UTF-8, which Python keeps as lone surrogates.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def is_left_behind(name: str) -> bool:
-    """Whether a file or folder of this name is hidden or was put there by a system."""
+    """Return whether a file or folder of this name is hidden or was made by a system."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
 def is_image(name: str) -> bool:
-    """Whether the ending of a file's name is that of an image."""
+    """Return whether a file's name has the ending of an image."""
     return ending(name) in SUFFIXES
 
 
 def ending(name: str) -> str:
-    """In lower case, such as ``.jpg``; empty where there is none."""
+    """Return the ending of a file's name in lower case, such as ``.jpg``, or an empty text."""
     return os.path.splitext(name)[1].lower()
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted."""
+    """Return the names of the folders in a folder, sorted."""
     return sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
 
 
 def files_in(folder: Path) -> list[str]:
-    """Names of the files in a folder, sorted."""
+    """Return the names of the files in a folder, sorted."""
     return sorted(entry.name for entry in _entries(folder) if not _is_folder(entry))
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Paths of all files below a folder, relative to it, in no order.
+    """Yield the paths of all files below a folder, relative to it, in no order.
 
-    Links are followed, but not to a folder that leads to them.
+    Links are followed, apart from links to a folder above them.
     """
     waiting = [(folder, "", frozenset[Path]())]
     while waiting:
@@ -63,24 +75,18 @@ def files_below(folder: Path) -> Iterator[str]:
 
 
 def by_ending(files: Iterable[str]) -> dict[str, int]:
-    """How many files have each ending, the most frequent first."""
+    """Count files by ending, the most frequent ending first."""
     counts = Counter(map(ending, files))
-    order = sorted(counts, key=lambda each: (-counts[each], each))
-    return {printable(each): counts[each] for each in order}
+    order = sorted(counts, key=lambda name: (-counts[name], name))
+    return {escape_unprintable(name): counts[name] for name in order}
 
 
 def counted(endings: Mapping[str, int], most: int = 5) -> str:
-    """``10 .heic, 2 .txt`` of what ``by_ending`` gives."""
+    """Write the output of ``by_ending`` as ``10 .heic, 2 .txt``, with ``most`` endings in full."""
     frequent = list(endings.items())[:most]
-    said = [f"{count} {name or 'without an ending'}" for name, count in frequent]
+    parts = [f"{count} {name or 'without an ending'}" for name, count in frequent]
     rest = sum(list(endings.values())[most:])
-    return ", ".join(said + [f"{rest} others"] * bool(rest))
-
-
-def listed(names: Sequence[str]) -> str:
-    """``cat, dog, fox, … (12)``."""
-    rest = f", … ({len(names)})" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest
+    return ", ".join(parts + [f"{rest} others"] * bool(rest))
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -94,11 +100,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def printable(name: str) -> str:
-    """The name with an escape such as ``\\xe9`` for bytes that are no UTF-8 and for controls."""
+def escape_unprintable(name: str) -> str:
+    """Replace control characters, and bytes that are no UTF-8, by escapes such as ``\\xe9``."""
 
-    def escape(found: re.Match[str]) -> str:
-        code = ord(found[0])
+    def escape(match: re.Match[str]) -> str:
+        code = ord(match[0])
         is_byte = code < 0xA0 or 0xDC80 <= code < 0xDD00
         return f"\\x{code & 0xFF:02x}" if is_byte else f"\\u{code:04x}"
 

@@ -1,11 +1,12 @@
-"""What looks like a slip in folders of images: splits taken for classes, one level too high."""
+"""Recognise mistakes in folders of images: splits taken for classes, a path one level too high."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from prosmin.common import errors
 from prosmin.common.errors import UserError
-from prosmin.fetching.listing import SHOWN, listed, subfolders
+from prosmin.fetching.listing import SHOWN, subfolders
 
 # Names of split folders, in any case, alone or as train_set, test images, validation-data.
 _NAMES = {
@@ -17,14 +18,18 @@ _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
 _SECOND_WORDS = r"[ _.-]*(set|data|images|imgs|split)$"
 
 
+def listed(names: Sequence[str]) -> str:
+    return errors.listed(names, SHOWN)
+
+
 def split_named(name: str) -> str | None:
-    """The split that a folder of this name holds, as far as one can tell."""
+    """Return the split that a folder of this name probably holds."""
     name = name.strip().lower()
     return _SPLIT_OF.get(name) or _SPLIT_OF.get(re.sub(_SECOND_WORDS, "", name))
 
 
 def check_level(root: Path, folders: Sequence[str]) -> None:
-    """Raise ``UserError`` where all folders in these folders of ``root`` are splits."""
+    """Raise ``UserError`` where the folders in these folders of ``root`` are splits."""
     below = {name: subfolders(root / name) for name in folders}
     if not folders or not all(inner and all(map(split_named, inner)) for inner in below.values()):
         return
@@ -43,13 +48,17 @@ def check_level(root: Path, folders: Sequence[str]) -> None:
 
 
 def odd_folders(place: Path, below: Mapping[str, Sequence[str]], certain: bool) -> list[str]:
-    """At most one sentence on the folders in class folders.
+    """Return at most one sentence on the folders in class folders.
 
-    below: for each class in ``place`` the folders in it that hold images, "" standing for itself;
-    certain: nothing else says that these are classes, so that an error is raised where none can be.
+    below: by class folder in ``place`` the folders in it that hold images; "" is the class folder
+        itself.
+    certain: raise ``UserError`` for folders that cannot be classes, because no setting says that
+        they are.
     """
     names, inner = list(below), list(below.values())
-    alike = len(inner[0]) > 1 and "" not in inner[0] and all(each == inner[0] for each in inner)
+    alike = (
+        len(inner[0]) > 1 and "" not in inner[0] and all(folders == inner[0] for folders in inner)
+    )
     if len(names) > 1 and alike:
         said = (
             f"all folders in {place} ({listed(names)}) hold the same folders ({listed(inner[0])}), "
@@ -62,7 +71,7 @@ def odd_folders(place: Path, below: Mapping[str, Sequence[str]], certain: bool) 
             )
         return [f"{said}name the splits under splits if they are"]
     for name in names:
-        if splits := [each for each in below[name] if split_named(each)]:
+        if splits := [folder for folder in below[name] if split_named(folder)]:
             return [
                 f"class folder {place / name} holds folders named as splits ({listed(splits)}); "
                 "all of their images are taken together"
@@ -83,10 +92,13 @@ def odd_classes(
     below: Mapping[str, Sequence[str]],
     single: Sequence[str],
 ) -> list[str]:
-    """Sentences on the classes ``names``; single: those of one image in train."""
+    """Return sentences on the classes ``names``.
+
+    single: classes with one image in train.
+    """
     notes = []
     if len(names) == 1:
-        inner = [each for each in below[names[0]] if each]
+        inner = [folder for folder in below[names[0]] if folder]
         hint = f", which holds the folders {listed(inner)}: is it one level too high?"
         notes.append(f"there is only one class, {place / names[0]}{hint if inner else ''}")
     if alike := [name for name in names if split_named(name)]:

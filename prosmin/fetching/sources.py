@@ -1,7 +1,8 @@
-"""Where images come from. Folders stand in ``prosmin.fetching.folders``, tables in ``prosmin.fetching.tables``.
+"""Where images come from: the common form of all sources, and the datasets of scikit-learn.
 
-A source gives the labels of a split at once and its images on demand, so that neither the number of images nor
-their size is bounded by memory.
+The other sources are ``prosmin.fetching.folders``, ``parquet`` and ``hub``. A source gives the
+labels of a split at once and its images on demand, so that memory limits neither their number nor
+their size.
 """
 
 import math
@@ -10,19 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prosmin.common.errors import ConfigError
 from prosmin.data.arrow import NO_LABEL, SPLITS
-from prosmin.data.picture import AnyImage
-from prosmin.fetching.splits import Rows
+from prosmin.data.picture import AnyImage, Pixels
+
+Rows = NDArray[np.int64]
+"""Row numbers or labels, [N]."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Part of a source, or all of it.
+    """Some images of a source.
 
-    labels: int64 [N], index of the class, -1 throughout when there are none.
-    read: ascending row numbers -> (image, its file or row for messages) of each, in that order.
+    labels: int64 [N], number of the class; -1 throughout for images without labels.
+    read: maps ascending row numbers to pairs of an image and its file or row, for messages.
     """
 
     labels: Rows
@@ -32,7 +36,7 @@ class Images:
         return len(self.labels)
 
     def take(self, rows: Rows) -> "Images":
-        """The images of these ascending rows."""
+        """Return the images of these ascending rows."""
         return Images(self.labels[rows], lambda chosen: self.read(rows[chosen]))
 
     def __iter__(self) -> Iterator[tuple[AnyImage, int, str]]:
@@ -42,8 +46,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """classes: names in the order of the labels, None without labels; splits: those that it has;
-    not_read: its files that are no images; notes: sentences on what looks like a slip."""
+    """Images by split, with their classes.
+
+    classes: names in the order of the labels; None without labels.
+    splits: images by split, for the splits that the source has.
+    not_read: its files that are no images.
+    notes: sentences about possible mistakes.
+    """
 
     classes: tuple[str, ...] | None
     splits: dict[str, Images]
@@ -52,6 +61,7 @@ class Source:
 
 
 def no_labels(count: int) -> Rows:
+    """Return the labels of images without labels."""
     return np.full(count, NO_LABEL, dtype=np.int64)
 
 
@@ -59,9 +69,14 @@ def no_labels(count: int) -> Rows:
 
 
 def builtin(name: str, patch: int, val_fraction: float, test_fraction: float) -> Source:
-    """``digits``: 1797 handwritten digits of 8x8 grey pixels. ``patches``: squares of two photographs.
+    """Return a dataset that comes with scikit-learn.
 
-    patch: pixels a side of a patch. The fractions are used by ``patches`` only, which brings its own splits.
+    name: ``digits``, 1797 handwritten digits of 8x8 grey pixels; or ``patches``, squares of two
+        photographs, which come in splits of their own.
+    patch: pixels a side of a patch.
+    val_fraction, test_fraction: share of the patches in these splits.
+
+    Raises ``ConfigError`` for patches that are too large for three splits.
     """
     if name == "digits":
         from sklearn.datasets import load_digits
@@ -69,14 +84,16 @@ def builtin(name: str, patch: int, val_fraction: float, test_fraction: float) ->
         digits = load_digits()
         pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         classes = tuple(str(digit) for digit in digits.target_names)
-        return Source(
-            classes, {"train": _in_memory(pixels, digits.target.astype(np.int64), "digits")}
-        )
+        images = _in_memory(pixels, digits.target.astype(np.int64), "digits")
+        return Source(classes, {"train": images})
     return _patches(patch, val_fraction, test_fraction)
 
 
 def _patches(side: int, val_fraction: float, test_fraction: float) -> Source:
-    """Every split is a vertical strip of each photograph: random patches of one sky would make the test too easy."""
+    """Cut each photograph into patches; every split is a vertical strip of the photographs.
+
+    Random patches of one sky would make the test too easy.
+    """
     from sklearn.datasets import load_sample_images
 
     sample = load_sample_images()
@@ -100,7 +117,8 @@ def _patches(side: int, val_fraction: float, test_fraction: float) -> Source:
         raise ConfigError(
             "patch",
             side,
-            f"the photographs are {across} patches wide, which val and test use up; make it smaller",
+            f"the photographs are {across} patches wide, which val and test use up; "
+            "make it smaller",
         )
     whole = _in_memory(np.concatenate(pixels), np.concatenate(labels), "patches")
     edges = np.cumsum([0, train, val, test])
@@ -113,5 +131,5 @@ def _patches(side: int, val_fraction: float, test_fraction: float) -> Source:
     return Source(classes, strips)
 
 
-def _in_memory(pixels: np.ndarray, labels: Rows, name: str) -> Images:
+def _in_memory(pixels: Pixels, labels: Rows, name: str) -> Images:
     return Images(labels, lambda rows: ((pixels[row], f"{name}:{row}") for row in rows.tolist()))

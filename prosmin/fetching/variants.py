@@ -1,6 +1,6 @@
-"""Out-of-distribution variants of a dataset: the pixel statistics of its images, without their content.
+"""Out-of-distribution variants of a dataset: its pixel statistics without its content.
 
-A variant has the splits of its origin and no labels, for none of its images belongs to a class.
+A variant has the splits of its origin. It has no labels, because no image belongs to a class.
 """
 
 from collections.abc import Iterator
@@ -12,22 +12,30 @@ from PIL import Image
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import generator
 from prosmin.data.arrow import NO_LABEL, Layout, SplitReader
-from prosmin.data.picture import decode
+from prosmin.data.picture import Pixels, decode
+from prosmin.fetching.sources import Rows
 from prosmin.fetching.splits import is_labelled
 
 
 def transformed_layout(layout: Layout, transform: str) -> Layout:
+    """Return the layout of a variant."""
     if transform == "rotate90":
         return Layout(layout.encoding, layout.channels, layout.width, layout.height)
     return layout
 
 
-def transformed(reader: SplitReader, transform: str, seed: int, split: str) -> Iterator[np.ndarray]:
-    """Yield the variant of each image of a split, uint8 [height, width, channels].
+def transformed(reader: SplitReader, transform: str, seed: int, split: str) -> Iterator[Pixels]:
+    """Yield the variant of every image of a split.
 
-    transform: ``invert`` 255 - x; ``rotate90`` a quarter turn anticlockwise; ``permute`` one permutation of the pixel
-    positions for all images of a size; ``noise`` uniform noise of the image's size; ``halves`` its left half beside
-    the right half of an image of another class (of any other image when there are no labels).
+    transform: name of the variant.
+        ``invert``: 255 - x.
+        ``rotate90``: a quarter turn anticlockwise.
+        ``permute``: one permutation of the pixel positions for all images of a size.
+        ``noise``: uniform noise of the image's size.
+        ``halves``: the left half of the image beside the right half of an image of another class,
+            or of any other image without labels.
+
+    Raises ``UserError`` for ``halves`` of a split with one class.
     """
     if transform == "halves":
         yield from _halves(reader, seed, split)
@@ -41,34 +49,32 @@ def transformed(reader: SplitReader, transform: str, seed: int, split: str) -> I
             yield np.rot90(pixels)
         elif transform == "permute":
             height, width, channels = pixels.shape
-            yield pixels.reshape(-1, channels)[_permutation(seed, height * width)].reshape(
-                pixels.shape
-            )
+            order = _permutation(seed, height * width)
+            yield pixels.reshape(-1, channels)[order].reshape(pixels.shape)
         elif transform == "noise":
             yield noise.integers(0, 256, pixels.shape, dtype=np.uint8)
         else:
             raise ValueError(f"unknown transform {transform!r}")
 
 
-def read_pixels(reader: SplitReader, row: int) -> np.ndarray:
-    """uint8 [height, width, channels] of one stored image."""
+def read_pixels(reader: SplitReader, row: int) -> Pixels:
+    """Return the pixels of one stored image."""
     layout = reader.layout
     if layout.encoding == "encoded":
         return decode(reader.image(row).to_pybytes(), layout.channels)
-    return np.frombuffer(reader.image(row), np.uint8).reshape(
-        layout.height, layout.width, layout.channels
-    )
+    return np.frombuffer(reader.image(row), np.uint8).reshape(layout.shape)
 
 
 @lru_cache(maxsize=64)
-def _permutation(seed: int, count: int) -> np.ndarray:
+def _permutation(seed: int, count: int) -> Rows:
     return generator(seed, "permute").permutation(count)
 
 
-def _halves(reader: SplitReader, seed: int, split: str) -> Iterator[np.ndarray]:
+def _halves(reader: SplitReader, seed: int, split: str) -> Iterator[Pixels]:
     labels = reader.table["label"].fill_null(NO_LABEL).to_numpy()
     rng = generator(seed, f"halves.{split}")
-    # Sorted by class, the images of other classes are one run of the ring that starts behind this class.
+    # Images are sorted by class and joined to a ring. The images of all other classes then follow
+    # each class in one run.
     order = np.argsort(labels, kind="stable")
     if not is_labelled(labels):
         labels = np.arange(len(labels))
@@ -85,7 +91,6 @@ def _halves(reader: SplitReader, seed: int, split: str) -> Iterator[np.ndarray]:
         height, width, channels = left.shape
         if right.shape != left.shape:
             picture = Image.fromarray(right[..., 0] if channels == 1 else right)
-            right = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(
-                left.shape
-            )
+            resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+            right = np.asarray(resized).reshape(left.shape)
         yield np.concatenate([left[:, : width // 2], right[:, width // 2 :]], axis=1)

@@ -1,4 +1,4 @@
-"""From a source to the files of a dataset: splits, checks, Arrow files and a manifest of what they hold."""
+"""Write a source as a dataset: Arrow files by split, and a manifest of their contents."""
 
 import array
 import concurrent.futures
@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from prosmin.common.errors import ConfigError, UserError
-from prosmin.common.seeds import generator
-from prosmin.data.arrow import NO_LABEL, RAW_SIDE, SPLITS, Layout, SplitReader, SplitWriter
+from prosmin.common.errors import UserError
+from prosmin.data.arrow import NO_LABEL, RAW_SIDE, Layout, SplitReader, SplitWriter
 from prosmin.data.picture import AnyImage, Unreadable, decode, encode, read_header
-from prosmin.fetching.listing import by_ending, printable
-from prosmin.fetching.manifest import LISTED, Written, describe
+from prosmin.fetching.listing import by_ending, escape_unprintable
+from prosmin.fetching.manifest import EXAMPLES, Written, describe
 from prosmin.fetching.sources import Images, Source
-from prosmin.fetching.splits import balanced_subset, hold_out
+from prosmin.fetching.splits import check_classes, divide
 from prosmin.fetching.variants import transformed, transformed_layout
 
 _CHUNK = 256  # images decoded at a time
@@ -43,31 +42,26 @@ def write_dataset(
     transform: str = "none",
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Write ``<split>.arrow`` for every split into ``folder`` and return the manifest of what they hold.
+    """Write ``<split>.arrow`` for every split into ``folder``.
 
-    val_fraction, test_fraction: of the images of train, held out by class when the source lacks that split; with a
-        test_fraction of 1 the images of a source without splits are all test images;
-    limit: the most images of a split, as evenly from the classes as can be;
-    max_unreadable: share of the images that may be left out because they cannot be decoded;
-    transform: see ``prosmin.fetching.variants``;
-    workers: how many images are decoded at a time.
+    val_fraction, test_fraction, limit: as for ``prosmin.fetching.splits.divide``.
+    max_unreadable: share of the images that may be left out because they cannot be decoded.
+    transform: as for ``prosmin.fetching.variants.transformed``; ``none`` writes the images.
+    workers: number of images decoded at a time.
 
-    Raise ``UserError`` for images that make no sensible dataset.
+    Returns: the manifest.
+    Raises ``UserError`` for images that make no sensible dataset.
     """
     splits = divide(source, seed, val_fraction, test_fraction, limit or {})
-    _check_classes(source.classes, splits)
+    check_classes(source.classes, splits)
     layout, converted = _survey(splits, max_unreadable)
     total = sum(map(len, splits.values()))
     quarantined: list[dict[str, str]] = []
+    written = {}
     with tqdm(total=total, unit=" images", disable=None) as bar:
-        written = {
-            split: _write_split(
-                _file(folder, split),
-                layout,
-                _decoded(images, layout, quarantined, converted, bar, workers),
-            )
-            for split, images in splits.items()
-        }
+        for split, images in splits.items():
+            rows = _decoded(images, layout, quarantined, converted, bar, workers)
+            written[split] = _write_split(_file(folder, split), layout, rows)
     _check_unreadable(quarantined, total, max_unreadable)
     _check_written(source.classes, written)
     classes = source.classes
@@ -83,7 +77,7 @@ def write_dataset(
         "quarantined": quarantined,
         "not_read": {
             "endings": by_ending(source.not_read),
-            "examples": [printable(file) for file in source.not_read[:LISTED]],
+            "examples": [escape_unprintable(file) for file in source.not_read[:EXAMPLES]],
         },
     }
 
@@ -92,68 +86,16 @@ def _file(folder: Path, split: str) -> Path:
     return folder / f"{split}.arrow"
 
 
-def divide(
-    source: Source, seed: int, val_fraction: float, test_fraction: float, limit: Mapping[str, int]
-) -> dict[str, Images]:
-    """The splits of a source, those it lacks held out of train, in the order train, val, test."""
-    splits = dict(source.splits)
-    for split, images in splits.items():
-        if not len(images):
-            raise UserError(f"split {split!r} has no images")
-    if test_fraction == 1 and list(splits) == ["train"]:
-        splits = {"test": splits["train"]}
-    for split, fraction in (("test", test_fraction), ("val", val_fraction)):
-        if split not in splits and "train" in splits and fraction > 0:
-            train = splits["train"]
-            kept, held = hold_out(
-                train.labels, fraction, generator(seed, split), split, source.classes
-            )
-            splits["train"], splits[split] = train.take(kept), train.take(held)
-    for split, count in limit.items():
-        if split not in splits:
-            raise ConfigError(
-                f"limit.{split}", count, f"there is no such split; there are: {', '.join(splits)}"
-            )
-        if source.classes and count < len(source.classes):
-            raise ConfigError(
-                f"limit.{split}",
-                count,
-                f"must be at least the number of classes, {len(source.classes)}",
-            )
-        rows = balanced_subset(splits[split].labels, count, generator(seed, f"limit.{split}"))
-        splits[split] = splits[split].take(rows)
-    return {split: splits[split] for split in SPLITS if split in splits}
-
-
 def cautions(source: Source, test_fraction: float) -> list[str]:
-    """Sentences on what looks like a slip, before anything is written."""
+    """Return sentences about possible mistakes, before anything is written."""
     notes = list(source.notes)
     if {"train", "val"} == set(source.splits) and test_fraction > 0:
         notes.append(
-            f"there is no test split, so {test_fraction:g} of train is held out as one, though there is "
-            "a val split: if that is the test set (as for ImageNet), say so under splits or files "
-            "({train: …, test: …})"
+            f"there is no test split, so {test_fraction:g} of train is held out as one, though "
+            "there is a val split: if that is the test set (as for ImageNet), say so under splits "
+            "or files ({train: …, test: …})"
         )
     return notes
-
-
-def _check_classes(classes: tuple[str, ...] | None, splits: Mapping[str, Images]) -> None:
-    if classes is None:
-        return
-    if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise UserError(f"{Counter(classes)[twice[0]]} classes are named {twice[0]!r}; rename them")
-    if "train" not in splits:
-        return
-    present = {split: set(images.labels.tolist()) for split, images in splits.items()}
-    for split, found in present.items():
-        if extra := sorted(found - present["train"]):
-            raise UserError(
-                f"{split} has images of class {classes[extra[0]]!r}, but train has none"
-            )
-    if missing := sorted(present["train"] - present.get("test", present["train"])):
-        raise UserError(f"train has images of class {classes[missing[0]]!r}, but test has none")
-    if absent := sorted(set(range(len(classes))) - present["train"]):
-        raise UserError(f"class {classes[absent[0]]!r} has no images in train")
 
 
 # --- unreadable images ----------------------------------------------------------------------------
@@ -163,15 +105,17 @@ def _check_unreadable(unreadable: list[dict[str, str]], total: int, max_unreadab
     if len(unreadable) > max_unreadable * total:
         first = unreadable[0]
         raise UserError(
-            f"{len(unreadable)} of {total} images cannot be read, more than max_unreadable ({max_unreadable:g}) "
-            f"allows; the first is {first['source']} ({first['reason']})"
+            f"{len(unreadable)} of {total} images cannot be read, more than max_unreadable "
+            f"({max_unreadable:g}) allows; the first is {first['source']} ({first['reason']})"
         )
 
 
 def _survey(splits: Mapping[str, Images], max_unreadable: float) -> tuple[Layout, Counter[str]]:
-    """Choose the layout from the headers of all images, and count those that decoding changes.
+    """Read the headers of all images.
 
-    Where any image is RGB all become it. Images without a readable header do not count.
+    If one image is RGB, all images become RGB. Images without a readable header do not count.
+
+    Returns: the layout of the files, and the number of images by the change that decoding makes.
     """
     unreadable: list[dict[str, str]] = []
     channels: Counter[int] = Counter()
@@ -214,8 +158,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Left:
-    """One image that is left out. changes: as in ``prosmin.data.picture.Header``."""
+class Omitted:
+    """One image that cannot be stored. changes: as in ``prosmin.data.picture.Header``."""
 
     source: str
     reason: str
@@ -230,24 +174,26 @@ def _decoded(
     bar: tqdm,
     workers: int,
 ) -> Iterator[Row]:
-    """Decode every image, in a bounded window; list in ``quarantined`` those that cannot be.
+    """Decode every image, ``_CHUNK`` images at a time.
 
-    What the survey has counted of these is taken out of ``converted`` again.
+    Unreadable images are added to ``quarantined``. ``_survey`` has counted their changes, which are
+    taken out of ``converted``.
     """
 
-    def prepare(item: tuple[AnyImage, int, str]) -> Row | Left:
+    def prepare(item: tuple[AnyImage, int, str]) -> Row | Omitted:
         image, label, source = item
         try:
             return _row(image, layout, label, source)
         except Unreadable as error:
-            return Left(source, str(error), _changes(image, layout))
+            return Omitted(source, str(error), _surveyed_changes(image, layout))
 
     items = iter(images)
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        # Pillow decodes outside the interpreter lock: that pays for large images, small ones take twice as long.
-        each = pool.map if layout.encoding == "encoded" else map
+        # Pillow decodes outside the interpreter lock. Threads pay for large images; small images
+        # take twice as long in threads.
+        map_images = pool.map if layout.encoding == "encoded" else map
         while chunk := list(itertools.islice(items, _CHUNK)):
-            for result in each(prepare, chunk):
+            for result in map_images(prepare, chunk):
                 if isinstance(result, Row):
                     yield result
                 else:
@@ -257,8 +203,8 @@ def _decoded(
             bar.update(len(chunk))
 
 
-def _changes(image: AnyImage, layout: Layout) -> tuple[str, ...]:
-    """What the survey has counted of an image that turned out to be unreadable."""
+def _surveyed_changes(image: AnyImage, layout: Layout) -> tuple[str, ...]:
+    """Return the changes that ``_survey`` has counted for an image."""
     try:
         header = read_header(image)
     except Unreadable:
@@ -270,18 +216,20 @@ def _row(image: AnyImage, layout: Layout, label: int, source: str) -> Row:
     if layout.encoding == "raw":
         pixels = decode(image, layout.channels)
         stored = pixels.tobytes()
-        same = pixels.shape == (layout.height, layout.width, layout.channels)
+        same = pixels.shape == layout.shape
     else:
         stored, pixels = encode(image)
         same = pixels.shape[2] <= layout.channels
     if not same:
         raise Unreadable("the file has changed since its header was read")
-    return Row(stored, label, source, *pixels.shape[:2])
+    height, width = pixels.shape[:2]
+    return Row(stored, label, source, height, width)
 
 
 def _write_split(path: Path, layout: Layout, rows: Iterator[Row]) -> Written:
     labels, digests = array.array("q"), bytearray()
-    low, high = (math.inf, math.inf), (0, 0)
+    low: tuple[float, float] = math.inf, math.inf
+    high = 0, 0
     with SplitWriter(path, layout) as writer:
         for row in rows:
             writer.add(row.image, row.label, row.source)
@@ -289,7 +237,13 @@ def _write_split(path: Path, layout: Layout, rows: Iterator[Row]) -> Written:
             digests += hashlib.blake2b(row.image, digest_size=8).digest()
             low = min(low[0], row.height), min(low[1], row.width)
             high = max(high[0], row.height), max(high[1], row.width)
-    return Written(path, np.array(labels, np.int64), np.frombuffer(digests, "<u8"), *zip(low, high))
+    return Written(
+        path,
+        np.array(labels, np.int64),
+        np.frombuffer(digests, "<u8"),
+        height=(low[0], high[0]),
+        width=(low[1], high[1]),
+    )
 
 
 def _transform_split(path: Path, layout: Layout, transform: str, seed: int, split: str) -> Written:
@@ -303,7 +257,7 @@ def _transform_split(path: Path, layout: Layout, transform: str, seed: int, spli
 
 
 def _check_written(classes: tuple[str, ...] | None, written: Mapping[str, Written]) -> None:
-    """What was left out as unreadable must not have emptied a split or a class."""
+    """Raise ``UserError`` where no image of a split, or of a class in train, could be read."""
     for split, facts in written.items():
         if not len(facts.labels):
             raise UserError(f"no image of split {split!r} can be read")

@@ -26,8 +26,8 @@ def damaged(
 def decoding(path: str | Path, remedy: str = AGAIN, says: str = "cannot be read") -> Iterator[None]:
     """Turn every exception of a reader into a ``UserError``.
 
-    Libraries raise nearly any type for a damaged file.    Errors of the system, such as a file
-    that does not exist, stay as they are.
+    Libraries raise nearly any type for a damaged file. Errors of the system, such as a file that
+    does not exist, stay as they are.
 
     remedy, says: as for ``damaged``.
     """

@@ -445,7 +445,7 @@ def test_unreadable_images_are_left_out_and_listed(tmp_path):
 
 def test_writing_needs_neither_torch_nor_the_pipeline():
     code = (
-        "import sys, prosmin.fetching.writing, prosmin.fetching.tables; "
+        "import sys, prosmin.fetching.writing, prosmin.fetching.parquet, prosmin.fetching.hub; "
         "print(sorted({'torch', 'sklearn', 'datasets', 'dvc', 'prefect', 'pydantic'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

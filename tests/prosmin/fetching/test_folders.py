@@ -1,9 +1,7 @@
-"""Folders are split and classed as their owner means them, or one sentence says why they are not."""
+"""Folders are read as splits and classes as their owner means them."""
 
 import io
 import os
-import re
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,32 +9,11 @@ from PIL import Image
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.data.picture import decode
 from prosmin.fetching.folders import folder
-from prosmin.fetching.listing import printable
-from prosmin.fetching.slips import split_named
-from prosmin.fetching.writing import cautions, divide, write_dataset
-
-
-def place(root: Path, *files: str) -> str:
-    """PNG files whose grey value is their position in the list; of other endings, text."""
-    for value, name in enumerate(files):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".png"):
-            Image.new("L", (8, 8), value).save(root / name)
-        else:
-            (root / name).write_text("no image")
-    return str(root)
-
-
-def tree(root: Path, folders: str, count: int = 3) -> str:
-    """``count`` images in each of these folders, named with blanks between them."""
-    return place(
-        root, *(f"{name}/{number}.png" for name in folders.split() for number in range(count))
-    )
-
-
-def names(source) -> dict[str, list[str]]:
-    return {split: [name for _, _, name in images] for split, images in source.splits.items()}
-
+from prosmin.fetching.splits import divide
+from prosmin.fetching.writing import cautions, write_dataset
+from tests.prosmin.fetching import samples
+from tests.prosmin.fetching.samples import values
+from tests.prosmin.fetching.trees import names, place, tree
 
 # --- splits ---------------------------------------------------------------------------------------
 
@@ -60,11 +37,6 @@ def test_folders_named_as_splits_in_any_way_are_splits(tmp_path, folders, splits
     assert not source.notes and not source.not_read
     for split, given in zip(splits, folders.split(), strict=True):
         assert all(name.startswith(f"{given}/") for name in names(source)[split])
-
-
-@pytest.mark.parametrize("name", ["trained", "cat", "contest", "valid2", "test of time", "", "set"])
-def test_other_names_are_no_splits(name):
-    assert split_named(name) is None
 
 
 @pytest.mark.parametrize("folders", ["train val validation", "Train train", "test TEST train"])
@@ -99,18 +71,29 @@ def test_splits_are_read_from_the_folders_that_are_named(tmp_path):
     assert names(source)["test"] == [f"seg_test/seg_test/sea/{number}.png" for number in range(3)]
 
 
+SAME_IMAGES = "holds the same images; they must differ"
+
+
 @pytest.mark.parametrize(
     ("splits", "key", "allowed"),
     [
-        ({"train": "Trainig"}, "splits.train", r"there is no such folder; .* holds Testing, Training \(did you mean 'Training'"),
-        ({"train": "Training/cats"}, "splits.train", r"there is no such folder; .*/Training holds cat \(did you mean 'cat'"),
+        (
+            {"train": "Trainig"},
+            "splits.train",
+            r"there is no such folder; .* holds Testing, Training \(did you mean 'Training'",
+        ),
+        (
+            {"train": "Training/cats"},
+            "splits.train",
+            r"there is no such folder; .*/Training holds cat \(did you mean 'cat'",
+        ),
         ({"train": "../in"}, "splits.train", "it must be a folder in"),
         ({"train": "/tmp"}, "splits.train", "it must be a folder in"),
-        ({"train": "Training", "test": "Training"}, "splits.test", "holds the same images; they must differ"),
-        ({"train": ".", "val": "Testing"}, "splits.val", "holds the same images; they must differ"),
-        ({"train": "Training", "test": "link"}, "splits.test", "holds the same images; they must differ"),
+        ({"train": "Training", "test": "Training"}, "splits.test", SAME_IMAGES),
+        ({"train": ".", "val": "Testing"}, "splits.val", SAME_IMAGES),
+        ({"train": "Training", "test": "link"}, "splits.test", SAME_IMAGES),
     ],
-)  # fmt: skip
+)
 def test_a_split_that_cannot_be_is_one_sentence(tmp_path, splits, key, allowed):
     path = tree(tmp_path / "in", "Training/cat Testing/cat")
     if "link" in splits.values():
@@ -133,56 +116,6 @@ def test_imagenets_val_is_the_test_set_where_that_is_said_and_else_a_caution(tmp
     assert names(said)["test"] == [
         f"val/n0{each}/{number}.png" for each in (1, 2) for number in range(5)
     ]
-
-
-# --- what systems leave ---------------------------------------------------------------------------
-
-
-def test_what_systems_leave_behind_is_no_class_and_no_image(tmp_path):
-    path = tree(
-        tmp_path, "cat dog __MACOSX @eaDir .git lost+found $RECYCLE.BIN cat/@eaDir cat/.thumbs"
-    )
-    place(
-        tmp_path,
-        ".DS_Store",
-        "Thumbs.db",
-        "cat/.DS_Store",
-        "cat/._0.png",
-        "dog/Thumbs.db",
-        "dog/desktop.ini",
-    )
-    source = folder(path)
-    assert source.classes == ("cat", "dog") and not source.not_read and not source.notes
-    assert names(source)["train"] == [
-        f"{each}/{number}.png" for each in ("cat", "dog") for number in range(3)
-    ]
-
-
-def test_systems_folders_beside_splits_are_none(tmp_path):
-    source = folder(tree(tmp_path, "train/cat test/cat __MACOSX/train/cat"))
-    assert list(source.splits) == ["train", "test"]
-
-
-def test_files_that_are_not_read_are_listed_and_counted(tmp_path):
-    path = tree(tmp_path / "in", "train/cat train/dog", 10)
-    place(
-        tmp_path / "in",
-        "train/cat/x.heic",
-        "train/dog/deep/y.HEIC",
-        "labels.csv",
-        "train/readme",
-        "train/cat/b.png~",
-    )
-    source = folder(path)
-    assert source.not_read == (
-        "labels.csv", "train/cat/b.png~", "train/cat/x.heic", "train/dog/deep/y.HEIC", "train/readme",
-    )  # fmt: skip
-    (tmp_path / "out").mkdir()
-    manifest = write_dataset(tmp_path / "out", source, seed=0)
-    assert manifest["not_read"] == {
-        "endings": {".heic": 2, "": 1, ".csv": 1, ".png~": 1},
-        "examples": list(source.not_read),
-    }
 
 
 # --- classes --------------------------------------------------------------------------------------
@@ -216,51 +149,6 @@ def test_images_above_the_innermost_folders_are_refused_with_leaf(tmp_path):
         folder(tree(tmp_path, "pets pets/cat cars"), classes="leaf")
 
 
-@pytest.mark.parametrize(
-    ("folders", "message"),
-    [
-        ("chest/train/a chest/test/a chest/val/a", r"holds but one folder, chest, in which the splits are \(test, train, val\); set path to .*/chest$"),
-        ("cat/train cat/test dog/train dog/test", r"hold the splits \(test, train\), which must stand above the classes: move cat/test to test/cat"),
-        ("fold1/cat fold1/dog fold2/cat fold2/dog", r"all folders in .* \(fold1, fold2\) hold the same folders \(cat, dog\), as splits do.* \{train: fold1, test: fold2\}"),
-    ],
-)  # fmt: skip
-def test_splits_that_are_surely_taken_for_classes_are_refused(tmp_path, folders, message):
-    path = tree(tmp_path, folders)
-    with pytest.raises(UserError, match=message):
-        folder(path)
-    assert folder(path, {"train": "."}).notes  # who insists is reminded
-
-
-@pytest.mark.parametrize(
-    ("folders", "message"),
-    [
-        ("data/cat data/dog", r"there is only one class, .*/data, which holds the folders cat, dog: is it one level too high\?"),
-        ("cat", "there is only one class, .*/cat$"),
-        ("pets/cat pets/dog cars/van cars/bus", r"hold folders of images instead of images \(cars: bus, van; pets: cat, dog\); with classes: leaf"),
-        ("bird pets/cat pets/dog", r"\(pets: cat, dog\); with classes: leaf"),
-        ("cat/train cat/other dog", r"class folder .*/cat holds folders named as splits \(train\)"),
-        ("train/a train/b test/a test/b train/a/val", r"class folder .*/a holds folders named as splits \(val\)"),
-    ],
-)  # fmt: skip
-def test_what_looks_like_a_slip_is_said(tmp_path, folders, message):
-    (note,) = folder(tree(tmp_path, folders)).notes
-    assert re.search(message, note), note
-
-
-def test_a_class_of_one_image_is_said(tmp_path):
-    tree(tmp_path, "train/cat train/dog test/cat test/dog test/owl")
-    place(tmp_path, "train/owl/0.png")
-    assert folder(str(tmp_path)).notes == ("classes with but one image in train: owl",)
-
-
-@pytest.mark.parametrize(
-    "folders", ["cat/images dog/images", "cat dog", "cat/a cat dog/a dog/b dog"]
-)
-def test_usual_layouts_are_no_slip(tmp_path, folders):
-    source = folder(tree(tmp_path, folders))
-    assert source.classes == ("cat", "dog") and not source.notes
-
-
 # --- names and links ------------------------------------------------------------------------------
 
 
@@ -284,11 +172,6 @@ def test_names_that_are_not_utf8_are_kept_with_escapes(tmp_path):
     assert str(manifest).encode()  # nothing in it that UTF-8 has no bytes for
 
 
-@pytest.mark.parametrize("name", ["plain", "Ä ö", "猫", "a b", "🐈"])
-def test_names_that_can_be_printed_stay_as_they_are(name):
-    assert printable(name) == name
-
-
 def test_two_classes_of_one_printable_name_are_refused(tmp_path):
     place(tmp_path, *(f"a\\xe9/{number}.png" for number in range(4)))
     place(tmp_path, *(os.fsdecode(b"a\xe9") + f"/{number}.png" for number in range(4)))
@@ -306,4 +189,60 @@ def test_links_are_followed_also_out_of_the_folder_and_never_round_and_round(tmp
     assert source.classes == ("cat", "dog")
     found = {name: image for image, _, name in source.splits["train"]}
     assert decode(found["dog/0.png"]).shape == (8, 8, 1)
-    assert "cat/self.png" in found and len(found) == 7  # cat/up leads to where one came from
+    assert "cat/self.png" in found and len(found) == 7  # cat/up leads to a folder above it
+
+
+# --- whole trees ----------------------------------------------------------------------------------
+
+
+def test_class_folders_are_read_in_sorted_order_with_relative_names(tmp_path):
+    samples.place(tmp_path, "dog/2.png", "dog/10.PNG", "cat/deep/er/1.jpeg", "cat/0.png")
+    source = folder(str(tmp_path))
+    assert source.classes == ("cat", "dog")
+    found = [
+        (name, label, int(decode(image).flat[0])) for image, label, name in source.splits["train"]
+    ]
+    assert found == [
+        ("cat/0.png", 0, 3),
+        ("cat/deep/er/1.jpeg", 0, 2),
+        ("dog/10.PNG", 1, 1),
+        ("dog/2.png", 1, 0),
+    ]
+
+
+def test_split_folders_are_taken_as_they_are(tmp_path):
+    samples.place(
+        tmp_path,
+        "train/a/0.png",
+        "train/b/1.png",
+        "val/b/2.png",
+        "val/a/3.png",
+        "test/a/4.png",
+        "test/b/5.png",
+    )
+    splits = divide(folder(str(tmp_path)), 0, 0.2, 0.2, {})
+    assert {split: values(images) for split, images in splits.items()} == {
+        "train": [0, 1],
+        "val": [3, 2],
+        "test": [4, 5],
+    }
+
+
+@pytest.mark.parametrize("where", ["", "train/"])
+def test_loose_images_are_unlabelled(tmp_path, where):
+    samples.place(tmp_path, f"{where}b.png", f"{where}a.png", f"{where}notes.txt")
+    source = folder(str(tmp_path))
+    assert source.classes is None
+    assert source.splits["train"].labels.tolist() == [-1, -1]
+    assert values(source.splits["train"]) == [1, 0]
+
+
+def test_hidden_files_other_files_and_loops_of_links_are_passed_over(tmp_path):
+    samples.place(
+        tmp_path, "a/0.png", "a/.1.png", "a/2.txt", "a/.hidden/3.png", ".git/4.png", "b/5.png"
+    )
+    (tmp_path / "a" / "loop").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "b" / "up").symlink_to(tmp_path / "a", target_is_directory=True)
+    source = folder(str(tmp_path))
+    assert source.classes == ("a", "b")
+    assert [name for _, _, name in source.splits["train"]] == ["a/0.png", "b/5.png", "b/up/0.png"]
