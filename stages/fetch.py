@@ -88,8 +88,8 @@ def warn(manifest: dict[str, Any]) -> None:
     duplicates = manifest["duplicates"]
     if shared := {pair: count for pair, count in duplicates["across"].items() if count}:
         log.warning(
-            "%s: images in more than one split: %s, as %s; %d of all repeated images have different "
-            "labels (see manifest.json)",
+            "%s: images in more than one split: %s, as %s; %d of all repeated images have "
+            "different labels (see manifest.json)",
             manifest["name"],
             ", ".join(f"{pair} {count}" for pair, count in shared.items()),
             " = ".join(duplicates["examples"][0]),
