@@ -147,4 +147,3 @@ class Project:
         (self.folder / ".git/change.diff").write_text(self.run("git diff --cached HEAD"))
         self.run("git apply -R --index .git/change.diff")
         assert self.run("git status --porcelain --", *CODE) == ""
-        self.run("python -m pipelines.deps")

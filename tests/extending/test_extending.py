@@ -40,6 +40,14 @@ def follow(project: Project, title: str) -> str:
     return said
 
 
+def test_an_objective(project):
+    follow(project, "An objective")
+    assert read(project, "results/pretrain/model.json")["model"]["objective"]["name"] == "barlow"
+    losses = (project.folder / "plots/pretrain/loss.csv").read_text().splitlines()
+    assert len(losses) == 2 and 0 < float(losses[1].split(",")[1]) < 1000
+    project.remove()
+
+
 def test_a_metric(project):
     follow(project, "A metric")
     metrics = read(project, "metrics/linear.json")
