@@ -1,11 +1,12 @@
 """How often the 95 % intervals hold the truth: ``python -m benchmarks.coverage``.
 
-Test sets are drawn of which the truth is known, near the ends of the range above all. For each metric
-the share of test sets whose interval holds it, by the percentile bootstrap, by BCa (Efron 1987) and by
-``prosmin.metrics.intervals``, with the mean width. ``above`` and ``below``: the shares of intervals that lie
-wholly to that side of the truth. Of ECE the truth is what so many images show on average. Test sets on
-which a metric is undefined (an mCE whose reference makes no error) are left out and counted. Each case
-is kept in benchmarks/results/coverage.json as it ends.
+The benchmark draws test sets with a known truth, most of them near the ends of the range. Per
+metric it counts the test sets whose interval holds the truth, for the percentile bootstrap, for BCa
+(Efron 1987) and for ``prosmin.metrics.intervals``, and gives the mean width. ``above`` and
+``below``: shares of intervals that lie wholly on that side of the truth. The truth of an ECE is its
+mean for the same number of images. Test sets with an undefined metric (an mCE whose reference makes
+no error) are left out and counted. Every case is written to benchmarks/results/coverage.json at its
+end.
 """
 
 import argparse
@@ -27,17 +28,18 @@ from prosmin.metrics import (
     paired,
     selective,
 )
-from prosmin.metrics.classification import Metric
+from prosmin.metrics.intervals import Metric
 
 RESAMPLES = 400
 METHODS = ("percentile", "bca", "ours")
 MANY = 300_000  # images behind a truth that no formula gives
 METRICS = ("accuracy", "nll", "brier", "aurc", "ece", "ece_adaptive", "ece_classwise")
-Interval = tuple[float, float]
+Interval = tuple[float, float]  # low, high
+Rng = np.random.Generator
 
 
 class Case(NamedTuple):
-    """draw: from a generator, the intervals of one test set by method."""
+    """A metric with a known truth on n images. draw: the intervals of one test set by method."""
 
     metric: str
     n: int
@@ -46,7 +48,7 @@ class Case(NamedTuple):
 
 
 def bca(metric: Metric, n: int, value: float, drawn: np.ndarray) -> Interval:
-    """Bias-corrected and accelerated; the acceleration from a jackknife of at most 100 groups."""
+    """The BCa interval, with the acceleration of a jackknife of at most 100 groups."""
     groups = np.arange(n) % min(n, 100)
     left = np.asarray(metric((groups != np.unique(groups)[:, None]).astype(float)))
     left = left[np.isfinite(left)]
@@ -60,26 +62,31 @@ def bca(metric: Metric, n: int, value: float, drawn: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
+def percentiles(drawn: np.ndarray) -> Interval:
+    """The interval of the percentile bootstrap."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def of(metric: Metric, n: int, seed: int) -> dict[str, Interval]:
-    """The intervals of one metric of one test set."""
-    blocks = classification.resamples(n, RESAMPLES, seed)
-    drawn = np.concatenate([np.asarray(metric(counts)) for counts in blocks])
+    """The intervals of a metric on one test set, by method; none where the metric is undefined."""
+    drawn = intervals.on_resamples({"": metric}, n, RESAMPLES, seed)[""]
     value, whole = float(metric(None)), drawn[np.isfinite(drawn)]
     if not (np.isfinite(value) and len(whole)):
         return {}
     return {
-        "percentile": tuple(np.quantile(whole, [0.025, 0.975])),
+        "percentile": percentiles(whole),
         "bca": bca(metric, n, value, whole),
-        # As ``metrics.with_intervals`` does with the same resamples.
+        # ``with_intervals`` computes the same from the same resamples.
         "ours": intervals.from_resamples(value, drawn, n, intervals.scale_of(metric)),
     }
 
 
-# --- what is drawn --------------------------------------------------------------------------------
+# --- test sets -----------------------------------------------------------------------------------
 
 
 def hits_of(right: np.ndarray) -> Metric:
-    """The accuracy of answers of which it is known whether they are right, bool [n]."""
+    """The accuracy of n answers. right: bool [n]."""
     return partial(
         classification.accuracy, np.stack([right, ~right], 1) * 1.0, np.zeros(len(right), int)
     )
@@ -88,13 +95,13 @@ def hits_of(right: np.ndarray) -> Metric:
 def answers(
     rng: np.random.Generator, n: int, sharpness: float, heat: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [n, 10] and labels [n] of a classifier that is calibrated at heat 1 and over-confident
-    above."""
+    """Logits [n, 10] and labels [n] of a classifier, calibrated at heat 1, over-confident above."""
     logits = classification.log_softmax(rng.normal(size=(n, 10)) * sharpness)
     return logits * heat, (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
 
 
 def bound(name: str, logits: np.ndarray, labels: np.ndarray) -> Metric:
+    """The metric of this name with its data."""
     if name in ("accuracy", "nll"):
         return partial(getattr(classification, name), logits, labels)
     home = {"brier": classification, "aurc": selective}.get(name, calibration)
@@ -102,6 +109,7 @@ def bound(name: str, logits: np.ndarray, labels: np.ndarray) -> Metric:
 
 
 def classifiers() -> Iterator[Case]:
+    """Classification metrics, from an accuracy of 0.8 to one near 1."""
     rng = np.random.default_rng(0)
     shapes = [(6.0, 1.0), (25.0, 1.0), (25.0, 1.5), (120.0, 1.0), (600.0, 1.0), (1500.0, 1.0)]
     for sharpness, heat in shapes:
@@ -123,6 +131,7 @@ def classifiers() -> Iterator[Case]:
 
 
 def proportions() -> Iterator[Case]:
+    """Accuracies near 1."""
     for share in (0.9, 0.988, 0.995, 0.999):
 
         def draw(rng, share=share):
@@ -148,13 +157,14 @@ def detectors() -> Iterator[Case]:
             pair, seed = scores(rng), int(rng.integers(2**31))
             drawn = detection.auroc_resamples(*pair, resamples=RESAMPLES, seed=seed)
             ours = detection.auroc_interval(*pair, resamples=RESAMPLES, seed=seed)
-            return {"percentile": tuple(np.quantile(drawn, [0.025, 0.975])), "ours": ours}
+            return {"percentile": percentiles(drawn), "ours": ours}
 
         truth = detection.auroc(*scores(np.random.default_rng(1), MANY, MANY))
         yield Case(f"auroc, {n} and {m} images{', heavy tails' * heavy}", n + m, truth, draw)
 
 
 def others() -> Iterator[Case]:
+    """Rank correlations and corruption errors."""
     for rho in (0.0, 0.5, 0.9, 0.999):
 
         def draw(rng, rho=rho):
@@ -185,8 +195,7 @@ def others() -> Iterator[Case]:
 
 
 def differences() -> Iterator[Case]:
-    """Of the accuracies of two models that agree by chance, or for a part of the images for the same
-    reason."""
+    """Differences of the accuracies of two models whose errors are in part on the same images."""
     pairs = [(0.9, 0.93, 0.5), (0.98, 0.99, 0.5), (0.995, 0.998, 0.5), (0.999, 0.999, 0.9)]
     for one, two, shared in pairs:
 
@@ -195,15 +204,15 @@ def differences() -> Iterator[Case]:
             second = np.where(rng.random(360) < shared, first, rng.random(360))
             hits, seed = [first < one, second < two], int(rng.integers(2**31))
             found = paired.difference(*map(hits_of, hits), 360, RESAMPLES, seed)
-            gain, blocks = hits[1] * 1.0 - hits[0], classification.resamples(360, RESAMPLES, seed)
+            gain, blocks = hits[1] * 1.0 - hits[0], intervals.resamples(360, RESAMPLES, seed)
             drawn = np.concatenate([counts @ gain / 360 for counts in blocks])
-            percentiles = tuple(np.quantile(drawn, [0.025, 0.975]))
-            return {"percentile": percentiles, "ours": (found.low, found.high)}
+            return {"percentile": percentiles(drawn), "ours": (found.low, found.high)}
 
         yield Case(f"difference of accuracies {one} and {two}", 360, two - one, draw)
 
 
 def measure(case: Case, repetitions: int) -> dict[str, Any]:
+    """The row of a case: coverage and width of its intervals by method."""
     rng = np.random.default_rng(3)
     found: dict[str, list[Interval]] = {}
     for _ in range(repetitions):
@@ -211,8 +220,8 @@ def measure(case: Case, repetitions: int) -> dict[str, Any]:
             found.setdefault(method, []).append(interval)
     row: dict[str, Any] = {"metric": case.metric, "n": case.n, "truth": round(case.truth, 6)}
     row["undefined"] = repetitions - len(found["ours"])
-    for method, each in found.items():
-        low, high = np.array(each).T
+    for method, drawn in found.items():
+        low, high = np.array(drawn).T
         above, below = low > case.truth, high < case.truth
         row[method] = {
             "covers": round(float(1 - (above | below).mean()), 4),
@@ -228,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.coverage", description="Coverage of the 95 % intervals."
     )
-    parser.add_argument("--repetitions", type=int, default=400, help="test sets a case")
+    parser.add_argument("--repetitions", type=int, default=400, help="test sets per case")
     given = parser.parse_args()
     groups = (proportions, detectors, others, differences, classifiers)
     figures: dict[str, Any] = {

@@ -1,9 +1,10 @@
-"""How far rounding alone moves the numbers: ``python -m benchmarks.noise [--epochs 80] [--seeds 5]``.
+"""How far rounding alone moves the numbers: ``python -m benchmarks.noise [--seeds 5]``.
 
-The same seed on the same machine with one thread, with two, with oneDNN held to AVX2 and without
-oneDNN differs in the order of its sums alone. Each run is the real stages by hand, from fetch to the
-OOD leaves, in a folder of its own. Beside the spread over these ways stands that over seeds, all with
-one thread, for each headline number there is. Two or three minutes a run with the default epochs.
+The same seed runs with one thread, with two threads, with oneDNN limited to AVX2 and without
+oneDNN. These runs differ only in the order of sums. Each run executes the real stages, from fetch
+to transfer, in its own folder. The result has the spread of every headline number over these ways,
+and for comparison its spread over seeds with one thread. A run takes two or three minutes with the
+default epochs.
 """
 
 import argparse
@@ -13,18 +14,20 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import stdev
+from typing import Any
 
 import yaml
 
 from benchmarks.record import record
 from prosmin.common.files import write_text
 from stages.common.headlines import rows
+from stages.common.layout import METRICS
 from stages.params.load import load
 
 ROOT = Path(__file__).parents[1]
 WITHOUT = "import torch; torch.backends.mkldnn.enabled = False; "
 RUN = "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-# By name: the environment, and what is said to Python before the stage.
+# By name: the environment, and Python code to run before the stage.
 WAYS: dict[str, tuple[dict[str, str], str]] = {
     "1 thread": ({"OMP_NUM_THREADS": "1"}, ""),
     "2 threads": ({"OMP_NUM_THREADS": "2"}, ""),
@@ -35,7 +38,7 @@ FIRST = "1 thread"
 
 
 def complete(folder: Path, seed: int, epochs: int, way: str) -> dict[str, float]:
-    """The headline numbers of one run, by label."""
+    """Run all stages and return the headline numbers by label."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["seed"] = seed
     warmup = min(content["pretrain"]["warmup_epochs"], epochs)
@@ -62,10 +65,11 @@ def complete(folder: Path, seed: int, epochs: int, way: str) -> dict[str, float]
         )
         if done.returncode:
             raise SystemExit(f"{way}, seed {seed}, {stage} {' '.join(name)}: {done.stderr[-2000:]}")
-    return {row.label: row.value for row in rows(load(folder / "params.yaml"), folder / "metrics")}
+    return {row.label: row.value for row in rows(load(folder / "params.yaml"), folder / METRICS)}
 
 
-def spread(runs: dict[str, dict[str, float]], label: str) -> dict[str, object]:
+def spread(runs: dict[str, dict[str, float]], label: str) -> dict[str, Any]:
+    """Range and standard deviation of one number over runs."""
     values = [found[label] for found in runs.values()]
     return {
         "range": round(max(values) - min(values), 4),
@@ -97,14 +101,14 @@ def main() -> None:
         print(name, said, file=sys.stderr, flush=True)
     by_way = {way: found[way] for way in WAYS}
     by_seed = {"seed 0": found[FIRST]}
-    by_seed |= {name: each for name, each in found.items() if name.startswith("seed ")}
+    by_seed |= {name: run for name, run in found.items() if name.startswith("seed ")}
     table = {
         label: {"rounding": spread(by_way, label), "seeds": spread(by_seed, label)}
         for label in found[FIRST]
     }
     equal = all(found[f"again {turn}"] == found[FIRST] for turn in range(given.repeats))
-    for label, each in table.items():
-        ranges = (each[of]["range"] for of in ("rounding", "seeds"))
+    for label, row in table.items():
+        ranges = (row[kind]["range"] for kind in ("rounding", "seeds"))
         print("{:<50} rounding {:.3f}   seeds {:.3f}".format(label, *ranges))
     figures = {"epochs": given.epochs, "seeds": given.seeds, "repeats_are_equal": equal}
     record("noise", ["torch", "numpy", "scipy"], figures | {"table": table})

@@ -2,29 +2,30 @@
 
 Reads   results/pretrain, metrics/, params.yaml
 Writes  results/export/model.safetensors: the weights of the timm model without its classifier
-        results/export/config.json: with it ``timm.create_model("local-dir:results/export", pretrained=True)`` gives the
-            encoder; left out for one that timm cannot build by name (``pretrain.encoder.cifar_stem``)
-        results/export/README.md: the model card, with data, settings, metrics and their intervals, and how to load it
+        results/export/config.json: for ``timm.create_model("local-dir:results/export",
+            pretrained=True)``; left out for an encoder that timm cannot build by name
+            (``pretrain.encoder.cifar_stem``)
+        results/export/README.md: the model card, with data, settings, metrics and their intervals,
+            and code that loads the encoder
 """
 
 import json
 import logging
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from prosmin.common import files
+from prosmin.common.encoders import SHOWN, UNTRAINED
 from prosmin.common.errors import UserError
+from stages.common import layout
 from stages.common.command import run
 from stages.common.headlines import Row, rows
 from stages.params.load import Params
 
-PRETRAINED = Path("results/pretrain")
-
-# Of batch normalisation: numbers that are no parameters.
+# Numbers of batch normalisation that are no parameters.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 log = logging.getLogger(__name__)
@@ -32,23 +33,22 @@ log = logging.getLogger(__name__)
 
 def main(params: Params) -> None:
     try:
-        description = files.read_json(PRETRAINED / "model.json")
-        weights = PRETRAINED / "encoder.safetensors"
-        arrays = files.read_arrays(weights)
+        description = files.read_json(layout.DESCRIPTION)
+        arrays = files.read_arrays(layout.ENCODER_WEIGHTS)
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} does not exist; make it with `dvc repro pretrain`"
         ) from None
-    # All that is written of it is made of this one file, of which anything may be missing or other than it was.
-    damaged = files.decoding(PRETRAINED / "model.json", "make it again with `dvc repro pretrain`")
-    with files.whole_folder("results/export") as folder, damaged:
+    # Any part of the description may be missing or damaged.
+    damaged = files.decoding(layout.DESCRIPTION, "make it again with `dvc repro pretrain`")
+    with files.whole_folder(layout.EXPORT) as folder, damaged:
         model, trained = description["model"], description["trained"]
-        shutil.copyfile(weights, folder / "model.safetensors")
+        shutil.copyfile(layout.ENCODER_WEIGHTS, folder / "model.safetensors")
         if not model["cifar_stem"]:
             files.write_json(folder / "config.json", timm_config(model))
         parameters = sum(array.size for name, array in arrays.items() if not name.endswith(BUFFERS))
         try:
-            manifest = files.read_metrics(f"metrics/fetch/{trained['dataset']}.json")
+            manifest = files.read_metrics(layout.metrics("fetch", trained["dataset"]))
         except FileNotFoundError as error:
             raise UserError(
                 f"{error.filename} does not exist; make it with `dvc repro fetch`"
@@ -56,16 +56,16 @@ def main(params: Params) -> None:
         files.write_text(
             folder / "README.md", card(params, model, trained, manifest, parameters, rows(params))
         )
-    log.info("results/export: %s, %.2f M parameters", model["encoder"], parameters / 1e6)
+    log.info("%s: %s, %.2f M parameters", layout.EXPORT, model["encoder"], parameters / 1e6)
 
 
 def arguments(model: dict[str, Any]) -> dict[str, Any]:
-    """What ``timm.create_model`` needs beside the name to build the encoder of ``model.json``, whose classes are none."""
+    """The arguments of ``timm.create_model`` beside the name, for the encoder of ``model.json``."""
     return {"in_chans": model["channels"], **model["kwargs"]}
 
 
 def timm_config(model: dict[str, Any]) -> dict[str, Any]:
-    """``config.json`` as timm writes it for its own models: the saved arguments rebuild the encoder."""
+    """The content of ``config.json`` in the format of timm, whose arguments rebuild the encoder."""
     size = model["image_size"]
     return {
         "architecture": model["encoder"],
@@ -75,7 +75,7 @@ def timm_config(model: dict[str, Any]) -> dict[str, Any]:
             "input_size": [model["channels"], size, size],
             "mean": list(model["mean"]),
             "std": list(model["std"]),
-            # As ``prosmin.data.dataset`` reads images, with which all numbers on the card were measured.
+            # As ``prosmin.data.dataset`` reads images: all numbers on the card are measured so.
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "crop_mode": "center",
@@ -92,7 +92,11 @@ def card(
     parameters: int,
     found: list[Row],
 ) -> str:
-    """The model card in Markdown, with the front matter that model hubs read."""
+    """The model card in Markdown, with front matter for model hubs.
+
+    model, trained: of ``model.json``. manifest: of the dataset. parameters: their number.
+    found: the headline numbers.
+    """
     front = {"license": params.export.license} if params.export.license else {}
     front |= {
         "library_name": "timm",
@@ -101,7 +105,7 @@ def card(
             *([] if "external" in trained else ["self-supervised-learning", "prosmin"]),
         ],
     }
-    if "external" not in trained:  # what others have trained it on is not known here
+    if "external" not in trained:  # the dataset of external weights is unknown
         front["datasets"] = [trained["dataset"]]
     size, channels = (
         model["image_size"],
@@ -112,46 +116,52 @@ def card(
         f"# {params.export.name}", "",
         f"A {model['encoder']} of {parameters / 1e6:.2f} M parameters, {_origin(trained)}.", "",
         "## Use", "",
-        f"Input: {channels} images of {size} x {size} pixels as `(pixel / 255 - mean) / std`, mean {list(model['mean'])}, "
-        f"std {list(model['std'])}. Output: one feature vector an image. All numbers below were measured so: the short side resized to {size} "
-        "pixels (bilinear, antialiased), the centre cut out.", "",
+        f"Input: {channels} images of {size} x {size} pixels as `(pixel / 255 - mean) / std`, "
+        f"mean {list(model['mean'])}, std {list(model['std'])}. Output: one feature vector per "
+        f"image. All numbers below were measured with the short side resized to {size} pixels "
+        "(bilinear, antialiased) and the centre cut out.", "",
         "```python", *_loading(model), "```", "",
         "## Data", "",
         *_data(trained["dataset"], manifest), "",
         "## Results", "",
-        "With 95 % intervals (of a share of images Wilson's, of another metric the score interval with the bootstrap's variance; over draws of "
-        "the labels Student's t and Wilson's together), beside the same network before training. Nothing was chosen on test "
-        "images. They say what the frozen features are worth on these sets, and nothing of others.", "",
+        "Intervals are 95 % intervals: Wilson's for a share of images, the score interval with the "
+        "variance of the bootstrap for other metrics, and Student's t with Wilson's over draws of "
+        f"the labels. *{SHOWN[UNTRAINED]}* is the same network before training. Nothing was chosen "
+        "on test images. The numbers describe the frozen features on these datasets, not on "
+        "others.", "",
         *_table(found), "",
         "## Settings", "",
-        "```yaml", yaml.safe_dump({"pretrain": _plain(trained["params"])}, sort_keys=False).rstrip(), "```", "",
+        "```yaml",
+        yaml.safe_dump({"pretrain": _plain(trained["params"])}, sort_keys=False).rstrip(),
+        "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
 def _plain(content: Any) -> Any:
-    """Sections of a JSON file as the plain mappings that YAML writes."""
+    """Sections of a JSON file as plain mappings, which YAML can write."""
     return json.loads(json.dumps(content))
 
 
 def _origin(trained: dict[str, Any]) -> str:
-    """By whom and how it was trained."""
+    """How the encoder was trained, or where its weights come from."""
     if given := trained.get("external"):
         return (
-            f"its weights those of `{given['weights']}` (SHA-256 `{given['sha256']}`), not changed; "
+            f"with the unchanged weights of `{given['weights']}` (SHA-256 `{given['sha256']}`); "
             f"evaluated on `{trained['dataset']}` (prosmin {trained['prosmin']})"
         )
     objective = trained["params"]["objective"]
     rule = f", {objective['rule']} score" if objective["name"] == "prosmin" else ""
+    epochs, batch = (trained["params"][key] for key in ("epochs", "batch_size"))
     return (
-        f"trained without labels by `{objective['name']}`{rule} on {trained['images']} images of `{trained['dataset']}`, "
-        f"seed {trained['seed']}, {trained['params']['epochs']} epochs of {trained['params']['batch_size']} images a step "
-        f"(prosmin {trained['prosmin']})"
+        f"trained without labels by `{objective['name']}`{rule} on {trained['images']} images of "
+        f"`{trained['dataset']}`, seed {trained['seed']}, {epochs} epochs with batches of {batch} "
+        f"images (prosmin {trained['prosmin']})"
     )
 
 
 def _loading(model: dict[str, Any]) -> Iterator[str]:
-    """Python that gives ``encoder``, in the folder above the one of the card."""
+    """Python code that loads ``encoder``, to be run in the parent folder of the card."""
     yield "import timm"
     if not model["cifar_stem"]:
         yield ""
@@ -162,15 +172,17 @@ def _loading(model: dict[str, Any]) -> Iterator[str]:
     yield "from torch import nn"
     yield ""
     yield f"encoder = timm.create_model({model['encoder']!r}, num_classes=0{given})"
-    yield "width = [*encoder.conv1.modules()][-1].out_channels  # the stem for small images, which timm has no name for"
-    yield f"encoder.conv1 = nn.Conv2d({model['channels']}, width, 3, stride=1, padding=1, bias=False)"
+    yield "# The stem for small images, which timm has no name for."
+    yield "width = [*encoder.conv1.modules()][-1].out_channels"
+    yield f"stem = nn.Conv2d({model['channels']}, width, 3, stride=1, padding=1, bias=False)"
+    yield "encoder.conv1 = stem"
     yield "encoder.maxpool = nn.Identity()"
     yield 'encoder.load_state_dict(load_file("export/model.safetensors"))'
     yield "encoder.eval()"
 
 
 def _data(dataset: str, manifest: dict[str, Any]) -> Iterator[str]:
-    yield f"`{dataset}`, as its manifest has it:"
+    yield f"`{dataset}`, from its manifest:"
     yield ""
     yield from ("```json", json.dumps(manifest, indent=2), "```")
 
@@ -179,7 +191,7 @@ def _table(found: list[Row]) -> Iterator[str]:
     if not found:
         yield "None yet: no evaluation has run."
         return
-    yield "| metric | value | 95 % interval | before training | interval over |"
+    yield f"| metric | value | 95 % interval | {SHOWN[UNTRAINED]} | interval over |"
     yield "|---|---|---|---|---|"
     for row in found:
         over = "" if row.low is None else row.over

@@ -1,7 +1,7 @@
-"""Calibration: how far confidence stands from accuracy, and temperature scaling.
+"""Calibration errors, the difference of confidence and accuracy, and temperature scaling.
 
-Definitions (docs/evaluation.md; "adaptive" and "class-wise" differ between libraries, so they are spelled out
-where they are computed). Arguments and ``counts`` are those of ``prosmin.metrics.classification``.
+Libraries differ in what they call "adaptive" and "class-wise", so the functions here give their
+formulas. Arguments and ``counts`` are those of ``prosmin.metrics.classification``.
 """
 
 import logging
@@ -13,21 +13,24 @@ from prosmin.metrics.intervals import Scale, on
 
 BINS = 15
 
-# A temperature outside means that the held-out set cannot tell one (all right, or as good as chance).
+# A temperature outside means that the held-out predictions are all right or at chance level.
 TEMPERATURES = (0.05, 20.0)
 
 log = logging.getLogger(__name__)
 
 
 def _equal_width(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Bin of each confidence: b holds (b/bins, (b+1)/bins], and bin 0 holds 0 as well."""
+    """Bin of each confidence: bin b holds (b/bins, (b+1)/bins]; bin 0 also holds 0."""
     return np.clip(
         np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0, bins - 1
     )
 
 
 def _top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Highest probability ``[N]`` and whether its class (a tie: the lower one) is the label ``[N]``."""
+    """Highest probability ``[N]``, and whether its class is the label ``[N]``.
+
+    Ties go to the lower class.
+    """
     check_predictions(probabilities, labels, probabilities=True)
     return probabilities.max(axis=1), (probabilities.argmax(axis=1) == labels).astype(np.float64)
 
@@ -36,14 +39,17 @@ def _binned_error(confidence: np.ndarray, hit: np.ndarray, counts: Counts, bins:
     """``[R]``: sum over equal-width bins of |sum of (confidence - hit)| / N."""
     cells = np.zeros((len(hit), bins))
     cells[np.arange(len(hit)), _equal_width(confidence, bins)] = confidence - hit
-    return np.abs(counts @ cells).sum(axis=1) / counts.sum(axis=1)
+    errors: np.ndarray = np.abs(counts @ cells).sum(axis=1) / counts.sum(axis=1)
+    return errors
 
 
 def _as_asked(values: np.ndarray, counts: Counts | None) -> "float | np.ndarray":
+    """A float where no resamples were given, else one value per resample."""
     return float(values[0]) if counts is None else values
 
 
 def _rows(counts: Counts | None, n: int) -> Counts:
+    """The resamples, or every sample once."""
     return np.ones((1, n)) if counts is None else counts
 
 
@@ -53,8 +59,8 @@ def ece(
 ) -> "float | np.ndarray":
     """Expected calibration error of the top label over equal-width bins, in [0, 1].
 
-    sum_b (n_b / N) |mean confidence - accuracy| over bins (b/15, (b+1)/15] of the highest probability
-    (Guo et al. 2017, eq. 3).
+    sum_b (n_b / N) |mean confidence - accuracy| over bins (b/15, (b+1)/15] of the highest
+    probability (Guo et al. 2017, eq. 3).
     """
     confidence, hit = _top_label(probabilities, labels)
     return _as_asked(_binned_error(confidence, hit, _rows(counts, len(hit)), bins), counts)
@@ -66,11 +72,11 @@ def ece_adaptive(
 ) -> "float | np.ndarray":
     """Expected calibration error of the top label over equal-mass bins, in [0, 1].
 
-    Samples in order of confidence are cut into ``bins`` bins of N/bins samples each (Nguyen & O'Connor 2015;
-    Nixon et al. 2019, whose own adaptive error is over all classes). Two cases that libraries leave to chance
-    are settled so that the answer does not hang on the order of the samples: where N/bins is no whole number
-    the sample on the edge is shared between the two bins, and samples of equal confidence are exchangeable,
-    each bin takes its share of their mean. With fewer samples than bins it is the mean of |confidence - hit|.
+    Samples are sorted by confidence and divided into bins of N/bins samples (Nguyen & O'Connor
+    2015; the adaptive error of Nixon et al. 2019 is over all classes). The result does not depend
+    on the order of the samples, in contrast to other libraries. Where N/bins is not a whole number,
+    two bins share the sample on their edge. Of samples with equal confidence, every bin takes its
+    share of the mean. With fewer samples than bins the error is the mean of |confidence - hit|.
     """
     confidence, hit = _top_label(probabilities, labels)
     order = np.argsort(confidence, kind="stable")
@@ -78,8 +84,8 @@ def ece_adaptive(
     last_of_tie = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
     values = []
     for row in _rows(counts, len(hit)):
-        # The running sum of the gaps as a function of the running mass, straight within a tie: its rise
-        # over a bin is the sum of the gaps in that bin.
+        # The cumulative sum of the gaps as a function of the cumulative weight, linear within ties:
+        # its increase over a bin is the sum of the gaps in the bin.
         weight = row[order]
         mass = np.append(0, np.cumsum(weight)[last_of_tie])
         risen = np.append(0, np.cumsum(weight * gap)[last_of_tie])
@@ -88,14 +94,16 @@ def ece_adaptive(
     return _as_asked(np.array(values), counts)
 
 
-# Two classes' probabilities can be wrong by 1 for one image, so the mean over classes lies in [0, 2 / classes].
+# The probabilities of two classes can be wrong by 1 for one image, so the mean over classes lies in
+# [0, 2 / classes].
 @on(lambda probabilities: Scale(0.0, 2 / probabilities.shape[1], finest=4))
 def ece_classwise(
     probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None, bins: int = BINS
 ) -> "float | np.ndarray":
-    """Mean over classes c of the equal-width calibration error of "the label is c" at probability p_c.
+    """Mean over classes c of the equal-width calibration error of p_c for "the label is c".
 
-    In [0, 1]; Kull et al. 2019, eq. 3 (there "classwise-ECE"; the static calibration error of Nixon et al. 2019).
+    In [0, 1]. The "classwise-ECE" of Kull et al. 2019, eq. 3, and the static calibration error of
+    Nixon et al. 2019.
     """
     check_predictions(probabilities, labels, probabilities=True)
     rows = _rows(counts, len(labels))
@@ -110,9 +118,9 @@ def ece_classwise(
 def reliability(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS
 ) -> list[tuple[float, float, float, float, int]]:
-    """The reliability diagram: (low, high, mean confidence, accuracy, count) for each equal-width bin.
+    """The reliability diagram: (low, high, mean confidence, accuracy, count) per equal-width bin.
 
-    Of the top label, as in ``ece``. Empty bins are left out: they have neither a confidence nor an accuracy.
+    It is of the top label, as in ``ece``. Empty bins are left out.
     """
     confidence, hit = _top_label(probabilities, labels)
     place, edges, rows = _equal_width(confidence, bins), np.linspace(0, 1, bins + 1).tolist(), []
@@ -124,13 +132,14 @@ def reliability(
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T that minimises the NLL of ``softmax(logits / T)`` on held-out samples (Guo et al. 2017, sec. 4.2).
+    """The T that minimises the NLL of ``softmax(logits / T)`` (Guo et al. 2017, sec. 4.2).
 
-    The NLL is convex in 1/T, so its slope is followed to the root. It has none within ``TEMPERATURES`` where
-    the held-out samples are all right (T to 0) or as good as chance (T to infinity): the bound is then
-    returned and a warning logged. Logits that are constant over classes leave T undetermined: 1.
+    The NLL is convex in 1/T, so T is the root of its slope. There is no root in ``TEMPERATURES``
+    where all predictions are right (T to 0) or at chance level (T to infinity). Then the nearer
+    bound is returned and a warning is logged. Where the logits are constant over classes, T is 1.
 
-    logits ``[N, C]`` of samples that the classifier was not fitted to; labels ``[N]``.
+    logits: ``[N, C]`` of samples to which the classifier was not fitted.
+    labels: ``[N]``.
     """
     from scipy.optimize import brentq
 
@@ -139,7 +148,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
 
     def slope(inverse: float) -> float:
-        """Of the mean NLL in 1/T: the mean expected logit less the mean logit of the label."""
+        """Slope of the mean NLL in 1/T: mean expected logit minus mean logit of the label."""
         return float(((np.exp(log_softmax(logits * inverse)) * logits).sum(axis=1) - own).mean())
 
     if not np.ptp(logits, axis=1).any():
@@ -153,4 +162,4 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
                 bound,
             )
             return bound
-    return 1 / brentq(slope, 1 / highest, 1 / lowest, xtol=1e-12, rtol=1e-12)
+    return 1 / float(brentq(slope, 1 / highest, 1 / lowest, xtol=1e-12, rtol=1e-12))

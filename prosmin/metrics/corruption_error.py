@@ -1,7 +1,9 @@
-"""Accuracy under corruption in single numbers (Hendrycks & Dietterich, ICLR 2019, sec. 4), in NumPy.
+"""Accuracy under corruption in single numbers, in NumPy (Hendrycks & Dietterich, ICLR 2019).
 
-Cells are types x severities. ``counts`` [R,N] are resamples as in ``prosmin.metrics.classification``: one value a resample. Every cell
-and a measured reference see the same resampled images, so an interval is that of the paired comparison.
+Letters in shapes: T types, S severities, N images, R resamples. A cell is one type at one severity.
+``counts`` [R, N] are resamples as in ``prosmin.metrics.classification``, with one value per
+resample. All cells and a measured reference see the same resampled images, so an interval is that
+of the paired comparison.
 """
 
 import math
@@ -20,14 +22,19 @@ from prosmin.metrics.intervals import Scale, on
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model has right: hits bool [T,S,N] in each cell, clean bool [N] without corruption."""
+    """Whether a model is right on every image.
+
+    hits: bool [T, S, N], under corruption.
+    clean: bool [N], without corruption.
+    """
 
     hits: np.ndarray
     clean: np.ndarray
 
     def by_type(self, counts: Counts | None = None) -> np.ndarray:
-        """Error of each type, mean over severities, [T]; [R,T] with counts."""
-        return error(self.hits, counts).mean(axis=-1)
+        """Error of each type, mean over severities, [T]; [R, T] with counts."""
+        errors: np.ndarray = error(self.hits, counts).mean(axis=-1)
+        return errors
 
     def without(self, counts: Counts | None = None) -> np.ndarray:
         """Error without corruption, []; [R] with counts."""
@@ -36,45 +43,53 @@ class Measured:
 
 @dataclass(frozen=True)
 class Known:
-    """A model of which only the errors are known: errors [T], means over severities; clean: None where it is not known."""
+    """A model whose errors alone are known.
+
+    errors: [T], means over severities.
+    clean: error without corruption, None where it is unknown.
+    """
 
     errors: np.ndarray
     clean: float | None = None
 
     def by_type(self, counts: Counts | None = None) -> np.ndarray:
+        """Error of each type, [T]."""
         return self.errors
 
     def without(self, counts: Counts | None = None) -> np.ndarray:
-        return np.float64(np.nan if self.clean is None else self.clean)
+        """Error without corruption, []; NaN where it is unknown."""
+        return np.asarray(np.nan if self.clean is None else self.clean, np.float64)
 
 
 def error(hits: np.ndarray, counts: Counts | None = None) -> np.ndarray:
-    """Error rates [...] of hits [...,N]; [R,...] with counts."""
+    """Error rates [...] of hits [..., N]; [R, ...] with counts."""
     if counts is None:
-        return 1 - hits.mean(axis=-1)
+        return np.asarray(1 - hits.mean(axis=-1))
     flat = hits.reshape(-1, hits.shape[-1]).astype(np.float64)
-    errors = 1 - counts @ flat.T / counts.sum(axis=1, keepdims=True)
+    errors: np.ndarray = 1 - counts @ flat.T / counts.sum(axis=1, keepdims=True)
     return errors.reshape(len(counts), *hits.shape[:-1])
 
 
 def _scale(model: Measured, high: float) -> Scale:
-    """One image is looked at in each cell: at the most that is as many looks apart."""
+    """Scale of a mean over cells: an image counts as at most one independent image per cell."""
     return Scale(0.0, high, finest=model.hits[..., 0].size)
 
 
 @on(lambda model: _scale(model, 1.0))
 def mce_unnormalised(model: Measured, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean error over all types and severities, in [0, 1]."""
-    return model.by_type(counts).mean(axis=-1)
+    errors: float | np.ndarray = model.by_type(counts).mean(axis=-1)
+    return errors
 
 
 @on(lambda model: _scale(model, math.inf))
 def mce(
     model: Measured, reference: Measured | Known, counts: Counts | None = None
 ) -> "float | np.ndarray":
-    """Mean corruption error as a ratio: the mean over types of sum_s error / sum_s error of the reference.
+    """Mean corruption error: mean over types of sum_s error / sum_s error of the reference.
 
-    The reference therefore has 1 itself (the paper gives per cent, 100). NaN where it makes no error in a type.
+    The reference itself has 1 (100 per cent in the paper, sec. 4). NaN where the reference makes no
+    error in a type.
     """
     return _ratios(model.by_type(counts), reference.by_type(counts))
 
@@ -82,53 +97,65 @@ def mce(
 def relative_mce(
     model: Measured, reference: Measured | Known, counts: Counts | None = None
 ) -> "float | np.ndarray":
-    """The same for the error that corruption adds: mean over types of sum_s (error - clean) / the reference's.
+    """``mce`` of the error that corruption adds: error minus error without corruption.
 
-    NaN where a type does not add to the error of the reference: the ratio then compares nothing.
+    NaN where a type does not add to the error of the reference.
     """
     own, other = (
-        each.by_type(counts) - each.without(counts)[..., None] for each in (model, reference)
+        found.by_type(counts) - found.without(counts)[..., None] for found in (model, reference)
     )
     return _ratios(own, other)
 
 
 def cosines(features: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """Cosine [N] between features [N, F] of corrupted images and those of the same images without corruption.
+    """Cosine [N] between features [N, F] of images with and without corruption.
 
-    Both are centred on the mean of the clean features: features share a large offset, which alone
-    would put every cosine near 1. 0 where an image lies on that mean.
+    Both are centred on the mean of the clean features, because features share a large offset, which
+    alone would bring every cosine near 1. The cosine is 0 where an image lies on this mean.
     """
     centre = clean.mean(axis=0, dtype=np.float64)
     own, other = features - centre, clean - centre
     lengths = np.linalg.norm(own, axis=1) * np.linalg.norm(other, axis=1)
-    return np.divide((own * other).sum(axis=1), lengths, out=np.zeros(len(own)), where=lengths > 0)
+    cosine = np.zeros(len(own))
+    np.divide((own * other).sum(axis=1), lengths, out=cosine, where=lengths > 0)
+    return cosine
 
 
-@on(Scale(-1.0, 1.0))
 @on(Scale(-1.0, 1.0))
 def feature_similarity(
     similarity: np.ndarray, counts: Counts | None = None
 ) -> "float | np.ndarray":
-    """Mean cosine over types, severities and images, at most 1: features that no corruption changes.
+    """Mean cosine over types, severities and images; 1 where no corruption changes the features.
 
-    similarity: ``cosines`` of every cell, [T, S, N]. Needs no labels.
+    similarity: ``cosines`` of every cell, [T, S, N].
     """
-    images = similarity.mean(axis=(0, 1), dtype=np.float64)
-    return images.mean() if counts is None else counts @ images / counts.sum(axis=1)
+    images: np.ndarray = similarity.mean(axis=(0, 1), dtype=np.float64)
+    if counts is None:
+        return float(images.mean())
+    resampled: np.ndarray = counts @ images / counts.sum(axis=1)
+    return resampled
 
 
 def _ratios(own: np.ndarray, reference: np.ndarray) -> "float | np.ndarray":
-    """Mean over the last axis of own / reference. Means of a few error rates: below 1e-9 is none but for rounding."""
+    """Mean over the last axis of own / reference, NaN where a reference is 0.
+
+    An error rate below 1e-9 is 0 apart from rounding.
+    """
     defined = reference > 1e-9
-    return np.where(defined, own / np.where(defined, reference, 1), np.nan).mean(axis=-1)
+    ratios: np.ndarray = np.where(defined, own / np.where(defined, reference, 1), np.nan)
+    mean: float | np.ndarray = ratios.mean(axis=-1)
+    return mean
 
 
 # --- references -----------------------------------------------------------------------------------
 
-# Errors of AlexNet on ImageNet-C, means over the five severities, as published with the benchmark; its error without
-# corruption is that of the paper's table 1.
+# Errors of AlexNet on ImageNet-C, means over the five severities, as published with the benchmark.
+# The error without corruption is from table 1 of the paper.
 ALEXNET_CLEAN = 0.435
-ALEXNET_NEEDS = "its errors are of ImageNet-C's published files; needed: source folders, its 15 types, severities 1 to 5"
+ALEXNET_NEEDS = (
+    "its errors are of ImageNet-C's published files; needed: source folders, its 15 types, "
+    "severities 1 to 5"
+)
 ALEXNET = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -149,12 +176,17 @@ ALEXNET = {
 
 
 def known(reference: str, types: Sequence[str], cells: Mapping[str, Any]) -> Known:
-    """A reference by name (``alexnet``) or from a JSON file of its errors by type under ``error``, means over severities,
-    and, if known, its ``accuracy_clean``: an encoder's part of ``metrics/corrupt.json`` is such a file.
+    """A reference by name (``alexnet``) or from a JSON file.
 
-    cells: what tells the corrupted images here from others, by name, at least ``source`` and ``severities`` (ascending). A
-    file must say the same of its own. AlexNet's are the published files of ImageNet-C, all 15 types at all five severities.
-    Raise ``ConfigError`` where there is no such reference, or where it is of other images or lacks one of the types.
+    The file holds the error by type under ``error``, means over severities, and may hold
+    ``accuracy_clean``. The metrics of one encoder under corruption are such a file.
+
+    types: of corruption, in the order of the result.
+    cells: the facts that identify the corrupted images, by name, at least ``source`` and
+        ``severities`` (ascending). A file must state the same facts. For AlexNet they are the
+        published files of ImageNet-C, all 15 types at all five severities.
+    Raises ``ConfigError`` where there is no such reference, where it is of other images, and where
+    it lacks a type.
     """
     if reference == "alexnet":
         if (
@@ -170,7 +202,10 @@ def known(reference: str, types: Sequence[str], cells: Mapping[str, Any]) -> Kno
             lacking = f"it does not say of which {key} its errors are; here it is {value}"
             raise ConfigError("reference", reference, lacking)
         if content[key] != value:
-            other = f"its {key} is {content[key]}, here it is {value}; errors of other images are no reference"
+            other = (
+                f"its {key} is {content[key]}, here it is {value}; "
+                "errors of other images are no reference"
+            )
             raise ConfigError("reference", reference, other)
     if missing := [name for name in types if name not in errors]:
         raise ConfigError("reference", reference, f"it has no error for {', '.join(missing)}")
@@ -180,18 +215,21 @@ def known(reference: str, types: Sequence[str], cells: Mapping[str, Any]) -> Kno
 
 
 def _share(value: float, count: int) -> float:
-    """The share of ``count`` that this is when a metrics file has rounded it, so that a model is to itself as 1 to 1."""
+    """The share of ``count`` images that a metrics file has rounded to ``value``.
+
+    Without rounding a model has exactly 1 against its own file.
+    """
     exact = round(value * count) / count if count else value
     return exact if rounded(exact) == rounded(value) else value
 
 
 def _read(file: str) -> tuple[dict[str, Any], dict[str, float], float | None]:
-    """All that the file holds, its errors by type and its accuracy without corruption."""
+    """The content of a file, its errors by type and its accuracy without corruption."""
     try:
         content = read_json(Path(file).expanduser())
         accuracy = content.get("accuracy_clean")
         errors = {name: float(value) for name, value in content["error"].items()}
-        if not all(0 <= each <= 1 for each in (*errors.values(), accuracy or 0)):
+        if not all(0 <= share <= 1 for share in (*errors.values(), accuracy or 0)):
             raise ValueError
         return content, errors, accuracy
     except FileNotFoundError:

@@ -1,7 +1,8 @@
-"""How well one score tells out-of-distribution (OOD) images from in-distribution (ID) ones, in NumPy.
+"""How well a score separates out-of-distribution (OOD) from in-distribution (ID) images, in NumPy.
 
-A score is high where an image looks OOD. OOD is the positive class of ``auroc``, ``aupr_ood`` and ``fpr95_ood``, ID that of
-``aupr_id`` and ``fpr95``.
+A score is high where an image looks OOD. OOD is the positive class of ``auroc``, ``aupr_ood`` and
+``fpr95_ood``. ID is the positive class of ``aupr_id`` and ``fpr95``. Letters in shapes: N ID
+images, M OOD images, R resamples.
 """
 
 import numpy as np
@@ -15,10 +16,10 @@ AUROC = intervals.Scale(finest=2)
 
 
 def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> dict[str, float]:
-    """All metrics of one detector: ``auroc`` (with its 95 % interval), ``aupr_ood``, ``aupr_id``, ``fpr95`` and
-    ``fpr95_ood``.
+    """All metrics of one detector by name; ``auroc`` with its 95 % interval.
 
-    id_scores [N] and ood_scores [M]: high = OOD. Raises ``UserError`` for scores that are not finite or absent.
+    id_scores [N] and ood_scores [M]: high = OOD.
+    Raises ``UserError`` where there are no scores, or scores that are not finite.
     """
     for name, scores in (("in-distribution", id_scores), ("OOD", ood_scores)):
         if not len(scores):
@@ -27,7 +28,8 @@ def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) 
             )
         if bad := int((~np.isfinite(scores)).sum()):
             raise UserError(
-                f"{bad} of {len(scores)} {name} scores are NaN or infinite; the encoder may have diverged"
+                f"{bad} of {len(scores)} {name} scores are NaN or infinite; "
+                "the encoder may have diverged"
             )
     low, high = auroc_interval(id_scores, ood_scores, resamples=resamples, seed=seed)
     return {
@@ -42,7 +44,7 @@ def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) 
 
 
 def auroc(id_scores: Array, ood_scores: Array) -> float:
-    """Probability that an OOD score exceeds an ID score, ties counting half (Mann-Whitney U): exact."""
+    """Exact probability that an OOD score exceeds an ID score; ties count half (Mann-Whitney U)."""
     ordered = np.sort(id_scores)
     below = np.searchsorted(ordered, ood_scores, "left").sum(dtype=np.int64)
     up_to = np.searchsorted(ordered, ood_scores, "right").sum(dtype=np.int64)
@@ -52,17 +54,18 @@ def auroc(id_scores: Array, ood_scores: Array) -> float:
 def auroc_interval(
     id_scores: Array, ood_scores: Array, *, resamples: int, seed: int
 ) -> tuple[float, float]:
-    """95 % interval of ``auroc``: ``prosmin.metrics.intervals`` with the variance of the bootstrap, ID and OOD images resampled apart."""
+    """95 % interval of ``auroc`` by the bootstrap, which resamples ID and OOD images separately."""
     drawn = auroc_resamples(id_scores, ood_scores, resamples=resamples, seed=seed)
     value, images = auroc(id_scores, ood_scores), len(id_scores) + len(ood_scores)
     return intervals.from_resamples(value, drawn, images, AUROC)
 
 
 def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> Array:
-    """``auroc`` of each resample [R].
+    """``auroc`` of each resample, [R].
 
-    A resample is a multinomial weight on each image, so that the scores are sorted once and a resample costs two
-    cumulative sums. The same seed and counts give the same resamples: intervals of several detectors are paired.
+    A resample gives each image a weight: how often it is drawn. So the scores are sorted only once,
+    and a resample costs two cumulative sums. The same seed and numbers of images give the same
+    resamples, so intervals of several detectors are paired.
     """
     rng = generator(seed, "resamples of two sets", len(id_scores), len(ood_scores))
     order = np.argsort(id_scores)
@@ -74,47 +77,39 @@ def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed
     found = []
     for start in range(0, resamples, 64):
         count = min(64, resamples - start)
-        id_weight = _resample(rng, len(id_scores), count)[order]
-        ood_weight = _resample(rng, len(ood_scores), count)
-        mass = np.concatenate(
-            [np.zeros((1, count)), np.cumsum(id_weight, axis=0)]
-        )  # weight of the i lowest ID scores
+        id_weight = intervals.resample_columns(rng, len(id_scores), count)[order]
+        ood_weight = intervals.resample_columns(rng, len(ood_scores), count)
+        # mass[i]: weight of the i lowest ID scores.
+        mass = np.concatenate([np.zeros((1, count)), np.cumsum(id_weight, axis=0)])
         beaten = (mass[below] + mass[up_to]) / 2 if tied else mass[below]
         found.append(np.einsum("mr,mr->r", ood_weight, beaten) / pairs)
     return np.concatenate(found)
 
 
-def _resample(rng: np.random.Generator, images: int, count: int) -> Array:
-    """How often each image is drawn in each of ``count`` resamples with replacement [images,count]."""
-    drawn = rng.integers(images, size=(images, count)) * count + np.arange(count)
-    return (
-        np.bincount(drawn.ravel(), minlength=images * count)
-        .reshape(images, count)
-        .astype(np.float64)
-    )
-
-
 def _rates(positive: Array, negative: Array) -> tuple[Array, Array, Array]:
-    """Counts of positives and negatives at or above each distinct score, and the scores, highest first."""
+    """Numbers of positives and negatives at or above each distinct score, and these scores.
+
+    The highest score comes first.
+    """
     scores = np.concatenate([positive, negative])
     order = np.argsort(-scores, kind="stable")
-    last = np.append(
-        np.flatnonzero(np.diff(scores[order])), len(scores) - 1
-    )  # the last of each run of ties
+    # The position of the last of equal scores.
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     hits = np.cumsum(order < len(positive))[last]
     return hits, last + 1 - hits, scores[order][last]
 
 
 def average_precision(positive: Array, negative: Array) -> float:
-    """Area under the precision-recall curve as the step sum ``sum_n (R_n - R_(n-1)) P_n`` over distinct scores."""
+    """Area under the precision-recall curve: ``sum_n (R_n - R_(n-1)) P_n`` over distinct scores."""
     hits, alarms, _ = _rates(positive, negative)
     return float(np.sum(np.diff(hits, prepend=0) / len(positive) * hits / (hits + alarms)))
 
 
 def fpr95(id_scores: Array, ood_scores: Array) -> float:
-    """Share of OOD accepted as ID at the lowest threshold that accepts at least 95 % of ID (accepted: score <= it).
+    """Share of OOD images accepted at the lowest threshold that accepts 95 % of ID images.
 
-    ID is the positive class, as in ODIN (Liang et al. 2018) and Energy (Liu et al. 2020).
+    An image is accepted where score <= threshold. The threshold accepts at least 95 %. ID is the
+    positive class, as in ODIN (Liang et al. 2018) and Energy (Liu et al. 2020).
     """
     rank = -(-95 * len(id_scores) // 100)  # ceil(0.95 n) without rounding error
     threshold = np.partition(id_scores, rank - 1)[rank - 1]
@@ -122,17 +117,19 @@ def fpr95(id_scores: Array, ood_scores: Array) -> float:
 
 
 def fpr95_ood(id_scores: Array, ood_scores: Array) -> float:
-    """Share of ID rejected as OOD at the highest threshold that rejects at least 95 % of OOD (rejected: score >= it).
+    """Share of ID images rejected at the highest threshold that rejects 95 % of OOD images.
 
-    OOD is the positive class: the number that OpenOOD calls FPR@95 and pytorch-ood FPR95TPR.
+    An image is rejected where score >= threshold. The threshold rejects at least 95 %. OOD is the
+    positive class: OpenOOD calls this number FPR@95, pytorch-ood calls it FPR95TPR.
     """
     return fpr95(-ood_scores, -id_scores)
 
 
 def roc_curve(id_scores: Array, ood_scores: Array, points: int = 100) -> tuple[Array, Array]:
-    """``fpr`` and ``tpr`` from (0, 0) to (1, 1): vertices of the exact curve, thinned to at most ``points``.
+    """``fpr`` and ``tpr`` from (0, 0) to (1, 1): at most ``points`` vertices of the exact curve.
 
-    The vertices kept are spread evenly along the curve's length (in fpr + tpr), so both steep ends stay sharp.
+    The vertices are spread evenly along the length of the curve (in fpr + tpr), so that both steep
+    ends stay sharp.
     """
     hits, alarms, _ = _rates(ood_scores, id_scores)
     fpr = np.append(0, alarms) / len(id_scores)
@@ -147,6 +144,6 @@ def roc_curve(id_scores: Array, ood_scores: Array, points: int = 100) -> tuple[A
 
 
 def spread(scores: Array, count: int) -> Array:
-    """Positions of at most ``count`` images at evenly spaced ranks of their scores, lowest score first."""
+    """Positions of at most ``count`` images at evenly spaced ranks, lowest score first."""
     order = np.argsort(scores, kind="stable")
     return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(np.int64)]

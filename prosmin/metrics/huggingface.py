@@ -1,18 +1,18 @@
 """The metrics of this package as modules of the library ``evaluate``, for use outside the pipeline.
 
-    from prosmin import hf
-    hf.ECE().compute(predictions=probabilities, references=labels)             # {"ece": 0.031}
-    hf.Accuracy().compute(predictions=logits, references=labels, bootstrap=1000, seed=0)
+    from prosmin.metrics import huggingface
+    huggingface.ECE().compute(predictions=probabilities, references=labels)  # {"ece": 0.031}
+    huggingface.Accuracy().compute(predictions=logits, references=labels, bootstrap=1000, seed=0)
     # {"accuracy": 0.91, "accuracy_low": 0.89, "accuracy_high": 0.93}
 
-Each takes predictions and references, all at once or by ``add_batch``, and gives what docs/evaluation.md defines under that
-name. Nothing is fetched, and samples are kept in memory. Letters in shapes: N samples, C classes, D dimensions.
+Each module takes predictions and references, all at once or by ``add_batch``. Its definition is
+that of ``prosmin.metrics.catalogue``. Nothing is downloaded, and samples are kept in memory.
+Letters in shapes: N samples, C classes, D dimensions.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import evaluate
 import numpy as np
@@ -20,44 +20,48 @@ from datasets import Features, Sequence, Value
 
 from prosmin.common.errors import UserError
 from prosmin.metrics import calibration, classification, detection, selective
-from prosmin.metrics.intervals import PROPORTION, Scale, on
+from prosmin.metrics.catalogue import entry_of
+from prosmin.metrics.intervals import PROPORTION, Counts, Scale, on
 
 CLASSES = {"predictions": Sequence(Value("float64")), "references": Value("int64")}
 SCORES = {"predictions": Value("float64"), "references": Value("int64")}
 INTERVALS = {"predictions": Sequence(Value("float64")), "references": Sequence(Value("float64"))}
 
 
-class Module(evaluate.Metric):
-    """What the modules share. A subclass has a ``name``, the ``columns`` of its input and a ``measure``.
+class Module(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+    """Base class of the modules. The docstring of a module describes its input.
 
-    compute: predictions, references, and where the module takes them, bootstrap, the number of resamples behind a 95 %
-    interval (0: none), and seed. Raises ``UserError`` for values from which the metric cannot be computed.
+    compute: takes predictions and references. bootstrap: number of resamples behind a 95 %
+        interval, 0 for none. seed: of the resamples.
+        Raises ``UserError`` for values from which the metric cannot be computed.
+
+    name: key of the value in the result.
+    metric: name in ``prosmin.metrics.catalogue``, where it is not ``name``.
+    columns: types of the input.
     """
 
-    name: str
-    columns: dict[str, Any] = CLASSES
-    citation: str = ""
+    name: ClassVar[str]
+    metric: ClassVar[str] = ""
+    columns: ClassVar[dict[str, Any]] = CLASSES
+    citation: ClassVar[str] = ""
+    measure: ClassVar[Any]
 
     def __init__(self, **settings: Any):
         super().__init__(**{"keep_in_memory": True} | settings)
 
     def _info(self) -> evaluate.MetricInfo:
+        entry = entry_of(self.metric or self.name)
         return evaluate.MetricInfo(
-            description=type(self).__doc__ or "",
+            description=f"{entry.definition} Range {entry.range}. {type(self).__doc__}",
             citation=self.citation,
             inputs_description=Module.__doc__ or "",
             features=Features(self.columns),
         )
 
-    def measure(
-        self, predictions: np.ndarray, references: np.ndarray, counts: classification.Counts | None
-    ) -> Any:
-        raise NotImplementedError
-
     def _compute(
         self, predictions: Any, references: Any, bootstrap: int = 0, seed: int = 0, **settings: Any
     ) -> dict[str, float]:
-        given = [np.asarray(each) for each in (predictions, references)]
+        given = np.asarray(predictions), np.asarray(references)
         metric = partial(self.measure, *given, **settings)
         if not bootstrap:
             return {self.name: float(metric(None))}
@@ -65,93 +69,94 @@ class Module(evaluate.Metric):
 
 
 class Accuracy(Module):
-    """Share of samples whose highest-scored class is the label, in [0, 1]; logits or probabilities [N, C]."""
+    """Predictions: logits or probabilities [N, C]."""
 
     name = "accuracy"
     measure = staticmethod(classification.accuracy)
 
 
 class TopKAccuracy(Module):
-    """Share of samples whose label is among the ``k`` (default 5) highest-scored classes, in [0, 1]; scores [N, C]."""
+    """Predictions: scores [N, C]. ``k`` (default 5) replaces the five."""
 
-    name = "accuracy_top_k"
+    name, metric = "accuracy_top_k", "accuracy_top5"
 
+    @staticmethod
     @on(PROPORTION)
     def measure(
-        self,
-        predictions: np.ndarray,
-        references: np.ndarray,
-        counts: classification.Counts | None,
-        k: int = 5,
+        predictions: np.ndarray, references: np.ndarray, counts: Counts | None, k: int = 5
     ) -> Any:
+        """Top-k accuracy on the samples, or on each resample."""
         return classification.top_k_accuracy(predictions, references, k, counts)
 
 
 class NLL(Module):
-    """Mean negative log-likelihood of the labels in nats; logits or log-probabilities [N, C]."""
+    """Predictions: logits or log-probabilities [N, C]. The value is in nats."""
 
     name = "nll"
     measure = staticmethod(classification.nll)
 
 
 class Brier(Module):
-    """Mean squared error of the probabilities [N, C] summed over classes, in [0, 2]."""
+    """Predictions: probabilities [N, C]."""
 
-    name, citation = (
-        "brier",
-        "Brier 1950, Verification of forecasts expressed in terms of probability",
-    )
+    name = "brier"
+    citation = "Brier 1950, Verification of forecasts expressed in terms of probability"
     measure = staticmethod(classification.brier)
 
 
 class ECE(Module):
-    """Expected calibration error of the top label over 15 bins of equal width, in [0, 1]; probabilities [N, C]."""
+    """Predictions: probabilities [N, C]."""
 
     name, citation = "ece", "Guo et al. 2017, On calibration of modern neural networks, eq. 3"
     measure = staticmethod(calibration.ece)
 
 
 class AdaptiveECE(Module):
-    """Expected calibration error of the top label over 15 bins of equal mass, in [0, 1]; probabilities [N, C]."""
+    """Predictions: probabilities [N, C]."""
 
-    name, citation = (
-        "ece_adaptive",
-        "Nguyen & O'Connor 2015; Nixon et al. 2019, Measuring calibration in deep learning",
-    )
+    name = "ece_adaptive"
+    citation = "Nguyen & O'Connor 2015; Nixon et al. 2019, Measuring calibration in deep learning"
     measure = staticmethod(calibration.ece_adaptive)
 
 
 class ClasswiseECE(Module):
-    """Mean over classes of the equal-width calibration error of each class's probability, in [0, 1]; [N, C]."""
+    """Predictions: probabilities [N, C]."""
 
     name, citation = "ece_classwise", "Kull et al. 2019, Beyond temperature scaling, eq. 3"
     measure = staticmethod(calibration.ece_classwise)
 
 
 class AURC(Module):
-    """Area under the curve of risk against coverage of the top label's confidence, in [0, 1]; probabilities [N, C]."""
+    """Predictions: probabilities [N, C]."""
 
     name, citation = "aurc", "Geifman et al. 2019, Bias-reduced uncertainty estimation, sec. 3"
     measure = staticmethod(selective.aurc)
 
 
 class OODDetection(Module):
-    """``auroc``, ``aupr_ood``, ``aupr_id``, ``fpr95`` (ID is positive) and ``fpr95_ood`` (OOD is positive, as in OpenOOD and
-    pytorch-ood) of OOD scores [N], high where a sample looks out of distribution; references [N]: 1 = OOD, 0 = in distribution. ``bootstrap`` gives the interval of ``auroc``."""
+    """Predictions: OOD scores [N], high where a sample looks OOD. References [N]: 1 = OOD, 0 = ID.
+
+    The result also has ``aupr_ood``, ``aupr_id``, ``fpr95`` (ID is the positive class) and
+    ``fpr95_ood`` (OOD is the positive class). ``bootstrap`` gives the interval of ``auroc``.
+    """
 
     name, columns = "auroc", SCORES
-    citation = "Hendrycks & Gimpel 2017, A baseline for detecting misclassified and out-of-distribution examples"
+    citation = (
+        "Hendrycks & Gimpel 2017, A baseline for detecting misclassified and out-of-distribution "
+        "examples"
+    )
 
     def _compute(
-        self, predictions: Any, references: Any, bootstrap: int = 0, seed: int = 0
+        self, predictions: Any, references: Any, bootstrap: int = 0, seed: int = 0, **settings: Any
     ) -> dict[str, float]:
         scores, positive = np.asarray(predictions, np.float64), np.asarray(references)
         if other := set(np.unique(positive).tolist()) - {0, 1}:
             raise UserError(
                 f"references hold {min(other)}; they must be 0 (in distribution) or 1 (OOD)"
             )
+        id_scores, ood_scores = scores[positive == 0], scores[positive == 1]
         found = detection.evaluate(
-            scores[positive == 0], scores[positive == 1], resamples=max(bootstrap, 1), seed=seed
+            id_scores, ood_scores, resamples=max(bootstrap, 1), seed=seed, **settings
         )
         return {
             key: value for key, value in found.items() if bootstrap or not key.startswith("auroc_")
@@ -159,19 +164,19 @@ class OODDetection(Module):
 
 
 class Coverage(Module):
-    """Share of values [N, D] inside the central ``level`` (default 0.9) interval of the Gaussians predicted for them;
-    predictions [N, 2 D]: D means and then D standard deviations. Resamples take whole rows."""
+    """Predictions: Gaussians [N, 2 D], D means and then D standard deviations; references [N, D].
+
+    ``level`` (default 0.9): of the central interval. Resamples draw whole rows.
+    """
 
     name, columns = "coverage", INTERVALS
 
+    @staticmethod
     @on(Scale())
     def measure(
-        self,
-        predictions: np.ndarray,
-        references: np.ndarray,
-        counts: classification.Counts | None,
-        level: float = 0.9,
+        predictions: np.ndarray, references: np.ndarray, counts: Counts | None, level: float = 0.9
     ) -> Any:
+        """Coverage of the samples, or of each resample."""
         from scipy.special import ndtri
 
         if not 0 < level < 1:
@@ -182,38 +187,40 @@ class Coverage(Module):
 
 
 class CRPS(Module):
-    """Mean continuous ranked probability score of values [N, D] under the Gaussians predicted for them, in the unit of the
-    values; predictions [N, 2 D]: D means and then D standard deviations. Resamples take whole rows."""
+    """Predictions: Gaussians [N, 2 D], D means and then D standard deviations; references [N, D].
+
+    The value is in the unit of the references. Resamples draw whole rows.
+    """
 
     name, columns = "crps", INTERVALS
     citation = (
         "Gneiting & Raftery 2007, Strictly proper scoring rules, prediction, and estimation, eq. 21"
     )
 
+    @staticmethod
     @on(Scale(0.0, math.inf))
-    def measure(
-        self, predictions: np.ndarray, references: np.ndarray, counts: classification.Counts | None
-    ) -> Any:
+    def measure(predictions: np.ndarray, references: np.ndarray, counts: Counts | None) -> Any:
+        """CRPS of the samples, or of each resample."""
         import torch
 
         from prosmin import scoring
 
         mu, sigma = _gaussians(predictions, references)
-        score = (
-            scoring.crps(*map(torch.from_numpy, (mu, sigma, references))) / 2
-        )  # which is twice the CRPS
+        tensors = [torch.from_numpy(values) for values in (mu, sigma, references)]
+        score = scoring.crps(tensors[0], tensors[1], tensors[2]) / 2  # it is twice the CRPS
         return classification.mean(score.numpy().mean(axis=1), counts)
 
 
 def _gaussians(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The means and standard deviations [N, D] in predictions [N, 2 D] of references [N, D]."""
-    if (
-        predictions.ndim != 2
-        or references.ndim != 2
-        or predictions.shape[1] != 2 * references.shape[1]
-    ):
+    """The means and standard deviations [N, D] in predictions [N, 2 D] of references [N, D].
+
+    Raises ``UserError`` for other shapes, numbers that are not finite, and deviations of 0 or less.
+    """
+    flat = predictions.ndim != 2 or references.ndim != 2
+    if flat or predictions.shape[1] != 2 * references.shape[1]:
         raise UserError(
-            f"predictions of shape {predictions.shape} for values of shape {references.shape}; needed: [N, 2 D]"
+            f"predictions of shape {predictions.shape} for values of shape {references.shape}; "
+            "needed: [N, 2 D]"
         )
     if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
         raise UserError("predictions or values are not finite numbers")
@@ -223,6 +230,16 @@ def _gaussians(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndar
     return mu, sigma
 
 
-MODULES: tuple[Callable[..., Module], ...] = (
-    Accuracy, TopKAccuracy, NLL, Brier, ECE, AdaptiveECE, ClasswiseECE, AURC, OODDetection, Coverage, CRPS,
-)  # fmt: skip
+MODULES: tuple[type[Module], ...] = (
+    Accuracy,
+    TopKAccuracy,
+    NLL,
+    Brier,
+    ECE,
+    AdaptiveECE,
+    ClasswiseECE,
+    AURC,
+    OODDetection,
+    Coverage,
+    CRPS,
+)

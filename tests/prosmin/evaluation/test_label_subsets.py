@@ -9,7 +9,7 @@ from prosmin.common.errors import UserError
 from prosmin.common.seeds import generator
 from prosmin.evaluation import label_subsets
 from prosmin.evaluation.label_subsets import count_classes, few_labels, stratified_holdout
-from prosmin.metrics import classification, detection
+from prosmin.metrics import detection, intervals
 
 
 def test_classes_are_those_of_the_split_fitted_to():
@@ -57,11 +57,11 @@ def test_labels_held_out_and_resampled_have_streams_of_their_own(monkeypatch):
         first.append(generator(*key).integers(2**62))
         return generator(*key)
 
-    for module in (label_subsets, classification, detection):
+    for module in (label_subsets, intervals, detection):
         monkeypatch.setattr(module, "generator", noted)
     stratified_holdout(np.arange(5), 0.5, 0)
     few_labels(np.repeat([0, 1], 5), 5, 0, 0)
-    next(classification.resamples(5, 1, 0))
+    next(intervals.resamples(5, 1, 0))
     detection.auroc_resamples(np.arange(5.0), np.arange(5.0), resamples=1, seed=0)
     assert len(set(first)) == len(first) == 4
 

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from prosmin import scoring
 from prosmin.evaluation import prediction
 from prosmin.evaluation.prediction import Seeing, best_constant, fit_normalisation, rank_correlation
-from prosmin.metrics import classification
+from prosmin.metrics import intervals
 from prosmin.models import store
 from prosmin.objectives.prosmin import normalise_targets
 from prosmin.objectives.settings import NORMALISATIONS
@@ -149,7 +149,7 @@ def test_the_rank_correlation_is_scipys_of_the_repeated_samples(decimals):
     if decimals is not None:
         one, other = one.round(decimals), other.round(decimals)
     assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
-    for counts in classification.resamples(40, 3, 0):
+    for counts in intervals.resamples(40, 3, 0):
         expected = [
             spearmanr(*(np.repeat(each, row.astype(int)) for each in (one, other))).statistic
             for row in counts

@@ -1,4 +1,4 @@
-"""Calibration errors against torchmetrics, a bin-by-bin re-derivation and hand-worked cases; temperature scaling."""
+"""Calibration errors against torchmetrics, a loop over bins and hand-worked cases; temperature."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def predictions(n=600, classes=5, seed=0, sharpen=1.5):
 
 
 def binary(*pairs):
-    """Probabilities and labels of two classes from pairs (confidence in class 0, whether that is right)."""
+    """Probabilities and labels of two classes from pairs (confidence in class 0, is right)."""
     confidence, right = map(np.array, zip(*pairs, strict=True))
     return np.stack([confidence, 1 - confidence], 1), 1 - right.astype(int)
 
@@ -94,7 +94,7 @@ def test_hand_worked_errors():
     pairs = binary((0.6, True), (0.7, False), (0.8, True), (0.9, True))
     # Halves: all four lie in (0.5, 1]: |mean confidence 0.75 - accuracy 0.75| = 0.
     assert calibration.ece(*pairs, bins=2) == pytest.approx(0)
-    # Equal mass: {0.6, 0.7} gives |0.65 - 0.5|, {0.8, 0.9} gives |0.85 - 1|, each half of the samples.
+    # Equal mass: {0.6, 0.7} gives |0.65 - 0.5|, {0.8, 0.9} gives |0.85 - 1|, half the samples each.
     assert calibration.ece_adaptive(*pairs, bins=2) == pytest.approx(0.15)
     # Three bins of 4/3 samples: gaps -.4 + .7/3, .7 * 2/3 - .2 * 2/3, -.2 / 3 - .1.
     oracle = (abs(-0.4 + 0.7 / 3) + abs(0.7 * 2 / 3 - 0.2 * 2 / 3) + abs(-0.2 / 3 - 0.1)) / 4

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, torchmetrics, SciPy and hand-worked cases; the bootstrap against plain resampling."""
+"""Metrics against scikit-learn, SciPy and hand-worked cases; counts against repeated samples."""
 
 from functools import partial
 
@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax as scipy_softmax
-from scipy.stats import bootstrap, multinomial
+from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from prosmin.common.errors import UserError
-from prosmin.metrics import calibration, classification
+from prosmin.metrics import calibration, classification, intervals
 
 
 def predictions(n=400, classes=7, seed=0):
@@ -105,7 +105,7 @@ def test_the_order_of_the_samples_does_not_matter(metric, seed, coarse):
 @every_metric
 def test_counts_mean_what_repeating_the_samples_means(metric):
     _, probabilities, labels = predictions(100, 4)
-    counts = np.concatenate(list(classification.resamples(100, 5, seed=1)))
+    counts = np.concatenate(list(intervals.resamples(100, 5, seed=1)))
     rows = [np.repeat(np.arange(100), row.astype(int)) for row in counts]
     repeated = [metric(probabilities[row], labels[row]) for row in rows]
     np.testing.assert_allclose(metric(probabilities, labels, counts), repeated, atol=1e-12)
@@ -147,25 +147,6 @@ def test_logits_are_not_taken_for_probabilities(name):
 def test_a_top_k_that_says_nothing_is_refused(k):
     with pytest.raises(UserError, match=f"top-{k} accuracy with 4 classes"):
         classification.top_k_accuracy(np.zeros((2, 4)), np.zeros(2, int), k)
-
-
-def test_resamples_are_multinomial_and_repeatable_in_blocks(monkeypatch):
-    monkeypatch.setattr(
-        classification, "_BLOCK", 50 * 300
-    )  # 300 rows a block, so the last of 2000 is a short one
-    blocks = list(classification.resamples(50, 2000, seed=3))
-    counts = np.concatenate(blocks)
-    assert [len(block) for block in blocks] == [300] * 6 + [200]
-    assert (counts.sum(1) == 50).all()
-    expected = multinomial(50, np.full(50, 1 / 50)).cov()
-    np.testing.assert_allclose(counts.mean(0), 1, atol=0.12)
-    np.testing.assert_allclose(np.cov(counts.T), expected, atol=0.2)
-    np.testing.assert_array_equal(
-        counts, np.concatenate(list(classification.resamples(50, 2000, seed=3)))
-    )
-    assert not np.array_equal(
-        counts, np.concatenate(list(classification.resamples(50, 2000, seed=4)))
-    )
 
 
 def test_the_interval_of_a_mean_equals_scipy_bootstrap():

@@ -7,7 +7,7 @@ import pytest
 
 from prosmin import corruptions
 from prosmin.common.errors import ConfigError
-from prosmin.metrics import classification, corruption_error
+from prosmin.metrics import corruption_error, intervals
 from prosmin.metrics.corruption_error import Known, Measured
 
 # Two types, two severities, four images.
@@ -65,7 +65,7 @@ def test_resamples_are_the_same_numbers_on_repeated_images():
     own, other = rng.random((2, 3, 5, 40)) < [[[[0.8]]], [[[0.5]]]]
     clean, other_clean = rng.random((2, 40)) < [[0.95], [0.9]]
     model, reference = Measured(own, clean), Measured(other, other_clean)
-    counts = next(classification.resamples(40, 7, seed=0))
+    counts = next(intervals.resamples(40, 7, seed=0))
     for row, repeats in enumerate(counts.astype(int)):
         again = [np.repeat(each, repeats, axis=-1) for each in (own, clean, other, other_clean)]
         repeated, repeated_reference = Measured(*again[:2]), Measured(*again[2:])
@@ -85,13 +85,16 @@ def test_resamples_are_the_same_numbers_on_repeated_images():
 
 
 def test_a_model_has_1_against_itself_in_every_resample():
-    counts = next(classification.resamples(4, 50, seed=0))
+    counts = next(intervals.resamples(4, 50, seed=0))
     values = corruption_error.mce(B, B, counts)
     assert np.isclose(values, 1).sum() + np.isnan(values).sum() == 50
 
 
 def test_a_known_reference_by_hand():
-    """Errors .375 and .375 of the types; .375 / .75 and .375 / .5. Added: the same, against .75 - .25 and .5 - .25."""
+    """The types have errors .375 and .375: ratios .375 / .75 and .375 / .5.
+
+    Added errors: the same, against .75 - .25 and .5 - .25.
+    """
     assert corruption_error.mce(A, Known(np.array([0.75, 0.5]))) == pytest.approx((0.5 + 0.75) / 2)
     assert corruption_error.relative_mce(A, Known(np.array([0.75, 0.5]), 0.25)) == pytest.approx(
         (0.75 + 1.5) / 2
@@ -138,7 +141,10 @@ def test_a_file_of_errors_is_a_reference(tmp_path):
 
 
 def test_rounded_errors_are_read_as_the_counts_that_they_are(tmp_path):
-    """1 and 250 wrong of 5 x 50, 0.004 and 1; 16 right of 49 is 0.326531. What is no such share stays as it is."""
+    """1 and 250 wrong of 5 x 50 are 0.004 and 1; 16 right of 49 is 0.326531.
+
+    A number that is no such share is left as it is.
+    """
     cells = CELLS | {"n": 49}
     content = {
         "accuracy_clean": 0.326531,

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import generator
-from prosmin.metrics import detection
+from prosmin.metrics import detection, intervals
 
 
 @pytest.mark.parametrize("shape", ["continuous", "tied"])
@@ -29,10 +29,11 @@ def test_metrics_are_the_libraries(shape):
     assert found["aupr_id"] == pytest.approx(average_precision_score(1 - target, -both), abs=1e-12)
     library = OODMetrics().update(torch.from_numpy(both), torch.from_numpy(-target)).compute()
     assert found["auroc"] == pytest.approx(library["AUROC"], abs=1e-9)
-    # The library integrates precision by trapezes, which differs from the step sum by less than a step.
+    # The library integrates precision by trapezes, which differ from the step sum by under a step.
     assert found["aupr_ood"] == pytest.approx(library["AUPR-OUT"], abs=0.01)
     assert found["aupr_id"] == pytest.approx(library["AUPR-IN"], abs=0.01)
-    # The library's FPR95, as OpenOOD's, rejects 95 % of OOD; with both classes and signs swapped it accepts 95 % of ID.
+    # The FPR95 of the library, like that of OpenOOD, rejects 95 % of OOD. With classes and signs
+    # swapped it accepts 95 % of ID.
     assert found["fpr95_ood"] == pytest.approx(library["FPR95TPR"], abs=1e-6)
     assert found["fpr95"] == pytest.approx(
         fpr_at_tpr(torch.from_numpy(-both), torch.from_numpy(target - 1)).item()
@@ -73,7 +74,7 @@ def test_swapping_the_classes_mirrors_auroc(inside, outside):
 
 
 def test_metrics_by_hand():
-    """ID 1 2 3, OOD 2 4: of six pairs four are won (2>1, 4>1, 4>2, 4>3), one is tied (2=2), one is lost (2<3)."""
+    """ID 1 2 3, OOD 2 4: of six pairs four are won (2>1, 4>1, 4>2, 4>3), one tied, one lost."""
     inside, outside = np.array([1.0, 2, 3]), np.array([2.0, 4])
     assert detection.auroc(inside, outside) == 4.5 / 6
     assert (
@@ -109,7 +110,7 @@ def test_an_empty_side_is_refused():
 
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_the_auroc_interval_is_the_bootstraps(decimals):
-    """Against SciPy's generic bootstrap of the AUROC counted pair by pair, with and without ties."""
+    """SciPy's bootstrap of the AUROC, counted pair by pair, is the reference; also with ties."""
     rng = np.random.default_rng(0)
     inside, outside = rng.normal(size=90), rng.normal(size=60) + 1
     if decimals is not None:
@@ -126,7 +127,9 @@ def test_a_resample_by_weights_is_the_auroc_of_the_repeated_images():
     rng = np.random.default_rng(3)
     inside, outside = rng.integers(0, 9, 20), rng.integers(3, 12, 15)
     state = generator(5, "resamples of two sets", 20, 15)
-    id_weight, ood_weight = (detection._resample(state, n, 1)[:, 0].astype(int) for n in (20, 15))
+    id_weight, ood_weight = (
+        intervals.resample_columns(state, n, 1)[:, 0].astype(int) for n in (20, 15)
+    )
     assert id_weight.sum() == 20 and ood_weight.sum() == 15
     expected = detection.auroc(np.repeat(inside, id_weight), np.repeat(outside, ood_weight))
     assert detection.auroc_resamples(inside, outside, resamples=1, seed=5) == pytest.approx(

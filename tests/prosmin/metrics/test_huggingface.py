@@ -1,4 +1,4 @@
-"""The modules for ``evaluate`` against torchmetrics, scikit-learn and values by hand, in one go and by batches."""
+"""The modules for ``evaluate`` against torchmetrics, scikit-learn and hand-worked values."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from prosmin.common.errors import UserError
 from prosmin.metrics import huggingface
+from prosmin.metrics.catalogue import entry_of
 from prosmin.metrics.classification import softmax
 
 RNG = np.random.default_rng(0)
@@ -134,6 +135,8 @@ def test_what_cannot_be_measured_is_refused(module, given, truth, words):
         module().compute(predictions=given, references=truth)
 
 
-def test_every_module_says_what_it_takes_and_gives():
-    for module in huggingface.MODULES:
-        assert "[N" in module.__doc__ and module().description == module.__doc__
+@pytest.mark.parametrize("module", huggingface.MODULES)
+def test_a_module_describes_its_input_and_has_the_definition_of_the_catalogue(module):
+    entry = entry_of(module.metric or module.name)
+    assert "[N" in module.__doc__
+    assert module().description == f"{entry.definition} Range {entry.range}. {module.__doc__}"

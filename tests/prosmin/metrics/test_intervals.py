@@ -1,10 +1,10 @@
-"""The 95 % intervals hold the truth as often as they say: 1000 repetitions on synthetic data whose truth is known."""
+"""95 % intervals hold a known truth as often as they claim, over 1000 synthetic test sets."""
 
 from functools import partial
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm, t
+from scipy.stats import binomtest, multinomial, norm, t
 
 from prosmin.evaluation import prediction
 from prosmin.metrics import (
@@ -42,7 +42,7 @@ def accuracy(seed: int) -> tuple[float, float]:
 
 
 def brier(seed: int) -> tuple[float, float]:
-    """300 images of two classes with calibrated probabilities p uniform in [0, 1]: the mean of 2 p (1 - p) is 1/3."""
+    """300 images of two classes, calibrated p uniform in [0, 1]: the mean of 2 p (1 - p) is 1/3."""
     rng = np.random.default_rng(seed)
     p = rng.random(300)
     labels = (rng.random(300) < p).astype(int)
@@ -78,7 +78,7 @@ def nearly_all_right(seed: int, share: float = 0.995) -> tuple[float, float]:
 
 
 def rare_confident_errors(metric, seed: int) -> tuple[float, float]:
-    """360 images whose true class has probability 0.999, and 0.001 of them are of the other class: calibrated."""
+    """360 images with probability 0.999 for one class; 0.001 are of the other class: calibrated."""
     wrong = (np.random.default_rng(seed).random(360) < 0.001).astype(int)
     probabilities = np.tile([0.999, 0.001], (360, 1))
     return of(
@@ -141,6 +141,7 @@ def test_they_still_do_near_the_ends_of_the_range(interval, truth):
     assert share_inside(interval, truth, 300) >= 0.93
 
 
+ALL_RIGHT = corruption_error.Measured(np.ones((2, 2, 360), bool), np.ones(360, bool))
 PERFECT = np.log(np.eye(10)[np.arange(360) % 10] * 0.999 + 0.0001), np.arange(360) % 10
 
 
@@ -155,7 +156,7 @@ PERFECT = np.log(np.eye(10)[np.arange(360) % 10] * 0.999 + 0.0001), np.arange(36
         *((partial(each, np.eye(10)[PERFECT[1]], PERFECT[1]), (0, 1))
           for each in (calibration.ece, calibration.ece_adaptive, calibration.ece_classwise)),
         (partial(prediction.rank_correlation, np.arange(360.0), np.arange(360.0)), (-1, 1)),
-        (partial(corruption_error.mce_unnormalised, corruption_error.Measured(np.ones((2, 2, 360), bool), np.ones(360, bool))), (0, 1)),
+        (partial(corruption_error.mce_unnormalised, ALL_RIGHT), (0, 1)),
         (partial(classification.mean_share, np.ones(360)), (0, 1)),
     ],
 )  # fmt: skip
@@ -208,3 +209,39 @@ def test_over_draws_of_the_labels_it_is_students_and_wilsons_together():
     assert intervals.over_draws([1.0, 1.0, 1.0], 50) == pytest.approx(
         (1, intervals.wilson(1, 50)[0], 1)
     )
+
+
+def test_resamples_are_multinomial_and_repeatable_in_blocks(monkeypatch):
+    # 300 rows per block, so the last block of 2000 rows is shorter.
+    monkeypatch.setattr(intervals, "_BLOCK", 50 * 300)
+    blocks = list(intervals.resamples(50, 2000, seed=3))
+    counts = np.concatenate(blocks)
+    assert [len(block) for block in blocks] == [300] * 6 + [200]
+    assert (counts.sum(1) == 50).all()
+    expected = multinomial(50, np.full(50, 1 / 50)).cov()
+    np.testing.assert_allclose(counts.mean(0), 1, atol=0.12)
+    np.testing.assert_allclose(np.cov(counts.T), expected, atol=0.2)
+    np.testing.assert_array_equal(
+        counts, np.concatenate(list(intervals.resamples(50, 2000, seed=3)))
+    )
+    assert not np.array_equal(counts, np.concatenate(list(intervals.resamples(50, 2000, seed=4))))
+
+
+def test_resamples_in_columns_are_draws_with_replacement_of_the_same_generator():
+    rng, again = np.random.default_rng(5), np.random.default_rng(5)
+    counts = intervals.resample_columns(rng, 7, 4)
+    drawn = again.integers(7, size=(7, 4))
+    expected = [[(drawn[:, column] == row).sum() for column in range(4)] for row in range(7)]
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_all_metrics_see_the_same_resamples_and_none_draws_none():
+    values = np.random.default_rng(0).random(30)
+    metrics = {
+        "one": partial(classification.mean, values),
+        "two": partial(classification.mean, values),
+    }
+    found = intervals.on_resamples(metrics, 30, 50, seed=1)
+    assert found["one"].shape == (50,)
+    np.testing.assert_array_equal(found["one"], found["two"])
+    assert intervals.on_resamples({}, 30, 50, seed=1) == {}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prosmin.common.errors import UserError
-from prosmin.metrics import classification
+from prosmin.metrics import classification, intervals
 from prosmin.metrics.selective import aurc
 
 
@@ -19,7 +19,7 @@ def two_classes(confidence, right):
 
 
 def slow(confidence, right):
-    """The mean, over all orders in which confidence falls, of the mean share of errors among the n first."""
+    """Mean share of errors among the first n, over n and over all orders of falling confidence."""
     areas = []
     for order in permutations(range(len(right))):
         if all(confidence[a] >= confidence[b] for a, b in zip(order, order[1:])):
@@ -47,7 +47,7 @@ def test_by_hand():
 
 
 def test_sign_and_bounds():
-    """Wrong where unsure is better than wrong where sure; a confidence that tells nothing gives the error rate."""
+    """Unsure errors are better than sure errors; a constant confidence gives the error rate."""
     confidence, right = np.linspace(0.6, 0.9, 50), np.arange(50) >= 10
     good, bad, none = (
         aurc(*two_classes(order, right))
@@ -61,7 +61,7 @@ def test_sign_and_bounds():
 
 @pytest.mark.parametrize("margin", [8, 14, 20, 26, 40])
 def test_sure_answers_keep_their_order(margin):
-    """Two classes, logits that differ by about this much: the area is that of the margins themselves, without ties."""
+    """Two classes whose logits differ by about the margin: the area is that of the margins."""
     rng = np.random.default_rng(0)
     margins = margin + rng.normal(size=200) * 3
     right = margins + rng.normal(size=200) * 3 > margin - 3
@@ -75,7 +75,7 @@ def test_a_resample_by_counts_is_the_value_of_the_repeated_samples():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(4), 60)
     labels = rng.integers(0, 4, 60)
-    for counts in classification.resamples(60, 3, 0):
+    for counts in intervals.resamples(60, 3, 0):
         expected = [
             aurc(*(np.repeat(each, row.astype(int), axis=0) for each in (probabilities, labels)))
             for row in counts
