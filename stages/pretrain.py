@@ -94,8 +94,9 @@ def main(params: Params) -> None:
     from prosmin.common import files
     from prosmin.common.seeds import sample_rows
     from prosmin.models import store
-    from prosmin.training.loop import pretrain, run_key
+    from prosmin.training.loop import pretrain
     from prosmin.training.monitor import Monitor
+    from prosmin.training.state import run_key
     from prosmin.views.feed import Streamed
     from prosmin.views.make import make_views
 

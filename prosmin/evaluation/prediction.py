@@ -27,6 +27,7 @@ from prosmin.metrics.intervals import Scale, on
 from prosmin.objectives.base import Distilling
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.objectives.published import Published
+from prosmin.objectives.targets import Normalisation, fit_normalisation
 from prosmin.views.make import random_view
 from prosmin.views.settings import ViewSettings
 
@@ -48,42 +49,6 @@ class Seeing:
 
 
 @dataclass(frozen=True)
-class Normalisation:
-    """``(y - shift) @ map`` for a map [D, D], ``(y - shift) * map`` for one [D]."""
-
-    shift: Tensor
-    map: Tensor
-
-    def __call__(self, y: Tensor) -> Tensor:
-        centred = y - self.shift
-        return centred @ self.map if self.map.ndim == 2 else centred * self.map
-
-
-def fit_normalisation(y: Tensor, how: str, shrinkage: float) -> Normalisation:
-    """What ``prosmin.objectives.prosmin.normalise_targets`` does to the batch y [N, D], ready for other targets."""
-    size = y.shape[1]
-    one = torch.ones(size, device=y.device)
-    if how == "none":
-        return Normalisation(torch.zeros(size, device=y.device), one)
-    shift = y.mean(0)
-    if how == "centre":
-        return Normalisation(shift, one)
-    centred = (y - shift).double()
-    if how == "standardise":
-        return Normalisation(shift, centred.square().mean(0).clamp_min(1e-12).rsqrt().float())
-    covariance = centred.T @ centred / len(y)
-    scale = covariance.diagonal().mean()
-    covariance = (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(
-        size, device=y.device
-    ).double()
-    values, vectors = torch.linalg.eigh(covariance)
-    floor = (1e-9 * scale).clamp_min(1e-12)
-    return Normalisation(
-        shift, (vectors * torch.maximum(values, floor).rsqrt() @ vectors.T).float()
-    )
-
-
-@dataclass(frozen=True)
 class Reference:
     """What evaluation takes from training images. sigma [D]: for each dimension the one standard deviation that, given
     to all images, has the lowest CRPS around the predicted means: the control that predicted sigma is held against."""
@@ -98,9 +63,11 @@ def fit_reference(model: Predicting, images: Tensor, seeing: Seeing) -> Referenc
         torch.cat(parts) for parts in zip(*_look(model, images, seeing, _REFERENCE), strict=True)
     )
     if isinstance(model, Published):  # its centre was fixed by the training
-        normalisation = Normalisation(model.centre, torch.ones_like(model.centre))
+        normalisation = Normalisation(model.centre)
     else:
-        normalisation = fit_normalisation(y.flatten(0, 1), model.normalise, model.shrinkage)
+        normalisation = fit_normalisation(
+            y.flatten(0, 1), model.normalise, model.shrinkage, torch.float64
+        )
     errors = torch.cat([y - mu for mu, y in _pairs(mu, normalisation(y))])
     return Reference(normalisation, best_constant(errors))
 

@@ -32,6 +32,23 @@ class Objective(nn.Module):
     def momentum_update(self, momentum: float) -> None:
         """Called after the optimiser's step; for an objective with a target network."""
 
+    def prepare_encoders(self, parts: int, channels_last: bool, compiled: bool) -> None:
+        """Set how the encoders run, that of a target network included.
+
+        parts: in which each of them takes a batch.
+        channels_last: memory layout of convolutions.
+        compiled: by torch.compile.
+
+        Raises ``ConfigError`` for several parts of an encoder with batch normalisation.
+        """
+        for encoder in (module for module in self.modules() if isinstance(module, Encoder)):
+            encoder.in_parts(parts)
+            encoder.channels_last = channels_last
+            if compiled:
+                encoder.compile(dynamic=False)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+
     def check_batch(self, batch_size: int) -> None:
         """Raise ``ConfigError`` for a batch, over all processes, that cannot work."""
 

@@ -7,40 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from prosmin import scoring
-from prosmin.common import distributed
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder, GaussianHead, Projector
 from prosmin.objectives import settings as s
 from prosmin.objectives.base import Distilling, full_precision, pairs, together
-
-
-@torch.no_grad()
-def normalise_targets(y: Tensor, how: str, shrinkage: float = 0.0) -> Tensor:
-    """Targets [N, D] with the statistics of the batch, over all processes, removed.
-
-    centre: mean 0. standardise: and variance 1 in each dimension. whiten: and covariance 1, by the symmetric
-    inverse root (ZCA) of the covariance shrunk towards its mean variance, (1 - s) C + s (tr C / D) I. Without it a
-    constant output is the easiest to predict; removing scale and correlation removes that reward.
-    """
-    if how == "none":
-        return y
-    y = y.float()
-    y = y - distributed.mean(y.mean(0))
-    if how == "centre":
-        return y
-    if how == "standardise":
-        return y * distributed.mean(y.square().mean(0)).clamp_min(1e-12).rsqrt()
-    covariance = distributed.mean(y.T @ y / len(y))
-    scale = covariance.diagonal().mean()
-    covariance = (1.0 - shrinkage) * covariance + shrinkage * scale * torch.eye(
-        y.shape[1], device=y.device, dtype=y.dtype
-    )
-    # The float64 decomposition of a D x D matrix costs little and keeps small eigenvalues above 0. It raises on NaN,
-    # which is for the training loop to report; y carries the NaN on to the loss.
-    values, vectors = torch.linalg.eigh(covariance.double().nan_to_num())
-    floor = (1e-9 * scale.double()).clamp_min(1e-12)
-    root = vectors * torch.maximum(values, floor).rsqrt() @ vectors.T
-    return y @ root.to(y.dtype)
+from prosmin.objectives.targets import normalise_targets
 
 
 class ProSMIN(Distilling):

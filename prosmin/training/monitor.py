@@ -36,8 +36,9 @@ class Monitor:
         watched = splits.get("val", next(iter(splits.values())))
         rows = sample_rows(len(watched), WATCHED, seed, "watched")
         bank = splits.get("train")
-        labelled = "val" in splits and bank is not None
-        if not labelled or (bank.labels < 0).any() or (watched.labels < 0).any():
+        if "val" not in splits or bank is None:
+            return cls(watched.images[rows])
+        if (bank.labels < 0).any() or (watched.labels < 0).any():
             return cls(watched.images[rows])
         known = sample_rows(len(bank), BANK, seed, "bank of the monitor")
         return cls(

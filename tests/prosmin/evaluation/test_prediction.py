@@ -11,11 +11,10 @@ from sklearn.datasets import load_digits
 
 from prosmin import scoring
 from prosmin.evaluation import prediction
-from prosmin.evaluation.prediction import Seeing, best_constant, fit_normalisation, rank_correlation
+from prosmin.evaluation.prediction import Seeing, best_constant, rank_correlation
 from prosmin.metrics import intervals
 from prosmin.models import store
-from prosmin.objectives.prosmin import normalise_targets
-from prosmin.objectives.settings import NORMALISATIONS
+from prosmin.objectives.targets import normalise_targets
 from prosmin.views.settings import ViewSettings
 
 SETTINGS = store.ModelSettings(
@@ -33,14 +32,6 @@ IMAGES = torch.tensor(load_digits().images[:60] / 16 * 255).round().byte().unsqu
 SEEING = Seeing(
     3, ViewSettings(size=8, flip=0.0, saturation=0.0, hue=0.0, grayscale=0.0, blur=0.0), seed=0
 )
-
-
-@pytest.mark.parametrize("how", NORMALISATIONS)
-def test_the_normalisation_of_a_batch_is_that_of_training(how):
-    rng = np.random.default_rng(0)
-    y = torch.tensor(rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)) + 3).float()
-    expected = normalise_targets(y, how, 0.1)
-    torch.testing.assert_close(fit_normalisation(y, how, 0.1)(y), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_best_constant_sigma_has_the_lowest_crps_of_each_dimension():

@@ -1,13 +1,12 @@
-import numpy as np
 import pytest
 import torch
-from scipy import linalg
 
 from prosmin import scoring
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder
 from prosmin.objectives import settings
-from prosmin.objectives.prosmin import ProSMIN, normalise_targets
+from prosmin.objectives.prosmin import ProSMIN
+from prosmin.objectives.targets import normalise_targets
 
 
 def tiny_encoder(features=6):
@@ -29,45 +28,6 @@ def batch():
     return [torch.rand(32, 1, 4, 4, generator=generator) for _ in range(2)]
 
 
-@pytest.fixture
-def correlated():
-    rng = np.random.default_rng(0)
-    return torch.tensor(
-        rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) + 3.0, dtype=torch.float64
-    ).float()
-
-
-def test_whitened_targets_have_identity_covariance(correlated):
-    white = normalise_targets(correlated, "whiten").double()
-    # float32 loses what the condition of the covariance (about 10 000) takes; how much depends on the processor
-    torch.testing.assert_close(
-        white.T @ white / len(white), torch.eye(6).double(), atol=2e-3, rtol=0
-    )
-
-
-def test_whitening_equals_the_inverse_square_root_of_the_shrunk_covariance(correlated):
-    y = correlated.double().numpy()
-    centred = y - y.mean(0)
-    covariance = centred.T @ centred / len(y)
-    shrunk = 0.7 * covariance + 0.3 * np.trace(covariance) / 6 * np.eye(6)
-    slow = centred @ linalg.inv(linalg.sqrtm(shrunk)).real
-    np.testing.assert_allclose(
-        normalise_targets(correlated, "whiten", 0.3).numpy(), slow, atol=1e-4
-    )
-
-
-def test_standardised_targets_equal_batch_normalisation_without_its_epsilon(correlated):
-    expected = torch.nn.functional.batch_norm(correlated, None, None, training=True, eps=1e-12)
-    torch.testing.assert_close(
-        normalise_targets(correlated, "standardise"), expected, atol=1e-4, rtol=1e-4
-    )
-
-
-def test_centred_targets_have_mean_zero_and_none_changes_nothing(correlated):
-    assert float(normalise_targets(correlated, "centre").mean(0).abs().max()) < 1e-5
-    assert normalise_targets(correlated, "none") is correlated
-
-
 def test_statistics_of_the_target_keep_full_precision_under_bf16(batch):
     model = tiny_model()
     with torch.autocast("cpu", torch.bfloat16):
@@ -75,10 +35,6 @@ def test_statistics_of_the_target_keep_full_precision_under_bf16(batch):
         raw = projector(encoder(torch.cat(batch))).float()
         white = model.targets(torch.cat(batch))
     torch.testing.assert_close(white, normalise_targets(raw, "whiten", 0.1), atol=1e-5, rtol=1e-5)
-
-
-def test_collapsed_targets_stay_finite():
-    assert torch.isfinite(normalise_targets(torch.ones(20, 4), "whiten", 0.1)).all()
 
 
 def test_loss_is_the_mean_score_over_pairs_of_different_views(batch):

@@ -14,6 +14,7 @@ from prosmin.training import loop
 from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.monitor import Monitor
 from prosmin.training.settings import Target, TrainSettings
+from prosmin.training.state import run_key
 from prosmin.views.settings import LocalViews, Views
 
 VIEWS = Views(flip=0.0, grayscale=0.0, solarize=0.0, blur=0.0)
@@ -162,15 +163,15 @@ def test_a_gpu_trains_in_bf16_and_goes_on_from_a_checkpoint(
     whole = on_gpu(tiny_model())
     assert whole.loss[-1]["loss"] == pytest.approx(on_cpu.loss[-1]["loss"], rel=0.1)
 
-    advance = loop._Run.advance
+    step = loop._Run.step
 
     def killed_at_step_7(self, *arguments):
-        if self.step == 7:
+        if self.steps_done == 7:
             raise InterruptedError
-        advance(self, *arguments)
+        step(self, *arguments)
 
     with monkeypatch.context() as patched, pytest.raises(InterruptedError):
-        patched.setattr(loop._Run, "advance", killed_at_step_7)
+        patched.setattr(loop._Run, "step", killed_at_step_7)
         on_gpu(tiny_model(), every_step)
     model = tiny_model(seed=9)
     resumed = on_gpu(model, every_step)
@@ -266,9 +267,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(digits):
 
 
 def test_an_infinite_gradient_is_found_though_the_loss_is_finite(digits, monkeypatch):
-    clip = loop._clip
+    clip = loop._Run.clip_gradients
     norms = iter([1.0, 1.0, math.inf])
-    monkeypatch.setattr(loop, "_clip", lambda *arguments: clip(*arguments) * next(norms, 1.0))
+    monkeypatch.setattr(loop._Run, "clip_gradients", lambda run: clip(run) * next(norms, 1.0))
     with pytest.raises(UserError, match=r"^the norm of the gradient is inf in epoch 1 \(step 3, "):
         train(digits)
 
@@ -331,6 +332,6 @@ def test_the_key_of_a_run_changes_with_settings_seed_images_and_watched_images(d
         (SETTINGS, images, 1, accelerator, monitor),
         (SETTINGS, images, 0, accelerator, None),
     ]
-    assert len({loop.run_key(*run) for run in runs}) == 5
-    assert loop.run_key(*runs[0]) == loop.run_key(*runs[0])
-    assert loop.run_key(*runs[0], model={"dim": 8}) != loop.run_key(*runs[0])
+    assert len({run_key(*run) for run in runs}) == 5
+    assert run_key(*runs[0]) == run_key(*runs[0])
+    assert run_key(*runs[0], model={"dim": 8}) != run_key(*runs[0])
