@@ -2,10 +2,10 @@
 
     python -m benchmarks.corruptions [results.json]
 
-Both corrupt crops of scikit-learn's two photographs, at 32 and at 224 pixels, at all five severities: the library an image
-at a time, as it does, ours in batches, by as many threads as PyTorch is given. Each type is timed in turns, the
-faster of the turns counts, and the figure is milliseconds an image, averaged over the severities. Needs the extra
-``test``.
+Both corrupt crops of scikit-learn's two photographs, at 32 and at 224 pixels, at all five
+severities. The library takes one image at a time; ours takes batches, with the threads of PyTorch.
+The two are timed in turns, per type, and the fastest turn counts. The result is milliseconds per
+image, averaged over the severities. Needs the extra ``test``.
 """
 
 import json
@@ -50,7 +50,7 @@ def seconds(work: Callable[[str, int], None], name: str, severity: int) -> float
 
 
 def measure(size: int) -> dict[str, dict[str, float]]:
-    """Milliseconds an image, {type: {"library", "ours"}}."""
+    """Milliseconds per image, {type: {"library", "ours"}}."""
     theirs, ours = COUNTS[size]
     images = crops(size, theirs)
     batch = torch.from_numpy(crops(size, ours).transpose(0, 3, 1, 2).copy())
@@ -75,10 +75,8 @@ def measure(size: int) -> dict[str, dict[str, float]]:
         ]
         library_time, own_time = np.min(turns, axis=0).mean(axis=0) * 1000 / [theirs, ours]
         found[name] = {"library": library_time, "ours": own_time}
-        print(
-            f"{size:4} {name:18} {library_time:8.3f} {own_time:8.3f} {library_time / own_time:7.1f} x",
-            flush=True,
-        )
+        times = f"{library_time:8.3f} {own_time:8.3f} {library_time / own_time:7.1f} x"
+        print(f"{size:4} {name:18} {times}", flush=True)
     return found
 
 
@@ -103,7 +101,7 @@ def main(path: str = "") -> None:
         },
     }
     print(json.dumps(about))
-    print("size type                library     ours   (milliseconds an image)")
+    print("size type                library     ours   (milliseconds per image)")
     content: dict[str, Any] = {**about, "milliseconds": {}, "ratios": {}}
     for size, (target, target_without) in TARGETS.items():
         found = measure(size)

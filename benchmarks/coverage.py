@@ -18,7 +18,6 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from benchmarks.record import keep
-from prosmin.evaluation import prediction
 from prosmin.metrics import (
     calibration,
     classification,
@@ -28,7 +27,12 @@ from prosmin.metrics import (
     paired,
     selective,
 )
+<<<<<<< HEAD
 from prosmin.metrics.intervals import Metric
+=======
+from prosmin.metrics.classification import Metric
+from prosmin.metrics.prediction import rank_correlation
+>>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
 
 RESAMPLES = 400
 METHODS = ("percentile", "bca", "ours")
@@ -170,7 +174,7 @@ def others() -> Iterator[Case]:
         def draw(rng, rho=rho):
             one = rng.normal(size=360)
             two = rho * one + np.sqrt(1 - rho**2) * rng.normal(size=360)
-            return of(partial(prediction.rank_correlation, one, two), 360, int(rng.integers(2**31)))
+            return of(partial(rank_correlation, one, two), 360, int(rng.integers(2**31)))
 
         yield Case("sigma_error_correlation", 360, float(6 / np.pi * np.arcsin(rho / 2)), draw)
     for skilled, reference in ((2, 1), (6, 4), (8, 6)):

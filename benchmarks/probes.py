@@ -1,11 +1,15 @@
-"""Speed of the k-NN search and of the grid of linear probes: ``python -m benchmarks.probes [--rounds 3]``.
+"""Speed of the k-NN search and of the grid of linear probes.
 
-On random features, which cost what real ones cost, one thread each:
+    python -m benchmarks.probes [--rounds 3] [--small]
 
-- knn: the 20 nearest of 50 000 x 384 for 10 000 queries, by ``prosmin.evaluation.knn.neighbours`` and by scikit-learn's brute force on
-  the same unit vectors (``--small``: a tenth of both); the similarities of both agree to 1e-5, or nothing is reported
-- grid: ``prosmin.evaluation.linear_probe.select`` with eight values of l2 over ``fit`` with the one that held-out data choose, on the digits
-  (scikit-learn, 64 pixels to 256 random ReLU features); both leave a probe fitted to the same precision
+Both run on one thread, on random features, which cost as much as real ones.
+
+knn: the 20 nearest of 50 000 x 384 features for 10 000 queries, by
+    ``prosmin.evaluation.knn.neighbours`` and by scikit-learn's brute force on the same unit vectors
+    (``--small``: a tenth of both). Nothing is reported unless the similarities agree to 1e-5.
+grid: ``prosmin.evaluation.linear_probe.select`` with eight values of l2, against ``fit`` with the
+    selected value alone, on the digits of scikit-learn (64 pixels to 256 random ReLU features).
+    Both fit a probe to the same precision.
 """
 
 import argparse
@@ -34,17 +38,17 @@ def search(rounds: int, scale: int) -> dict[str, Any]:
         rng.normal(size=(n // scale, 384)).astype(np.float32) for n in (50_000, 10_000)
     )
     bank, queries = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (bank, queries))
-    found: dict[str, np.ndarray] = {}
+    similarity: dict[str, np.ndarray] = {}
 
     def ours() -> None:
-        found["ours"] = knn.neighbours(bank, queries, 20)[0]
+        similarity["ours"] = knn.neighbours(bank, queries, 20)[0]
 
     def theirs() -> None:
         brute = NearestNeighbors(n_neighbors=20, algorithm="brute", metric="euclidean").fit(bank)
-        found["scikit_learn"] = 1 - brute.kneighbors(queries)[0] ** 2 / 2
+        similarity["scikit_learn"] = 1 - brute.kneighbors(queries)[0] ** 2 / 2
 
     seconds = in_turns(rounds, ours=ours, scikit_learn=theirs)
-    if not np.allclose(found["ours"], found["scikit_learn"], atol=1e-5):
+    if not np.allclose(similarity["ours"], similarity["scikit_learn"], atol=1e-5):
         sys.exit("error: the two searches do not agree")
     return figures(seconds, "scikit_learn", "ours") | {
         "bank": list(bank.shape),
@@ -77,8 +81,8 @@ def main() -> None:
         "--small", action="store_true", help="a tenth of the bank and of the queries"
     )
     given = parser.parse_args()
-    found = {"knn": search(given.rounds, 10 if given.small else 1), "grid": grid(given.rounds)}
-    record("probes", ["numpy", "scipy", "scikit-learn"], found)
+    results = {"knn": search(given.rounds, 10 if given.small else 1), "grid": grid(given.rounds)}
+    record("probes", ["numpy", "scipy", "scikit-learn"], results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The small project of ``benchmarks.mutants``: made by the stages in a few seconds, with a file of every kind that they read."""
+"""The small project of ``benchmarks.mutants``: the stages make it in a few seconds.
+
+It has a file of every kind that they read.
+"""
 
 import importlib
 import logging
@@ -30,23 +33,20 @@ from stages.common import command, headlines
 from stages.params.load import Params, load
 from stages.report import __main__ as report
 
-# What the stages import when they need it, here once for all mutants.
-for name in ("prosmin.training.loop", "prosmin.views.feed", "scipy.optimize", "scipy.special", "scipy.stats", "sklearn.datasets",
-             "pyarrow.parquet", "stages.report.page", "safetensors.torch"):  # fmt: skip
+# Modules that stages import when they need them, imported once for all mutants.
+for name in (
+    *("prosmin.training.loop", "prosmin.views.feed", "stages.report.page"),
+    *("scipy.optimize", "scipy.special", "scipy.stats", "sklearn.datasets"),
+    *("pyarrow.parquet", "safetensors.torch"),
+):
     importlib.import_module(name)
 light_imports.timm()
 
 ROOT = Path(__file__).parents[1]
 CELLS = {"source": "folders", "severities": [1, 2, 3, 4, 5]}  # of a reference of mCE
-IMAGES = {
-    "png": {},
-    "jpg": {},
-    "gif": {},
-    "webp": {},
-    "bmp": {},
-    "tif": {"compression": "tiff_lzw"},
-    "ppm": {},
-}
+# Options of PIL by format.
+IMAGES = {suffix: {} for suffix in ("png", "jpg", "gif", "webp", "bmp")}
+IMAGES |= {"tif": {"compression": "tiff_lzw"}, "ppm": {}}
 SHAPE = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False}
 LOCK = """schema: '2.0'
 stages:
@@ -101,7 +101,12 @@ CHANGES = {
 
 
 class Kind(NamedTuple):
-    """files: a pattern; changes: mutations that suit it; readers: of which one is called with the path of the file."""
+    """Files of one kind.
+
+    files: pattern of their paths.
+    changes: mutations that suit them.
+    readers: one of them is called with the path of a mutated file.
+    """
 
     files: str
     changes: list[Callable[..., bytes]]
@@ -158,41 +163,47 @@ def _lock(path: Path) -> None:
     lockfile.restore_order(lockfile.snapshot(["linear"]), ["linear"])
 
 
-BYTES, JSON, TENSORS = (
-    mutations.BYTES,
-    [mutations.as_json, *mutations.BYTES],
-    [mutations.head, *[mutations.arrays] * 4, *mutations.BYTES],
+BYTES = mutations.BYTES
+JSON = [mutations.as_json, *BYTES]
+TENSORS = [mutations.head, *[mutations.arrays] * 4, *BYTES]
+EMBED, PREDICT = (
+    {name: stage(module, name) for name in ("digits", "patches")} for module in (embed, prediction)
 )
-REPORT = stage(report)
-PHOTOS = [stage(fetching, "photos")]
-PROBES = [stage(each) for each in (linear, knn, lowshot)]
+PROBES = [stage(module) for module in (linear, knn, lowshot)]
+OOD, SHIFT, TRANSFER = stage(ood, "patches"), stage(shift, "more"), stage(transfer, "patches")
+EXPORT, REPORT, PHOTOS = stage(exporting), stage(report), stage(fetching, "photos")
+HEADLINES = library(lambda path: headlines.rows(load()))
+ERRORS = library(lambda path: corruption_error.known(str(path), ["fog"], CELLS))
+DURATIONS = library(lambda path: durations.save(durations.load()))
 KINDS = {
-    **{f"image, {suffix}": Kind(f"photos/*/*.{suffix}", BYTES, PHOTOS) for suffix in IMAGES},
+    **{f"image, {suffix}": Kind(f"photos/*/*.{suffix}", BYTES, [PHOTOS]) for suffix in IMAGES},
     "parquet": Kind("table.parquet", BYTES, [stage(fetching, "table")]),
-    "arrow": Kind("data/digits/*.arrow", BYTES, [stage(embed, "digits"), stage(prediction, "digits"), stage(ood, "patches")]),
-    "manifest": Kind("data/digits/manifest.json", JSON, [stage(embed, "digits"), stage(shift, "more")]),
-    "model.json": Kind("results/pretrain/model.json", JSON, [stage(embed, "patches"), stage(exporting), stage(prediction, "patches")]),
-    "weights": Kind("results/pretrain/*m.safetensors", TENSORS, [stage(embed, "patches")]),
-    "features": Kind("results/embed/digits/*.safetensors", TENSORS, [*PROBES, *PROBES, stage(ood, "patches")]),
-    "features of others": Kind("results/embed/patches/*.safetensors", TENSORS, [stage(ood, "patches"), stage(transfer, "patches")]),
-    "probe": Kind("results/linear/*.safetensors", TENSORS, [stage(ood, "patches"), stage(shift, "more")]),
-    "prediction scores": Kind("results/prediction/*/scores.safetensors", TENSORS, [stage(ood, "patches")]),
-    "metrics": Kind("metrics/**/*.json", JSON, [REPORT, stage(exporting), library(lambda path: headlines.rows(load()))]),
+    "arrow": Kind("data/digits/*.arrow", BYTES, [EMBED["digits"], PREDICT["digits"], OOD]),
+    "manifest": Kind("data/digits/manifest.json", JSON, [EMBED["digits"], SHIFT]),
+    "model.json": Kind(
+        "results/pretrain/model.json", JSON, [EMBED["patches"], EXPORT, PREDICT["patches"]]
+    ),
+    "weights": Kind("results/pretrain/*m.safetensors", TENSORS, [EMBED["patches"]]),
+    "features": Kind("results/embed/digits/*.safetensors", TENSORS, [*PROBES, *PROBES, OOD]),
+    "features of others": Kind("results/embed/patches/*.safetensors", TENSORS, [OOD, TRANSFER]),
+    "probe": Kind("results/linear/*.safetensors", TENSORS, [OOD, SHIFT]),
+    "prediction scores": Kind("results/prediction/*/scores.safetensors", TENSORS, [OOD]),
+    "metrics": Kind("metrics/**/*.json", JSON, [REPORT, EXPORT, HEADLINES]),
     "plots": Kind("plots/**/*.csv", [mutations.words, *BYTES], [REPORT]),
     "pictures": Kind("results/ood/patches/*.safetensors", TENSORS, [REPORT]),
     "external weights": Kind("theirs/model.safetensors", TENSORS, [library(_weights)]),
     "config.json": Kind("theirs/config.json", JSON, [library(_weights)]),
     "npy": Kind("arrays/*.npy", [mutations.words, *BYTES], [library(_arrays)]),
     "checkpoint": Kind("checkpoints/key/*.safetensors", TENSORS, [library(_checkpoint)]),
-    "reference of mCE": Kind("errors.json", JSON, [library(lambda path: corruption_error.known(str(path), ["fog"], CELLS))]),
+    "reference of mCE": Kind("errors.json", JSON, [ERRORS]),
     "sweep": Kind("sweep.yaml", [mutations.settings], [library(load_sweep)]),
-    "durations": Kind(".prosmin/seconds.json", JSON, [library(lambda path: durations.save(durations.load()))]),
-    "dvc.lock": Kind("dvc.lock", [mutations.words, *BYTES], [library(_lock), stage(linear)]),
-}  # fmt: skip
+    "durations": Kind(".prosmin/seconds.json", JSON, [DURATIONS]),
+    "dvc.lock": Kind("dvc.lock", [mutations.words, *BYTES], [library(_lock), PROBES[0]]),
+}
 
 
 def checked_params() -> None:
-    """What becomes of a params.yaml at the start of a stage and, where it is accepted, of the model that it asks for."""
+    """Read params.yaml as a stage does at its start, and build the model that it asks for."""
 
     def main(params: Params) -> None:
         settings = params.pretrain

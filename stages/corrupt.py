@@ -35,27 +35,28 @@ import torch
 
 from prosmin import corruptions
 from prosmin.common import files
+from prosmin.common.encoders import ENCODERS, UNTRAINED
 from prosmin.data import dataset
 from prosmin.evaluation import corrupted_sets, robustness
 from prosmin.metrics import corruption_error
 from prosmin.models import store
+from stages.common import layout
 from stages.common.command import LEFT_OUT, Unlabelled, needs_labels, run
-from stages.common.features import ENCODERS, require_labels
+from stages.common.features import require_labels
 from stages.linear import load_probe
 from stages.params.load import Params
 
 IMAGENET_C = 50_000  # images of each cell
-METRICS, PLOT = "metrics/corrupt.json", "plots/corrupt/accuracy.csv"
 COLUMNS = ("encoder", "type", "severity", "accuracy", "ece", "feature_similarity")
 
 log = logging.getLogger(__name__)
 
 
-@needs_labels(METRICS, PLOT, COLUMNS)
+@needs_labels(layout.metrics("corrupt"), layout.CORRUPTION_ACCURACY, COLUMNS)
 def main(params: Params) -> None:
     asked = params.corrupt
     types, severities = asked.types, sorted(asked.severities)
-    description, _ = store.load_description("results/pretrain")
+    description, _ = store.load_description(layout.PRETRAINED)
     split = dataset.load_split(
         f"data/{params.dataset}", "test", description.image_size, description.channels
     )
@@ -75,7 +76,7 @@ def main(params: Params) -> None:
 
     observers = {}
     for encoder in ENCODERS:
-        network = store.load_encoder("results/pretrain", encoder).to(device)
+        network = store.load_encoder(layout.PRETRAINED, encoder).to(device)
         probe = None if lacking else load_probe(encoder)
         size = (len(types), len(severities))
         observers[encoder] = robustness.Observer(
@@ -96,7 +97,7 @@ def main(params: Params) -> None:
     for encoder, observer in observers.items():
         metrics[encoder] = robustness.summarise(
             observer,
-            known or observers["random"].measured,
+            known or observers[UNTRAINED].measured,
             types,
             severities,
             asked.bootstrap,
@@ -113,8 +114,8 @@ def main(params: Params) -> None:
         for i, name in enumerate(types)
         for j, severity in enumerate(severities)
     ]
-    files.write_csv(PLOT, COLUMNS, rows)
-    files.write_metrics(METRICS, metrics)
+    files.write_csv(layout.CORRUPTION_ACCURACY, COLUMNS, rows)
+    files.write_metrics(layout.metrics("corrupt"), metrics)
 
 
 def _cells(params: Params, split: dataset.Split, device: str) -> corrupted_sets.Cells:

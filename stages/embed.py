@@ -12,6 +12,8 @@ import logging
 from pathlib import Path
 
 from prosmin.common import files
+from prosmin.common.encoders import ENCODERS
+from stages.common import layout
 from stages.common.command import check_name, run
 from stages.params.load import Params
 
@@ -28,11 +30,12 @@ def main(params: Params, name: str = "") -> None:
     from prosmin.evaluation.embedding import embed_with_sigma
     from prosmin.models import store
 
-    source = Path("results/pretrain")
-    settings, _ = store.load_description(source)
+    settings, _ = store.load_description(layout.PRETRAINED)
     folder = Path("data") / name
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    models = {encoder: store.load_model(source, encoder).to(device) for encoder in store.WEIGHTS}
+    models = {
+        encoder: store.load_model(layout.PRETRAINED, encoder).to(device) for encoder in ENCODERS
+    }
     parts: dict[str, dict[str, list[np.ndarray]]] = {encoder: {} for encoder in models}
     count = 0
     for split in dataset.split_names(folder):
@@ -46,10 +49,10 @@ def main(params: Params, name: str = "") -> None:
                     arrays["log_sigma"] = log_sigma
                 for field, values in arrays.items():
                     parts[encoder].setdefault(f"{split}.{field}", []).append(values)
-    with files.whole_folder(Path("results/embed") / name) as out:
+    with files.whole_folder(layout.results("embed", name)) as out:
         for encoder, chunks in parts.items():
             files.write_arrays(
-                out / f"{encoder}.safetensors",
+                out / layout.features(name, encoder).name,
                 {key: np.concatenate(values) for key, values in chunks.items()},
             )
     log.info("%s: %d images, %d features", name, count, features.shape[1])

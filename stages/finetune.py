@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from prosmin.common import files
+from prosmin.common.encoders import ENCODERS, UNTRAINED
 from prosmin.common.errors import UserError
 from prosmin.data import dataset
 from prosmin.evaluation import lowshot
@@ -31,22 +32,22 @@ from prosmin.evaluation.finetuning import (
 from prosmin.evaluation.label_subsets import stratified_holdout
 from prosmin.models import store
 from prosmin.views.settings import ViewSettings
+from stages.common import layout
 from stages.common.command import check_name, needs_labels, run
-from stages.common.features import ENCODERS, HELD_OUT, require_labels
-from stages.linear import RELIABILITY
+from stages.common.features import HELD_OUT, require_labels
+from stages.linear import RELIABILITY_COLUMNS
 from stages.params.load import Params
 
-METRICS, PLOT = "metrics/finetune/{}.json", "plots/finetune/{}.csv"
 SHOWN = ("accuracy", "accuracy_low", "accuracy_high")  # in the log
 
 log = logging.getLogger(__name__)
 
 
-@needs_labels(METRICS, PLOT, RELIABILITY)
+@needs_labels(layout.metrics("finetune", "{}"), layout.plot("finetune", "{}"), RELIABILITY_COLUMNS)
 def main(params: Params, name: str = "") -> None:
     asked, seed = params.finetune, params.seed
     check_name("finetune", "one of finetune.datasets", name, asked.datasets)
-    model, trained = store.load_description("results/pretrain")
+    model, trained = store.load_description(layout.PRETRAINED)
     views = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
     settings = FinetuneSettings(
         views=geometry(ViewSettings(size=model.image_size, **views)),
@@ -64,8 +65,8 @@ def main(params: Params, name: str = "") -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     metrics, rows = {}, []
     for encoder in ENCODERS:
-        network = store.load_encoder("results/pretrain", encoder).to(device)
-        epochs = asked.scratch_epochs if encoder == "random" else ()
+        network = store.load_encoder(layout.PRETRAINED, encoder).to(device)
+        epochs = asked.scratch_epochs if encoder == UNTRAINED else ()
         whole = evaluate_finetuned(
             network, train, val, test, settings, asked.lr, asked.bootstrap, seed, epochs
         )
@@ -89,8 +90,8 @@ def main(params: Params, name: str = "") -> None:
                 "%s, %s encoder, %d labels: accuracy %.4f [%.4f, %.4f]",
                 *(name, encoder, scored["labels"], *(scored[key] for key in SHOWN)),
             )
-    files.write_csv(PLOT.format(name), RELIABILITY, rows)
-    files.write_metrics(METRICS.format(name), metrics)
+    files.write_csv(layout.plot("finetune", name), RELIABILITY_COLUMNS, rows)
+    files.write_metrics(layout.metrics("finetune", name), metrics)
 
 
 def labelled_images(

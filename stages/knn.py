@@ -10,18 +10,19 @@ Without labels there is nothing to measure, and ``left_out`` in the metrics give
 import logging
 
 from prosmin.common import files
+from prosmin.common.encoders import ENCODERS
 from prosmin.evaluation.knn import evaluate_knn
+from stages.common import layout
 from stages.common.command import needs_labels, run
-from stages.common.features import ENCODERS, load_labelled
+from stages.common.features import load_labelled
 from stages.params.load import Params
 
-METRICS, PLOT = "metrics/knn.json", "plots/knn/grid.csv"
 COLUMNS = ("encoder", "k", "temperature", "accuracy")
 
 log = logging.getLogger(__name__)
 
 
-@needs_labels(METRICS, PLOT, COLUMNS)
+@needs_labels(layout.metrics("knn"), layout.KNN_GRID, COLUMNS)
 def main(params: Params) -> None:
     asked, metrics, rows = params.knn, {}, []
     for encoder in ENCODERS:
@@ -32,8 +33,8 @@ def main(params: Params) -> None:
         metrics[encoder] = scored
         rows += [(encoder, *row) for row in grid]
         log.info("%s encoder: accuracy %.4f with k %d", encoder, scored["accuracy"], scored["k"])
-    files.write_csv(PLOT, COLUMNS, rows)
-    files.write_metrics(METRICS, metrics)
+    files.write_csv(layout.KNN_GRID, COLUMNS, rows)
+    files.write_metrics(layout.metrics("knn"), metrics)
 
 
 if __name__ == "__main__":

@@ -14,21 +14,29 @@ import logging
 from pathlib import Path
 
 from prosmin.common import files
+from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import UserError
 from prosmin.evaluation.linear_probe import Evaluation, Probe, evaluate_probe
+from stages.common import layout
 from stages.common.command import Unlabelled, needs_labels, run
-from stages.common.features import ENCODERS, load_labelled
+from stages.common.features import load_labelled
 from stages.params.evaluation import Linear, Transfer
 from stages.params.load import Params
 
-FOLDER = Path("results/linear")
-METRICS, PLOT = "metrics/linear.json", "plots/linear/reliability.csv"
-RELIABILITY = ("encoder", "calibrated", "bin_low", "bin_high", "confidence", "accuracy", "count")
+RELIABILITY_COLUMNS = (
+    "encoder",
+    "calibrated",
+    "bin_low",
+    "bin_high",
+    "confidence",
+    "accuracy",
+    "count",
+)
 
 log = logging.getLogger(__name__)
 
 
-@needs_labels(METRICS, PLOT, RELIABILITY)
+@needs_labels(layout.metrics("linear"), layout.RELIABILITY, RELIABILITY_COLUMNS)
 def main(params: Params) -> None:
     try:
         evaluations = evaluate(params.dataset, params.linear, params.seed)
@@ -36,7 +44,7 @@ def main(params: Params) -> None:
         save_probes({})
         raise
     save_probes(evaluations)
-    write(evaluations, METRICS, PLOT)
+    write(evaluations, layout.metrics("linear"), layout.RELIABILITY)
 
 
 def evaluate(dataset: str, settings: Linear | Transfer, seed: int) -> dict[str, Evaluation]:
@@ -54,23 +62,23 @@ def evaluate(dataset: str, settings: Linear | Transfer, seed: int) -> dict[str, 
     return evaluations
 
 
-def write(evaluations: dict[str, Evaluation], metrics: str, plot: str) -> None:
+def write(evaluations: dict[str, Evaluation], metrics: Path, plot: Path) -> None:
     """Write the metrics and the reliability diagram of each encoder to these two files."""
     rows = [
         (encoder, *row)
         for encoder, evaluation in evaluations.items()
         for row in evaluation.reliability
     ]
-    files.write_csv(plot, RELIABILITY, rows)
+    files.write_csv(plot, RELIABILITY_COLUMNS, rows)
     by_encoder = {encoder: evaluation.metrics for encoder, evaluation in evaluations.items()}
     files.write_metrics(metrics, by_encoder)
 
 
 def save_probes(evaluations: dict[str, Evaluation]) -> None:
     """Write the probes; an empty folder says that there are none."""
-    with files.whole_folder(FOLDER) as folder:
+    with files.whole_folder(layout.results("linear")) as folder:
         for encoder, evaluation in evaluations.items():
-            evaluation.probe.save(folder / f"{encoder}.safetensors")
+            evaluation.probe.save(folder / layout.probe(encoder).name)
 
 
 def load_probe(encoder: str) -> Probe | None:
@@ -78,8 +86,8 @@ def load_probe(encoder: str) -> Probe | None:
 
     Raises ``UserError`` where the stage has not run.
     """
-    path = FOLDER / f"{encoder}.safetensors"
-    if FOLDER.is_dir() and not any(FOLDER.iterdir()):
+    path = layout.probe(encoder)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
         return None
     try:
         return Probe.load(path)

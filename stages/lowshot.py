@@ -13,19 +13,20 @@ import logging
 import numpy as np
 
 from prosmin.common import files
+from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import UserError
 from prosmin.evaluation import lowshot
+from stages.common import layout
 from stages.common.command import needs_labels, run
-from stages.common.features import ENCODERS, load_labelled
+from stages.common.features import load_labelled
 from stages.params.load import Params
 
-METRICS, PLOT = "metrics/lowshot.json", "plots/lowshot/accuracy.csv"
 COLUMNS = ("encoder", "setting", "labels", "draw", "accuracy")
 
 log = logging.getLogger(__name__)
 
 
-@needs_labels(METRICS, PLOT, COLUMNS)
+@needs_labels(layout.metrics("lowshot"), layout.LOWSHOT_DRAWS, COLUMNS)
 def main(params: Params) -> None:
     asked, metrics, rows = params.lowshot, {}, []
     for encoder in ENCODERS:
@@ -51,8 +52,8 @@ def main(params: Params) -> None:
                 *(encoder, scored["labels"]),
                 *(scored[key] for key in ("accuracy", "accuracy_low", "accuracy_high")),
             )
-    files.write_csv(PLOT, COLUMNS, rows)
-    files.write_metrics(METRICS, metrics)
+    files.write_csv(layout.LOWSHOT_DRAWS, COLUMNS, rows)
+    files.write_metrics(layout.metrics("lowshot"), metrics)
 
 
 if __name__ == "__main__":

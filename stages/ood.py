@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from prosmin.common import files
+from prosmin.common.encoders import ENCODERS, TRAINED
 from prosmin.common.errors import UserError
 from prosmin.data import picture
 from prosmin.data.arrow import SplitReader
@@ -34,8 +35,9 @@ from prosmin.evaluation import ood_scores
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.metrics import classification, detection
+from stages.common import layout
 from stages.common.command import check_name, run
-from stages.common.features import ENCODERS, Features, load_features
+from stages.common.features import Features, load_features
 from stages.linear import load_probe
 from stages.params.load import Params
 
@@ -81,12 +83,12 @@ def main(params: Params, name: str = "") -> None:
         aurocs = (f"{detector} {row['auroc']:.3f}" for detector, row in metrics[encoder].items())
         log.info("%s, %s encoder: AUROC %s", name, encoder, ", ".join(aurocs))
 
-    knn_id, knn_ood = scores["trained.knn.id"], scores["trained.knn.ood"]
-    with files.whole_folder(Path("results/ood") / name) as folder:
-        files.write_arrays(folder / "scores.safetensors", scores)
+    knn_id, knn_ood = (scores[f"{TRAINED}.knn.{kind}"] for kind in ("id", "ood"))
+    with files.whole_folder(layout.results("ood", name)) as folder:
+        files.write_arrays(folder / layout.ood_scores(name).name, scores)
         examples = _examples(name, knn_ood, "") | _examples(dataset, knn_id, "id_")
-        files.write_arrays(folder / "examples.safetensors", examples)
-    files.write_csv(f"plots/ood/{name}.csv", ("encoder", "detector", "fpr", "tpr"), curves)
+        files.write_arrays(folder / layout.ood_examples(name).name, examples)
+    files.write_csv(layout.plot("ood", name), ("encoder", "detector", "fpr", "tpr"), curves)
     facts: dict[str, Any] = {
         "distance": sets[name],
         "labelled": bool(accuracy_id),
@@ -96,7 +98,7 @@ def main(params: Params, name: str = "") -> None:
     }
     if accuracy_id:
         facts["accuracy_id"] = accuracy_id
-    files.write_metrics(f"metrics/ood/{name}.json", metrics | facts)
+    files.write_metrics(layout.metrics("ood", name), metrics | facts)
 
 
 def _seen_in_training(inside: Features, outside: Features) -> int:
@@ -160,7 +162,7 @@ def _scores_of_networks(dataset: str, name: str, encoder: str) -> Pairs:
 
 
 def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
-    path = Path("results/prediction") / name / "scores.safetensors"
+    path = layout.prediction_scores(name)
     try:
         arrays = files.read_arrays(path)
     except FileNotFoundError:

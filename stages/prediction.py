@@ -12,7 +12,6 @@ Where the objective predicts no distribution, all these files are written, and e
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 
 from prosmin import corruptions
 from prosmin.common import files
+from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import sample_rows
 from prosmin.data import dataset
@@ -27,8 +27,8 @@ from prosmin.evaluation import prediction
 from prosmin.evaluation.prediction import BINS
 from prosmin.models import store
 from prosmin.views.settings import ViewSettings
+from stages.common import layout
 from stages.common.command import check_name, run
-from stages.common.features import ENCODERS
 from stages.params.load import Params
 
 CLEAN = "clean"
@@ -40,10 +40,11 @@ log = logging.getLogger(__name__)
 def main(params: Params, name: str = "") -> None:
     check_name("prediction", "the name of a dataset", name, params.fetch)
     asked, seed = params.prediction, params.seed
-    settings, trained = store.load_description("results/pretrain")
-    with files.decoding(f"results/pretrain/{store.DESCRIPTION}", store.AGAIN):
-        drawn = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
-        views = ViewSettings(size=settings.image_size, **drawn)
+    settings, trained = store.load_description(layout.PRETRAINED)
+    with files.decoding(layout.DESCRIPTION, store.AGAIN):
+        drawn_as = trained["params"]["views"].items()
+        own = {key: value for key, value in drawn_as if key != "local"}
+        views = ViewSettings(size=settings.image_size, **own)
         splits = list(trained["params"]["splits"])
     seeing = prediction.Seeing(asked.views, views, seed)
     training = _training_images(params.dataset, splits, settings, seed)
@@ -60,7 +61,7 @@ def main(params: Params, name: str = "") -> None:
     scores: dict[str, np.ndarray] = {}
     for encoder in ENCODERS:
         metrics[encoder] = {}
-        model = store.load_model("results/pretrain", encoder).to(device)
+        model = store.load_model(layout.PRETRAINED, encoder).to(device)
         if model.sigma_range is None:
             log.info(
                 "%s, %s encoder: the objective predicts no distribution, so nothing is measured",
@@ -85,12 +86,12 @@ def main(params: Params, name: str = "") -> None:
                 *(name, condition, encoder),
                 *(values[key] for key in ("coverage_90", "crps", "crps_constant")),
             )
-    with files.whole_folder(Path("results/prediction") / name) as folder:
-        files.write_arrays(folder / "scores.safetensors", scores)
+    with files.whole_folder(layout.results("prediction", name)) as folder:
+        files.write_arrays(folder / layout.prediction_scores(name).name, scores)
     files.write_csv(
-        f"plots/prediction/{name}.csv", ("encoder", "condition", "low", "high", "density"), rows
+        layout.plot("prediction", name), ("encoder", "condition", "low", "high", "density"), rows
     )
-    files.write_metrics(f"metrics/prediction/{name}.json", metrics)
+    files.write_metrics(layout.metrics("prediction", name), metrics)
 
 
 def _training_images(
@@ -101,7 +102,7 @@ def _training_images(
     present = [split for split in dataset.split_names(folder) if split in splits]
     if not present:
         raise UserError(
-            f"{folder} has none of the splits that results/pretrain was trained on: "
+            f"{folder} has none of the splits that {layout.PRETRAINED} was trained on: "
             f"{', '.join(map(str, splits))}"
         )
     parts = [

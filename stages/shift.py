@@ -21,21 +21,21 @@ from pathlib import Path
 import numpy as np
 
 from prosmin.common import files
+from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import UserError, nearest
 from prosmin.data.dataset import read_manifest
 from prosmin.evaluation.linear_probe import classification_metrics, reliability_rows
 from prosmin.metrics import classification
+from stages.common import layout
 from stages.common.command import Unlabelled, check_name, needs_labels, run
-from stages.common.features import ENCODERS, load_features
-from stages.linear import RELIABILITY, load_probe
+from stages.common.features import load_features
+from stages.linear import RELIABILITY_COLUMNS, load_probe
 from stages.params.load import Params
-
-METRICS, PLOT = "metrics/shift/{}.json", "plots/shift/{}.csv"
 
 log = logging.getLogger(__name__)
 
 
-@needs_labels(METRICS, PLOT, RELIABILITY)
+@needs_labels(layout.metrics("shift", "{}"), layout.plot("shift", "{}"), RELIABILITY_COLUMNS)
 def main(params: Params, name: str = "") -> None:
     asked = params.shift
     check_name("shift", "one of shift.sets", name, asked.sets)
@@ -69,8 +69,8 @@ def main(params: Params, name: str = "") -> None:
             *(scored[key] for key in ("accuracy", "accuracy_low", "accuracy_high")),
             *(len(chosen), count, accuracy_clean),
         )
-    files.write_csv(PLOT.format(name), RELIABILITY, rows)
-    files.write_metrics(METRICS.format(name), metrics)
+    files.write_csv(layout.plot("shift", name), RELIABILITY_COLUMNS, rows)
+    files.write_metrics(layout.metrics("shift", name), metrics)
 
 
 def match_classes(dataset: str, name: str) -> tuple[np.ndarray, int]:

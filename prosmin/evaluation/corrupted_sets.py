@@ -1,7 +1,9 @@
-"""A test split under corruption, cell by cell: generated, or read from files as they were published.
+"""The corrupted images of a test split, cell by cell: generated, or read from published files.
 
-A cell is one type at one severity. Every source gives the labels of its images [N], which are the same and in the same
-order in all cells, and the images of a cell in parts.
+A cell is one corruption type at one severity. Every source gives the labels [N] of its images,
+which are the same and in the same order in all cells, and the images of a cell in parts.
+
+Letters in shapes: N images, B images of a part, C channels, S pixels a side, H x W pixels.
 """
 
 import os
@@ -21,24 +23,30 @@ from prosmin.data.dataset import Split, convert
 from prosmin.data.picture import Unreadable, decode
 from prosmin.fetching.listing import files_in, subfolders
 
-_PART = 1024  # images of a part, at least
+_PART = 1024  # images per part, at least
 
 
 class Cells(Protocol):
-    """labels: int64 [N]; parts: uint8 [B,C,S,S], N images in all, of one cell.
+    """Corrupted images.
 
+    labels: int64 [N].
     paired: the images come in the order of the test split.
     """
 
     labels: np.ndarray
     paired: bool
 
-    def parts(self, name: str, severity: int) -> Iterator[Tensor]: ...
+    def parts(self, name: str, severity: int) -> Iterator[Tensor]:
+        """Yield the N images of a cell in parts uint8 [B, C, S, S]. name: of the type."""
+        ...
 
 
 @dataclass(frozen=True)
 class Generated:
-    """The images of a split, corrupted on a device by ``prosmin.corruptions``. frost: panes; None: procedural ones."""
+    """The images of a split, corrupted on a device by ``prosmin.corruptions``.
+
+    frost: photographs of frost; None: procedural frost.
+    """
 
     split: Split
     seed: int
@@ -63,11 +71,16 @@ class Generated:
 
 
 class Folders:
-    """ImageNet-C: image files ``path/<type>/<severity>/<class>/``, the same file names in every cell.
+    """ImageNet-C: image files in ``path/<type>/<severity>/<class>/``.
 
-    classes: names in the order of the labels, to which the class folders are mapped; image_size, channels: what the
-    images are converted to, as in ``prosmin.data.dataset.load_split``.
-    Raise ``UserError``, before any image is read, where a cell is not there or holds other images than the first.
+    All cells have the same file names.
+
+    classes: names of the class folders in the order of the labels.
+    image_size, channels: the images are converted to these, as by
+        ``prosmin.data.dataset.load_split``.
+
+    Raises ``UserError``, before any image is read, where a cell is missing or holds other images
+    than the first cell.
     """
 
     paired = False  # published files may come in another order
@@ -98,9 +111,8 @@ class Folders:
 
     def parts(self, name: str, severity: int) -> Iterator[Tensor]:
         cell = self.root / name / str(severity)
-        with ThreadPoolExecutor(
-            os.cpu_count()
-        ) as pool:  # decoding runs outside the interpreter lock
+        # Threads help, because decoding runs outside the interpreter lock.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             for first in range(0, len(self.files), _PART):
                 files = [cell / file for file in self.files[first : first + _PART]]
                 yield torch.cat(list(pool.map(self._read, files)))
@@ -114,9 +126,13 @@ class Folders:
 
 
 class Arrays:
-    """CIFAR-10-C: ``path/<type>.npy``, uint8 [5 N,H,W,3], the N images of severity 1 first, and ``path/labels.npy`` [5 N].
+    """CIFAR-10-C: ``path/<type>.npy``, uint8 [5 N, H, W, 3], and ``path/labels.npy``, [5 N].
 
-    The arrays are mapped, not loaded, and never unpickled. image_size, channels: as in ``Folders``; count: of classes.
+    The N images of severity 1 come first. The arrays are mapped, not loaded, and never unpickled.
+
+    count: number of classes. image_size, channels: as in ``Folders``.
+
+    Raises ``UserError`` where an array has another shape or type than these.
     """
 
     paired = False  # published files may come in another order
@@ -130,23 +146,18 @@ class Arrays:
             [file.stem for file in sorted(self.root.glob("*.npy")) if file.stem != "labels"],
             self.root,
         )
-        labels = _array(self.root / "labels.npy")
+        file = self.root / "labels.npy"
+        labels = _array(file)
         rows = len(labels)
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or not rows or rows % len(SEVERITIES):
-            raise UserError(
-                f"{self.root / 'labels.npy'} is {_shown(labels)}; needed: whole numbers [5 N]"
-            )
+            raise UserError(f"{file} is {_shown(labels)}; needed: whole numbers [5 N]")
         by_severity = labels.astype(np.int64).reshape(len(SEVERITIES), -1)
         if (by_severity != by_severity[0]).any():
-            raise UserError(
-                f"{self.root / 'labels.npy'} differs between severities; its five parts must be equal"
-            )
+            raise UserError(f"{file} differs between severities; its five parts must be equal")
         self.labels = by_severity[0]
         if self.labels.min() < 0 or self.labels.max() >= count:
             wrong = int(self.labels.min() if self.labels.min() < 0 else self.labels.max())
-            raise UserError(
-                f"{self.root / 'labels.npy'} holds label {wrong}; the dataset has {count} classes, from 0"
-            )
+            raise UserError(f"{file} holds label {wrong}; the dataset has {count} classes, from 0")
         self.arrays = {name: _array(self.root / f"{name}.npy") for name in types}
         for name, array in self.arrays.items():
             if (
@@ -163,10 +174,10 @@ class Arrays:
         cell = self.arrays[name][(severity - 1) * count : severity * count]
         for first in range(0, count, _PART):
             pixels = torch.from_numpy(np.array(cell[first : first + _PART])).permute(0, 3, 1, 2)
-            # A copy even of one channel, whose strides would otherwise choose other kernels, with other last digits.
-            yield convert(
-                pixels.clone(memory_format=torch.contiguous_format), self.image_size, self.channels
-            )
+            # Copied even with one channel, whose strides would otherwise choose other kernels with
+            # other last digits.
+            pixels = pixels.clone(memory_format=torch.contiguous_format)
+            yield convert(pixels, self.image_size, self.channels)
 
 
 def _root(path: str | Path) -> Path:
@@ -187,12 +198,12 @@ def _check_types(wanted: Sequence[str], there: Sequence[str], root: Path) -> Non
 
 
 def _images(cell: Path, classes: Sequence[str]) -> list[str]:
-    """``<class>/<file>`` of a cell, sorted, the classes in the order of the labels."""
+    """The files ``<class>/<file>`` of a cell, sorted, the classes in the order of the labels."""
     there = subfolders(cell)
     if unknown := sorted(set(there) - set(classes)):
         raise UserError(
-            f"{cell / unknown[0]} is no class of the dataset, which has {len(classes)}, such as {classes[0]!r}"
-            f"{nearest(unknown[0], classes)}"
+            f"{cell / unknown[0]} is no class of the dataset, which has {len(classes)}, "
+            f"such as {classes[0]!r}{nearest(unknown[0], classes)}"
         )
     present = set(there)
     return [
@@ -200,24 +211,27 @@ def _images(cell: Path, classes: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_same(first: Path, expected: list[str], cell: Path, found: list[str]) -> None:
+def _check_same(first: Path, expected: list[str], cell: Path, images: list[str]) -> None:
+    """Raise ``UserError`` unless a cell holds the ``expected`` images, those of the first cell."""
     if not expected:
         raise UserError(f"{first} holds no images")
-    if found == expected:
+    if images == expected:
         return
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    missing, extra = sorted(set(expected) - set(images)), sorted(set(images) - set(expected))
     odd = f"{missing[0]} is not in {cell}" if missing else f"{extra[0]} is not in {first}"
     raise UserError(
-        f"{cell} holds {len(found)} images and {first} {len(expected)}, which must be the same: {odd}"
+        f"{cell} holds {len(images)} images and {first} {len(expected)}, "
+        f"which must be the same: {odd}"
     )
 
 
 def _array(file: Path) -> np.ndarray:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        return array
     except FileNotFoundError:
         raise UserError(f"{file} does not exist") from None
-    except Exception as error:  # its header is parsed as Python, which raises TokenError, SyntaxError, OverflowError and others
+    except Exception as error:  # NumPy parses the header as Python: SyntaxError, OverflowError, ...
         raise UserError(
             f"{file} is no array that can be read: {reason(error)}; download it again"
         ) from None
@@ -228,27 +242,27 @@ def _shown(array: np.ndarray) -> str:
 
 
 def check_labels(cells: Cells, split: Split, dataset: str) -> None:
-    """Raise ``UserError`` unless as many images of each class are corrupted as the test split has clean ones.
+    """Raise ``UserError`` unless each class has as many corrupted images as clean ones.
 
-    Classes of equal size agree in this whatever they are called, so the labels of ``Arrays``, which have no names, must
-    also come in the order of the split.
+    Counts agree for classes of equal size whatever their names. ``Arrays`` have no names of
+    classes, so their labels must also come in the order of the split.
     """
     names = split.classes or ()
-    found, expected = (
-        np.bincount(each, minlength=len(names)) for each in (cells.labels, split.labels.numpy())
-    )
-    for name, corrupted, clean in zip(names, found, expected):
+    labels = cells.labels, split.labels.numpy()
+    counts = (np.bincount(part, minlength=len(names)) for part in labels)
+    for name, corrupted, clean in zip(names, *counts):
         if corrupted != clean:
             raise UserError(
-                f"{corrupted} corrupted images are of class {name!r}, but {clean} of the test split of {dataset!r}; "
+                f"{corrupted} corrupted images are of class {name!r}, "
+                f"but {clean} of the test split of {dataset!r}; "
                 "the clean and the corrupted images must be the same"
             )
-    differing = np.flatnonzero(cells.labels != split.labels.numpy())
+    differing = np.flatnonzero(labels[0] != labels[1])
     if isinstance(cells, Arrays) and len(differing):
-        corrupted, clean = (
-            names[each[differing[0]]] for each in (cells.labels, split.labels.numpy())
-        )
+        corrupted, clean = (names[part[differing[0]]] for part in labels)
         raise UserError(
-            f"corrupted image {differing[0]} is of class {corrupted!r}, but that of the test split of {dataset!r} of class "
-            f"{clean!r}, as for {len(differing)} of {len(split)} images; labels.npy must have the order of the test split"
+            f"corrupted image {differing[0]} is of class {corrupted!r}, "
+            f"but that of the test split of {dataset!r} of class {clean!r}, "
+            f"as for {len(differing)} of {len(split)} images; "
+            "labels.npy must have the order of the test split"
         )

@@ -1,12 +1,13 @@
-"""How good is the predicted distribution itself? Several views of an image, each predicting the target of the others.
+"""Quality of the predicted distribution: each view of an image predicts the targets of the others.
 
-The online network sees view i and predicts N(mu_i, sigma_i^2), the target network sees view j and gives y_j; all
-ordered pairs i != j of the views count, in all dimensions. Everything is averaged over pairs and dimensions to one number
-an image, because only images are independent: intervals come from resampling images.
+The online network sees view i and predicts N(mu_i, sigma_i^2). The target network sees view j and
+gives y_j. All ordered pairs i != j of the views count, in all dimensions. Scores are averaged over
+pairs and dimensions to a number per image, because only images are independent: intervals come from
+resampling images.
 
-In training the targets are normalised by the statistics of their batch. Here a number must not depend on the company that
-an image comes in, so the statistics are those of training images, taken once (``fit_reference``), and the networks run
-in evaluation mode.
+Training normalises targets by the statistics of their batch. Here the score of an image must not
+depend on the other images, so the statistics are those of training images, computed once
+(``fit_reference``), and the networks run in evaluation mode.
 
 Letters in shapes: N images, V views, D dimensions of the projection, L levels, B bins.
 """
@@ -23,7 +24,7 @@ from torch import Tensor
 from prosmin import scoring
 from prosmin.common.seeds import prediction_generator
 from prosmin.metrics import classification
-from prosmin.metrics.intervals import Scale, on
+from prosmin.metrics.prediction import mean_score, rank_correlation, skill
 from prosmin.objectives.base import Distilling
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.objectives.published import Published
@@ -31,17 +32,17 @@ from prosmin.objectives.targets import Normalisation, fit_normalisation
 from prosmin.views.make import random_view
 from prosmin.views.settings import ViewSettings
 
-LEVELS = (50, 80, 90)  # per cent of the central intervals whose coverage is counted
+LEVELS = (50, 80, 90)  # central intervals whose coverage is counted, in per cent
 BINS = 20  # of the PIT histogram
-_CHUNK = 256  # images seen at a time; a constant, because the views drawn depend on it
-_REFERENCE, _MEASURE = 0, 1  # what a random stream is for: part of its seed
+_CHUNK = 256  # images at a time; a constant, because the drawn views depend on it
+_REFERENCE, _MEASURE = 0, 1  # purposes of a random stream, part of its seed
 
 Predicting = ProSMIN | Published  # the objectives that predict a distribution
 
 
 @dataclass(frozen=True)
 class Seeing:
-    """How views are drawn: so many of each image, by these settings, from this seed."""
+    """How views are drawn. views: number per image."""
 
     views: int
     settings: ViewSettings
@@ -49,21 +50,77 @@ class Seeing:
 
 
 @dataclass(frozen=True)
+<<<<<<< HEAD
+=======
+class Normalisation:
+    """``(y - shift) @ map`` for a map [D, D], ``(y - shift) * map`` for a map [D]."""
+
+    shift: Tensor
+    map: Tensor
+
+    def __call__(self, y: Tensor) -> Tensor:
+        centred = y - self.shift
+        return centred @ self.map if self.map.ndim == 2 else centred * self.map
+
+
+def fit_normalisation(y: Tensor, how: str, shrinkage: float) -> Normalisation:
+    """Fit the normalisation of ``prosmin.objectives.prosmin.normalise_targets`` to targets.
+
+    y: the targets [N, D]. how: none, centre, standardise or whiten.
+    shrinkage: of the covariance towards its diagonal mean.
+    """
+    size = y.shape[1]
+    one = torch.ones(size, device=y.device)
+    if how == "none":
+        return Normalisation(torch.zeros(size, device=y.device), one)
+    shift = y.mean(0)
+    if how == "centre":
+        return Normalisation(shift, one)
+    centred = (y - shift).double()
+    if how == "standardise":
+        return Normalisation(shift, centred.square().mean(0).clamp_min(1e-12).rsqrt().float())
+    covariance = centred.T @ centred / len(y)
+    scale = covariance.diagonal().mean()
+    covariance = (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(
+        size, device=y.device
+    ).double()
+    values, vectors = torch.linalg.eigh(covariance)
+    floor = (1e-9 * scale).clamp_min(1e-12)
+    return Normalisation(
+        shift, (vectors * torch.maximum(values, floor).rsqrt() @ vectors.T).float()
+    )
+
+
+@dataclass(frozen=True)
+>>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
 class Reference:
-    """What evaluation takes from training images. sigma [D]: for each dimension the one standard deviation that, given
-    to all images, has the lowest CRPS around the predicted means: the control that predicted sigma is held against."""
+    """Statistics of training images.
+
+    normalisation: of the targets.
+    sigma: [D], the control for predicted sigma: per dimension the constant standard deviation with
+        the lowest CRPS around the predicted means.
+    """
 
     normalisation: Normalisation
     sigma: Tensor
 
 
 def fit_reference(model: Predicting, images: Tensor, seeing: Seeing) -> Reference:
-    """images: uint8 [N, C, S, S], of the training split. The targets are normalised as the model was trained."""
+    """Compute the reference from training images, uint8 [N, C, S, S].
+
+    The targets are normalised as in the training of the model.
+    """
     mu, _, y = (
         torch.cat(parts) for parts in zip(*_look(model, images, seeing, _REFERENCE), strict=True)
     )
+<<<<<<< HEAD
     if isinstance(model, Published):  # its centre was fixed by the training
         normalisation = Normalisation(model.centre)
+=======
+    if isinstance(model, Published):  # its training has fixed the centre
+        centre: Tensor = model.get_buffer("centre")
+        normalisation = Normalisation(centre, torch.ones_like(centre))
+>>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
     else:
         normalisation = fit_normalisation(
             y.flatten(0, 1), model.normalise, model.shrinkage, torch.float64
@@ -73,10 +130,11 @@ def fit_reference(model: Predicting, images: Tensor, seeing: Seeing) -> Referenc
 
 
 def best_constant(errors: Tensor) -> Tensor:
-    """errors y - mu [N, D] -> the sigma [D] whose N(mu, sigma^2) has the lowest mean CRPS.
+    """Find the sigma [D] whose N(mu, sigma^2) has the lowest mean CRPS, for errors y - mu [N, D].
 
-    With E|X - y| = sigma [z (2 Phi(z) - 1) + 2 phi(z)] the CRPS has the derivative 2 phi(e / sigma) - 1 / sqrt(pi) in
-    sigma. Its mean rises with sigma, so the root is found by halving, in log sigma.
+    With E|X - y| = sigma [z (2 Phi(z) - 1) + 2 phi(z)] the CRPS has the derivative
+    2 phi(e / sigma) - 1 / sqrt(pi) in sigma. The mean of the derivative rises with sigma, so
+    bisection in log sigma finds its root.
     """
     low, high = (
         torch.full(errors.shape[1:], math.log(bound), device=errors.device) for bound in (1e-4, 1e4)
@@ -91,10 +149,17 @@ def best_constant(errors: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of N images. inside [N, L]: share of targets within the central interval of each level; pit [B]: share of targets
-    by bin of their predicted probability integral transform, the mean over images; crps, crps_constant: with predicted
-    and with constant sigma; log_sigma: mean predicted; error: mean |y - mu|; disagreement: mean E|X_i - X_j| of
-    predictions from two views, disagreement_constant: the same with constant sigma; all but pit float64 [N]."""
+    """Scores of N images, float64 [N] unless said otherwise.
+
+    inside: [N, L], share of targets within the central interval of each level.
+    pit: [B], share of targets per bin of their predicted probability integral transform (PIT), mean
+        over images.
+    crps, crps_constant: with predicted and with constant sigma.
+    log_sigma: mean predicted log sigma.
+    error: mean |y - mu|.
+    disagreement: mean E|X_i - X_j| of predictions from two views.
+    disagreement_constant: the same with constant sigma.
+    """
 
     inside: np.ndarray
     pit: np.ndarray
@@ -107,7 +172,7 @@ class Measured:
 
 
 def measure(model: Predicting, images: Tensor, reference: Reference, seeing: Seeing) -> Measured:
-    """images: uint8 [N, C, S, S] of any dataset, N at least 1, as the encoder takes them."""
+    """Score images uint8 [N, C, S, S] of any dataset; N is at least 1."""
     parts = [
         _measure(mu, log_sigma, reference.normalisation(y), reference.sigma)
         for mu, log_sigma, y in _look(model, images, seeing, _MEASURE)
@@ -119,7 +184,10 @@ def measure(model: Predicting, images: Tensor, reference: Reference, seeing: See
 
 
 def _measure(mu: Tensor, log_sigma: Tensor, y: Tensor, constant: Tensor) -> dict[str, Tensor]:
-    """[N, V, D] each, constant [D] -> the fields of ``Measured``, one row an image."""
+    """The fields of ``Measured``, a row per image, of mu, log_sigma and y [N, V, D].
+
+    constant: [D], the constant sigma.
+    """
     sigma = log_sigma.exp()
     seen: dict[str, list[Tensor]] = {}
 
@@ -127,7 +195,7 @@ def _measure(mu: Tensor, log_sigma: Tensor, y: Tensor, constant: Tensor) -> dict
         seen.setdefault(name, []).append(values.mean((1, 2)))  # over views and dimensions
 
     for shift in range(1, mu.shape[1]):
-        target, other_mu, other_sigma = (each.roll(-shift, 1) for each in (y, mu, sigma))
+        target, other_mu, other_sigma = (part.roll(-shift, 1) for part in (y, mu, sigma))
         pit = torch.special.ndtr((target - mu) / sigma)
         note("crps", scoring.crps(mu, sigma, target) / 2)
         note("crps_constant", scoring.crps(mu, constant, target) / 2)
@@ -155,7 +223,10 @@ def _measure(mu: Tensor, log_sigma: Tensor, y: Tensor, constant: Tensor) -> dict
 
 
 def _pairs(mu: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """[N, V, D] each -> the prediction from view i beside the target of view i + shift, for each shift: [N V, D]."""
+    """Pair the prediction of view i with the target of view i + shift, for each shift.
+
+    mu, y: [N, V, D]; the parts of a pair: [N V, D].
+    """
     for shift in range(1, mu.shape[1]):
         yield mu.flatten(0, 1), y.roll(-shift, 1).flatten(0, 1)
 
@@ -164,14 +235,18 @@ def _pairs(mu: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _look(
     model: Predicting, images: Tensor, seeing: Seeing, purpose: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """mu, log sigma and target before normalisation, float32 [n, V, D], of consecutive images."""
+    """Yield mu, log sigma and the unnormalised target, float32 [n, V, D], of consecutive images.
+
+    purpose: chooses the random stream of the views.
+    """
     device = next(model.parameters()).device
     generator = prediction_generator(device, seeing.seed, purpose)
-    for chunk in images.split(_CHUNK):
+    for chunk in torch.split(images, _CHUNK):
         chunk = chunk.to(device)
-        seen = [random_view(chunk, seeing.settings, generator) for _ in range(seeing.views)]
-        found = [(*model.predict(view)[1:], Distilling.targets(model, view)) for view in seen]
-        yield tuple(torch.stack(each, 1).float() for each in zip(*found, strict=True))
+        views = [random_view(chunk, seeing.settings, generator) for _ in range(seeing.views)]
+        outputs = [(*model.predict(view)[1:], Distilling.targets(model, view)) for view in views]
+        mu, log_sigma, y = (torch.stack(parts, 1).float() for parts in zip(*outputs, strict=True))
+        yield mu, log_sigma, y
 
 
 def view_scores(measured: Measured) -> dict[str, np.ndarray]:
@@ -193,8 +268,11 @@ def view_scores(measured: Measured) -> dict[str, np.ndarray]:
 
 
 def summarise(measured: Measured, bootstrap: int, seed: int) -> dict[str, float]:
-    """The numbers of docs/evaluation.md, each with its 95 % interval over images."""
-    wanted = {
+    """Coverage, CRPS, skill and rank correlation, with 95 % intervals over images.
+
+    docs/evaluation.md defines them.
+    """
+    wanted: dict[str, classification.Metric] = {
         f"coverage_{level}": partial(classification.mean_share, measured.inside[:, place])
         for place, level in enumerate(LEVELS)
     }
@@ -206,40 +284,3 @@ def summarise(measured: Measured, bootstrap: int, seed: int) -> dict[str, float]
         rank_correlation, measured.log_sigma, measured.error
     )
     return classification.with_intervals(wanted, len(measured.crps), bootstrap, seed)
-
-
-@on(Scale(0.0, math.inf))
-def mean_score(
-    score: np.ndarray, counts: classification.Counts | None = None
-) -> "float | np.ndarray":
-    """Mean of scores [N] that are at least 0 and have no upper end, such as the CRPS."""
-    return classification.mean(score, counts)
-
-
-@on(Scale(-math.inf, 1.0))
-def skill(
-    score: np.ndarray, control: np.ndarray, counts: classification.Counts | None = None
-) -> "float | np.ndarray":
-    """1 - mean score / mean control, of [N] each: the share of the control's score that is saved; above 0 is better."""
-    return 1 - classification.mean(score, counts) / classification.mean(control, counts)
-
-
-@on(Scale(-1.0, 1.0))
-def rank_correlation(
-    one: np.ndarray, other: np.ndarray, counts: classification.Counts | None = None
-) -> "float | np.ndarray":
-    """Spearman's rank correlation of [N] and [N], in [-1, 1]; ties share their mean rank, a constant has 0."""
-    rows = np.ones((1, len(one))) if counts is None else counts
-    a, b = (_centred_ranks(each, rows) for each in (one, other))
-    spread = np.sqrt((rows * a**2).sum(1) * (rows * b**2).sum(1))
-    values = np.divide((rows * a * b).sum(1), spread, out=np.zeros(len(rows)), where=spread > 0)
-    return float(values[0]) if counts is None else values
-
-
-def _centred_ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """[R, N]: the mean rank of each value among the samples repeated by a row of counts, less the mean of the row."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    mass = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(counts[:, order], axis=1)], axis=1)
-    low, high = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
-    return (mass[:, low] + mass[:, high]) / 2 - mass[:, -1:] / 2

@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError, nearest, reason, say
@@ -131,7 +132,7 @@ class Unlabelled(UserError):
 
 
 def needs_labels(
-    metrics: str, plot: str, columns: Sequence[str]
+    metrics: str | Path, plot: str | Path, columns: Sequence[str]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate the ``main`` of a stage: where it raises ``Unlabelled``, it is left out.
 
@@ -148,8 +149,8 @@ def needs_labels(
                 main(params, *arguments)
             except Unlabelled as error:
                 log.warning("%s, which this evaluation needs: it is left out", error)
-                files.write_csv(plot.format(*arguments), columns, [])
-                files.write_metrics(metrics.format(*arguments), {LEFT_OUT: f"{error}."})
+                files.write_csv(str(plot).format(*arguments), columns, [])
+                files.write_metrics(str(metrics).format(*arguments), {LEFT_OUT: f"{error}."})
 
         return main_or_reason
 

@@ -8,12 +8,8 @@ import numpy as np
 from prosmin.common.errors import UserError
 from prosmin.common.files import read_arrays
 from prosmin.evaluation.label_subsets import Labelled, stratified_holdout
+from stages.common import layout
 from stages.common.command import Unlabelled
-
-RESULTS = Path("results/embed")
-
-# The trained network and the same network before training, the floor of every number.
-ENCODERS = ("trained", "random")
 
 HELD_OUT = 0.2  # share of train to select on where the dataset has no val split
 
@@ -74,9 +70,9 @@ class Features:
 def load_features(dataset: str, encoder: str) -> Features:
     """Read the features of a dataset. Raises ``UserError`` where there are none.
 
-    encoder: one of ``ENCODERS``.
+    encoder: one of ``prosmin.common.encoders.ENCODERS``.
     """
-    path = RESULTS / dataset / f"{encoder}.safetensors"
+    path = layout.features(dataset, encoder)
     try:
         return read_features(path, dataset)
     except FileNotFoundError:

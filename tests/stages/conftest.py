@@ -1,4 +1,4 @@
-"""A working folder as the leaves find it: params.yaml and the embedded features of a real dataset."""
+"""A working folder with params.yaml and the embedded features of a real dataset."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The corrupt stage with real (untrained) networks and real images: what it writes, repeatably, and how it fails."""
+"""The corrupt stage with untrained networks and real images: its files, and how it fails."""
 
 from typing import get_args
 
@@ -36,7 +36,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, params):
-    """Digits, two small networks that differ in their first weights and no more, their features and probes."""
+    """Digits, two small networks of different seeds, their features and probes."""
     folder = tmp_path_factory.mktemp("corrupt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -182,7 +182,7 @@ def test_a_reference_from_a_file(place, params):
 
 
 def test_a_reference_of_other_cells_is_refused_before_anything_is_measured(place, params):
-    """The same model asked at another severity, on other images or on a model file of before: no number at all."""
+    """Another severity, other images or an older file of the model: no number at all."""
     corrupt.main(params)
     content = files.read_json("metrics/corrupt.json")["random"]
     assert (
@@ -227,7 +227,7 @@ SOURCE = ("dataset", "source", "images")  # of which cells the numbers are
 
 
 def without_similarity() -> tuple:
-    """All that was written but the feature similarity, which published files have not, and where the cells are from."""
+    """The written numbers without the feature similarity and without the source of the cells."""
     content = files.read_json("metrics/corrupt.json")
     metrics = {
         encoder: {

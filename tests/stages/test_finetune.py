@@ -19,8 +19,16 @@ WRITTEN = ("metrics/finetune/digits.json", "plots/finetune/digits.csv")
 def params():
     given = load(ROOT / "params.yaml")
     asked = given.finetune.model_copy(
-        update={"datasets": ("digits", "patches", "digits_rotated"), "epochs": 1, "scratch_epochs": (2, 1), "steps": 4, "per_class": (2,), "percent": (12.5,), "bootstrap": 100}
-    )  # fmt: skip
+        update={
+            "datasets": ("digits", "patches", "digits_rotated"),
+            "epochs": 1,
+            "scratch_epochs": (2, 1),
+            "steps": 4,
+            "per_class": (2,),
+            "percent": (12.5,),
+            "bootstrap": 100,
+        }
+    )
     few = {
         name: dataset.model_copy(update={"limit": {"train": 120, "val": 40, "test": 60}})
         for name, dataset in given.fetch.items()

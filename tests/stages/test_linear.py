@@ -78,6 +78,9 @@ def test_a_dataset_without_labels_is_left_out(workplace, params):
 
 def test_it_needs_neither_torch_nor_the_orchestration(workplace):
     heavy = ("torch", "timm", "sklearn", "dvc", "prefect", "datasets", "pyarrow")
-    code = f"import sys, stages.knn, stages.lowshot, stages.transfer; print([m for m in {heavy} if m in sys.modules])"
+    code = (
+        "import sys, stages.knn, stages.lowshot, stages.transfer; "
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
     done = workplace.python("-c", code)
     assert done.stdout.strip() == "[]", done.stderr

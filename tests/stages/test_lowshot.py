@@ -20,7 +20,7 @@ def test_it_writes_the_mean_over_draws_of_each_setting(workplace, params):
     )
     for encoder in ("trained", "random"):
         labels = {name: scored["labels"] for name, scored in found[encoder].items()}
-        # 650 labels of 10 classes in train and val: 1 % is 0.65 a class, 10 % is 6.5, which rounds to even.
+        # 650 labels of 10 classes: 1 % is 0.65 per class, 10 % is 6.5, which rounds to even.
         assert labels == {
             "per_class_1": 10,
             "per_class_5": 50,

@@ -23,8 +23,9 @@ from tests.stages.conftest import ROOT, Workplace
 PROBE = ["msp", "max_logit", "entropy", "energy"]
 PREDICTED = ["view_score", "view_score_constant", "disagreement", "disagreement_constant"]
 DETECTORS = [
-    *PROBE, "knn", "mahalanobis", "relative_mahalanobis", "vim", "sigma", "combined", "combined_sigma", *PREDICTED
-]  # fmt: skip
+    *(*PROBE, "knn", "mahalanobis", "relative_mahalanobis", "vim", "sigma"),
+    *("combined", "combined_sigma", *PREDICTED),
+]
 WRITTEN = [
     "metrics/ood/patches.json",
     "plots/ood/patches.csv",
@@ -35,7 +36,7 @@ WRITTEN = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Digits against their own pixels shuffled, with a higher log sigma; the images fetched and the probe fitted."""
+    """Digits against their shuffled pixels with a higher log sigma, with images and a probe."""
     place, rng = Workplace(tmp_path_factory.mktemp("ood")), np.random.default_rng(0)
     for encoder in ("trained", "random"):
         arrays = place.features["patches", encoder]
@@ -116,7 +117,7 @@ def test_it_writes_scores_metrics_curves_and_examples(ready, params):
 
 
 def test_the_detectors_are_fitted_to_train_and_val(ready, params):
-    """An OOD image that is a copy of one in train, one of val: its nearest neighbour is at no distance."""
+    """A copy of a train or val image has its nearest neighbour at no distance."""
     for split, row in (("train", 3), ("val", 5)):
         arrays = ready.features["digits", "trained"]
         ready.features["patches", "trained"]["test.features"][row] = arrays[f"{split}.features"][
@@ -146,7 +147,7 @@ def test_examples_are_the_images_of_their_scores_from_the_lowest_to_the_highest(
 
 
 def test_examples_of_differing_sizes_become_squares_of_the_smallest(ready, params):
-    """Photographs as JPEG files, 300x400 and 40x30 pixels: the left half black, the right half white."""
+    """JPEG files of 300x400 and 40x30 pixels: the left half black, the right half white."""
     for number, (height, width) in enumerate([(300, 400), (40, 30)] * 15):
         picture = np.zeros((height, width, 3), np.uint8)
         picture[:, width // 2 :] = 255

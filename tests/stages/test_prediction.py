@@ -1,4 +1,4 @@
-"""The prediction stage with real (untrained) networks and real images: what it writes, repeatably, and how it fails."""
+"""The prediction stage with untrained networks and real images: its files, and how it fails."""
 
 import shutil
 

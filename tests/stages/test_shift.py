@@ -1,4 +1,4 @@
-"""The shift stage: the probe on images of the same classes from elsewhere, in the layout of ImageNet-A and -R."""
+"""The shift stage on images of the same classes from elsewhere, as ImageNet-A and -R have them."""
 
 import shutil
 
@@ -21,7 +21,7 @@ CLASSES = (3, 7, 8)
 
 
 def faint(folder, names):
-    """20 digits of each class with half their contrast, ``folder/<class>/<number>.png``, without splits."""
+    """20 digits per class at half contrast, ``folder/<class>/<number>.png``, without splits."""
     digits = load_digits()
     for label, name in names.items():
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Corrupted test splits from small ImageNet-C folders and CIFAR-10-C arrays, made here from real photographs."""
+"""Corrupted test splits from ImageNet-C folders and CIFAR-10-C arrays of real photographs."""
 
 import io
 import pickle
@@ -142,18 +142,33 @@ def empty(root):
         cell.mkdir()
 
 
+FIRST = "n01440764/ILSVRC2012_val_00000000.JPEG"
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (remove_type, "types is 'fog'; ROOT has only contrast; name no other types"),
         (remove_severity, "ROOT/contrast/5 is missing; ROOT/contrast holds 1"),
-        (remove_image, "ROOT/contrast/1 holds 5 images and ROOT/fog/1 6, which must be the same: n01440764/ILSVRC2012_val_00000000.JPEG is not in ROOT/contrast/1"),
-        (rename_class, "ROOT/fog/5/n01440765 is no class of the dataset, which has 3, such as 'n01440764' (did you mean 'n01440764'?)"),
-        (rename_image, "ROOT/fog/5 holds 6 images and ROOT/fog/1 6, which must be the same: n01440764/ILSVRC2012_val_00000000.JPEG is not in ROOT/fog/5"),
+        (
+            remove_image,
+            f"ROOT/contrast/1 holds 5 images and ROOT/fog/1 6, which must be the same: {FIRST} "
+            "is not in ROOT/contrast/1",
+        ),
+        (
+            rename_class,
+            "ROOT/fog/5/n01440765 is no class of the dataset, which has 3, such as 'n01440764' "
+            "(did you mean 'n01440764'?)",
+        ),
+        (
+            rename_image,
+            f"ROOT/fog/5 holds 6 images and ROOT/fog/1 6, which must be the same: {FIRST} "
+            "is not in ROOT/fog/5",
+        ),
         (empty, "ROOT/fog/1 holds no images"),
         (shutil.rmtree, "path is 'ROOT'; there is no such folder"),
     ],
-)  # fmt: skip
+)
 def test_incomplete_folders_are_one_clear_error(spoilt, spoil, says):
     spoil(spoilt)
     with pytest.raises(UserError, match=f"^{re.escape(says.replace('ROOT', str(spoilt)))}$"):
@@ -188,33 +203,46 @@ def header() -> bytes:
 
 
 HEADER = header()
+FOG = "ROOT/fog.npy"
+WHOLE = "needed: whole numbers [5 N]"
+IMAGES = "needed: uint8 [30, H, W, 3], as many images as labels.npy has labels"
+UNREADABLE = "ROOT/fog.npy is no array that can be read: "
 
 
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("labels.npy", None, "ROOT/labels.npy does not exist"),
-        ("labels.npy", np.zeros(29, np.uint8), "ROOT/labels.npy is uint8 [29]; needed: whole numbers [5 N]"),
-        ("labels.npy", np.zeros(30), "ROOT/labels.npy is float64 [30]; needed: whole numbers [5 N]"),
-        ("labels.npy", np.full(30, 3), "ROOT/labels.npy holds label 3; the dataset has 3 classes, from 0"),
-        ("labels.npy", np.arange(30) % 3 * (np.arange(30) < 29), "ROOT/labels.npy differs between severities; its five parts must be equal"),
-        ("fog.npy", np.zeros((29, 32, 32, 3), np.uint8), "ROOT/fog.npy is uint8 [29, 32, 32, 3]; needed: uint8 [30, H, W, 3], as many images as labels.npy has labels"),
-        ("fog.npy", np.zeros((30, 32, 32, 3)), "ROOT/fog.npy is float64 [30, 32, 32, 3]; needed: uint8 [30, H, W, 3], as many images as labels.npy has labels"),
-        ("fog.npy", b"no array", "ROOT/fog.npy is no array that can be read: "),
-        ("fog.npy", HEADER.replace(b"(30,", b"(30 "), "ROOT/fog.npy is no array that can be read: "),
-        ("fog.npy", HEADER.replace(b"'shape'", b"'shape "), "ROOT/fog.npy is no array that can be read: "),
-        ("fog.npy", HEADER.replace(b"(30, 32,", b"(9e9999,"), "ROOT/fog.npy is no array that can be read: "),
-        ("fog.npy", HEADER.replace(b"(30, 32", b"(" + b"9" * 6), "ROOT/fog.npy is no array that can be read: "),
-        ("fog.npy", HEADER[:40], "ROOT/fog.npy is no array that can be read: "),
-        ("fog.npy", None, "types is 'fog'; ROOT has only contrast; name no other types"),
+        ("labels", None, "ROOT/labels.npy does not exist"),
+        ("labels", np.zeros(29, np.uint8), f"ROOT/labels.npy is uint8 [29]; {WHOLE}"),
+        ("labels", np.zeros(30), f"ROOT/labels.npy is float64 [30]; {WHOLE}"),
+        (
+            "labels",
+            np.full(30, 3),
+            "ROOT/labels.npy holds label 3; the dataset has 3 classes, from 0",
+        ),
+        (
+            "labels",
+            np.arange(30) % 3 * (np.arange(30) < 29),
+            "ROOT/labels.npy differs between severities; its five parts must be equal",
+        ),
+        ("fog", np.zeros((29, 32, 32, 3), np.uint8), f"{FOG} is uint8 [29, 32, 32, 3]; {IMAGES}"),
+        ("fog", np.zeros((30, 32, 32, 3)), f"{FOG} is float64 [30, 32, 32, 3]; {IMAGES}"),
+        ("fog", b"no array", UNREADABLE),
+        ("fog", HEADER.replace(b"(30,", b"(30 "), UNREADABLE),
+        ("fog", HEADER.replace(b"'shape'", b"'shape "), UNREADABLE),
+        ("fog", HEADER.replace(b"(30, 32,", b"(9e9999,"), UNREADABLE),
+        ("fog", HEADER.replace(b"(30, 32", b"(" + b"9" * 6), UNREADABLE),
+        ("fog", HEADER[:40], UNREADABLE),
+        ("fog", None, "types is 'fog'; ROOT has only contrast; name no other types"),
     ],
-)  # fmt: skip
+)
 def test_arrays_that_do_not_fit_are_one_clear_error(arrays, file, content, says):
-    (arrays / file).unlink()
+    path = arrays / f"{file}.npy"
+    path.unlink()
     if isinstance(content, bytes):
-        (arrays / file).write_bytes(content)
+        path.write_bytes(content)
     elif content is not None:
-        np.save(arrays / file, content)
+        np.save(path, content)
     with pytest.raises(UserError, match=f"^{re.escape(says.replace('ROOT', str(arrays)))}"):
         corrupted_sets.Arrays(arrays, TYPES, 3, 32, 3)
 
@@ -238,7 +266,10 @@ def test_arrays_must_hold_the_images_in_the_order_of_the_test_split(arrays):
     corrupted_sets.check_labels(
         cells, Split(images, torch.tensor([0, 1, 2, 0, 1, 2]), CLASSES), "birds"
     )
-    says = "corrupted image 1 is of class 'n01443537', but that of the test split of 'birds' of class 'n01440764', as for 4 of 6"
+    says = (
+        "corrupted image 1 is of class 'n01443537', "
+        "but that of the test split of 'birds' of class 'n01440764', as for 4 of 6"
+    )
     with pytest.raises(UserError, match=says):
         corrupted_sets.check_labels(
             cells, Split(images, torch.tensor([0, 0, 1, 1, 2, 2]), CLASSES), "birds"
@@ -253,7 +284,8 @@ def test_the_clean_and_the_corrupted_images_must_be_as_many_of_each_class(folder
     )
     with pytest.raises(
         UserError,
-        match="0 corrupted images are of class 'n01443537', but 1 of the test split of 'birds'; the clean and the corrup",
+        match="0 corrupted images are of class 'n01443537', but 1 of the test split of 'birds'; "
+        "the clean and the corrup",
     ):
         corrupted_sets.check_labels(
             cells, Split(images, torch.tensor([2, 2, 1, 0, 0, 0]), CLASSES), "birds"

@@ -1,4 +1,4 @@
-"""Fine-tuning against a loop written out by hand, and the protocol: select on val, train again, read test once."""
+"""Fine-tuning against a loop by hand, and the protocol: select on val, train again, test once."""
 
 from dataclasses import replace
 
@@ -59,7 +59,10 @@ def encoder():
 
 
 def by_hand(encoder, split, epochs, batch, lr, seed):
-    """The logits of a classifier trained by AdamW with warm-up over a tenth of the steps and half a cosine, images as they are."""
+    """Logits of a classifier trained by AdamW on unchanged images.
+
+    The learning rate is warmed up over a tenth of the steps and falls by half a cosine.
+    """
     head = nn.Linear(encoder.num_features, 10)
     head.weight.data.zero_()
     head.bias.data.zero_()

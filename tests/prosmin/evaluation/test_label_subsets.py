@@ -1,4 +1,4 @@
-"""Which labelled samples are used: classes that agree, held-out parts, a few labels of each class."""
+"""Subsets of labelled images: classes that agree, held-out parts, a few labels per class."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_a_holdout_follows_the_seed():
 
 
 def test_labels_held_out_and_resampled_have_streams_of_their_own(monkeypatch):
-    """Five images, five labels a class, five resampled: the first number that each asks its generator for."""
+    """Five images, five labels per class, five resampled: the first number of each generator."""
     first = []
 
     def noted(*key):

@@ -107,7 +107,7 @@ def test_an_edge_of_the_grid_is_told(digits, caplog):
 
 
 def test_a_small_rise_on_the_way_does_not_end_the_search(digits, monkeypatch):
-    """The lowest NLL is the last one here, behind a rise of less than a hundredth; behind a larger one nobody looks."""
+    """The last NLL is the lowest here. The search passes a rise below ``RISE``, but none above."""
     train, val, _ = digits
     for rise, expected in ((1.005, 0.01), (1.02, 1.0)):
         errors = iter((0.5, 0.5 * rise, 0.4))

@@ -26,7 +26,7 @@ def scores(ood_digits):
 
 @pytest.mark.parametrize("name", ALL)
 def test_scores_are_high_where_the_answer_is_obvious(name):
-    """ID: two tight classes, a sure probe, small sigma. OOD: far off, an unsure probe, large sigma."""
+    """ID: tight classes, a sure probe, small sigma. OOD: far off, an unsure probe, large sigma."""
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 2
     centres = np.array([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0]])

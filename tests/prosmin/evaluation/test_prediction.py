@@ -1,4 +1,4 @@
-"""The prediction against SciPy, against loops, and where the truth is known because it was drawn."""
+"""The prediction against SciPy, against loops, and where the truth is known by construction."""
 
 import math
 
@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.stats import norm, spearmanr
+from scipy.stats import norm
 from sklearn.datasets import load_digits
 
 from prosmin import scoring
 from prosmin.evaluation import prediction
+<<<<<<< HEAD
 from prosmin.evaluation.prediction import Seeing, best_constant, rank_correlation
 from prosmin.metrics import intervals
+=======
+from prosmin.evaluation.prediction import Seeing, best_constant, fit_normalisation
+>>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
 from prosmin.models import store
 from prosmin.objectives.targets import normalise_targets
 from prosmin.views.settings import ViewSettings
@@ -50,7 +54,7 @@ def test_the_best_constant_sigma_has_the_lowest_crps_of_each_dimension():
 
 
 def drawn(count=600, views=3, size=8, scale=1.0, seed=0):
-    """mu, log sigma and y [N, V, D]: y is drawn from the prediction, whose sigma is ``scale`` times the true one."""
+    """Draw mu, log sigma and y [N, V, D]; the predicted sigma is ``scale`` times the true one."""
     rng = np.random.default_rng(seed)
     mu = np.repeat(rng.normal(size=(count, 1, size)), views, axis=1)
     sigma = np.exp(rng.uniform(-1.5, 1, size=(count, 1, 1))) * np.ones_like(mu)
@@ -107,11 +111,13 @@ def test_each_number_is_that_of_a_loop_over_pairs_of_views():
                         np.abs(m - other + spread * sample).mean(),
                         np.abs(m - other + c * math.sqrt(2) * sample).mean(),
                     )
-                    rows.append([
-                        *(abs(norm.cdf(t, m, s) - 0.5) <= level / 200 for level in prediction.LEVELS),
-                        *(np.abs(m + each * sample - t).mean() - each / math.sqrt(math.pi) for each in (s, c)),
-                        abs(t - m), *apart,
-                    ])  # fmt: skip
+                    inside = abs(norm.cdf(t, m, s) - 0.5)
+                    crps = (
+                        np.abs(m + width * sample - t).mean() - width / math.sqrt(math.pi)
+                        for width in (s, c)
+                    )
+                    levels = (inside <= level / 200 for level in prediction.LEVELS)
+                    rows.append([*levels, *crps, abs(t - m), *apart])
         expected = np.mean(rows, axis=0)
         np.testing.assert_allclose(found.inside[n], expected[:3], atol=1e-6)
         names = ("crps", "crps_constant", "error", "disagreement", "disagreement_constant")
@@ -132,6 +138,7 @@ def test_a_sigma_that_knows_its_errors_has_skill_and_one_that_does_not_has_none(
     assert guesses["sigma_error_correlation_low"] < 0 < guesses["sigma_error_correlation_high"]
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("decimals", [None, 0])
 def test_the_rank_correlation_is_scipys_of_the_repeated_samples(decimals):
     rng = np.random.default_rng(0)
@@ -152,6 +159,8 @@ def test_the_rank_correlation_of_a_constant_is_0():
     assert rank_correlation(np.ones(5), np.arange(5.0)) == 0
 
 
+=======
+>>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
 @pytest.fixture(scope="module")
 def model():
     return store.build_model(SETTINGS, seed=1).eval()

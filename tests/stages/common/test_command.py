@@ -153,7 +153,9 @@ def test_an_evaluation_without_labels_is_left_out_with_its_reason(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     name = "/{}" if arguments else ""
 
-    @needs_labels(f"metrics/shift{name}.json", f"plots/shift{name}.csv", ("encoder", "accuracy"))
+    files_of = Path(f"metrics/shift{name}.json"), Path(f"plots/shift{name}.csv")
+
+    @needs_labels(*files_of, ("encoder", "accuracy"))
     def main(params, *given):
         raise Unlabelled("the train split has no labels")
 
@@ -167,7 +169,7 @@ def test_an_evaluation_without_labels_is_left_out_with_its_reason(tmp_path, monk
 def test_an_evaluation_with_labels_writes_by_itself_and_other_faults_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    @needs_labels("metrics.json", "plot.csv", ())
+    @needs_labels(Path("metrics.json"), Path("plot.csv"), ())
     def main(params, name=""):
         raise UserError(f"{name} is unknown")
 
