@@ -27,12 +27,8 @@ from prosmin.metrics import (
     paired,
     selective,
 )
-<<<<<<< HEAD
 from prosmin.metrics.intervals import Metric
-=======
-from prosmin.metrics.classification import Metric
 from prosmin.metrics.prediction import rank_correlation
->>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
 
 RESAMPLES = 400
 METHODS = ("percentile", "bca", "ours")

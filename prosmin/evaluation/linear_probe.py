@@ -19,6 +19,7 @@ from prosmin.common.errors import UserError, shown
 from prosmin.common.files import damaged, read_arrays, write_arrays
 from prosmin.evaluation.label_subsets import Labelled, count_classes
 from prosmin.metrics import calibration, classification, selective
+from prosmin.metrics.intervals import Metric
 
 ReliabilityRow = tuple[str, float, float, float, float, int]
 
@@ -202,9 +203,7 @@ def classification_metrics(
     temperature, with the ending ``_calibrated``. ``accuracy_top5`` needs more than five classes;
     with five or fewer it is always 1. docs/evaluation.md defines the metrics.
     """
-    wanted: dict[str, classification.Metric] = {
-        "accuracy": partial(classification.accuracy, logits, labels)
-    }
+    wanted: dict[str, Metric] = {"accuracy": partial(classification.accuracy, logits, labels)}
     if logits.shape[1] > 5:
         wanted["accuracy_top5"] = partial(classification.top_k_accuracy, logits, labels, 5)
     errors = ("ece", "ece_adaptive", "ece_classwise")

@@ -24,6 +24,7 @@ from torch import Tensor
 from prosmin import scoring
 from prosmin.common.seeds import prediction_generator
 from prosmin.metrics import classification
+from prosmin.metrics.intervals import Metric
 from prosmin.metrics.prediction import mean_score, rank_correlation, skill
 from prosmin.objectives.base import Distilling
 from prosmin.objectives.prosmin import ProSMIN
@@ -50,49 +51,6 @@ class Seeing:
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
-=======
-class Normalisation:
-    """``(y - shift) @ map`` for a map [D, D], ``(y - shift) * map`` for a map [D]."""
-
-    shift: Tensor
-    map: Tensor
-
-    def __call__(self, y: Tensor) -> Tensor:
-        centred = y - self.shift
-        return centred @ self.map if self.map.ndim == 2 else centred * self.map
-
-
-def fit_normalisation(y: Tensor, how: str, shrinkage: float) -> Normalisation:
-    """Fit the normalisation of ``prosmin.objectives.prosmin.normalise_targets`` to targets.
-
-    y: the targets [N, D]. how: none, centre, standardise or whiten.
-    shrinkage: of the covariance towards its diagonal mean.
-    """
-    size = y.shape[1]
-    one = torch.ones(size, device=y.device)
-    if how == "none":
-        return Normalisation(torch.zeros(size, device=y.device), one)
-    shift = y.mean(0)
-    if how == "centre":
-        return Normalisation(shift, one)
-    centred = (y - shift).double()
-    if how == "standardise":
-        return Normalisation(shift, centred.square().mean(0).clamp_min(1e-12).rsqrt().float())
-    covariance = centred.T @ centred / len(y)
-    scale = covariance.diagonal().mean()
-    covariance = (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(
-        size, device=y.device
-    ).double()
-    values, vectors = torch.linalg.eigh(covariance)
-    floor = (1e-9 * scale).clamp_min(1e-12)
-    return Normalisation(
-        shift, (vectors * torch.maximum(values, floor).rsqrt() @ vectors.T).float()
-    )
-
-
-@dataclass(frozen=True)
->>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
 class Reference:
     """Statistics of training images.
 
@@ -113,14 +71,8 @@ def fit_reference(model: Predicting, images: Tensor, seeing: Seeing) -> Referenc
     mu, _, y = (
         torch.cat(parts) for parts in zip(*_look(model, images, seeing, _REFERENCE), strict=True)
     )
-<<<<<<< HEAD
-    if isinstance(model, Published):  # its centre was fixed by the training
-        normalisation = Normalisation(model.centre)
-=======
     if isinstance(model, Published):  # its training has fixed the centre
-        centre: Tensor = model.get_buffer("centre")
-        normalisation = Normalisation(centre, torch.ones_like(centre))
->>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
+        normalisation = Normalisation(model.centre)
     else:
         normalisation = fit_normalisation(
             y.flatten(0, 1), model.normalise, model.shrinkage, torch.float64
@@ -272,7 +224,7 @@ def summarise(measured: Measured, bootstrap: int, seed: int) -> dict[str, float]
 
     docs/evaluation.md defines them.
     """
-    wanted: dict[str, classification.Metric] = {
+    wanted: dict[str, Metric] = {
         f"coverage_{level}": partial(classification.mean_share, measured.inside[:, place])
         for place, level in enumerate(LEVELS)
     }

@@ -16,6 +16,7 @@ from prosmin.evaluation.embedding import embed
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.metrics import calibration, classification, corruption_error
 from prosmin.metrics.corruption_error import Known, Measured
+from prosmin.metrics.intervals import Metric
 
 
 class Observer:
@@ -102,7 +103,7 @@ def summarise(
     )
     counted = benchmark or extra
     values: dict[str, float] = {}
-    wanted: dict[str, classification.Metric] = {}
+    wanted: dict[str, Metric] = {}
     if own.measured:
         hits, clean = own.hits, own.measured.clean
         values["accuracy_clean"] = float(clean.mean())

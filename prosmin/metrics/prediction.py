@@ -8,20 +8,18 @@ import math
 import numpy as np
 
 from prosmin.metrics import classification
-from prosmin.metrics.intervals import Scale, on
+from prosmin.metrics.intervals import Counts, Scale, on
 
 
 @on(Scale(0.0, math.inf))
-def mean_score(
-    score: np.ndarray, counts: classification.Counts | None = None
-) -> "float | np.ndarray":
+def mean_score(score: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
     """Mean of scores [N] that are at least 0 and have no upper end, such as the CRPS."""
     return classification.mean(score, counts)
 
 
 @on(Scale(-math.inf, 1.0))
 def skill(
-    score: np.ndarray, control: np.ndarray, counts: classification.Counts | None = None
+    score: np.ndarray, control: np.ndarray, counts: Counts | None = None
 ) -> "float | np.ndarray":
     """1 - mean score / mean control, of scores [N]: above 0 the score beats the control."""
     return 1 - classification.mean(score, counts) / classification.mean(control, counts)
@@ -29,7 +27,7 @@ def skill(
 
 @on(Scale(-1.0, 1.0))
 def rank_correlation(
-    one: np.ndarray, other: np.ndarray, counts: classification.Counts | None = None
+    one: np.ndarray, other: np.ndarray, counts: Counts | None = None
 ) -> "float | np.ndarray":
     """Spearman's rank correlation of [N] and [N], in [-1, 1].
 

@@ -11,12 +11,7 @@ from sklearn.datasets import load_digits
 
 from prosmin import scoring
 from prosmin.evaluation import prediction
-<<<<<<< HEAD
-from prosmin.evaluation.prediction import Seeing, best_constant, rank_correlation
-from prosmin.metrics import intervals
-=======
-from prosmin.evaluation.prediction import Seeing, best_constant, fit_normalisation
->>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
+from prosmin.evaluation.prediction import Seeing, best_constant
 from prosmin.models import store
 from prosmin.objectives.targets import normalise_targets
 from prosmin.views.settings import ViewSettings
@@ -138,29 +133,6 @@ def test_a_sigma_that_knows_its_errors_has_skill_and_one_that_does_not_has_none(
     assert guesses["sigma_error_correlation_low"] < 0 < guesses["sigma_error_correlation_high"]
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("decimals", [None, 0])
-def test_the_rank_correlation_is_scipys_of_the_repeated_samples(decimals):
-    rng = np.random.default_rng(0)
-    one = rng.normal(size=40)
-    other = one + rng.normal(size=40)
-    if decimals is not None:
-        one, other = one.round(decimals), other.round(decimals)
-    assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
-    for counts in intervals.resamples(40, 3, 0):
-        expected = [
-            spearmanr(*(np.repeat(each, row.astype(int)) for each in (one, other))).statistic
-            for row in counts
-        ]
-        np.testing.assert_allclose(rank_correlation(one, other, counts), expected)
-
-
-def test_the_rank_correlation_of_a_constant_is_0():
-    assert rank_correlation(np.ones(5), np.arange(5.0)) == 0
-
-
-=======
->>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
 @pytest.fixture(scope="module")
 def model():
     return store.build_model(SETTINGS, seed=1).eval()

@@ -155,13 +155,8 @@ PERFECT = np.log(np.eye(10)[np.arange(360) % 10] * 0.999 + 0.0001), np.arange(36
         (partial(selective.aurc, np.eye(10)[PERFECT[1]], PERFECT[1]), (0, 1)),
         *((partial(each, np.eye(10)[PERFECT[1]], PERFECT[1]), (0, 1))
           for each in (calibration.ece, calibration.ece_adaptive, calibration.ece_classwise)),
-<<<<<<< HEAD
-        (partial(prediction.rank_correlation, np.arange(360.0), np.arange(360.0)), (-1, 1)),
-        (partial(corruption_error.mce_unnormalised, ALL_RIGHT), (0, 1)),
-=======
         (partial(rank_correlation, np.arange(360.0), np.arange(360.0)), (-1, 1)),
-        (partial(corruption_error.mce_unnormalised, corruption_error.Measured(np.ones((2, 2, 360), bool), np.ones(360, bool))), (0, 1)),
->>>>>>> d661ea7 (Leaves read paths and encoders from their one home; plain English, 100 columns and strict types in prosmin/evaluation and the tests and benchmarks of the leaves; scores of a prediction in prosmin/metrics/prediction)
+        (partial(corruption_error.mce_unnormalised, ALL_RIGHT), (0, 1)),
         (partial(classification.mean_share, np.ones(360)), (0, 1)),
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from prosmin.metrics import classification
+from prosmin.metrics import intervals
 from prosmin.metrics.prediction import mean_score, rank_correlation, skill
 
 
@@ -23,7 +23,7 @@ def test_the_rank_correlation_is_scipys_of_the_repeated_samples(decimals):
     if decimals is not None:
         one, other = one.round(decimals), other.round(decimals)
     assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
-    for counts in classification.resamples(40, 3, 0):
+    for counts in intervals.resamples(40, 3, 0):
         expected = [
             spearmanr(*(np.repeat(values, row.astype(int)) for values in (one, other))).statistic
             for row in counts
