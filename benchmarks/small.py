@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks import mutations
 from pipelines.engine import durations
 from pipelines.graph import lockfile
-from pipelines.sweep import load_sweep
+from pipelines.flows.grid import load_sweep
 from prosmin.common import files
 from prosmin.common.errors import UserError, say
 from prosmin.evaluation import corrupted_sets

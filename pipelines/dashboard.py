@@ -1,10 +1,11 @@
-"""``make dashboard``: a Prefect server on loopback, the deployments of prefect.yaml, and a worker that runs them here.
+"""``make dashboard``: Prefect's pages on this machine, and a worker that runs deployments here.
 
-One process holds all of it; Ctrl-C, or its death, takes everything down, runs included. The report is served beside the
-dashboard, because a browser does not follow a link from a page to a file.
+It starts a Prefect server on loopback, deploys prefect.yaml and starts the worker. Ctrl-C, or the
+death of this process, ends all of it, runs included. The report is served beside the dashboard,
+because a browser does not follow a link from a page to a file.
 
-Only the user who started it gets in. The browser is handed the password by a file that nobody else can read, not on its
-command line, which everybody can.
+Only the user who started it gets in. The browser reads the password from a file that nobody else
+can read: everybody can read its command line.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from stages.params.load import load
 
 PORT = 4200
 POOL = "prosmin"
-# A work pool that takes no settings from whoever starts a run: no command, no environment, no folder.
+# A work pool whose runs choose no settings: no command, no environment, no folder.
 TEMPLATE = Path(__file__).parent / "flows/work_pool.json"
 SIGN_IN = FOLDER / "sign-in.html"
 GREETING = """Dashboard: {server.site}, for you alone: open {page},
@@ -55,11 +56,14 @@ Report:    {report}
 For `prefect` on the command line, in this folder:
   export PREFECT_API_URL={server.api} PREFECT_API_AUTH_STRING="$(cat {password})"
 Ctrl-C ends it all."""
-FORWARD = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={site}/sign-in#{password}">'
+FORWARD = (
+    '<!doctype html><meta charset="utf-8">'
+    '<meta http-equiv="refresh" content="0; url={site}/sign-in#{password}">'
+)
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
-    """A folder, below an address that nobody can guess."""
+    """Serves a folder at an address that nobody can guess."""
 
     def __init__(self, *arguments: object, secret: str, **settings: object):
         self.secret = secret
@@ -73,13 +77,13 @@ class Files(http.server.SimpleHTTPRequestHandler):
         self.path = f"/{rest}"
         return super().send_head()
 
-    def log_message(self, *arguments: object) -> None:  # requests are no news on the terminal
+    def log_message(self, *arguments: object) -> None:  # keeps requests off the terminal
         pass
 
 
 @contextmanager
 def report_served() -> Iterator[str]:
-    """The address under which the folder of the report is to be seen."""
+    """Serve the folder of the report while the block runs; yields its address."""
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     secret = secrets.token_urlsafe(16)
     handler = functools.partial(Files, secret=secret, directory=str(REPORT.parent.resolve()))
@@ -92,23 +96,26 @@ def report_served() -> Iterator[str]:
 
 
 def prefect(*words: str) -> None:
-    """One call of Prefect's own command; its last words if it fails."""
+    """Call Prefect's command.
+
+    Raises:
+        UserError: with its last line, where it fails.
+    """
     done = subprocess.run([sys.executable, "-m", "prefect", *words], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise UserError(
-            f"prefect {' '.join(words[:2])} failed: {lines[-1].strip() if lines else done.returncode}"
-        )
+        why = lines[-1].strip() if lines else done.returncode
+        raise UserError(f"prefect {' '.join(words[:2])} failed: {why}")
 
 
 def forward(server: Server) -> str:
-    """A page that leads to the dashboard with the password in hand."""
+    """A page that opens the dashboard and hands it the password."""
     return FORWARD.format(site=server.site, password=quote(server.password))
 
 
 @contextmanager
 def sign_in(server: Server) -> Iterator[None]:
-    """A file that signs in the browser which opens it, as long as the block runs."""
+    """Keep a file that signs in the browser that opens it, while the block runs."""
     try:
         write_text(SIGN_IN, forward(server), mode=0o600)
         yield
@@ -117,19 +124,18 @@ def sign_in(server: Server) -> Iterator[None]:
 
 
 def show(page: str) -> None:
-    """Open ``page`` in the browser of whoever sits in front of this machine, if somebody does."""
+    """Open ``page`` in the browser, where this machine has a screen and this process a terminal."""
     screen = (
         sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     )
     if screen and sys.stdout.isatty():
-        threading.Thread(
-            target=webbrowser.open, args=(page,), daemon=True
-        ).start()  # some come back when they are closed
+        # Some browsers return only when they are closed.
+        threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
 
 
 @contextmanager
 def worker(report: str) -> Iterator[subprocess.Popen[str]]:
-    """What takes runs from the server and starts them in this folder."""
+    """Start the worker that runs deployments in this folder; it ends with the block."""
     extra = {"PROSMIN_REPORT_URL": report}
     process = guarded(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "here"],
@@ -162,10 +168,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--no-browser", action="store_true", help="do not open the dashboard in the browser"
     )
-    found = parser.parse_args(given)
-    if not 0 < found.port < 65536:
-        parser.error(f"--port is {found.port}; it must be between 1 and 65535")
-    return found
+    options = parser.parse_args(given)
+    if not 0 < options.port < 65536:
+        parser.error(f"--port is {options.port}; it must be between 1 and 65535")
+    return options
 
 
 def main(given: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """``python -m pipelines.deps``: the code that each stage of ``dvc.yaml`` depends on.
 
-    python -m pipelines.deps            # exit code 1 where a list in dvc.yaml differs from the imports
+    python -m pipelines.deps            # exit code 1 where a list in dvc.yaml is not the imports
     python -m pipelines.deps --write    # write the lists anew
     python -m pipelines.deps --why      # per stage: why the next run will execute it
 
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from prosmin.common.errors import UserError, say
+from prosmin.common.errors import listed, say
 from prosmin.common.files import write_text
 from prosmin.training.fingerprint import module_file, reached, without_docstrings
 from stages.common import current, declared
@@ -129,7 +129,32 @@ def _git(*arguments: str) -> str:
     return done.stdout
 
 
-def main() -> None:
+def differences(old: str, new: str) -> Iterator[str]:
+    """Per stage, the code that its list lacks and the code that it need not have.
+
+    old, new: the text of ``dvc.yaml``.
+    """
+    before, after = _lists(old), _lists(new)
+    for stage, wanted in after.items():
+        missing, needless = wanted - before[stage], before[stage] - wanted
+        parts = [f"lacks {listed(sorted(missing))}"] if missing else []
+        parts += [f"lists {listed(sorted(needless))} and imports none of it"] if needless else []
+        if parts:
+            yield f"{stage} {' and '.join(parts)}"
+
+
+def _lists(text: str) -> dict[str, set[str]]:
+    """The code in the list of each stage."""
+    stages = declared.parse(text.encode())["stages"]
+    return {
+        stage: {
+            path for path in body.get("do", body).get("deps", ()) if path.split("/")[0] in PACKAGES
+        }
+        for stage, body in stages.items()
+    }
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.deps", description=__doc__.splitlines()[0]
     )
@@ -138,23 +163,24 @@ def main() -> None:
     action.add_argument(
         "--why", action="store_true", help="say why the next run will execute a stage"
     )
-    given = parser.parse_args()
-    if given.why:
+    options = parser.parse_args()
+    if options.why:
         print("\n".join(why()) or "up to date")
-        return
+        return 0
     text = declared.GRAPH.read_text()
     if (new := written(text)) == text:
-        return
-    if not given.write:
-        raise UserError(
-            f"{declared.GRAPH} lists other code than its stages import; write it with `python -m pipelines.deps --write`"
-        )
-    write_text(declared.GRAPH, new)
+        return 0
+    for line in differences(text, new):
+        print(f"{declared.GRAPH}: {line}")
+    if options.write:
+        write_text(declared.GRAPH, new)
+        return 0
+    say(
+        f"{declared.GRAPH} lists other code than its stages import; "
+        "write it with `python -m pipelines.deps --write`"
+    )
+    return 1
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        say(error)
-        sys.exit(2)
+    sys.exit(main())

@@ -1,12 +1,13 @@
-"""Make ``.venv`` hold exactly what ``requirements.lock`` says; do nothing when it already does.
+"""Make ``.venv`` hold exactly the packages of ``requirements.lock``; do nothing where it does.
 
-``make`` runs this file before everything else, with whatever Python it finds. It uses the standard library
-only and runs on Python 3.6 and later, so that an old Python can say what is missing instead of failing to
-parse. Packages are installed by uv, itself installed by pip from its entry in the lock (30 s where pip takes
-three minutes), or by pip where uv cannot be had; either way every file is checked against its hash.
+``make`` runs this file before everything else, with any Python. It uses the standard library alone
+and runs on Python 3.6 and later, so an old Python can say what is missing instead of failing to
+parse. uv installs the packages, and pip installs uv from its entry in the lock (30 s, where pip
+alone takes three minutes). Where uv cannot be had, pip installs them. Both check each file against
+its hash.
 
-``.venv/complete`` is written last. It names the lock, the Python and the folder that the environment was made
-for, so a changed lock, a moved checkout and an interrupted installation are all made anew.
+``.venv/complete`` is written last. It names the lock, the Python and the folder of the environment,
+so a changed lock, a moved checkout and an interrupted installation lead to a new environment.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 WANTED = "Python 3.11, 3.12 or 3.13"
 NAMES = ("python3", "python3.13", "python3.12", "python3.11", "python")
 
-# Which lines of uv and pip are worth showing, and which of them tell why an installation failed.
+# Lines of uv and pip to show, and lines that tell why an installation failed.
 PROGRESS = re.compile(
     r"\s*(Downloading .*\bMi?B\)|Prepared|Installed|Installing collected|Bytecode compiled)"
 )
@@ -36,21 +37,24 @@ REASONS = (
     ("hash", r"do not match the hashes|hash mismatch"),
     (
         "network",
-        r"connection (refused|reset|timed out|aborted)|connect(ion)? ?time(d )?out|failed to establish a new connection"
+        r"connection (refused|reset|timed out|aborted)|connect(ion)? ?time(d )?out"
+        r"|failed to establish a new connection"
         r"|name or service not known|name resolution|nodename nor servname|failed to lookup address"
-        r"|network is unreachable|no route to host|read timed out|dns error|tcp connect error|error sending request",
+        r"|network is unreachable|no route to host|read timed out|dns error|tcp connect error"
+        r"|error sending request",
     ),
 )
 SENTENCES = {
     "disk": "the disk is full; the environment needs about 8 GB",
     "hash": "a package does not match its hash in requirements.lock, so it was not installed",
-    "network": "the package index cannot be reached; check the network, then run the same command again",
+    "network": "the package index cannot be reached; "
+    "check the network, then run the same command again",
     "unknown": "the packages could not be installed; the lines above say why",
 }
 
 
-class Found(NamedTuple):
-    """A Python that runs. command: the one behind any virtual environment it belongs to."""
+class Interpreter(NamedTuple):
+    """A Python that runs. command: its own path, or that behind its virtual environment."""
 
     name: str
     command: str
@@ -67,7 +71,7 @@ def fail(sentence: str) -> NoReturn:
 
 
 def capture(command: List[str]) -> Optional[str]:
-    """What ``command`` prints, or None when it cannot be run or fails."""
+    """The output of a command; None where it fails or cannot be run."""
     try:
         done = subprocess.run(
             command,
@@ -82,28 +86,32 @@ def capture(command: List[str]) -> Optional[str]:
     return done.stdout.strip()
 
 
-def probe(name: str) -> Optional[Found]:
-    """Run the Python called ``name``: version managers leave commands on the path that only fail."""
+def probe(name: str) -> Optional[Interpreter]:
+    """Run a Python by its name; None where it fails, as some commands of version managers do."""
     code = (
         "import sys, importlib.util as u; print(getattr(sys, '_base_executable', sys.executable)); "
-        "print(*sys.version_info[:3]); print(int(bool(u.find_spec('venv') and u.find_spec('ensurepip'))))"
+        "print(*sys.version_info[:3]); "
+        "print(int(bool(u.find_spec('venv') and u.find_spec('ensurepip'))))"
     )
     answer = capture([name, "-I", "-c", code])
     if not answer:
         return None
     command, version, can_install = answer.splitlines()
     major, minor, micro = map(int, version.split())
-    return Found(name, command, (major, minor, micro), can_install == "1")
+    return Interpreter(name, command, (major, minor, micro), can_install == "1")
 
 
-def supported(python: Found) -> bool:
+def supported(python: Interpreter) -> bool:
     return OLDEST <= python.version[:2] <= NEWEST
 
 
-def choose_python(named: Optional[str]) -> Found:
-    """The Python asked for, else the first suitable one on the path; one clear sentence when there is none."""
-    found = [python for python in map(probe, [named] if named else NAMES) if python]
-    usable = [python for python in found if supported(python)]
+def choose_python(named: Optional[str]) -> Interpreter:
+    """The Python that ``named`` asks for, else the first suitable Python on the path.
+
+    Ends with one sentence where there is none.
+    """
+    present = [python for python in map(probe, [named] if named else NAMES) if python]
+    usable = [python for python in present if supported(python)]
     for python in usable:
         if python.can_install:
             return python
@@ -111,12 +119,12 @@ def choose_python(named: Optional[str]) -> Found:
     if usable:
         minor = "%d.%d" % usable[0].version[:2]
         fail(
-            "Python %s has no venv module to make an environment with; install it (on Debian and Ubuntu: "
-            "the package python%s-venv)" % (usable[0].describe(), minor)
+            "Python %s has no venv module to make an environment with; install it "
+            "(on Debian and Ubuntu: the package python%s-venv)" % (usable[0].describe(), minor)
         )
-    if not found:
+    if not present:
         fail(("PYTHON=%s does not run; " % named if named else "no Python was found; ") + install)
-    newest = max(found, key=lambda python: python.version)
+    newest = max(present, key=lambda python: python.version)
     fail(
         "Python %s is too %s; %s"
         % (newest.describe(), "old" if newest.version[:2] < OLDEST else "new", install)
@@ -124,7 +132,7 @@ def choose_python(named: Optional[str]) -> Found:
 
 
 def check_clone() -> None:
-    """DVC keeps its pipeline in step with git commits, so the folder must be the top of a git clone."""
+    """Check that this folder is the top of a git clone, which DVC needs."""
     try:
         answer = subprocess.run(
             ["git", "rev-parse", "--show-toplevel"],
@@ -138,24 +146,20 @@ def check_clone() -> None:
         fail("git was not found, and DVC needs it; install git")
     if "dubious ownership" in answer.stderr:
         fail(
-            "git refuses this folder because another user owns it; `git status` tells how to allow it"
+            "git refuses this folder because another user owns it; "
+            "`git status` tells how to allow it"
         )
     if answer.returncode or not os.path.samefile(answer.stdout.rstrip("\n"), ROOT):
         fail(
-            "this folder is not a git clone, and DVC needs one; use `git clone` instead of an unpacked archive"
+            "this folder is not a git clone, and DVC needs one; "
+            "use `git clone` instead of an unpacked archive"
         )
 
 
 def signature() -> Optional[str]:
-    """What a finished environment must have been made for; None where ``.venv`` has no working Python."""
-    version = capture(
-        [
-            os.path.join(VENV, "bin", "python"),
-            "-I",
-            "-c",
-            "import sys; print(*sys.version_info[:3])",
-        ]
-    )
+    """The content of the stamp of a current environment; None where its Python does not run."""
+    code = "import sys; print(*sys.version_info[:3])"
+    version = capture([os.path.join(VENV, "bin", "python"), "-I", "-c", code])
     if version is None:
         return None
     with open(LOCK, "rb") as handle:
@@ -164,7 +168,7 @@ def signature() -> Optional[str]:
 
 
 def complete(named: Optional[str]) -> bool:
-    """Whether ``.venv`` is whole and current, and made with the Python asked for, if one was."""
+    """Whether ``.venv`` is complete, current, and made with the Python that ``named`` asks for."""
     try:
         with open(STAMP) as handle:
             stamp = handle.read()
@@ -177,7 +181,7 @@ def complete(named: Optional[str]) -> bool:
 
 
 def install(command: List[str]) -> Tuple[str, str]:
-    """Run an installer, showing its progress. Returns (reason of failure or "", all that it wrote)."""
+    """Run an installer and show its progress; returns (reason of failure or "", its output)."""
     try:
         process = subprocess.Popen(
             command,
@@ -212,17 +216,17 @@ def give_up(reason: str, output: str) -> NoReturn:
 def lock_entry(package: str) -> str:
     """The lines of ``requirements.lock`` that pin ``package``, with its hashes."""
     with open(LOCK) as handle:
-        found = re.search(r"^%s==(?:.*\\\n)*.*\n" % re.escape(package), handle.read(), re.M)
-    if not found:
+        entry = re.search(r"^%s==(?:.*\\\n)*.*\n" % re.escape(package), handle.read(), re.M)
+    if not entry:
         fail(
-            "requirements.lock has no entry for %s; restore the file, or write it anew with `make lock`"
-            % package
+            "requirements.lock has no entry for %s; "
+            "restore the file, or write it anew with `make lock`" % package
         )
-    return found.group()
+    return entry.group()
 
 
-def build(python: Found) -> None:
-    """Make ``.venv`` anew. Whatever fails or is interrupted leaves it without its stamp."""
+def build(python: Interpreter) -> None:
+    """Make ``.venv`` anew. A failure or an interrupt leaves it without its stamp."""
     print("Making .venv with Python %s; this happens once" % python.describe(), flush=True)
     with contextlib.suppress(OSError):
         os.remove(STAMP)
@@ -231,18 +235,8 @@ def build(python: Found) -> None:
     if reason:
         give_up(reason, output)
     inside = os.path.join(VENV, "bin", "python")
-    pip = [
-        inside,
-        "-I",
-        "-m",
-        "pip",
-        "install",
-        "--require-hashes",
-        "--no-deps",
-        "--progress-bar",
-        "off",
-    ]
-
+    pip = [inside, "-I", "-m", "pip", "install"]
+    pip += ["--require-hashes", "--no-deps", "--progress-bar", "off"]
     only_uv = os.path.join(VENV, "uv.lock")
     with open(only_uv, "w") as handle:
         handle.write(lock_entry("uv"))
@@ -250,14 +244,13 @@ def build(python: Found) -> None:
     if reason in ("disk", "hash", "network"):
         give_up(reason, output)
     if not reason:
-        # Compiled here and now: a first import is three times slower without, and some machines forbid it later.
+        # Compiled now: otherwise a first import is three times slower, and some machines forbid
+        # to compile later.
         sync = ["pip", "sync", "--python", inside, "--require-hashes", "--compile-bytecode", LOCK]
         reason, output = install([os.path.join(VENV, "bin", "uv")] + sync)
         if reason in ("disk", "hash"):
             give_up(reason, output)
-    if (
-        reason
-    ):  # uv does not exist for this machine, or does not know the index that pip is set up for
+    if reason:  # there is no uv for this machine, or it does not know the index of pip's settings
         print("uv cannot be used here; installing with pip, which takes some minutes", flush=True)
         reason, output = install(pip + ["-r", LOCK])
         if reason:
@@ -273,9 +266,7 @@ def build(python: Found) -> None:
 def alone() -> Iterator[None]:
     """Hold off a second ``make`` in the same checkout until this one has installed."""
     folder = os.path.join(ROOT, ".prosmin")
-    os.makedirs(
-        folder, mode=0o700, exist_ok=True
-    )  # of this user alone, as pipelines/graph/workspace.py has it
+    os.makedirs(folder, mode=0o700, exist_ok=True)  # as in pipelines/graph/private.py
     with open(os.path.join(folder, "environment.lock"), "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

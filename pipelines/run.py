@@ -1,6 +1,7 @@
-"""``make flow``: run the graph, stages at the same time, with a live view. ``python -m pipelines.run --help`` tells how.
+"""``make flow``: run the graph, stages at the same time, with a live view.
 
-It exits with 0 when all is done, 1 when a stage failed, 2 for bad input, 130 or 143 when stopped.
+``python -m pipelines.run --help`` lists the options. It exits with 0 when all is done, 1 when a
+stage failed, 2 for bad input, 130 or 143 when stopped.
 """
 
 import argparse
@@ -59,10 +60,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         "--workers", type=int, help="stages at the same time (default: the number of cores)"
     )
     parser.add_argument("--snapshot", help=argparse.SUPPRESS)
-    found = parser.parse_args(given)
-    if found.workers is not None and found.workers < 1:
-        parser.error(f"--workers is {found.workers}; it must be at least 1")
-    return found
+    options = parser.parse_args(given)
+    if options.workers is not None and options.workers < 1:
+        parser.error(f"--workers is {options.workers}; it must be at least 1")
+    return options
 
 
 def main(given: argparse.Namespace) -> int:
@@ -70,16 +71,13 @@ def main(given: argparse.Namespace) -> int:
     check(given.changes, given.name)
     if given.changes or given.name:
         tidy()
-        dag.read(
-            given.stages, given.downstream
-        )  # what is wrong is said at once; the run is in another folder
-        found = None
+        dag.read(given.stages, given.downstream)  # faults are reported before the server starts
+        look = None
     else:
-        with alone():  # say at once that another run is at work
-            found = dag.look(given.stages, given.downstream)
-    os.environ.setdefault(
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL"
-    )  # the view tells all there is
+        with alone():  # fails at once where another run is at work
+            look = dag.look(given.stages, given.downstream)
+    # The view of the terminal tells all there is.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     settle()
     from pipelines.flows.terminal import Terminal
 
@@ -89,7 +87,7 @@ def main(given: argparse.Namespace) -> int:
         from pipelines.flows.graph_flow import LOOK, VIEW, run_graph
 
         VIEW.set(view)
-        LOOK.set(found)
+        LOOK.set(look)
         try:
             state = run_graph(
                 stages=given.stages,
@@ -117,17 +115,19 @@ def report(state: "State[Any]", view: "Terminal", params: Params) -> int:
     print(state.message)
     if view.experiment:
         print(
-            f"experiment {view.experiment}: compare it with `dvc exp show`, take it over with `dvc exp apply {view.experiment}`"
+            f"experiment {view.experiment}: compare it with `dvc exp show`, "
+            f"take it over with `dvc exp apply {view.experiment}`"
         )
         return 0
     return show(params)
 
 
 def without_server(view: "Terminal") -> int:
-    """Say what became of a run whose server has gone for good; whether all stages are done decides the code."""
-    done = [each for each in view.results.values() if each.done]
+    """Report a run whose server has gone for good; returns 0 where all stages are done, else 1."""
+    done = [result for result in view.results.values() if result.done]
     print(
-        f"error: the Prefect server at {os.environ['PREFECT_API_URL']} has gone, so the page of this run is not complete; "
+        f"error: the Prefect server at {os.environ['PREFECT_API_URL']} has gone, "
+        "so the page of this run is not complete; "
         f"{len(done)} of {len(view.results)} stages are done, as dvc.lock says",
         file=sys.stderr,
     )
@@ -135,7 +135,7 @@ def without_server(view: "Terminal") -> int:
 
 
 def flush() -> None:
-    """Let the server have what is still under way to it."""
+    """Send the server the logs and events that wait."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
@@ -144,28 +144,33 @@ def flush() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End at once: at a normal exit Prefect's threads wait for minutes for a server that has gone."""
+    """End at once: at a normal exit Prefect waits for minutes for a server that has gone."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
-    """End in order by an exception; without further ado if some code has swallowed it, as an import or a finaliser may."""
-    late = threading.Timer(
-        STOPPING, leave, [128 + number]
-    )  # upon which the guards end what was started
+    """End by an exception, and at once after a while where some code has swallowed it.
+
+    Imports and finalisers may swallow it. The guards then end all that was started.
+    """
+    late = threading.Timer(STOPPING, leave, [128 + number])
     late.daemon = True
     late.start()
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def command(body: Callable[[], int]) -> NoReturn:
-    """Run ``body`` as a command: its code, one sentence for bad input, no traceback for being stopped."""
+    """Run ``body`` and exit with its code.
+
+    Bad input is one sentence, and a stop leaves no traceback.
+    """
     raise_interrupts()
-    for each in heard():
-        if signal.getsignal(each) != signal.SIG_IGN:  # as Ctrl-C is in the background of a script
-            signal.signal(each, stop)
+    for number in heard():
+        # Ctrl-C is ignored in the background of a script.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
     end_with_make()
     try:
         leave(body())

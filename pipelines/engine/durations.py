@@ -1,4 +1,4 @@
-"""How long each stage took when it last ran in this folder: what the order of the next run goes by, and nothing else."""
+"""How long stages took when they last ran in this folder, for the order of the next run."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,15 @@ KEPT = FOLDER / "seconds.json"
 
 
 def load() -> dict[str, float]:
+    """Seconds by stage; empty where there is no file or a torn one."""
     try:
-        found = read_json(KEPT)
+        content = read_json(KEPT)
     except (OSError, UserError):
         return {}
-    # A file that was torn or edited may hold NaN and infinity, which are no seconds and cannot be written again.
-    known = found.items() if isinstance(found, dict) else ()
+    # A torn or edited file may hold NaN and infinity, which JSON cannot hold when it is written.
+    pairs = content.items() if isinstance(content, dict) else ()
     return {
-        name: value for name, value in known if isinstance(value, int | float) and 0 <= value < 1e9
+        name: value for name, value in pairs if isinstance(value, int | float) and 0 <= value < 1e9
     }
 
 

@@ -1,4 +1,4 @@
-"""What the machine has, and its share for each stage that runs: cores and GPUs by lease, never more than there are."""
+"""The cores and GPUs of the machine, leased to stages: never more than there are."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from stages.common.threads import cores, environment, share
 
 
 def gpus() -> tuple[str, ...]:
-    """What CUDA_VISIBLE_DEVICES names, else the GPUs that the driver lists."""
+    """The GPUs in CUDA_VISIBLE_DEVICES, else those that the driver lists."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return tuple(filter(None, (name.strip() for name in given.split(","))))
@@ -25,34 +25,31 @@ def gpus() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Lease:
-    """The share of one running stage. threads: cores of its own; gpus: devices of its own."""
+    """The share of a running stage. threads: its cores; gpus: its devices."""
 
     threads: int
     gpus: tuple[str, ...]
 
     def environment(self) -> dict[str, str]:
-        """What makes a stage keep to its share."""
+        """Variables that keep a stage to its share."""
         return environment(self.threads) | {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
 
 @dataclass
 class Machine:
-    """Hands out leases. ``workers`` stages run at most; more workers than cores share cores, each stage one."""
+    """Hands out leases to ``workers`` stages at most; where these exceed the cores, they share."""
 
     workers: int
     cores: int = field(default_factory=cores)
     gpus: tuple[str, ...] = field(default_factory=gpus)
 
     def __post_init__(self) -> None:
-        self._slots, self._cores, self._gpus = (
-            self.workers,
-            max(self.cores, self.workers),
-            list(self.gpus),
-        )
+        self._slots, self._cores = self.workers, max(self.cores, self.workers)
+        self._gpus = list(self.gpus)
         self._guard = threading.Lock()
 
     def lease(self, stage: Stage) -> Lease | None:
-        """The share that ``stage`` asks for (at most all there is), or None while others hold it."""
+        """The share that ``stage`` asks for, at most all there is; None while others hold it."""
         devices = share(stage.gpus, len(self.gpus))
         with self._guard:
             if not self._slots or self._held(stage) > self._cores or devices > len(self._gpus):
@@ -67,7 +64,7 @@ class Machine:
             self._gpus = [name for name in self.gpus if name in self._gpus or name in lease.gpus]
 
     def _held(self, stage: Stage) -> int:
-        """What is taken from the common stock: a stage that wants all cores runs alone, also where workers share cores."""
+        """Cores that a stage takes. A stage that wants all of them runs alone in any case."""
         return (
             max(self.cores, self.workers)
             if stage.threads == "all"

@@ -1,6 +1,7 @@
-"""When each stage runs: as soon as what it needs is done and the machine has its share free.
+"""Start each stage when the stages that it needs are done and its share of the machine is free.
 
-Knows neither DVC nor Prefect: ``submit`` starts a stage somewhere and ``finish`` is called, from any thread, when it has ended.
+Knows neither DVC nor Prefect: ``submit`` starts a stage somewhere, and ``finish`` is called, from
+any thread, when the stage has ended.
 """
 
 import queue
@@ -14,10 +15,10 @@ Submit = Callable[[Stage, Lease | None, Result | None], None]
 
 
 class Schedule:
-    """Goes through ``stages``, in DVC's order, once. A stage that fails holds up what needs it and nothing else.
+    """Runs each of ``stages`` once. A stage that fails blocks the stages that need it and no other.
 
-    Of those that are ready the one goes first from which the way to the end is longest, in the ``seconds`` that stages are
-    known to take: what keeps the last core busy alone is begun early.
+    Of several stages that are ready, the stage with the longest path to the end starts first, by
+    the ``seconds`` that stages are known to take: this keeps the last core from running alone.
     """
 
     def __init__(
@@ -29,10 +30,8 @@ class Schedule:
         seconds: Mapping[str, float] | None = None,
     ):
         self.stages, self.unchanged, self.machine, self.submit = stages, unchanged, machine, submit
-        ways = ways_to_the_end(stages, seconds or {})
-        self._order = sorted(
-            stages, key=lambda name: -ways[name]
-        )  # what is equal stays in DVC's order
+        paths = paths_to_the_end(stages, seconds or {})
+        self._order = sorted(stages, key=lambda name: -paths[name])  # equal paths: in DVC's order
         self.results: dict[str, Result] = {}
         self._ended: queue.SimpleQueue[tuple[Result, Lease | None]] = queue.SimpleQueue()
 
@@ -40,7 +39,7 @@ class Schedule:
         self._ended.put((result, lease))
 
     def run(self) -> dict[str, Result]:
-        """Start stages as they become ready; return what became of each."""
+        """Start stages as they become ready, and return their results."""
         waiting, running = [self.stages[name] for name in self._order], 0
         while waiting or running:
             for stage in list(waiting):
@@ -55,9 +54,8 @@ class Schedule:
             return False
         failed = [need for need in stage.needs if not self.results[need].done]
         if failed:
-            self.submit(
-                stage, None, Result(stage.name, "blocked", 0.0, f"needs {', '.join(failed)}")
-            )
+            why = f"needs {', '.join(failed)}"
+            self.submit(stage, None, Result(stage.name, "blocked", 0.0, why))
             return True
         if stage.name in self.unchanged:
             self.submit(stage, None, Result(stage.name, "skipped", 0.0))
@@ -69,7 +67,7 @@ class Schedule:
         return True
 
     def _collect(self) -> int:
-        """Wait for the end of one stage at least; how many have ended."""
+        """Wait until a stage ends; returns how many have ended."""
         ended = [self._ended.get()]
         while not self._ended.empty():
             ended.append(self._ended.get())
@@ -80,12 +78,15 @@ class Schedule:
         return len(ended)
 
 
-def ways_to_the_end(stages: Mapping[str, Stage], seconds: Mapping[str, float]) -> dict[str, float]:
-    """For each stage the longest sum of seconds from its start to the end of the run; a stage not known takes its weight."""
-    ways: dict[str, float] = {}
+def paths_to_the_end(stages: Mapping[str, Stage], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Per stage, the longest path from its start to the end of the run, in seconds.
+
+    A stage that no run has timed takes its weight.
+    """
+    paths: dict[str, float] = {}
     below = dict.fromkeys(stages, 0.0)
     for name in reversed(stages):
-        ways[name] = seconds.get(name, stages[name].weight) + below[name]
+        paths[name] = seconds.get(name, stages[name].weight) + below[name]
         for need in stages[name].needs:
-            below[need] = max(below[need], ways[name])
-    return ways
+            below[need] = max(below[need], paths[name])
+    return paths

@@ -1,8 +1,9 @@
-"""The Prefect flow whose tasks are the stages of ``dvc.yaml``, run at the same time where the graph allows it.
+"""The Prefect flow whose tasks are the stages of ``dvc.yaml``, run at the same time.
 
-It leaves the folder as ``dvc repro`` would: same files, and a ``dvc.lock`` equal to the byte. Stages get the same number of threads from
-either (``stages.common.threads``), so also what they compute is the same. What the flow adds is the page of the run: stages side by side,
-their logs, what ran, metrics against the last commit, the result table, plots, the report.
+It leaves the folder as ``dvc repro`` would: the same files, and a ``dvc.lock`` equal to the byte. A
+stage gets the same number of threads from both (``stages.common.threads``), so it computes the same
+numbers. The flow adds the page of the run: stages side by side, their logs, their outcomes, metrics
+against the last commit, the result table, plots, the report.
 """
 
 from collections.abc import Sequence
@@ -25,9 +26,9 @@ from pipelines.graph.experiment import experiment
 from pipelines.graph.workspace import alone
 from prosmin.common.errors import UserError
 
-settle()
+settle()  # before the imports below: Prefect reads its settings when it is imported
 
-from prefect import flow, get_run_logger, task  # noqa: E402 (Prefect reads its settings when it is imported)
+from prefect import flow, get_run_logger, task  # noqa: E402
 from prefect.futures import PrefectFuture  # noqa: E402
 from prefect.runtime import flow_run  # noqa: E402
 from prefect.states import Completed, Failed, State  # noqa: E402
@@ -35,7 +36,7 @@ from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
 
 class View(Protocol):
-    """Who watches a run from inside its process. Called from several threads."""
+    """An observer of a run in its process. Its methods are called from several threads."""
 
     def began(self, stages: dict[str, dag.Stage]) -> None: ...
     def started(self, stage: str) -> None: ...
@@ -45,7 +46,7 @@ class View(Protocol):
 
 
 VIEW: ContextVar[View | None] = ContextVar("view", default=None)
-# What whoever starts a run here has found when it looked at the graph a moment ago, so as not to look twice.
+# The look at the graph that the starter of a run has just taken, so that it is taken once.
 LOOK: ContextVar[dag.Look | None] = ContextVar("look", default=None)
 
 
@@ -55,7 +56,7 @@ def _run_name() -> str:
     return " ".join([given.get("name") or what, *(given.get("changes") or [])])
 
 
-# A thread waits for each stage that runs; how many run is decided by the leases, not by the number of threads.
+# A thread waits for each stage that runs. The leases decide how many run.
 @flow(
     name="graph",
     flow_run_name=_run_name,
@@ -74,13 +75,14 @@ def run_graph(
     """Run the graph.
 
     Args:
-        stages: What to run, with all that it needs; empty: everything.
-        changes: Settings for this run alone, such as pretrain.epochs=5. The run becomes a DVC experiment in a folder of its own.
-        name: Of the experiment; empty: one that DVC makes up.
+        stages: Stages to run, with all that they need. Empty: all stages.
+        changes: Settings for this run alone, such as pretrain.epochs=5. The run becomes a DVC
+            experiment in a folder of its own.
+        name: Name of the experiment. Empty: a name that DVC makes up.
         force: Run stages also where nothing has changed.
-        workers: Stages at the same time; empty: as many as there are cores.
-        snapshot: The state of the code that a sweep was started from; empty: the folder as it is.
-        downstream: Run the stages and what depends on them, instead of the stages and what they need.
+        workers: Stages at the same time. Empty: as many as there are cores.
+        snapshot: The state of the code that a sweep was started from. Empty: the folder as it is.
+        downstream: Run the stages and those that depend on them, not those that they need.
     """
     log = get_run_logger()
     try:
@@ -90,11 +92,8 @@ def run_graph(
             ending = _ending(results)
             if saved and ending.is_completed():
                 kept = saved.save()
-                log.info(
-                    "experiment %s: see it with `dvc exp show`, take it over with `dvc exp apply %s`",
-                    kept,
-                    kept,
-                )
+                log.info("experiment %s: see it with `dvc exp show`", kept)
+                log.info("take it over with `dvc exp apply %s`", kept)
                 if view := VIEW.get():
                     view.saved(kept)
         return ending
@@ -173,12 +172,11 @@ def _run_here(
             progress.close()
     for name, what in wrong.items():
         results[name] = replace(results[name], outcome="failed", reason=what)
-    if all(each.done for each in results.values()):
+    if all(result.done for result in results.values()):
         lockfile.forget()
-    durations.save(
-        took | {name: each.seconds for name, each in results.items() if each.outcome == "ran"}
-    )
-    with suppress(HTTPError):  # the server has gone for good; what ran, ran
+    ran = {name: result.seconds for name, result in results.items() if result.outcome == "ran"}
+    durations.save(took | ran)
+    with suppress(HTTPError):  # the server has gone for good, which changes no result
         page.publish(results)
     return results
 
@@ -194,20 +192,20 @@ def _state(result: Result) -> State[Any]:
 
 
 def _ending(results: dict[str, Result]) -> State[Any]:
-    count = {
-        outcome: [name for name, each in results.items() if each.outcome == outcome]
-        for outcome in ("ran", "cached", "skipped")
-    }
-    text = ", ".join(f"{len(names)} {outcome}" for outcome, names in count.items() if names)
+    """The state of the run: a count per outcome, or why stages failed and which did not run."""
+
+    def named(outcome: str) -> list[str]:
+        return [name for name, result in results.items() if result.outcome == outcome]
+
     failed = {
-        name: each.reason
-        for name, each in results.items()
-        if not each.done and each.outcome != "blocked"
+        name: result.reason
+        for name, result in results.items()
+        if not result.done and result.outcome != "blocked"
     }
     if not failed:
-        return Completed(message=text)
-    blocked = [name for name, each in results.items() if each.outcome == "blocked"]
+        counts = {outcome: len(named(outcome)) for outcome in ("ran", "cached", "skipped")}
+        return Completed(message=", ".join(f"{n} {outcome}" for outcome, n in counts.items() if n))
     lines = [f"{name} failed: {why}" for name, why in failed.items()]
-    return Failed(
-        message="; ".join(lines + ([f"not run: {', '.join(blocked)}"] if blocked else []))
-    )
+    blocked = named("blocked")
+    lines += [f"not run: {', '.join(blocked)}"] if blocked else []
+    return Failed(message="; ".join(lines))

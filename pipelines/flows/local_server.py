@@ -1,10 +1,11 @@
-"""Prefect's server for the user who started it and nobody else: ``python -m pipelines.flows.local_server PORT``.
+"""Prefect's server, for the user who started it: ``python -m pipelines.flows.local_server PORT``.
 
-``prefect server start`` knows a password (PREFECT_SERVER_API_AUTH_STRING) and origins whose pages may read an answer
-(PREFECT_SERVER_CORS_ALLOWED_ORIGINS). It has no setting for the two things that this module adds: it takes requests that
-name this machine as their host only, so no foreign name that leads here is answered (DNS rebinding), and none that a
-page from elsewhere sends. The page ``/sign-in`` hands the browser the password, where the dashboard would ask for it.
-``pipelines/flows/server.py`` starts it and sets the password.
+``prefect server start`` knows a password (PREFECT_SERVER_API_AUTH_STRING) and origins whose pages
+may read an answer (PREFECT_SERVER_CORS_ALLOWED_ORIGINS). This module adds two checks for which it
+has no setting. A request must name this machine as its host, so a foreign name that leads here gets
+no answer (DNS rebinding). A request must not come from a page of another origin. The page
+``/sign-in`` hands the browser the password, for which the dashboard would ask.
+``pipelines/flows/server.py`` starts this server and sets the password.
 """
 
 import os
@@ -16,8 +17,8 @@ from typing import Any, NoReturn
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
-# The password comes after the `#`, which a browser sends to no server. It is kept if it is the right one, in the place where
-# Prefect's pages keep what is typed into their own form, and leaves the address at once.
+# The password comes after the `#`, which a browser sends to no server, and leaves the address at
+# once. Where it is right, it is kept in the place in which Prefect's own form keeps it.
 SIGN_IN = """<!doctype html><meta charset="utf-8"><title>Sign in</title><p>Signing in …</p><script>
 const password = btoa(decodeURIComponent(location.hash.slice(1)));
 history.replaceState(null, "", location.pathname);
@@ -25,22 +26,24 @@ fetch("/api/admin/version", {headers: {Authorization: "Basic " + password}}).the
   if (!answer.ok) throw answer.status;
   localStorage.setItem("prefect-password", password);
   location.replace("/");
-}).catch(() => { document.querySelector("p").textContent = "The password is wrong; start the dashboard again."; });
+}).catch(() => {
+  document.querySelector("p").textContent = "The password is wrong; start the dashboard again.";
+});
 </script>"""
 # No page of another origin may show the dashboard in a frame and have its buttons pressed.
 HEADERS = [(b"content-security-policy", b"frame-ancestors 'none'"), (b"x-frame-options", b"DENY")]
 
 
 def origins(port: int) -> list[str]:
-    """Where the pages of this server come from."""
+    """The origins of this server's own pages."""
     return [f"http://{name}:{port}" for name in NAMES]
 
 
 class OwnPages:
-    """Refuses what a page of another origin sends; what no page sends has no origin and passes."""
+    """Refuses requests from pages of other origins. Without a page, a request has no origin."""
 
     def __init__(self, app: Any, allowed: list[str]):
-        self.app, self.allowed = app, {each.encode() for each in allowed}
+        self.app, self.allowed = app, {origin.encode() for origin in allowed}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         from starlette.responses import PlainTextResponse
@@ -58,7 +61,7 @@ class OwnPages:
 
 
 def application(port: int, failures: list[BaseException]) -> Any:
-    """Prefect's application behind the two checks. What keeps it from starting is added to ``failures``."""
+    """Prefect's application behind the two checks. failures: gets the error of a failed start."""
     from prefect.server.api.server import create_app
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import HTMLResponse
@@ -84,16 +87,17 @@ def application(port: int, failures: list[BaseException]) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """The system's or the database's own words for what went wrong, in one line."""
+    """The message of the system or the database, in one line, with the folder."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    error = getattr(error, "orig", None) or error  # what SQLAlchemy wraps
+    error = getattr(error, "orig", None) or error  # SQLAlchemy wraps the database's error
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"{text.strip().splitlines()[0] if text.strip() else type(error).__name__} ({os.environ['PREFECT_HOME']})"
+    line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return f"{line} ({os.environ['PREFECT_HOME']})"
 
 
 def serve(port: int) -> NoReturn:
-    """Serve until stopped. The last line that it writes says why it could not."""
+    """Serve until stopped. Where that fails, the last line on standard error says why."""
     os.umask(0o077)  # the database holds what every run has logged
     failures: list[BaseException] = []
     try:

@@ -1,4 +1,4 @@
-"""Bars on the page of a run: the share of its stages that are done, and one for each stage that draws its own."""
+"""Progress bars on the page of a run: a bar for the whole run, and bars that stages draw."""
 
 import contextlib
 import contextvars
@@ -12,7 +12,7 @@ ALL = "stages-done"
 
 
 class Progress:
-    """Stages report from their threads; one thread of its own tells the server, so a slow server holds up no stage."""
+    """Takes reports from the threads of stages. Its own thread tells the server, however slow."""
 
     def __init__(self, total: int):
         self._total, self._done = total, 0
@@ -25,11 +25,11 @@ class Progress:
         self._thread.start()
 
     def line(self, stage: str, text: str) -> bool:
-        """Take note of a line that a stage has written; whether it was a bar."""
-        found = BAR.findall(text)
-        if found:
-            self._shares[re.sub("[^a-z0-9]+", "-", stage.lower())] = float(found[-1])
-        return bool(found)
+        """Read a line that a stage has written; returns whether it was a bar."""
+        percent = BAR.findall(text)
+        if percent:
+            self._shares[re.sub("[^a-z0-9]+", "-", stage.lower())] = float(percent[-1])
+        return bool(percent)
 
     def ended(self) -> None:
         self._done += 1
@@ -51,9 +51,8 @@ class Progress:
             artifact, shown = self._known.get(key, (None, None))
             if share == shown:
                 continue
-            with contextlib.suppress(
-                Exception
-            ):  # a bar that cannot be drawn must not end a run; the next look tries again
+            # A bar that cannot be drawn must not end a run; the next look tries again.
+            with contextlib.suppress(Exception):
                 if artifact is None:
                     what = "Stages done" if key == ALL else f"Progress of {key}"
                     artifact = create_progress_artifact(share, key=key, description=what)

@@ -1,9 +1,11 @@
-"""The Prefect server that a run reports to: the one named, the dashboard's, or one of the run's own that ends with it.
+"""The Prefect server that a run reports to.
 
-Everything Prefect keeps lies in ``.prosmin/prefect`` of this checkout, so runs from a terminal are on the dashboard later. A
-server started here is for the user who started it (``pipelines/flows/local_server.py``): on loopback, with a password of its own that
-is made anew each time, so that whoever takes the port when it has ended learns nothing that works later. Nothing is sent
-anywhere: the telemetry of Prefect and of DVC is off.
+It is the server in PREFECT_API_URL, else the dashboard's, else one that is started for the run and
+ends with it. All of Prefect's files lie in ``.prosmin/prefect`` of this checkout, so the dashboard
+shows earlier runs from a terminal. A server that is started here is for its user alone
+(``pipelines/flows/local_server.py``): on loopback, with a password that is made anew each time, so
+a program that takes the port later learns nothing of use. Nothing is sent anywhere: the telemetry
+of Prefect and of DVC is off.
 """
 
 import json
@@ -30,32 +32,37 @@ from pipelines.graph.private import FOLDER, private
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_json, write_text
 
-PATIENCE = 180.0  # seconds for a server to come up; a new database on a slow disk takes 15, on a busy machine 80
-ANSWER = 10.0  # seconds for a server that is up to say so
+# Seconds for a server to start. A new database takes 15 on a slow disk, 80 on a busy machine.
+PATIENCE = 180.0
+ANSWER = 10.0  # seconds for a running server to answer
 RUNNING = FOLDER / "dashboard.json"
 PASSWORD = FOLDER / "password"
 LOCAL = ("127.0.0.1", "localhost", "::1")
+ENDS = "an address of Prefect ends with /api"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server of this checkout. api: its address; password: what it wants of whoever calls."""
+    """A server of this checkout. api: its address; password: the one that it asks for."""
 
     api: str
     password: str
 
     @property
     def site(self) -> str:
-        """Where its pages are."""
+        """The address of its pages."""
         return self.api.removesuffix("/api")
 
     def variables(self) -> dict[str, str]:
-        """What Prefect's client reads."""
+        """The variables that Prefect's client reads."""
         return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.password}
 
 
 def settle() -> None:
-    """Set Prefect up for this checkout; call it before anything imports ``prefect``. What the user has set stays."""
+    """Set Prefect's variables for this checkout; those that the user has set stay.
+
+    Call it before anything imports ``prefect``.
+    """
     home = private().resolve() / "prefect"
     for name, value in {
         "PREFECT_HOME": str(home),
@@ -63,13 +70,14 @@ def settle() -> None:
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
         "PREFECT_CLI_PROMPT": "false",
-        "PREFECT_CLIENT_MAX_RETRIES": "5",  # with growing pauses, a minute in all: a restarting server is back in ten seconds
+        # With growing pauses, a minute in all. A server that restarts is back in ten seconds.
+        "PREFECT_CLIENT_MAX_RETRIES": "5",
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",  # DVC keeps the results
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",  # the terminal has a view of its own
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }.items():
         os.environ.setdefault(name, value)
-    # No proxy knows the addresses of this machine. Of the two spellings some programs read the one, some the other.
+    # No proxy knows the addresses of this machine. Programs read either of the two spellings.
     direct = [os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     if "*" not in direct:
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(
@@ -82,6 +90,7 @@ def settle() -> None:
 
 
 def ready(url: str, seconds: float = 1.0) -> bool:
+    """Whether a server answers at this address."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=seconds) as answer:
             return answer.status == 200
@@ -92,28 +101,33 @@ def ready(url: str, seconds: float = 1.0) -> bool:
 def dashboard() -> Server | None:
     """The server of this checkout's dashboard, if it is running."""
     try:
-        found = Server(json.loads(RUNNING.read_text())["api"], PASSWORD.read_text())
+        server = Server(json.loads(RUNNING.read_text())["api"], PASSWORD.read_text())
     except (OSError, ValueError, KeyError):
         return None
-    return found if ready(found.api) else None
+    return server if ready(server.api) else None
 
 
 def free_port(wanted: int = 0) -> int:
-    """``wanted`` if it is free (0: any). Raises ``UserError`` when it is in use."""
+    """The port ``wanted``; for 0 any free port.
+
+    Raises:
+        UserError: where the port is in use.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, wanted))
         except OSError:
             raise UserError(
-                f"port {wanted} is in use; name another one, such as: make dashboard PORT={wanted + 1}"
+                f"port {wanted} is in use; "
+                f"name another one, such as: make dashboard PORT={wanted + 1}"
             ) from None
         return probe.getsockname()[1]
 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """This process's own environment with ``variables``, as long as the block runs."""
+    """Add ``variables`` to the environment of this process while the block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -128,11 +142,11 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def reached() -> Iterator[str]:
-    """The API address to report to, in PREFECT_API_URL (its password beside it) as long as the block runs."""
-    given, found = os.environ.get("PREFECT_API_URL"), dashboard()
-    if found and given in (None, "", found.api):
-        with environment(found.variables()):
-            yield found.api
+    """Set PREFECT_API_URL and the password while the block runs; yields the address."""
+    given, running = os.environ.get("PREFECT_API_URL"), dashboard()
+    if running and given in (None, "", running.api):
+        with environment(running.variables()):
+            yield running.api
     elif given:
         check(given)
         yield given
@@ -142,7 +156,13 @@ def reached() -> Iterator[str]:
 
 
 def check(url: str) -> None:
-    """Raise ``UserError`` where the server named in PREFECT_API_URL cannot be reported to; Prefect itself waits longer."""
+    """Check that a run can be reported to a server; Prefect itself would wait longer.
+
+    url: the value of PREFECT_API_URL.
+
+    Raises:
+        UserError: where it cannot.
+    """
     from httpx import HTTPError, HTTPStatusError, InvalidURL, TimeoutException
     from prefect.client.base import ServerType
     from prefect.client.orchestration import get_client
@@ -160,25 +180,24 @@ def check(url: str) -> None:
             return
     except HTTPStatusError as error:
         code = error.response.status_code
-        why = (
-            "it refuses the password (set PREFECT_API_AUTH_STRING)"
-            if code == 401
-            else f"it answers with {code} {error.response.reason_phrase} (an address of Prefect ends with /api)"
-        )
+        why = f"it answers with {code} {error.response.reason_phrase} ({ENDS})"
+        if code == 401:
+            why = "it refuses the password (set PREFECT_API_AUTH_STRING)"
     except TimeoutException:
         why = f"it does not answer within {ANSWER:.0f} seconds"
     except (HTTPError, InvalidURL, OSError) as error:
         why = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
-    except ValueError:  # of JSON, or of what Prefect itself expects of an address
-        why = "what answers there is not Prefect (an address of Prefect ends with /api)"
+    except ValueError:  # the answer is no JSON, or not Prefect's
+        why = f"what answers there is not Prefect ({ENDS})"
     raise UserError(
-        f"PREFECT_API_URL is {url}, and a run cannot be reported there: {why}; unset PREFECT_API_URL to do without that server"
+        f"PREFECT_API_URL is {url}, and a run cannot be reported there: {why}; "
+        "unset PREFECT_API_URL to do without that server"
     )
 
 
 @contextmanager
 def started(port: int, ui: bool = True) -> Iterator[Server]:
-    """A server on loopback that ends with the block, or with this process however it ends."""
+    """Run a server on loopback until the block ends, or this process in any way."""
     password = (
         os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or f"prosmin:{secrets.token_urlsafe(32)}"
     )
@@ -206,7 +225,8 @@ def started(port: int, ui: bool = True) -> Iterator[Server]:
                 )
             if time.monotonic() > end:
                 raise UserError(
-                    f"the Prefect server did not start on {HOST}:{port}: it was not up after {PATIENCE:.0f} seconds"
+                    f"the Prefect server did not start on {HOST}:{port}: "
+                    f"it was not up after {PATIENCE:.0f} seconds"
                 )
             time.sleep(0.1)
         yield server
@@ -215,20 +235,16 @@ def started(port: int, ui: bool = True) -> Iterator[Server]:
 
 
 def ending(code: int, lines: Sequence[str]) -> str:
-    """Why a server has ended, from what it wrote and the code of its guard."""
+    """Why a server has ended, from its output and the code of its guard."""
     said = [line.strip() for line in lines if line.strip()]
     error = next((line for line in reversed(said) if re.match(r"[\w.]*error: ", line, re.I)), None)
+    if error:
+        return error.removeprefix("error: ")
     killed = abs(code) - 128 if code > 128 else -code
     names = {number.value: number.name for number in signal.Signals}
-    if error is None and killed in names:
+    if killed in names:
         return f"it was ended by {names[killed]}"
-    return (
-        error.removeprefix("error: ")
-        if error
-        else said[-1]
-        if said
-        else f"it ended with code {code}"
-    )
+    return said[-1] if said else f"it ended with code {code}"
 
 
 def stop(process: subprocess.Popen[str]) -> None:
@@ -240,7 +256,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def announced(server: Server) -> Iterator[None]:
-    """Let this user's runs in this checkout find the dashboard, and its password, as long as the block runs."""
+    """Let this user's runs find the dashboard and its password while the block runs."""
     try:
         write_text(PASSWORD, server.password, mode=0o600)
         write_json(RUNNING, {"api": server.api, "pid": os.getpid()})

@@ -1,17 +1,18 @@
-"""The sweep as a Prefect flow: a task a point, a ranked table at the end."""
+"""The sweep as a Prefect flow: one task per point, and a ranked table at the end."""
 
 from typing import Any
 
 from pydantic import ValidationError
 
+from pipelines.flows.grid import Sweep, Value, existing, prepare, table
+from pipelines.flows.points import Points
 from pipelines.flows.server import settle
-from pipelines.sweep import Points, Sweep, Value, existing, prepare, table
 from prosmin.common.errors import UserError
 from stages.params.yaml_file import sentences
 
-settle()
+settle()  # before the imports below: Prefect reads its settings when it is imported
 
-from prefect import flow, get_run_logger, task  # noqa: E402 (Prefect reads its settings when it is imported)
+from prefect import flow, get_run_logger, task  # noqa: E402
 from prefect.artifacts import create_table_artifact  # noqa: E402
 from prefect.states import Completed, Failed, State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
@@ -33,14 +34,15 @@ def run_sweep(
     """Run every point of a grid as a DVC experiment.
 
     Args:
-        grid: Settings with their values, such as {"pretrain.epochs": [5, 10], "seed": "range(0, 3)"}; every combination is run.
-        rank: The metric that decides, such as metrics/linear.json:trained.accuracy.
-        name: Of the experiments, before their number.
-        lowest: Whether the lowest value is best; left out, as the metric is better.
+        grid: Settings with their values, such as {"pretrain.epochs": [5, 10], "seed":
+            "range(0, 3)"}. Every combination is a point.
+        rank: The metric that ranks the points, such as metrics/linear.json:trained.accuracy.
+        name: Name of the experiments, before their number.
+        lowest: Whether the lowest value is best. Left out: as the metric is better.
         show: More metrics for the table.
-        stages: What to run, with all that it needs; empty: everything.
-        slots: Points at the same time; each has its share of cores and GPUs.
-        echo: Also write to the terminal.
+        stages: Stages to run, with all that they need. Empty: all stages.
+        slots: Points at the same time, each with its share of cores and GPUs.
+        echo: Whether to write to the terminal too.
     """
     log = get_run_logger()
     try:
@@ -57,9 +59,11 @@ def run_sweep(
     running = Points(sweep, snapshot, slots)
 
     def start(name: str, point: dict[str, Value]) -> Any:
+        settings = ", ".join(f"{key}={value}" for key, value in point.items())
+
         @task(
             name="point",
-            task_run_name=f"{name}: {', '.join(f'{key}={value}' for key, value in point.items())}",
+            task_run_name=f"{name}: {settings}",
             persist_result=False,
         )
         def work() -> State[Any]:
@@ -74,7 +78,7 @@ def run_sweep(
 
         return work.submit()
 
-    futures = [start(*each) for each in names.items()]
+    futures = [start(name, point) for name, point in names.items()]
     try:
         for future in futures:
             future.wait()
@@ -97,6 +101,7 @@ def run_sweep(
 
 
 def aligned(rows: list[dict[str, Any]]) -> str:
+    """A table as text, its columns padded."""
     lines = [list(rows[0]), *(list(map(str, row.values())) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

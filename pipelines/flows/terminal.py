@@ -1,4 +1,4 @@
-"""A run in the terminal: one line a stage that changes as it goes, or plain lines where the output is no terminal."""
+"""A run in the terminal: one live line per stage, or plain lines where there is no terminal."""
 
 import sys
 import threading
@@ -24,7 +24,7 @@ STYLES = {
 
 
 class Terminal:
-    """What ``pipelines.flows.graph_flow`` tells about a run, shown. Its methods are called from several threads."""
+    """Shows a run (``graph_flow.View``). Its methods are called from several threads."""
 
     def __init__(self) -> None:
         self.results: dict[str, Result] = {}
@@ -65,9 +65,8 @@ class Terminal:
         with self._guard:
             self.results[result.stage] = result
         seconds = f" in {result.seconds:.1f} s" if result.seconds else ""
-        self._say(
-            f"{result.stage}: {result.outcome}{seconds}{f': {result.reason}' if result.reason else ''}"
-        )
+        why = f": {result.reason}" if result.reason else ""
+        self._say(f"{result.stage}: {result.outcome}{seconds}{why}")
 
     def saved(self, name: str) -> None:
         self.experiment = name
@@ -107,9 +106,9 @@ class Terminal:
         return Group(shown, Text(count, "bold"))
 
     def failures(self) -> list[str]:
-        """The last words of each stage that failed."""
-        found = []
+        """The last lines of each stage that failed."""
+        lines = []
         for name, result in self.results.items():
             if result.outcome == "failed":
-                found += [f"--- {name} ---", *self._last.get(name, [])]
-        return found
+                lines += [f"--- {name} ---", *self._last.get(name, [])]
+        return lines

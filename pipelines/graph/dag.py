@@ -1,11 +1,13 @@
-"""The graph as DVC has it: which stages there are, what each waits for, what each needs of the machine.
+"""The graph as DVC reads it: its stages, their order, and their share of the machine.
 
-Nothing here names a stage. ``dvc.yaml`` is resolved by DVC itself (foreach, matrix, templates, nested files), so a stage
-added there appears in every run. What a stage needs of the machine stands beside it, where DVC keeps it but never hashes it:
+Nothing here names a stage. DVC itself resolves ``dvc.yaml`` (foreach, matrix, templates, nested
+files), so a stage that is added there appears in every run. The share of the machine stands beside
+the stage, where DVC keeps it but never hashes it:
 
-    meta: {resources: {gpus: 1, threads: 1, weight: 1}}     # gpus: a number or all, default 0; threads: a number or all, default 1
+    meta: {resources: {gpus: 1, threads: 1, weight: 1}}
 
-weight (default 1) is how long the stage takes against the others, for the order of a first run, before any has told.
+gpus: a number or all; default 0. threads: a number or all; default 1. weight: how long the stage
+takes against the others, for the order of a first run; default 1.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +26,7 @@ Amount = int | Literal["all"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage with all that a run must know of it. ``needs``: stages of the same run whose outputs it reads."""
+    """A stage of a run. needs: stages of the same run whose outputs it reads."""
 
     name: str
     needs: tuple[str, ...] = ()
@@ -33,14 +35,17 @@ class Stage:
     weight: int = 1
 
 
-Look = tuple[
-    dict[str, Stage], set[str]
-]  # the stages of a run, and those of them for which there is nothing to do
+# The stages of a run, and those of them that are up to date.
+Look = tuple[dict[str, Stage], set[str]]
 
 
 @contextmanager
 def opened() -> Iterator["Repo"]:
-    """DVC's view of the current folder; its many kinds of complaint as one sentence each."""
+    """Open the current folder as a DVC repository.
+
+    Raises:
+        UserError: one sentence for any exception of DVC in the block.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError
@@ -72,11 +77,14 @@ def sentence(error: BaseException) -> str:
 
 
 def read(targets: Iterable[str] = (), downstream: bool = False) -> dict[str, Stage]:
-    """The stages to run for ``targets`` (stages and foreach groups; none: all of dvc.yaml), in DVC's own order.
+    """The stages of a run, in DVC's order.
 
-    downstream: the targets and what depends on them, instead of the targets and what they need.
+    Args:
+        targets: Stages and foreach groups to run, with all that they need; empty: all stages.
+        downstream: Run the targets and the stages that depend on them instead.
 
-    Raises ``UserError`` for an unknown target, a cycle, an invalid dvc.yaml and senseless resources.
+    Raises:
+        UserError: for an unknown target, a cycle, an invalid dvc.yaml and invalid resources.
     """
     with opened() as repo:
         return {stage.name: stage for stage in _plan(repo, list(targets), downstream)}
@@ -94,7 +102,8 @@ def _plan(repo: "Repo", targets: list[str], downstream: bool) -> list[Stage]:
         unknown = next(target for target in targets if not _exists(repo, target))
         groups = {name.partition("@")[0] for name in known}
         raise UserError(
-            f"{unknown!r} is not a stage{nearest(unknown, [*known, *groups])}; there are: {', '.join(sorted(groups))}"
+            f"{unknown!r} is not a stage{nearest(unknown, [*known, *groups])}; "
+            f"there are: {', '.join(sorted(groups))}"
         ) from None
     order = plan_repro(graph, wanted, downstream=downstream)
     inside = set(order)
@@ -118,7 +127,7 @@ def _exists(repo: "Repo", target: str) -> bool:
 
 
 def name_of(stage: Any) -> str:
-    """How DVC is told of the stage from the top folder (its own ``addressing`` depends on the current one)."""
+    """DVC's address of a stage, from the top folder instead of the current one."""
     name = getattr(stage, "name", None)
     if name is None:
         return stage.path_in_repo  # a .dvc file
@@ -126,28 +135,30 @@ def name_of(stage: Any) -> str:
 
 
 def _resources(stage: Any) -> dict[str, Any]:
-    found = (stage.meta or {}).get("resources", {})
+    resources = (stage.meta or {}).get("resources", {})
     allowed = {"gpus": 0, "threads": 1, "weight": 1}
     where = f"{stage.path_in_repo}: {getattr(stage, 'name', '')}: meta.resources"
-    if not isinstance(found, dict):
-        raise UserError(f"{where} is {found!r}; it must be like {{gpus: 1, threads: 1}}")
-    for key, value in found.items():
+    if not isinstance(resources, dict):
+        raise UserError(f"{where} is {resources!r}; it must be like {{gpus: 1, threads: 1}}")
+    for key, value in resources.items():
         if key not in allowed:
             raise UserError(
-                f"{where}.{key} is not a known key{nearest(key, allowed)}; allowed: {', '.join(allowed)}"
+                f"{where}.{key} is not a known key{nearest(key, allowed)}; "
+                f"allowed: {', '.join(allowed)}"
             )
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= allowed[key]
         if not whole and (value != "all" or key == "weight"):
             other = "" if key == "weight" else "all, or "
             raise UserError(
-                f"{where}.{key} is {value!r}; it must be {other}a whole number of at least {allowed[key]}"
+                f"{where}.{key} is {value!r}; "
+                f"it must be {other}a whole number of at least {allowed[key]}"
             )
-    return found
+    return resources
 
 
 @contextmanager
 def locked() -> Iterator["Repo"]:
-    """DVC's view of the current folder while no other DVC changes it."""
+    """Open the current folder as a DVC repository, under DVC's lock."""
     from dvc.repo import lock_repo
 
     with opened() as repo, lock_repo(repo):
@@ -155,18 +166,15 @@ def locked() -> Iterator["Repo"]:
 
 
 def look(targets: Iterable[str] = (), downstream: bool = False) -> Look:
-    """What ``read`` returns, and those of its stages that DVC would find nothing to do for, nor for any before them.
+    """The stages of ``read``, and those that are up to date together with all that they need.
 
-    One look in one process, where asking DVC stage by stage costs half a second each.
+    To ask DVC stage by stage would cost half a second per stage.
     """
     with locked() as repo:
         stages = {stage.name: stage for stage in _plan(repo, list(targets), downstream)}
         by_name = {name_of(stage): stage for stage in repo.index.stages}
         done: set[str] = set()
-        for (
-            name,
-            stage,
-        ) in stages.items():  # in DVC's order, so what a stage needs has been looked at
+        for name, stage in stages.items():  # DVC's order: first the stages that a stage needs
             if done.issuperset(stage.needs) and not by_name[name].changed():
                 done.add(name)
         return stages, done

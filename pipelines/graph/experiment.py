@@ -1,8 +1,10 @@
-"""A run with other settings, as a DVC experiment: in a folder of its own, so that the one you work in stays as it is.
+"""A run with other settings, as a DVC experiment in a folder of its own.
 
-The folder is a clone that shares git's objects and DVC's cache. It starts from the last commit with the uncommitted changes of
-tracked files on top, gets its settings the way ``dvc exp run -S`` sets them, and ends in a commit that ``dvc exp show`` lists.
-Points of a sweep can so run at the same time, which neither ``dvc exp run`` nor ``dvc exp save`` in one folder can.
+The folder is a clone that shares git's objects and DVC's cache. It starts from the last commit with
+the uncommitted changes of tracked files on top, gets its settings as ``dvc exp run -S`` sets them,
+and ends in a commit that ``dvc exp show`` lists. The folder of the user stays as it is. Points of a
+sweep can run at the same time, for which neither ``dvc exp run`` nor ``dvc exp save`` in one folder
+can be used.
 """
 
 import contextlib
@@ -22,7 +24,9 @@ from prosmin.common.errors import UserError, nearest, printable, shown
 from stages.params.load import PARAMS, load
 from stages.params.yaml_file import INTERPOLATION, read
 
-SNAPSHOT = r"[0-9a-f]{40,64}(\+[0-9a-f]{40,64})?"  # a commit and the uncommitted changes, as ``take_snapshot`` has them
+# A commit and the uncommitted changes, as ``take_snapshot`` returns them.
+SNAPSHOT = r"[0-9a-f]{40,64}(\+[0-9a-f]{40,64})?"
+LONGEST = 4000  # characters of a change; DVC's grammar takes many seconds to read more
 
 
 @dataclass(frozen=True)
@@ -34,21 +38,14 @@ class Experiment:
     name: str | None
 
     def save(self) -> str:
-        """Commit what the run has left, for ``dvc exp show`` in the folder of origin. Returns the name."""
+        """Commit the results for ``dvc exp show`` in the folder of origin; returns the name."""
         untracked = git(self.folder, "ls-files", "--others", "--exclude-standard").splitlines()
         with dag.opened() as repo:
             saved = repo.experiments.save(name=self.name, include_untracked=untracked, force=False)
             name = self.name or repo.experiments.get_exact_name([saved])[saved]
-        # Whole or not at all, and safe beside another: git creates the one reference.
-        git(
-            self.origin,
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            str(self.folder),
-            "refs/exps/*:refs/exps/*",
-            fails="cannot be kept",
-        )
+        # Git creates the reference completely or not at all, and beside another fetch.
+        words = ("fetch", "--quiet", "--no-tags", str(self.folder), "refs/exps/*:refs/exps/*")
+        git(self.origin, *words, fails="cannot be kept")
         return name
 
 
@@ -56,16 +53,23 @@ class Experiment:
 def experiment(
     changes: Sequence[str], name: str | None = None, snapshot: str | None = None
 ) -> Iterator[Experiment]:
-    """Be in the folder of a new experiment while the block runs; then it is gone.
+    """Work in the folder of a new experiment while the block runs; then the folder is removed.
 
-    ``changes``: ``key=value`` each. ``snapshot``: what ``snapshot()`` has returned; None: the folder as it is now.
-    Raises ``UserError`` for an unknown key, a value that is not allowed, and a name that is taken or cannot be one.
+    Args:
+        changes: Settings, as ``key=value``.
+        name: Of the experiment; None: a name that DVC makes up.
+        snapshot: A result of ``take_snapshot``; None: the folder as it is now.
+
+    Raises:
+        UserError: for an unknown key, a value that is not allowed, and a name that is taken or is
+            no name.
     """
     origin = Path.cwd()
     check(changes, name)
     if snapshot and not re.fullmatch(SNAPSHOT, snapshot):
         raise UserError(
-            f"snapshot is {shown(snapshot)}; it must be the full id of a commit, which a sweep fills in"
+            f"snapshot is {shown(snapshot)}; "
+            "it must be the full id of a commit, which a sweep fills in"
         )
     commit, _, edits = (snapshot or take_snapshot()).partition("+")
     for line in clear_experiments():
@@ -88,40 +92,35 @@ def experiment(
 def take_snapshot() -> str:
     """The last commit and, after a plus, the uncommitted changes of tracked files."""
     here = Path.cwd()
-    commit = git(
-        here,
-        "rev-parse",
-        "--verify",
-        "HEAD",
-        fails="has no commit yet; an experiment starts from one",
-    ).strip()
+    none = "has no commit yet; an experiment starts from one"
+    commit = git(here, "rev-parse", "--verify", "HEAD", fails=none).strip()
     for path in ("dvc.yaml", str(PARAMS)):
-        git(
-            here,
-            "ls-files",
-            "--error-unmatch",
-            path,
-            fails=f"does not track {path}; `git add {path}` first",
-        )
-    git(
-        here, "status", "--porcelain"
-    )  # notes new time stamps, over which alone `git stash create` fails
+        untracked = f"does not track {path}; `git add {path}` first"
+        git(here, "ls-files", "--error-unmatch", path, fails=untracked)
+    # `git status` notes new time stamps; `git stash create` fails where nothing else has changed.
+    git(here, "status", "--porcelain")
     return "+".join(filter(None, [commit, git(here, "stash", "create").strip()]))
 
 
 def check(changes: Sequence[str], name: str | None = None) -> None:
-    """Raise ``UserError`` for what can be told without running anything."""
+    """Check the changes and the name of an experiment before anything runs.
+
+    Raises:
+        UserError: as ``experiment`` does.
+    """
     if name is not None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise UserError(
-                f"{name!r} cannot be the name of an experiment; use letters, digits, '-', '_' and '.'"
+                f"{name!r} cannot be the name of an experiment; "
+                "use letters, digits, '-', '_' and '.'"
             )
         with dag.opened() as repo:
             from dvc.repo.experiments.utils import exp_refs_by_names
 
             if exp_refs_by_names(repo.scm, {name})[name]:
                 raise UserError(
-                    f"there is an experiment {name} already; choose another name, or `dvc exp remove {name}`"
+                    f"there is an experiment {name} already; "
+                    f"choose another name, or `dvc exp remove {name}`"
                 )
     content = read(PARAMS) if PARAMS.is_file() else None
     for change in changes:
@@ -141,11 +140,8 @@ def check(changes: Sequence[str], name: str | None = None) -> None:
         _one_value(change)
 
 
-LONGEST = 4000  # characters of a change; to read more takes DVC's grammar many seconds
-
-
 def _one_value(change: str) -> None:
-    """Refuse what is more than a value: a sweep, and what is put in the place of a reference, such as an environment variable."""
+    """Refuse a sweep, and a reference to something else, such as an environment variable."""
     from dvc.utils.hydra import to_hydra_overrides
     from hydra.core.override_parser.types import OverrideType
     from hydra.errors import HydraException
@@ -153,73 +149,71 @@ def _one_value(change: str) -> None:
     key, _, value = change.partition("=")
     if INTERPOLATION in change:
         raise UserError(
-            f"{key} is {shown(value)}; a value is taken as it stands, so it must not hold {INTERPOLATION!r}"
+            f"{key} is {shown(value)}; "
+            f"a value is taken as it stands, so it must not hold {INTERPOLATION!r}"
         )
     try:
         if len(change) > LONGEST:
             raise ValueError
         (parsed,) = to_hydra_overrides([change])
-    except (
-        HydraException,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: a number of thousands of digits
+    except HydraException as error:
         said = (str(error).splitlines() or [""])[0]
-        why = (
-            "is too long or too deep to be read"
-            if not isinstance(error, HydraException)
-            else f"cannot be read: {said[:100]}"
-        )
+        raise UserError(f"{key} is {shown(value)}, which cannot be read: {said[:100]}") from None
+    except (ValueError, RecursionError):  # ValueError: a number of thousands of digits
+        why = "is too long or too deep to be read"
         raise UserError(f"{key} is {shown(value)}, which {why}") from None
     if parsed.is_sweep_override() or parsed.type != OverrideType.CHANGE:
         raise UserError(
-            f"{key} is {shown(value)}; it must be one value (a list is [1, 2], text with brackets stands in quotes); "
-            "several runs are a sweep: make sweep"
+            f"{key} is {shown(value)}; it must be one value (a list is [1, 2], "
+            "text with brackets stands in quotes); several runs are a sweep: make sweep"
         )
 
 
 def apply(changes: Sequence[str]) -> None:
-    """Set keys of params.yaml as DVC does; the comments stay. ``check`` has seen the changes.
+    """Set keys of params.yaml as DVC does, which keeps the comments. Call ``check`` before.
 
-    A section, such as ``pretrain.objective={name: byol}``, takes the place of the old one. DVC alone
+    A section, such as ``pretrain.objective={name: byol}``, replaces the old section; DVC alone
     would merge the two.
     """
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
     read(PARAMS)  # in which DVC would resolve references too
+    overrides = [override for change in changes for override in _replacing(change)]
     try:
-        apply_overrides(str(PARAMS), [override for each in changes for override in _whole(each)])
+        apply_overrides(str(PARAMS), overrides)
     except DvcException as error:
         raise UserError(dag.sentence(error)) from None
 
 
-def _whole(change: str) -> list[str]:
+def _replacing(change: str) -> list[str]:
     key, _, value = change.partition("=")
     return [f"~{key}", f"+{change}"] if value.lstrip().startswith("{") else [change]
 
 
 def _share_cache(origin: Path, folder: Path) -> None:
-    """Settings that are not in git, and the one cache of results for all."""
+    """Give the experiment the settings that are not in git and the cache of the origin."""
     local = origin / ".dvc" / "config.local"
     if local.is_file():
         shutil.copy(local, folder / ".dvc")
     from dvc.repo import Repo
 
     with Repo(str(origin)) as repo:
-        cache = repo.cache.legacy.path  # the top folder, which holds the run cache too
+        cache = repo.cache.legacy.path  # the top folder, with the run cache
     with Repo(str(folder)) as repo, repo.config.edit("local") as settings:
         settings["cache"]["dir"] = cache
-    logging.getLogger("dvc").setLevel(
-        logging.ERROR
-    )  # a result that is not in the cache is made, and no news
+    # A result that is not in the cache is made anew, so DVC need not warn of it.
+    logging.getLogger("dvc").setLevel(logging.ERROR)
     with Repo(str(folder)) as repo:
-        repo.checkout(
-            force=True, allow_missing=True
-        )  # what the settings leave unchanged need not run
+        repo.checkout(force=True, allow_missing=True)  # stages that are up to date need not run
 
 
 def git(folder: Path, *arguments: str, fails: str = "") -> str:
+    """The output of a git command.
+
+    Raises:
+        UserError: with ``fails`` after "git", or with git's last line, where it fails.
+    """
     process = subprocess.Popen(
         ["git", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -233,6 +227,9 @@ def git(folder: Path, *arguments: str, fails: str = "") -> str:
         why = f"{arguments[0]} failed: {said[-1] if said else process.returncode}"
         lock = Path(folder, ".git", "index.lock")
         if not fails and lock.exists():  # of which `git stash` says nothing
-            why = f"{arguments[0]} failed: {lock} is there; if no git is at work in this folder, `rm {lock}`"
+            why = (
+                f"{arguments[0]} failed: {lock} is there; "
+                f"if no git is at work in this folder, `rm {lock}`"
+            )
         raise UserError(f"git {fails or why}")
     return output

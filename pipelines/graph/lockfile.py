@@ -1,9 +1,11 @@
-"""The entries of ``dvc.lock`` in the order in which ``dvc repro`` alone would have left them.
+"""The text of ``dvc.lock``: its entries in DVC's order, and whole.
 
-DVC updates an entry where it stands and appends a new one when its stage is done, so after stages have run at the same time
-new entries stand in order of completion. Whole blocks of text are moved: what DVC wrote stays as it wrote it.
+DVC updates an entry in place and appends a new entry when its stage is done. After stages have run
+at the same time, new entries stand in order of completion; here they are put into the order that
+``dvc repro`` alone would have left. Entries are moved as text, so they stay as DVC wrote them.
 
-The order before a run is kept in a file until the run is done, so that it is known to the next one if this one is killed.
+The order before a run is kept in a file until the run is done, so the next run knows it where this
+run is killed.
 """
 
 import contextlib
@@ -22,24 +24,24 @@ from stages.common import proof
 from stages.common.declared import LOCK, Loader
 
 ORDER = FOLDER / "order.json"
-LOST = "\ufffd"  # what is read in the place of bytes that are no text
+LOST = "\ufffd"  # stands for bytes that are no text
 HEAD = "schema: '2.0'\nstages:\n"
 
 
 def snapshot(stages: Iterable[str]) -> dict[Path, list[str]]:
-    """The entries, in order, of each lock file that a run of ``stages`` may write (empty where there is none yet).
+    """Note and return the order of entries in each lock file that a run of ``stages`` may write.
 
-    They stay noted until ``forget``; where a run that was killed has noted an order, it is that one.
+    The order stays noted until ``forget``. Where a run that was killed has noted an order, that
+    order is kept.
     """
-    found = {
-        path: [name for name, _ in _split(path)[1]] for path in {_path(stage) for stage in stages}
-    } | noted()
-    _note(found)
-    return found
+    paths = {_path(stage) for stage in stages}
+    order = {path: [name for name, _ in _split(path)[1]] for path in paths} | noted()
+    _note(order)
+    return order
 
 
 def noted() -> dict[Path, list[str]]:
-    """The order before a run that has not come to its end."""
+    """The order before a run that was killed; empty where there was none."""
     try:
         return {
             Path(path): [str(name) for name in names] for path, names in read_json(ORDER).items()
@@ -59,10 +61,10 @@ def forget() -> None:
 
 
 def mend(path: Path = LOCK) -> Iterator[str]:
-    """Take out of a torn lock file what is not whole, upon which its stages are made again; yields a line that says so.
+    """Take the torn entries out of a lock file; yields a sentence where something was done.
 
-    DVC itself does nothing at all until the file is whole. It reads sizes and line ends that are wrong, and keeps them for good:
-    those are put right.
+    DVC refuses to run over a torn file. The stages of the removed entries run again. DVC reads
+    wrong sizes and line ends and keeps them for good, so these are put right.
     """
     if path.is_dir():
         away = path.with_name(f"{path.name}.away")
@@ -73,14 +75,10 @@ def mend(path: Path = LOCK) -> Iterator[str]:
     read = path.read_bytes().decode("utf-8", errors="replace")
     text = read.replace("\r\n", "\n")
     with contextlib.suppress(yaml.YAMLError, RecursionError):
-        found = yaml.load(text, Loader)
-        if (
-            isinstance(found, dict)
-            and found.get("schema") == "2.0"
-            and text.endswith("\n")
-            and LOST not in text
-        ):
-            entries = found.get("stages") or {}
+        content = yaml.load(text, Loader)
+        current = isinstance(content, dict) and content.get("schema") == "2.0"
+        if current and text.endswith("\n") and LOST not in text:
+            entries = content.get("stages") or {}
             if all(map(_is_whole, entries.values())):
                 text = _with_sizes(text, entries)
                 if text != read:
@@ -102,7 +100,8 @@ def mend(path: Path = LOCK) -> Iterator[str]:
         write_text(path, HEAD + "".join(kept))
     else:
         path.unlink()
-    yield f"took out of {path}, which was torn, what was not whole: {', '.join(lost) or 'its beginning'}"
+    what = ", ".join(lost) or "its beginning"
+    yield f"took out of {path}, which was torn, what was not whole: {what}"
 
 
 def _is_whole(entry: Any) -> bool:
@@ -112,15 +111,15 @@ def _is_whole(entry: Any) -> bool:
     files, params = [entry.get("deps", []), entry.get("outs", [])], entry.get("params", {})
     return (
         isinstance(entry.get("cmd"), str | list)
-        and all(isinstance(each, list) for each in files)
-        and all(isinstance(each, dict) and _is_file(each) for each in files[0] + files[1])
+        and all(isinstance(part, list) for part in files)
+        and all(isinstance(file, dict) and _is_file(file) for file in files[0] + files[1])
         and isinstance(params, dict)
-        and all(isinstance(each, dict) for each in params.values())
+        and all(isinstance(values, dict) for values in params.values())
     )
 
 
 def _is_file(entry: dict[str, Any]) -> bool:
-    """DVC can do without the size and the number of files, and then never writes them again."""
+    """Whether a file of an entry is complete: DVC reads it without sizes, but never adds them."""
     md5 = entry.get("md5", "")
     wanted = ("size", "nfiles") if str(md5).endswith(".dir") else ("size",) if md5 else ()
     known = isinstance(entry.get("path"), str) and entry.get("hash", "md5") == "md5"
@@ -128,7 +127,7 @@ def _is_file(entry: dict[str, Any]) -> bool:
 
 
 def _with_sizes(text: str, entries: dict[str, Any]) -> str:
-    """The lock file with the sizes of the files that are as it says but for their size."""
+    """The lock file with the right size of each file whose checksum is right."""
     for name, entry in entries.items():
         for file in (*entry.get("deps", ()), *entry.get("outs", ())):
             numbers = {number: file[number] for number in ("size", "nfiles") if number in file}
@@ -136,29 +135,31 @@ def _with_sizes(text: str, entries: dict[str, Any]) -> str:
             if numbers and here and here != numbers and _digest(file["path"]) == file.get("md5"):
                 start = text.index(f"\n  {name}:\n")
                 for number, value in here.items():
-                    wrong = re.compile(
-                        rf"(\n    - path: {re.escape(file['path'])}\n(?:      .*\n)*?      {number}: ).*"
-                    )
+                    place = rf"\n    - path: {re.escape(file['path'])}\n(?:      .*\n)*?"
+                    wrong = re.compile(rf"({place}      {number}: ).*")
                     text = text[:start] + wrong.sub(rf"\g<1>{value}", text[start:], count=1)
     return text
 
 
 def _numbers(path: str, md5: str) -> dict[str, int]:
-    """The size of a file, or of a folder and its number of files; nothing where there is none."""
+    """Size of a file; size and number of files of a folder; empty where there is none."""
     try:
-        sizes = [os.path.getsize(each) for each in proof.below(path)]
+        sizes = [os.path.getsize(file) for file in proof.below(path)]
     except OSError:
         return {}
     return {"size": sum(sizes)} | ({"nfiles": len(sizes)} if md5.endswith(proof.FOLDER) else {})
 
 
 def _digest(path: str) -> str:
-    found = {each: proof.digest(each, "md5") for each in proof.below(path)}
-    return proof.folder_digest(path, found) if os.path.isdir(path) else found[path]
+    digests = {file: proof.digest(file, "md5") for file in proof.below(path)}
+    return proof.folder_digest(path, digests) if os.path.isdir(path) else digests[path]
 
 
 def restore_order(before: dict[Path, list[str]], stages: Iterable[str]) -> None:
-    """Old entries as they stood ``before``, new ones in the order of ``stages`` (DVC's own). Call it under DVC's lock."""
+    """Put old entries into the order ``before``, and new entries into the order of ``stages``.
+
+    Call it under DVC's lock. stages: in DVC's order.
+    """
     stages = list(stages)
     for path, old in before.items():
         head, entries, tail = _split(path)
@@ -174,7 +175,7 @@ def restore_order(before: dict[Path, list[str]], stages: Iterable[str]) -> None:
 
 
 def update(path: Path, entries: dict[str, str]) -> bool:
-    """Put the text of each of ``entries`` in the place of the old one, or behind the last; whether any has changed."""
+    """Replace or append entries, given as text by stage; returns whether the file has changed."""
     head, old, tail = _split(path)
     blocks = dict(old)
     if blocks | entries == blocks:
@@ -194,7 +195,7 @@ def remove(stage: str, path: Path = LOCK) -> None:
 
 
 def _path(stage: str) -> Path:
-    """The lock file beside the dvc.yaml of a stage, which is named as in ``pipelines.graph.dag``."""
+    """The lock file beside the dvc.yaml of a stage. stage: as ``dag.name_of`` names it."""
     return Path(stage.rpartition(":")[0] or "dvc.yaml").with_suffix(".lock")
 
 

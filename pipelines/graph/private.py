@@ -1,4 +1,4 @@
-"""What a checkout keeps beside git and DVC: ``.prosmin``, its user's alone."""
+"""``.prosmin``: files of a checkout that neither git nor DVC keeps, closed to other users."""
 
 from pathlib import Path
 
@@ -9,7 +9,11 @@ FOLDER = Path(".prosmin")
 
 
 def private(folder: Path = FOLDER) -> Path:
-    """``folder``, made so that no other user can look into it. Raises ``UserError`` where that cannot be."""
+    """Make ``folder`` so that no other user can look into it, and return it.
+
+    Raises:
+        UserError: where it cannot be made or closed.
+    """
     try:
         private_folder(FOLDER)
         private_folder(folder)
@@ -18,7 +22,8 @@ def private(folder: Path = FOLDER) -> Path:
             f"{error.filename} is a file; it must be a folder, so move it away"
         ) from None
     except OSError as error:
+        where = error.filename or folder
         raise UserError(
-            f"the folder {error.filename or folder} cannot be made or closed to others: {error.strerror}"
+            f"the folder {where} cannot be made or closed to others: {error.strerror}"
         ) from None
     return folder

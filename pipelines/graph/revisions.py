@@ -1,5 +1,4 @@
-"""What of a commit or an experiment belongs together: its metrics and results that are of its own
-settings."""
+"""Results of a commit or an experiment that are of other settings than its own."""
 
 import subprocess
 import tempfile
@@ -10,11 +9,10 @@ from stages.common import current, declared
 
 
 def stale(source: Any, folder: Path) -> set[str]:
-    """Paths of results that a revision holds of other settings, as a run of some of the stages
-    leaves them.
+    """Paths of results in a revision that are of other settings, as a run of some stages leaves.
 
-    source: DVC's file system of it; folder: its metrics, into which its params and its lock are
-    brought.
+    source: DVC's file system of the revision. folder: a folder with its metrics, into which its
+    params and its lock are copied.
     """
     for path in (declared.PARAMS, declared.GRAPH, declared.LOCK):
         if source.exists(str(path)):
@@ -23,16 +21,16 @@ def stale(source: Any, folder: Path) -> set[str]:
 
 
 def stale_in_experiment(repo: Any, name: str) -> set[str]:
-    """The same of a DVC experiment, read from git alone. repo: DVC's."""
+    """``stale`` for a DVC experiment, read from git alone. repo: of DVC."""
     from dvc.repo.experiments.utils import exp_refs_by_names
 
-    found = exp_refs_by_names(repo.scm, {name})[name]
-    if not found:
+    references = exp_refs_by_names(repo.scm, {name})[name]
+    if not references:
         return set()
     with tempfile.TemporaryDirectory() as folder:
         for path in (declared.PARAMS, declared.GRAPH, declared.LOCK):
             done = subprocess.run(
-                ["git", "show", f"{found[0]}:{path}"], cwd=repo.root_dir, capture_output=True
+                ["git", "show", f"{references[0]}:{path}"], cwd=repo.root_dir, capture_output=True
             )
             if done.returncode == 0:
                 Path(folder, path).write_bytes(done.stdout)

@@ -26,53 +26,25 @@ LEFT_OUT = "left_out"
 log = logging.getLogger(__name__)
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # Faults of the disk and limits of the machine: no defect of the stage.
-OUTSIDE = {
-    getattr(errno, name)
-    for name in (
-        *(
-            "ENOSPC",
-            "EDQUOT",
-            "EFBIG",
-            "EROFS",
-            "EACCES",
-            "EPERM",
-            "EIO",
-            "ESTALE",
-            "ETIMEDOUT",
-            "ENXIO",
-            "ENODEV",
-        ),
-        *(
-            "EMFILE",
-            "ENFILE",
-            "ENOMEM",
-            "EAGAIN",
-            "EBUSY",
-            "ETXTBSY",
-            "ENOLCK",
-            "ELOOP",
-            "ENAMETOOLONG",
-            "EREMOTEIO",
-        ),
-    )
-    if hasattr(errno, name)
-}
+_NAMES = (
+    "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE ETIMEDOUT ENXIO ENODEV EMFILE ENFILE "
+    "ENOMEM EAGAIN EBUSY ETXTBSY ENOLCK ELOOP ENAMETOOLONG EREMOTEIO"
+)
+OUTSIDE = {getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name)}
 
 
 def run(stage: str, main: Callable[..., None]) -> None:
     """Call ``main(params, *arguments)`` for ``python -m stages.<stage> [arguments]`` and exit.
 
-    The exit code is 0 when the stage is done, 2 for bad input, 130 when interrupted, 75 where another
-    process of the stage has ended; anything else that is raised is a defect and shows its traceback.
+    The exit code is 0 when the stage is done, 2 for bad input, 130 when interrupted, 75 where
+    another process of the stage has ended. Any other exception is a defect and shows its traceback.
     """
     raise_interrupts()
     try:
         logging.basicConfig(level=_level(), format=f"{stage}: %(message)s")
         text = inputs.params_text()
-        params = (
-            load()
-        )  # which says what is wrong in it; only then may it be looked at with less care
-        arguments = [_told(stage, each) for each in sys.argv[1:]]
+        params = load()  # reports faults of params.yaml; the readers below are less strict
+        arguments = [_told(stage, argument) for argument in sys.argv[1:]]
         inputs.note(stage, arguments, text)
         try:
             inspect.signature(main).bind(params, *arguments)
@@ -100,18 +72,18 @@ def run(stage: str, main: Callable[..., None]) -> None:
         if not _out_of_memory(error):
             raise
         _fail(
-            f"{stage} needs more memory than there is ({reason(error)}); ask for less at a time in {PARAMS}: a smaller "
-            "batch_size, image or encoder"
+            f"{stage} needs more memory than there is ({reason(error)}); "
+            f"ask for less at a time in {PARAMS}: a smaller batch_size, image or encoder"
         )
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; nothing half-written was kept", file=sys.stderr)
         sys.exit(130)
     finally:
-        inputs.forget()  # what runs next in this process is another stage
+        inputs.forget()  # the next stage in this process has other inputs
 
 
 def _told(stage: str, argument: str) -> str:
-    """What an argument names: ``digits``, or the same as DVC names the stage, ``fetch@digits`` or ``../dvc.yaml:fetch@digits``."""
+    """An argument without DVC's address: ``digits`` for ``fetch@digits`` or ``x:fetch@digits``."""
     return re.sub(rf"^(.*:)?{stage}@", "", argument, count=1, flags=re.DOTALL)
 
 
@@ -120,10 +92,17 @@ leave_to_the_first = inputs.forget  # for the other processes of a stage that ru
 
 
 def check_name(stage: str, what: str, name: str, names: Collection[str]) -> None:
-    """Refuse the argument of a stage, which is to be ``what``, where ``params.yaml`` does not have it."""
+    """Check the argument of a stage against the names in ``params.yaml``.
+
+    what: the kind of name, for the message.
+
+    Raises:
+        UserError: where ``name`` is not in ``names``.
+    """
     if name not in names:
         raise UserError(
-            f"{stage} needs {what}, not {name!r}; params.yaml has {', '.join(names) or 'none'}{nearest(name, names)}"
+            f"{stage} needs {what}, not {name!r}; "
+            f"params.yaml has {', '.join(names) or 'none'}{nearest(name, names)}"
         )
 
 
@@ -161,19 +140,20 @@ def _level() -> str:
     level = os.environ.get("PROSMIN_LOG", "INFO")
     if level not in LEVELS:
         raise UserError(
-            f"PROSMIN_LOG is {level!r}; it must be one of {', '.join(LEVELS)}{nearest(level.upper(), LEVELS)}"
+            f"PROSMIN_LOG is {level!r}; "
+            f"it must be one of {', '.join(LEVELS)}{nearest(level.upper(), LEVELS)}"
         )
     return level
 
 
 def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """torch raises a ``RuntimeError`` for it: on a GPU one of its own class, on a CPU a plain one."""
+    """Whether memory ran out. torch raises a ``RuntimeError`` then, on a CPU a plain one."""
     told = ("allocate memory", "out of memory")
     return isinstance(error, MemoryError) or any(words in str(error) for words in told)
 
 
 def _peer_lost(error: MemoryError | RuntimeError) -> bool:
-    """Gloo raises a plain ``RuntimeError`` in the processes that live when one of them dies; NCCL one of its own class."""
+    """Whether another process has ended. Gloo raises a plain ``RuntimeError`` then."""
     told = (
         "Connection closed by peer",
         "Connection reset by peer",

@@ -1,9 +1,8 @@
-"""What ``dvc.yaml`` says of each stage, resolved with ``params.yaml``, and what ``dvc.lock`` has
-noted of it.
+"""The stages of ``dvc.yaml``, resolved with ``params.yaml``, and their entries in ``dvc.lock``.
 
-DVC can tell the same, but takes longer to load than most stages take to run. Read here is the part
-of its language that this graph uses: ``foreach`` over a section or a list, ``${a.dotted.key}``,
-``${key}`` and ``${item}``.
+DVC can tell the same, but takes longer to load than most stages take to run. This module reads the
+part of its language that the graph uses: ``foreach`` over a section or a list,
+``${a.dotted.key}``, ``${key}`` and ``${item}``.
 """
 
 import contextlib
@@ -24,8 +23,10 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as ``dvc.yaml`` has it. params: dotted keys of ``params.yaml``, or "" for all of it;
-    deps, outs: paths."""
+    """A stage of ``dvc.yaml``.
+
+    params: dotted keys of ``params.yaml``, or "" for all of it. deps, outs: paths.
+    """
 
     name: str
     command: str
@@ -40,69 +41,67 @@ def address(stage: str, arguments: tuple[str, ...] | list[str]) -> str:
 
 
 def definitions(path: Path = GRAPH) -> dict[str, Any]:
-    """The stages as they are written, a ``foreach`` as one; none where ``path`` is not there or
-    holds none."""
-    found = sections(path).get("stages")
-    return (
-        {name: each for name, each in found.items() if isinstance(each, dict)}
-        if isinstance(found, dict)
-        else {}
-    )
+    """The definitions by name, a ``foreach`` as one; empty where ``path`` does not exist."""
+    stages = sections(path).get("stages")
+    if not isinstance(stages, dict):
+        return {}
+    return {name: body for name, body in stages.items() if isinstance(body, dict)}
 
 
 def asked_for(params: Mapping[str, Any], path: Path = GRAPH) -> list[str]:
-    """Dotted keys of ``params.yaml`` without which DVC refuses a stage, in the order of the file
-    and each once: those that it depends on and those whose value stands in its definition. Those
-    that depend on a loop are left out."""
-    found: list[str] = []
+    """Dotted keys of ``params.yaml`` without which DVC refuses a stage, in the order of the file.
+
+    These are the keys that stages depend on, and the keys whose values stand in definitions. Keys
+    that depend on a loop are left out.
+    """
+    keys: list[str] = []
     for definition in definitions(path).values():
-        templates = [
-            each.strip() for text in _texts(definition) for each in _TEMPLATE.findall(text)
-        ]
-        found += [each for each in templates if each.partition(".")[0] not in ("key", "item")]
+        templates = [key.strip() for text in _texts(definition) for key in _TEMPLATE.findall(text)]
+        keys += [key for key in templates if key.partition(".")[0] not in ("key", "item")]
         body = definition.get("do", definition)
         wanted = body.get("params") if isinstance(body, dict) else None
-        for each in wanted or ():
-            if isinstance(each, str):
+        for key in wanted or ():
+            if isinstance(key, str):
                 with contextlib.suppress(KeyError):
-                    found.append(_resolver(params, {"key": None, "item": None})(each))
-    return list(dict.fromkeys(found))
+                    keys.append(_resolver(params, {"key": None, "item": None})(key))
+    return list(dict.fromkeys(keys))
 
 
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        value = [each for pair in value.items() for each in pair]
+        value = [part for pair in value.items() for part in pair]
     if isinstance(value, list):
-        for each in value:
-            yield from _texts(each)
+        for part in value:
+            yield from _texts(part)
     elif isinstance(value, str):
         yield value
 
 
 def graph(params: Mapping[str, Any], path: Path = GRAPH) -> dict[str, Stage]:
-    """The stages by name; none where ``path`` is not there. params: the content of ``params.yaml``.
+    """The stages by name; empty where ``path`` does not exist.
 
-    What cannot be resolved is left out: DVC itself says what is wrong with it.
+    Stages that cannot be resolved are left out: DVC itself says what is wrong with them.
+
+    params: the content of ``params.yaml``.
     """
-    found = {}
+    stages = {}
     for name, definition in definitions(path).items():
         for full, body, resolve in _instances(name, definition, params):
             try:
-                found[full] = _stage(full, body, resolve)
+                stages[full] = _stage(full, body, resolve)
             except (KeyError, TypeError, AttributeError):
                 continue
-    return found
+    return stages
 
 
 def locked(path: Path = LOCK) -> dict[str, Any]:
-    """The entries of ``dvc.lock`` by stage; none where there is no such file, or another DVC is
-    writing it."""
-    found = sections(path).get("stages")
-    return found if isinstance(found, dict) else {}
+    """The entries of ``dvc.lock`` by stage; empty where it does not exist or is being written."""
+    entries = sections(path).get("stages")
+    return entries if isinstance(entries, dict) else {}
 
 
 def value(params: Mapping[str, Any], key: str) -> Any:
-    """What stands under a dotted key, None where nothing does; all of it for ""."""
+    """The value of a dotted key; None where there is none; all of ``params`` for ""."""
     here: Any = params
     for step in key.split(".") if key else ():
         here = here.get(step) if isinstance(here, Mapping) else None
@@ -116,7 +115,7 @@ def sections(path: Path) -> dict[str, Any]:
 
 
 def parse(text: bytes) -> Any:
-    """What YAML holds, None where it is no YAML. Quick, and not as strict as ``stages.params.yaml_file``."""
+    """The content of YAML, None where it is none; faster and less strict than ``yaml_file``."""
     try:
         return yaml.load(text, Loader)
     except Exception:  # YAML's constructors raise many kinds for a tag that does not fit its value
@@ -126,7 +125,7 @@ def parse(text: bytes) -> Any:
 def _instances(
     name: str, definition: Any, params: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Callable[[str], str]]]:
-    """The stage, or each of a ``foreach``: its name, its body and what fills in its templates."""
+    """Name, body and resolver of a stage, or of every stage of a ``foreach``."""
     if not isinstance(definition, dict) or "foreach" not in definition:
         yield name, definition, _resolver(params, {})
         return
@@ -134,10 +133,10 @@ def _instances(
     if isinstance(items, str) and (only := _TEMPLATE.fullmatch(items)):
         items = value(params, only[1])
     if isinstance(items, dict):
-        each = [{"key": key, "item": item} for key, item in items.items()]
+        variables = [{"key": key, "item": item} for key, item in items.items()]
     else:
-        each = [{"item": item} for item in items or ()]
-    for local in each:
+        variables = [{"item": item} for item in items or ()]
+    for local in variables:
         place = local["key"] if "key" in local else local["item"]
         yield f"{name}@{place}", definition.get("do"), _resolver(params, local)
 
@@ -156,15 +155,15 @@ def _resolver(params: Mapping[str, Any], local: Mapping[str, Any]) -> Callable[[
 
 def _stage(name: str, body: Mapping[str, Any], resolve: Callable[[str], str]) -> Stage:
     def paths(key: str) -> Iterator[str]:
-        for each in body.get(key) or ():
-            yield resolve(next(iter(each)) if isinstance(each, dict) else each)
+        for path in body.get(key) or ():
+            yield resolve(next(iter(path)) if isinstance(path, dict) else path)
 
     def keys() -> Iterator[str]:
-        for each in body.get("params") or ():
-            if isinstance(each, str):
-                yield resolve(each)
-            elif str(PARAMS) in each:
-                yield from map(resolve, each[str(PARAMS)] or [""])
+        for param in body.get("params") or ():
+            if isinstance(param, str):
+                yield resolve(param)
+            elif str(PARAMS) in param:
+                yield from map(resolve, param[str(PARAMS)] or [""])
 
     return Stage(
         name,

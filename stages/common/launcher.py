@@ -1,9 +1,8 @@
-"""What the environment may say to the training: a launcher's whole set of variables, and nothing
-that params.yaml says.
+"""Check the environment before a training: a complete set of a launcher's variables, or none.
 
-Accelerate takes settings from the environment wherever its caller gives none, and some even where
-he does. Left over from another program they would change the weights of a run, or make it wait for
-processes that nobody has started, so a variable that would have an effect is refused.
+Accelerate reads settings from the environment wherever its caller gives none, and some in any case.
+Variables left over from another program would change the weights of a run, or make it wait for
+processes that nobody has started. So a variable that would have an effect is refused.
 """
 
 import os
@@ -11,30 +10,33 @@ from collections.abc import Callable
 
 from prosmin.common.errors import UserError
 
-# Which torchrun and ``accelerate launch`` set all of, for each process that they start.
+# Set by torchrun and ``accelerate launch`` in every process that they start.
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 WHOLE = (*RANKS, "MASTER_ADDR", "MASTER_PORT")
-# Of MPI. Accelerate asks for these before those above.
+# Set by MPI. Accelerate reads these before those above.
 MPI = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
 YES, NO = ("1", "true", "yes", "y", "t", "on"), ("0", "false", "no", "n", "f", "off")
 
-# By variable, what it may be, and which key of params.yaml, or what else, sets the thing.
+# By variable: the values that it may have, and the key of params.yaml, or another, that decides.
 SETTLED = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (("1",), "pretrain.accumulate"),
     "ACCELERATE_DYNAMO_BACKEND": (("no",), "pretrain.compile"),
     "ACCELERATE_TORCH_DEVICE": ((), "CUDA_VISIBLE_DEVICES"),
     "ACCELERATE_FP8_BACKEND": (("no",), "pretrain.precision"),
 }
-# Other switches. Those that are free to be on place processes or say more, and change no number;
-# ACCELERATE_USE_CPU changes the device, which is in the key of the run.
+# Switches that may be on: they place processes or write more, and change no number.
+# ACCELERATE_USE_CPU changes the device, which is part of the key of the run.
 FREE = ("ACCELERATE_USE_CPU", "ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "FORK_LAUNCHED")
 SWITCH = "ACCELERATE_USE_"
 
 
 def launched() -> bool:
-    """Whether a launcher has started this process as one of several. Raises ``UserError`` for half
-    of its variables."""
+    """Whether a launcher has started this process as one of several.
+
+    Raises:
+        UserError: where some of its variables are missing.
+    """
     _without_mpi()
     if not any(name in os.environ for name in RANKS):
         return False
@@ -59,17 +61,19 @@ def launched() -> bool:
 
 
 def check_accelerate(precision: str) -> None:
-    """Raise ``UserError`` for a variable by which Accelerate would train otherwise than params.yaml
-    says.
+    """Check the variables that Accelerate reads.
 
-    precision: fp32 or bf16, ``pretrain.precision``.
+    precision: ``pretrain.precision``, fp32 or bf16.
+
+    Raises:
+        UserError: for a variable that would override params.yaml.
     """
     mixed = {"fp32": ("no", "fp32"), "bf16": ("no", "bf16")}[precision]
     settled = SETTLED | {"ACCELERATE_MIXED_PRECISION": (mixed, "pretrain.precision")}
     for name, text in sorted(os.environ.items()):
         given = text.strip().lower()
         if name.startswith("ACCELERATE_") and not given:
-            del os.environ[name]  # which Accelerate would try to read as a number or a choice
+            del os.environ[name]  # Accelerate would read it as a number or a choice
         elif name in settled:
             allowed, instead = settled[name]
             if given not in allowed:
@@ -98,15 +102,18 @@ def _whole(name: str, fits: Callable[[int], bool], allowed: str) -> int:
 
 
 def _without_mpi() -> None:
-    """Take MPI's numbers of processes away, which are of no use here. Raises ``UserError`` where
-    MPI has started several."""
+    """Remove MPI's variables, which nothing here uses.
+
+    Raises:
+        UserError: where MPI has started several processes.
+    """
     for prefix in MPI:
         size = os.environ.get(f"{prefix}SIZE", "1")
         if size != "1" and not all(os.environ.get(name) for name in WHOLE):
             raise UserError(
-                f"{prefix}SIZE is {size!r}: MPI has started this process as one of several, or "
-                "has left that behind; start "
-                f"several by torchrun or accelerate launch, or unset {prefix}SIZE"
+                f"{prefix}SIZE is {size!r}: MPI has started this process as one of several, "
+                "or has left that behind; start several by torchrun or accelerate launch, "
+                f"or unset {prefix}SIZE"
             )
     for name in [name for name in os.environ if name.startswith(MPI)]:
         del os.environ[name]

@@ -1,6 +1,7 @@
-"""Ctrl-C while modules load: there is nothing to clean up yet, and some packages take the interrupt for a broken installation.
+"""End at Ctrl-C while modules load, when there is nothing to clean up.
 
-``python -m stages.<stage>`` and ``python -m pipelines.<command>`` come here before they load anything else.
+Some packages would take the interrupt for a broken installation. ``python -m stages.<stage>`` and
+``python -m pipelines.<command>`` call this before they load anything else.
 """
 
 import os
@@ -9,9 +10,8 @@ import signal  # and nothing that takes longer to load
 
 def end_at_once() -> None:
     """Let Ctrl-C end this process with code 130 and one line, until ``raise_interrupts``."""
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # else it is ignored, in the background of a script
+    # In the background of a script it is ignored, and stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 

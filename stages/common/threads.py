@@ -1,10 +1,11 @@
-"""How many threads a stage computes with: as many as ``dvc.yaml`` declares for it, whoever starts it.
+"""The number of threads that a stage computes with, as ``dvc.yaml`` declares it.
 
-The number of threads that share a sum decides its last digits, and small operations are many times slower on two busy
-threads than on one. So the number is declared beside the stage, in ``meta.resources.threads`` (a number or all, default
-1; it enters no checksum), and holds for ``dvc repro``, for ``make flow`` and for a stage started by hand alike: all give the
-same bytes. OMP_NUM_THREADS in the environment overrides it (of a list by commas the first number, for the outer level, the only one
-here); a machine with fewer cores gives what it has.
+The number of threads that share a sum decides its last digits, and small operations are many times
+slower on two busy threads than on one. So the number is declared beside the stage, in
+``meta.resources.threads`` (a number or all, default 1; it enters no checksum). It holds for ``dvc
+repro``, for ``make flow`` and for a stage that is started by hand: all give the same bytes.
+OMP_NUM_THREADS in the environment overrides it; of a list by commas, the first number counts. A
+machine with fewer cores uses all of its cores.
 """
 
 import os
@@ -19,7 +20,7 @@ DEFAULT = 1
 
 
 def cores() -> int:
-    """Cores that this process may use: PROSMIN_CORES, else what the scheduler and a container's quota leave."""
+    """Cores that this process may use: PROSMIN_CORES, else those of scheduler and container."""
     if given := os.environ.get("PROSMIN_CORES"):
         if not (number := _positive(given)):
             raise UserError(f"PROSMIN_CORES is {given!r}; it must be a whole number of at least 1")
@@ -36,7 +37,7 @@ def cores() -> int:
 
 
 def declared(stage: str, path: Path = GRAPH) -> int | str | None:
-    """What ``dvc.yaml`` says: a number or all; None when it has no such stage."""
+    """The number in ``dvc.yaml``, or all; None where it has no such stage."""
     definition = definitions(path).get(stage)
     if definition is None:
         return None
@@ -45,19 +46,24 @@ def declared(stage: str, path: Path = GRAPH) -> int | str | None:
 
 
 def share(wanted: int | str, available: int) -> int:
-    """What a stage that wants ``wanted`` (a number or all) gets of ``available``."""
+    """The threads of a stage that wants ``wanted`` (a number or all) where ``available`` exist."""
     return available if wanted == "all" else min(int(wanted), available)
 
 
 def given() -> int | None:
-    """The threads that OMP_NUM_THREADS asks for; None where it asks for none. Raises ``UserError`` for what OpenMP does not know."""
+    """The threads that OMP_NUM_THREADS asks for; None where it is not set.
+
+    Raises:
+        UserError: for a value that OpenMP does not know.
+    """
     text = os.environ.get(NAMES[0], "")
     if not text.strip():
         return None
     levels = [_positive(level.strip()) for level in text.split(",")]
     if not all(levels):
         raise UserError(
-            f"{NAMES[0]} is {text!r}; it must be a whole number of at least 1, or several by commas, as OpenMP has it"
+            f"{NAMES[0]} is {text!r}; it must be a whole number of at least 1, "
+            "or several by commas, as OpenMP has it"
         )
     return levels[0]
 
@@ -68,17 +74,21 @@ def _positive(text: str) -> int:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What makes a process that is yet to start compute with so many threads, unless the environment says how many."""
+    """Variables that set the threads of a new process; empty where OMP_NUM_THREADS is set."""
     return {} if given() else dict.fromkeys(NAMES, str(threads))
 
 
 def keep_to_share(stage: str) -> None:
-    """Make this process, whatever it has imported, and those it starts compute with the threads of ``stage``."""
+    """Make this process and its children compute with the threads of ``stage``.
+
+    It works after numpy and torch have been imported, too.
+    """
     wanted = declared(stage)
     if wanted is None:
         return
-    # A thread that waits for the others sleeps instead of spinning; else one busy process beside it makes training several
-    # times slower, because what spins takes the core that the others wait for. Read when the first library is loaded.
+    # A thread that waits for others sleeps instead of spinning. A spinning thread takes the core
+    # that the others wait for: with a busy process beside it, training was several times slower.
+    # OpenMP reads the variable when the first library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from threadpoolctl import threadpool_limits
 

@@ -1,8 +1,9 @@
-"""One stage as several processes of this machine that look like one: one output, one error, one exit code.
+"""Run a stage as several processes of this machine: one output, one error, one exit code.
 
-Process 0 speaks; what the others say is shown only if they alone fail. When one ends with an error the rest are stopped, and
-on Linux none outlives the process that started them. They talk on this machine's loopback alone: who reaches their sockets
-from a network could change what they compute. Across machines torchrun or ``accelerate launch`` do this.
+Process 0 writes to the terminal. The errors of another process are shown only where it alone fails.
+When a process ends with an error, the others are stopped; on Linux none outlives the process that
+started them. They communicate on loopback alone: a program on the network that reached their
+sockets could change what they compute. For several machines, use torchrun or ``accelerate launch``.
 """
 
 import contextlib
@@ -20,16 +21,17 @@ from pathlib import Path
 from stages.common import threads
 
 LOOPBACK = "127.0.0.1"
-GRACE = 5.0  # seconds for the first process to word the error that another has met too, and for each to end when told
+# Seconds for process 0 to report an error that another has met too, and for a process to end.
+GRACE = 5.0
 
-# Exit code of a process that could not go on without another one, whose own end is the cause. EX_TEMPFAIL of sysexits.h.
+# Exit code of a process that ended because another process had ended. EX_TEMPFAIL of sysexits.h.
 PEER_LOST = 75
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def run(module: str, count: int) -> int:
-    """Run ``python -m module`` in ``count`` processes joined by torch.distributed's variables; the exit code."""
+    """Run ``python -m module`` as ``count`` processes of torch.distributed; returns its code."""
     with (
         tempfile.TemporaryDirectory() as folder,
         _terminated_as_interrupted(),
@@ -47,9 +49,9 @@ def run(module: str, count: int) -> int:
 
 @contextlib.contextmanager
 def meeting() -> Iterator[dict[str, str]]:
-    """The variables by which processes of torch.distributed find each other on loopback, as long as the block runs.
+    """Hold the store of torch.distributed on loopback while the block runs; yields its variables.
 
-    Process 0 would open the store at which they meet on every network. It stands here instead, as it does under torchrun.
+    Process 0 itself would open the store on every network. torchrun holds it in the same way.
     """
     from torch.distributed import TCPStore
 
@@ -64,7 +66,7 @@ def meeting() -> Iterator[dict[str, str]]:
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     for _, name in socket.if_nameindex():
-        if name in ("lo", "lo0"):  # what each process listens on for the others
+        if name in ("lo", "lo0"):  # on which the processes listen for each other
             variables |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}
     try:
         yield variables
@@ -75,7 +77,7 @@ def meeting() -> Iterator[dict[str, str]]:
 def _start(
     module: str, rank: int, count: int, meeting: Mapping[str, str], folder: Path
 ) -> subprocess.Popen[bytes]:
-    share = max(1, (threads.given() or 1) // count)  # of the threads that the stage has
+    share = max(1, (threads.given() or 1) // count)  # of the threads of the stage
     environment = os.environ | dict.fromkeys(threads.NAMES, str(share)) | dict(meeting)
     environment |= {
         "RANK": str(rank),
@@ -96,7 +98,7 @@ def _die_with_parent() -> None:
 
 
 def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:
-    """The exit code of the process whose end is the cause of the others', once its error is said."""
+    """Wait for all; returns the code of the process that failed first, and shows its error."""
     while any(worker.poll() is None for worker in workers) and not any(
         worker.poll() for worker in workers
     ):
@@ -120,7 +122,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:
 
 
 def _cause(workers: list[subprocess.Popen[bytes]]) -> int | None:
-    """The first process that has failed by itself."""
+    """The first process that failed by itself, not because another had ended."""
     return next(
         (rank for rank, worker in enumerate(workers) if worker.poll() not in (None, 0, PEER_LOST)),
         None,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.graph.experiment import apply, check, experiment
-from pipelines.sweep import Sweep, prepare
+from pipelines.flows.grid import Sweep, prepare
 from prosmin.common.errors import UserError
 from stages.params.load import load
 from tests.pipelines.conftest import until

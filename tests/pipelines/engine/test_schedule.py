@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.engine.execute import Result
 from pipelines.engine.machine import Lease, Machine
-from pipelines.engine.schedule import Schedule, ways_to_the_end
+from pipelines.engine.schedule import Schedule, paths_to_the_end
 from pipelines.graph.dag import Stage
 from prosmin.common.errors import UserError
 from stages.common.threads import cores
@@ -41,9 +41,9 @@ def order(
     return begun
 
 
-def test_the_way_to_the_end_is_the_longest_sum():
-    ways = ways_to_the_end(STAGES, {"short": 2.0, "long": 30.0, "last": 3.0})
-    assert ways == {"last": 3.0, "long": 33.0, "short": 5.0, "train": 34.0, "a": 35.0, "b": 6.0}
+def test_the_path_to_the_end_is_the_longest_sum():
+    paths = paths_to_the_end(STAGES, {"short": 2.0, "long": 30.0, "last": 3.0})
+    assert paths == {"last": 3.0, "long": 33.0, "short": 5.0, "train": 34.0, "a": 35.0, "b": 6.0}
 
 
 def test_a_stage_that_no_run_has_timed_takes_its_weight():
@@ -52,10 +52,10 @@ def test_a_stage_that_no_run_has_timed_takes_its_weight():
         "timed": Stage("timed", weight=8),
         "light": Stage("light"),
     }
-    assert ways_to_the_end(stages, {"timed": 2.0}) == {"heavy": 8.0, "timed": 2.0, "light": 1.0}
+    assert paths_to_the_end(stages, {"timed": 2.0}) == {"heavy": 8.0, "timed": 2.0, "light": 1.0}
 
 
-def test_alone_stages_start_by_the_longest_way_to_the_end():
+def test_with_one_worker_stages_start_by_the_longest_path_to_the_end():
     one = Machine(1, cores=2, gpus=())
     assert order(one) == ["a", "b", "train", "short", "long", "last"]
     assert order(one, seconds={"long": 30.0}) == ["a", "train", "long", "b", "short", "last"]

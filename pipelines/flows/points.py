@@ -1,0 +1,78 @@
+"""Points of a sweep, each in a process and a folder of its own, with a part of the machine."""
+
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from pipelines.engine import machine
+from pipelines.engine.execute import ended, guarded
+from pipelines.flows.grid import Sweep, Value, written
+from pipelines.flows.server import stop
+
+
+class Slots:
+    """The machine in equal parts, one per point that runs."""
+
+    def __init__(self, count: int):
+        cores, gpus = machine.cores(), machine.gpus()
+        self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        for slot in range(count):
+            devices = ",".join(gpus[slot::count])
+            self._free.put(
+                {"PROSMIN_CORES": str(max(1, cores // count)), "CUDA_VISIBLE_DEVICES": devices}
+            )
+
+    @contextmanager
+    def taken(self) -> Iterator[dict[str, str]]:
+        """Wait for a free part; yields the variables that keep a process to it."""
+        slot = self._free.get()
+        try:
+            yield slot
+        finally:
+            self._free.put(slot)
+
+
+class Points:
+    """Runs points as processes below guards, each in the thread that asks."""
+
+    def __init__(self, sweep: Sweep, snapshot: str, slots: int):
+        self.sweep, self.snapshot, self.slots = sweep, snapshot, Slots(slots)
+        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._guard, self._stopped = threading.Lock(), False
+
+    def run(self, name: str, point: Mapping[str, Value], show: Callable[[str], None]) -> str:
+        """Run a point; returns why it failed, or an empty string."""
+        command = [sys.executable, "-m", "pipelines.run", *self.sweep.stages]
+        command += ["--name", name, "--snapshot", self.snapshot]
+        command += ["--set", *(f"{key}={written(value)}" for key, value in point.items())]
+        with self.slots.taken() as share:
+            with self._guard:
+                if self._stopped:
+                    return "stopped"
+                process = self._running[name] = guarded(command, share)
+            error = ""
+            try:
+                for line in process.stdout:
+                    show(line.rstrip("\n"))
+                    error = line.strip() if line.startswith("error: ") else error
+                code = ended(process)
+            finally:
+                stop(process)
+                with self._guard:
+                    del self._running[name]
+        if code == 0:
+            return ""
+        if self._stopped:
+            return "stopped"
+        return error.removeprefix("error: ") or f"ended with code {code}"
+
+    def stop(self) -> None:
+        """Interrupt all points, from any thread."""
+        with self._guard:
+            self._stopped = True
+            for process in self._running.values():
+                if process.poll() is None:
+                    process.terminate()
