@@ -20,11 +20,12 @@ from stages.params.load import Params, load
 from stages.report.figures import lines
 from tests.stages.conftest import ROOT, Workplace
 
-PROBE = ["msp", "max_logit", "entropy", "energy"]
-PREDICTED = ["view_score", "view_score_constant", "disagreement", "disagreement_constant"]
+PREDICTED = [name for name, entry in ood_scores.DETECTORS.items() if entry.from_networks]
+# In the order of the metrics file.
 DETECTORS = [
-    *(*PROBE, "knn", "mahalanobis", "relative_mahalanobis", "vim", "sigma"),
-    *("combined", "combined_sigma", *PREDICTED),
+    *(name for name, entry in ood_scores.DETECTORS.items() if entry.score),
+    *(name for name, entry in ood_scores.DETECTORS.items() if entry.parts),
+    *PREDICTED,
 ]
 WRITTEN = [
     "metrics/ood/patches.json",

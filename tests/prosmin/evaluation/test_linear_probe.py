@@ -9,6 +9,7 @@ from prosmin.common.errors import UserError
 from prosmin.evaluation import linear_probe
 from prosmin.evaluation.linear_probe import Probe, evaluate_probe, fit, select, standardisation
 from prosmin.metrics import calibration, classification
+from prosmin.metrics.catalogue import CALIBRATED, of_group
 
 GRID = [1e-4, 1e-3, 1e-2, 0.1, 1.0]
 
@@ -159,9 +160,8 @@ def test_the_report_holds_each_metric_of_the_probe_with_its_interval(digits):
     assert reported["n"] == 300
     scored = set(reported) - {"n", "l2", "temperature", "n_val", "accuracy_val"}
     names = {name for name in scored if not name.endswith(("_low", "_high"))}
-    assert len(names) == 14 and scored == {
-        name + end for name in names for end in ("", "_low", "_high")
-    }
+    assert names == {*of_group("classification"), *(f"{name}_calibrated" for name in CALIBRATED)}
+    assert scored == {name + end for name in names for end in ("", "_low", "_high")}
     assert all(
         reported[f"{name}_low"] <= reported[name] <= reported[f"{name}_high"] for name in names
     )
