@@ -120,9 +120,15 @@ def classifiers() -> Iterator[Case]:
             for name in METRICS:
                 truth = bound(name, *many)(None)
                 if name.startswith("ece"):
-                    truth = float(np.mean([bound(name, *each)(None) for each in small]))
+                    truth = float(np.mean([bound(name, *one)(None) for one in small]))
 
-                def draw(rng, name=name, n=n, sharpness=sharpness, heat=heat):
+                def draw(
+                    rng: Rng,
+                    name: str = name,
+                    n: int = n,
+                    sharpness: float = sharpness,
+                    heat: float = heat,
+                ) -> dict[str, Interval]:
                     metric = bound(name, *answers(rng, n, sharpness, heat))
                     return of(metric, n, int(rng.integers(2**31)))
 
@@ -134,7 +140,7 @@ def proportions() -> Iterator[Case]:
     """Accuracies near 1."""
     for share in (0.9, 0.988, 0.995, 0.999):
 
-        def draw(rng, share=share):
+        def draw(rng: Rng, share: float = share) -> dict[str, Interval]:
             right = rng.random(360) < share
             return of(hits_of(right), 360, int(rng.integers(2**31)))
 
@@ -149,11 +155,18 @@ def detectors() -> Iterator[Case]:
     shapes += [(360, 360, gap, 1.0, True) for gap in (5, 9)]
     for n, m, gap, spread, heavy in shapes:
 
-        def scores(rng, n=n, m=m, gap=gap, spread=spread, heavy=heavy):
-            noise = partial(rng.standard_t, 4) if heavy else rng.standard_normal
+        def scores(
+            rng: Rng,
+            n: int = n,
+            m: int = m,
+            gap: float = gap,
+            spread: float = spread,
+            heavy: bool = heavy,
+        ) -> tuple[np.ndarray, np.ndarray]:
+            noise: Any = partial(rng.standard_t, 4) if heavy else rng.standard_normal
             return noise(n), noise(m) * spread + gap
 
-        def draw(rng, scores=scores):
+        def draw(rng: Rng, scores: Callable[..., Any] = scores) -> dict[str, Interval]:
             pair, seed = scores(rng), int(rng.integers(2**31))
             drawn = detection.auroc_resamples(*pair, resamples=RESAMPLES, seed=seed)
             ours = detection.auroc_interval(*pair, resamples=RESAMPLES, seed=seed)
@@ -163,32 +176,45 @@ def detectors() -> Iterator[Case]:
         yield Case(f"auroc, {n} and {m} images{', heavy tails' * heavy}", n + m, truth, draw)
 
 
-def others() -> Iterator[Case]:
-    """Rank correlations and corruption errors."""
+def correlations() -> Iterator[Case]:
+    """Rank correlations of Gaussian pairs."""
     for rho in (0.0, 0.5, 0.9, 0.999):
 
-        def draw(rng, rho=rho):
+        def draw(rng: Rng, rho: float = rho) -> dict[str, Interval]:
             one = rng.normal(size=360)
             two = rho * one + np.sqrt(1 - rho**2) * rng.normal(size=360)
             return of(partial(rank_correlation, one, two), 360, int(rng.integers(2**31)))
 
         yield Case("sigma_error_correlation", 360, float(6 / np.pi * np.arcsin(rho / 2)), draw)
+
+
+def corruption_errors() -> Iterator[Case]:
+    """Corruption errors of two models on images of varying difficulty."""
     for skilled, reference in ((2, 1), (6, 4), (8, 6)):
 
-        def models(rng, n, skilled=skilled, reference=reference):
+        def models(
+            rng: Rng, n: int, skilled: int = skilled, reference: int = reference
+        ) -> list[corruption_error.Measured]:
             types, severities = np.linspace(0, 1, 5)[:, None, None], np.linspace(0, 1, 3)[:, None]
             hard = rng.normal(size=n) * 1.5 + types + severities
             chances = [1 / (1 + np.exp(hard - skill)) for skill in (skilled, reference)]
             return [
-                corruption_error.Measured(rng.random((5, 3, n)) < each, rng.random(n) < each[0, 0])
-                for each in chances
+                corruption_error.Measured(
+                    rng.random((5, 3, n)) < right, rng.random(n) < right[0, 0]
+                )
+                for right in chances
             ]
 
         many = models(np.random.default_rng(2), MANY)
         for name, count in (("mce_unnormalised", 1), ("mce", 2)):
             metric = getattr(corruption_error, name)
 
-            def draw(rng, metric=metric, count=count, models=models):
+            def draw(
+                rng: Rng,
+                metric: Callable[..., Any] = metric,
+                count: int = count,
+                models: Callable[..., Any] = models,
+            ) -> dict[str, Interval]:
                 return of(partial(metric, *models(rng, 360)[:count]), 360, int(rng.integers(2**31)))
 
             yield Case(name, 360, float(metric(*many[:count])), draw)
@@ -199,11 +225,13 @@ def differences() -> Iterator[Case]:
     pairs = [(0.9, 0.93, 0.5), (0.98, 0.99, 0.5), (0.995, 0.998, 0.5), (0.999, 0.999, 0.9)]
     for one, two, shared in pairs:
 
-        def draw(rng, one=one, two=two, shared=shared):
+        def draw(
+            rng: Rng, one: float = one, two: float = two, shared: float = shared
+        ) -> dict[str, Interval]:
             first = rng.random(360)
             second = np.where(rng.random(360) < shared, first, rng.random(360))
             hits, seed = [first < one, second < two], int(rng.integers(2**31))
-            found = paired.difference(*map(hits_of, hits), 360, RESAMPLES, seed)
+            found = paired.difference(hits_of(hits[0]), hits_of(hits[1]), 360, RESAMPLES, seed)
             gain, blocks = hits[1] * 1.0 - hits[0], intervals.resamples(360, RESAMPLES, seed)
             drawn = np.concatenate([counts @ gain / 360 for counts in blocks])
             return {"percentile": percentiles(drawn), "ours": (found.low, found.high)}
@@ -239,7 +267,7 @@ def main() -> None:
     )
     parser.add_argument("--repetitions", type=int, default=400, help="test sets per case")
     given = parser.parse_args()
-    groups = (proportions, detectors, others, differences, classifiers)
+    groups = (proportions, detectors, correlations, corruption_errors, differences, classifiers)
     figures: dict[str, Any] = {
         "repetitions": given.repetitions,
         "resamples": RESAMPLES,

@@ -97,7 +97,7 @@ def card(
     model, trained: of ``model.json``. manifest: of the dataset. parameters: their number.
     found: the headline numbers.
     """
-    front = {"license": params.export.license} if params.export.license else {}
+    front: dict[str, Any] = {"license": params.export.license} if params.export.license else {}
     front |= {
         "library_name": "timm",
         "tags": [

@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:
     return found
 
 
-def draw(table: list[dict[str, str]], x: str, y: str) -> bytes:
+def draw(table: Sequence[Mapping[str, str]], x: str, y: str) -> bytes:
     """SVG with one curve per combination of values in the columns that hold text."""
     from matplotlib.figure import Figure
 

@@ -99,7 +99,7 @@ def _training(inputs: Inputs) -> dict[str, Any]:
     return {
         "missing": None,
         "panels": training.curves(loss, diagnostics),
-        "watched": bool(diagnostics) and "knn_accuracy" in diagnostics[0],
+        "watched": "knn_accuracy" in diagnostics[0] if diagnostics else False,
         "metrics": inputs.metrics(layout.metrics("pretrain")),
     }
 

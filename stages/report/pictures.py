@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,8 @@ class Picture(NamedTuple):
     pixelated: bool
 
 
-class Example(NamedTuple):
+@dataclass(frozen=True)
+class Example:
     """A test image.
 
     scores: by label of the detector, the score and the share of in-distribution images below it.

@@ -1,4 +1,4 @@
-"""Headline numbers over seeds: the mean and its interval against scipy, and what may not be put together."""
+"""Headline numbers over seeds: mean and interval against SciPy, and runs that do not fit."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ERRORS = {"a": [0.20, 0.21, 0.19], "b": [0.10, 0.12, 0.09]}
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Branches a-0, a-1, a-2 and b-0, b-1, b-2 with metrics of their own; b has another batch size."""
+    """Branches a-0 to a-2 and b-0 to b-2 with their own metrics; b has another batch size."""
     project = Project(tmp_path_factory.mktemp("aggregate") / "a project", {})
     given = (project.folder / "params.yaml").read_text()
     (project.folder / "metrics").mkdir()
@@ -76,8 +76,9 @@ def test_the_mean_over_seeds_and_the_paired_difference(project):
 def test_experiments_are_named_by_a_pattern(project):
     project.git("checkout", "-q", "a-0")
     for seed in (0, 1):
-        project.git("update-ref", f"refs/exps/{project.git('rev-parse', f'a-{seed}~1').strip()[:2]}/"
-                    f"{project.git('rev-parse', f'a-{seed}~1').strip()[2:]}/tried-{seed}", f"a-{seed}")  # fmt: skip
+        base = project.git("rev-parse", f"a-{seed}~1").strip()
+        name = f"refs/exps/{base[:2]}/{base[2:]}/tried-{seed}"
+        project.git("update-ref", name, f"a-{seed}")
     said = project.run("pipelines.aggregate", "tried-*")
     assert cells(said, "linear probe: accuracy")[3] == "0.900 0.930"
     assert "no experiment matches 'trued-*' (did you mean 'tried-" in project.run(
@@ -91,7 +92,10 @@ def test_experiments_are_named_by_a_pattern(project):
         (["a-0", "a-1", "b-2"], "a-0 and b-2 differ in pretrain.batch_size; only seed may differ"),
         (["a-0", "a-1", "workspace"], "a-0 and workspace have the same seed, 0"),
         (["a-0"], "a-0 is one run; an interval over seeds needs at least two"),
-        (["a-0", "a-1", "--against", "b-1", "b-2"], "the seeds are 0, 1 and, of --against, 1, 2; a paired difference needs the same"),
+        (
+            ["a-0", "a-1", "--against", "b-1", "b-2"],
+            "the seeds are 0, 1 and, of --against, 1, 2; a paired difference needs the same",
+        ),
         (["a-0", "nowhere"], "nowhere cannot be read"),
     ],
 )  # fmt: skip
@@ -121,7 +125,7 @@ def test_an_interval_over_seeds_stays_in_the_range_and_has_the_width_that_the_te
 
 
 def test_better_is_better_whatever_a_dataset_is_called(tmp_path):
-    """Names that hold those of metrics: gains in accuracy and AUROC are better, in error and calibration error worse."""
+    """Datasets whose names contain those of metrics: a gain in error is still worse."""
     given = load(ROOT / "params.yaml")
     sets = given.ood.model_copy(update={"sets": {"receipts": "far"}})
     targets = given.transfer.model_copy(update={"targets": ("pieces", "accuracy")})

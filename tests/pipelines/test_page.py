@@ -1,4 +1,4 @@
-"""The page of a run in a real browser, which signs in by itself and asks nobody but the server of this machine."""
+"""The page of a run in a browser, which signs in by itself and contacts this machine alone."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def browse(url: str, folder: Path, *flags: str) -> str:
 
 
 def page_with(texts: Iterable[str], url: str, folder: Path, *flags: str) -> str:
-    """The words of a page once all ``texts`` are on it; a busy machine may need more than the first look."""
+    """The words of a page once all ``texts`` are on it; a busy machine may need several looks."""
     for _ in range(LOOKS):
         page = browse(url, folder, "--dump-dom", *flags)
         if all(text in words(page) for text in texts):

@@ -37,7 +37,7 @@ ENCODERS = {
 
 @pytest.fixture(params=ENCODERS)
 def pretrained(request, tmp_path, monkeypatch):
-    """The settings of an encoder, whose weights stand in results/pretrain, and metrics of the run on main."""
+    """An encoder with its weights in results/pretrain, and a few metrics; returns its settings."""
     name, size, channels, stem, kwargs = ENCODERS[request.param]
     settings = models.ModelSettings(
         name, size, channels, (0.3,) * channels, (0.2,) * channels, 16, 8, stem, kwargs

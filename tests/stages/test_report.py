@@ -133,8 +133,18 @@ def build():
     return page(Inputs(Path(), load()))
 
 
+def shown(metrics, name):
+    """A number with its interval, as the page writes both."""
+    return f"{metrics[name]:.3f} {metrics[f'{name}_low']:.3f}–{metrics[f'{name}_high']:.3f}"
+
+
 class Tags(HTMLParser):
-    """tags: (name, attributes) of every opened tag; text: the visible words, spaces made single; open: never closed."""
+    """The content of a page.
+
+    tags: (name, attributes) of every opened tag.
+    text: the visible words, separated by single spaces.
+    open: tags that were never closed.
+    """
 
     def __init__(self, html):
         super().__init__()
@@ -210,10 +220,7 @@ def test_fine_tuning_and_shifted_images_have_their_rows(finished, html):
         ("shift/elsewhere", "accuracy on digits, same classes"),
     ):
         found = read_json(finished / f"metrics/{name}.json")["trained"]
-        assert (
-            f"{found['accuracy']:.3f} {found['accuracy_low']:.3f}–{found['accuracy_high']:.3f}"
-            in text
-        )
+        assert shown(found, "accuracy") in text
         assert few in text
     assert "Fine-tuned on digits · n = 60 test images, beside the same network from scratch" in text
     assert (
@@ -300,10 +307,7 @@ def test_numbers_of_both_encoders_are_those_of_the_metrics(finished, html):
     text = Tags(html).text.replace("\u2060", "")
     for encoder in ("trained", "random"):
         metrics = read_json(finished / "metrics/linear.json")[encoder]
-        assert (
-            f"{metrics['accuracy']:.3f} {metrics['accuracy_low']:.3f}–{metrics['accuracy_high']:.3f}"
-            in text
-        )
+        assert shown(metrics, "accuracy") in text
         for name in ("patches", "digits_halves"):
             for detector in (
                 "msp",
@@ -316,14 +320,9 @@ def test_numbers_of_both_encoders_are_those_of_the_metrics(finished, html):
                 "disagreement",
             ):
                 found = read_json(finished / f"metrics/ood/{name}.json")[encoder][detector]
-                assert (
-                    f"{found['auroc']:.3f} {found['auroc_low']:.3f}–{found['auroc_high']:.3f} {found['fpr95']:.3f}"
-                    in text
-                )
-    assert (
-        f"{100 * read_json(finished / 'metrics/linear.json')['trained']['accuracy']:.1f}\u00a0% of 60 test images"
-        in html
-    )
+                assert f"{shown(found, 'auroc')} {found['fpr95']:.3f}" in text
+    accuracy = read_json(finished / "metrics/linear.json")["trained"]["accuracy"]
+    assert f"{100 * accuracy:.1f}\u00a0% of 60 test images" in html
     for split in read_json(finished / "metrics/fetch/digits.json").values():
         if isinstance(split, dict):
             assert split["sha256"] in html
@@ -333,15 +332,9 @@ def test_the_prediction_is_shown_for_each_condition_with_its_intervals(finished,
     text = Tags(html).text.replace("\u2060", "").replace("\u2212", "-")
     for name, label in (("digits", "digits (in distribution)"), ("patches", "patches (far)")):
         found = read_json(finished / f"metrics/prediction/{name}.json")["trained"]["clean"]
-        covered = " ".join(f"{found[f'coverage_{level}']:.3f}" for level in (50, 80, 90))
-        assert (
-            f"{label} {covered} {found['coverage_90_low']:.3f}–{found['coverage_90_high']:.3f}"
-            in text
-        )
-        assert (
-            f"{found['crps_skill']:.3f} {found['crps_skill_low']:.3f}–{found['crps_skill_high']:.3f}"
-            in text
-        )
+        covered = " ".join(f"{found[f'coverage_{level}']:.3f}" for level in (50, 80))
+        assert f"{label} {covered} {shown(found, 'coverage_90')}" in text
+        assert shown(found, "crps_skill") in text
     assert (
         "digits, contrast 0." in text and html.count("PIT histogram on") == 4
     )  # two of digits, two OOD sets
@@ -351,10 +344,8 @@ def test_an_ood_set_that_overlaps_the_training_images_is_marked(folder, html):
     facts = read_json("metrics/ood/patches.json")
     assert "to training images of digits" not in Tags(html).text
     write_json("metrics/ood/patches.json", facts | {"n_seen_in_training": 7})
-    assert (
-        "7 of its 60 images are identical, pixel by pixel, to training images of digits: do not trust"
-        in Tags(build()).text
-    )
+    said = "7 of its 60 images are identical, pixel by pixel, to training images of digits: do not"
+    assert said in Tags(build()).text
 
 
 def test_params_are_shown_as_they_stand(folder):
@@ -437,10 +428,8 @@ def test_missing_file_is_named_with_the_commands_that_make_it(folder, kind):
         Path(path).unlink()
     text = Tags(build()).text
     for path, stage in gone.items():
-        assert (
-            f"{path} does not exist. Run dvc repro {stage.replace(' ', '@')} or python -m stages.{stage} ."
-            in text
-        )
+        run = f"dvc repro {stage.replace(' ', '@')} or python -m stages.{stage} ."
+        assert f"{path} does not exist. Run {run}" in text
     assert set(re.findall(r"(\S+) does not exist", text)) == set(gone)
 
 
@@ -571,7 +560,8 @@ def test_page_is_no_wider_than_the_window(finished, tmp_path, width, whole):
     (tmp_path / "page.html").write_text(html)
     (tmp_path / "frame.html").write_text(
         "<script>onmessage = event => document.body.dataset.widths = event.data</script>"
-        f"<body><iframe src='page.html' style='width: {width}px; height: 3000px; border: 0'></iframe></body>"
+        "<body><iframe src='page.html' "
+        f"style='width: {width}px; height: 3000px; border: 0'></iframe></body>"
     )
     browser = next(filter(None, map(shutil.which, BROWSERS)))
     flags = [

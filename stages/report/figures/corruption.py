@@ -27,11 +27,10 @@ def severity(rows: Rows, clean: dict[str, float], column: str, title: str) -> Pa
     def draw(axes: Axes) -> None:
         for encoder, mean in means.items():
             line = ENCODER_LINES[encoder]
-            for curve in curves[encoder]:
-                plot(axes, *curve, line, linewidth=0.7, alpha=0.3)
-            plot(
-                axes, *mean, line, linewidth=2.2, marker=line.marker, markersize=4.5, clip_on=False
-            )
+            for x, y in curves[encoder]:
+                plot(axes, x, y, line, linewidth=0.7, alpha=0.3)
+            style = {"linewidth": 2.2, "marker": line.marker, "markersize": 4.5, "clip_on": False}
+            plot(axes, mean[0], mean[1], line, **style)
         _severity_axis(axes, title, bool(clean))
         if column == "accuracy":
             unit_y(axes)
@@ -61,7 +60,8 @@ def _type_panel(rows: Rows, clean: dict[str, float], kind: str, column: str) -> 
 
     def draw(axes: Axes) -> None:
         for encoder, line in ENCODER_LINES.items():
-            plot(axes, *curves[encoder], line, marker=line.marker, markersize=3, clip_on=False)
+            x, y = curves[encoder]
+            plot(axes, x, y, line, marker=line.marker, markersize=3, clip_on=False)
         _severity_axis(axes, kind.replace("_", " "), bool(clean))
         unit_y(axes)
 

@@ -34,7 +34,7 @@ COLOURS = {
     "red": ("#c44e00", "#ff8a4c"),
 }
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "text.color": COLOURS["ink"][0],
@@ -85,7 +85,8 @@ def panel(
     text = io.StringIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a matplotlibrc of the user must not change the bytes
-        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})
+        style: Any = STYLE | {"svg.hashsalt": name}
+        matplotlib.rcParams.update(style)
         figure = Figure(figsize=(width / 72, height / 72))
         draw(figure.subplots())
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

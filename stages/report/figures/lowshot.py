@@ -26,8 +26,10 @@ def accuracy(metrics: dict[str, Any], draws: Rows, full: dict[str, float]) -> Pa
                 np.array([points[count][key] for count in labels])
                 for key in ("accuracy", "accuracy_low", "accuracy_high")
             )
+            x, y = columns(where(draws, encoder=encoder), "labels", "accuracy")
             axes.scatter(
-                *columns(where(draws, encoder=encoder), "labels", "accuracy"),
+                x,
+                y,
                 9,
                 color=colour(line),
                 alpha=0.3,

@@ -1,6 +1,7 @@
 """Tables of settings chosen by data and of checksums of the data."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ from stages.common import layout
 from stages.report.inputs import Inputs, Missing, made_by
 
 
-class Checksum(NamedTuple):
+@dataclass(frozen=True)
+class Checksum:
     """One split of a dataset. count: of its images."""
 
     dataset: str

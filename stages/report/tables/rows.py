@@ -92,7 +92,8 @@ def row(content: Mapping[str, Any], metric: str, label: str = "", section: str =
     return Row(metric, label or entry.label, trained, random, bar)
 
 
-class Tally(NamedTuple):
+@dataclass(frozen=True)
+class Tally:
     """The number of rows with one verdict, and the groups that have them."""
 
     count: int
