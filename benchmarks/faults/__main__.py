@@ -3,7 +3,8 @@
 A fault is held when
 
 - the command that met it ends in time, in words and without a traceback, and leaves no process,
-- the next ``python -m pipelines.repro`` ends well with the bytes of an undisturbed run, no leftover,
+- the next ``python -m pipelines.repro`` ends well with the bytes of an undisturbed run and no
+  leftover,
 - and the run after that has nothing to do.
 
 Where only the user can decide (dvc.lock, objects of the cache), the next run may refuse in a

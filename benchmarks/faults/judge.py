@@ -102,7 +102,7 @@ def goes_on(place: Place, asks: bool = False) -> str:
 
 
 def _later(place: Place) -> None:
-    """Unfinished copies in the cache, which others may share, are let be for a minute: let it be over."""
+    """Age unfinished copies in the cache: a run leaves copies of the last minute alone."""
     for path in (place.folder / ".dvc/cache").rglob(".*.tmp"):
         os.utime(path, (time.time() - MINUTES, time.time() - MINUTES))
 

@@ -134,10 +134,10 @@ def _disturbed(
     place.story.append(f"{number.name} to {target} after {delay:.1f} s")
     process = place.start(command)
     strike(process, targets[target], number, delay)
-    if endless and (target != "main" or number == signal.SIGSTOP):
-        if not wait_until(lambda: process.poll() is not None, PAUSE):
-            process.send_signal(signal.SIGINT)
-            place.story.append("then SIGINT to main")
+    goes_on = endless and (target != "main" or number == signal.SIGSTOP)
+    if goes_on and not wait_until(lambda: process.poll() is not None, PAUSE):
+        process.send_signal(signal.SIGINT)
+        place.story.append("then SIGINT to main")
     fatal = target == "main" and number != signal.SIGSTOP
     silent = fatal and number == signal.SIGKILL
     code = ended(place, process, FATAL if fatal else ENDS, silent)

@@ -57,7 +57,7 @@ def on_photos(photos: Path) -> dict[str, Any]:
 def command(
     folder: Path, *arguments: str, environment: dict[str, str] | None = None, expect: int | None = 0
 ) -> str:
-    """Run Python in ``folder`` with this interpreter's tools on the path and return what it printed."""
+    """Run Python in ``folder`` with the tools of this interpreter; returns its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -88,7 +88,7 @@ def edit(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def clone(folder: Path, changes: dict[str, Any]) -> Path:
-    """What git would check out of this working tree, with ``changes`` of its params, in a repository of its own."""
+    """A new repository with the files of this working tree and ``changes`` of its params."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Two sources, a middle, four leaves of which each writes a metric, and a sum of all: the shape of the real graph.
+# The shape of the real graph: two sources, a middle, four leaves with a metric, and a sum of all.
 GRAPH = """
 stages:
   source:
@@ -53,29 +53,49 @@ import hashlib, json, os, sys, time
 from pathlib import Path
 
 name = "@".join(sys.argv[1:])
-with open(os.environ.get("RECORD", os.devnull), "a") as record:
-    print(json.dumps({"stage": name, "pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-                      "threads": os.environ.get("OMP_NUM_THREADS"), "begin": time.monotonic()}), file=record)
+kind, last = sys.argv[1], sys.argv[-1]
+record = os.environ.get("RECORD", "")
+
+
+def note(**facts):
+    with open(record or os.devnull, "a") as file:
+        print(json.dumps({"stage": name, "pid": os.getpid()} | facts), file=file)
+
+
+def wait(seconds, condition):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def another_leaf_runs():
+    lines = [json.loads(line) for line in open(record)]
+    return len({line["stage"] for line in lines if line["stage"].startswith("leaf@")}) > 1
+
+
+note(
+    gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+    threads=os.environ.get("OMP_NUM_THREADS"),
+    begin=time.monotonic(),
+)
 text = Path("params.yaml").read_text()
-path = Path({"source": "results/source/" + sys.argv[-1], "middle": "results/middle", "total": "results/total",
-             "leaf": "metrics/leaf/" + sys.argv[-1] + ".json"}[sys.argv[1]])
-end = time.monotonic() + 60
-while (name == os.environ.get("WAIT") or name == "middle" and "epochs: 777" in text) and time.monotonic() < end:
-    if os.path.exists(os.environ.get("RECORD", "") + ".go"):
-        break
-    time.sleep(0.05)
-end = time.monotonic() + 30
-while "MEET" in os.environ and sys.argv[1] == "leaf" and time.monotonic() < end:  # until another leaf runs as well
-    if len({line.split('"')[3] for line in open(os.environ["RECORD"]) if '"leaf@' in line}) > 1:
-        break
-    time.sleep(0.02)
+path = Path({
+    "source": f"results/source/{last}",
+    "middle": "results/middle",
+    "total": "results/total",
+    "leaf": f"metrics/leaf/{last}.json",
+}[kind])
+if name == os.environ.get("WAIT") or name == "middle" and "epochs: 777" in text:
+    wait(60, lambda: os.path.exists(f"{record}.go"))
+if "MEET" in os.environ and kind == "leaf":
+    wait(30, another_leaf_runs)
 if name == os.environ.get("BREAK"):
     sys.exit("error: it broke on purpose")
 print("working on", name)
 path.parent.mkdir(parents=True, exist_ok=True)
-path.write_text(json.dumps({"trained": {"accuracy": int(hashlib.sha256((name + text).encode()).hexdigest()[:4], 16) / 65536}}))
-with open(os.environ.get("RECORD", os.devnull), "a") as record:
-    print(json.dumps({"stage": name, "pid": os.getpid(), "end": time.monotonic()}), file=record)
+number = int(hashlib.sha256((name + text).encode()).hexdigest()[:4], 16) / 65536
+path.write_text(json.dumps({"trained": {"accuracy": number}}))
+note(end=time.monotonic())
 """
 
 
@@ -88,7 +108,7 @@ class Api:
     def request(
         self, path: str, body: Any = None, method: str | None = None, **headers: str
     ) -> Any:
-        """The answer, to be used in a ``with`` and to be closed; an ``HTTPError`` of 400 and above."""
+        """The answer, to be closed by a ``with``; raises ``HTTPError`` for 400 and above."""
         data = None if body is None else json.dumps(body).encode()
         if self.password is not None:
             headers = {
@@ -112,8 +132,8 @@ class Api:
             return error.code
 
     def start(self, deployment: str, **parameters: Any) -> str:
-        found = self.call(f"/deployments/name/graph/{deployment}")["id"]
-        return self.call(f"/deployments/{found}/create_flow_run", {"parameters": parameters})["id"]
+        key = self.call(f"/deployments/name/graph/{deployment}")["id"]
+        return self.call(f"/deployments/{key}/create_flow_run", {"parameters": parameters})["id"]
 
     def state(self, run: str) -> str:
         return self.call(f"/flow_runs/{run}")["state"]["type"]
@@ -126,8 +146,8 @@ class Api:
         return self.call("/flow_runs/filter", wanted)
 
     def artifacts(self, run: str) -> dict[str, dict[str, Any]]:
-        found = self.call("/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
-        return {each["key"]: each for each in found}
+        artifacts = self.call("/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
+        return {artifact["key"]: artifact for artifact in artifacts}
 
 
 class Project:
@@ -187,7 +207,7 @@ class Project:
         )
 
     def run(self, *arguments: str, expect: int | None = 0, **variables: str) -> str:
-        """Output and errors of ``python -m <arguments>``, which must end with the code ``expect``."""
+        """Output and errors of ``python -m ARGUMENTS``, which must end with the code ``expect``."""
         process = self.start("-m", *arguments, **variables)
         output, errors = process.communicate(timeout=100)
         assert expect is None or process.returncode == expect, output + errors
@@ -199,15 +219,12 @@ class Project:
 
     def left(self) -> dict[str, bytes]:
         """Every file that a run leaves, with its content."""
-        found = [
-            path
-            for part in ("results", "metrics")
-            for path in (self.folder / part).rglob("*")
-            if path.is_file()
+        paths = [
+            path for part in ("results", "metrics") for path in (self.folder / part).rglob("*")
         ]
         return {
             str(path.relative_to(self.folder)): path.read_bytes()
-            for path in [*found, self.folder / "dvc.lock"]
+            for path in [*paths, self.folder / "dvc.lock"]
             if path.is_file()
         }
 
@@ -225,29 +242,27 @@ class Project:
     def wait_for(self, stage: str) -> int:
         """The process id of ``stage``, once it runs."""
         return until(
-            lambda: next((each["pid"] for each in self.recorded() if each["stage"] == stage), None)
+            lambda: next((line["pid"] for line in self.recorded() if line["stage"] == stage), None)
         )
 
     def processes(self) -> list[str]:
-        """What still runs in this project (its folder is the current one, or it is on the command line)."""
-        found = []
+        """Processes whose current folder is in this project, with their command lines."""
+        running = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                try:
+                with contextlib.suppress(OSError):
                     words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                     if words and os.readlink(entry / "cwd").startswith(str(self.folder)):
-                        found.append(f"{entry.name}: {words}")
-                except OSError:
-                    continue
-        return found
+                        running.append(f"{entry.name}: {words}")
+        return running
 
 
 def until(check: Callable[[], Any], seconds: float = 60) -> Any:
-    """What ``check`` returns as soon as it is true."""
+    """Wait until ``check`` returns a true value, and return the value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := check():
-            return found
+        if result := check():
+            return result
         time.sleep(0.1)
     raise AssertionError("it did not happen in time")
 
@@ -259,7 +274,7 @@ def prefect_home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def api(prefect_home) -> Iterator[dict[str, str]]:
-    """The address and the password of a server that all tests share, as Prefect's client is told them."""
+    """Variables of Prefect's client for a server that all tests share."""
     from pipelines.flows import server
 
     before = dict(os.environ)
@@ -277,7 +292,7 @@ def api(prefect_home) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def new_home(api, prefect_home) -> Callable[[Path], str]:
-    """Makes a folder the home of another server, with an empty database: to make a new one takes Prefect seven seconds."""
+    """Makes the home of another server, with an empty database: Prefect takes 7 s to make one."""
 
     def make(folder: Path) -> str:
         folder.mkdir(parents=True)

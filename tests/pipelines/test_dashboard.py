@@ -1,4 +1,7 @@
-"""The dashboard with a server and a worker of its own: a schedule fires, a run is cancelled, nothing outlives it, nobody else gets in."""
+"""The dashboard with a server and a worker of its own.
+
+A schedule fires, a run is cancelled, nothing outlives the dashboard, nobody else gets in.
+"""
 
 import asyncio
 import os
@@ -20,9 +23,14 @@ from tests.pipelines.conftest import ROOT, Api, until
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 DEPLOYMENTS = """
 deployments:
-  - {name: minutely, entrypoint: pipelines/flows/graph_flow.py:run_graph, work_pool: {name: prosmin},
-     schedules: [{cron: "* * * * *", timezone: UTC}], parameters: {stages: [source]}}
-  - {name: settings, entrypoint: pipelines/flows/graph_flow.py:run_graph, work_pool: {name: prosmin}}
+  - name: minutely
+    entrypoint: pipelines/flows/graph_flow.py:run_graph
+    work_pool: {name: prosmin}
+    schedules: [{cron: "* * * * *", timezone: UTC}]
+    parameters: {stages: [source]}
+  - name: settings
+    entrypoint: pipelines/flows/graph_flow.py:run_graph
+    work_pool: {name: prosmin}
 """
 
 
@@ -140,7 +148,7 @@ def test_nobody_but_the_user_who_started_it_gets_in(dashboard, tmp_path, prefect
         with pytest.raises(websockets.WebSocketException):
             asyncio.run(listen(**settings))
 
-    # Not even the user himself starts another command than the flow's: whatever a page may one day find, it is not a shell.
+    # Not even the user starts another command than the flow's, so no page ever reaches a shell.
     for variables in (
         attack["job_variables"],
         {"env": {"LD_PRELOAD": "/tmp/x.so"}},
@@ -187,7 +195,10 @@ def test_the_browser_is_opened_where_somebody_sees_it(tmp_path, screen):
     browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
     browser.chmod(0o755)
     reader, terminal = pty.openpty()
-    code = "import time; from pipelines.dashboard import show; show('file:///a/page.html'); time.sleep(2)"
+    code = (
+        "import time; from pipelines.dashboard import show; "
+        "show('file:///a/page.html'); time.sleep(2)"
+    )
     variables = {
         name: value
         for name, value in os.environ.items()
@@ -230,6 +241,6 @@ def test_a_port_in_use_is_one_sentence(project):
     shutil.copy(ROOT / "prefect.yaml", project.folder)
     said = project.run("pipelines.dashboard", "--port", str(port), expect=2)
     assert (
-        said
-        == f"error: port {port} is in use; name another one, such as: make dashboard PORT={port + 1}\n"
+        said == f"error: port {port} is in use; "
+        f"name another one, such as: make dashboard PORT={port + 1}\n"
     )

@@ -1,6 +1,6 @@
-"""What a newcomer's machine may lack, and how ``make`` says so; when ``.venv`` is made and when it is left alone.
+"""What ``make`` says of a machine that lacks something, and when it makes ``.venv`` anew.
 
-Each test has a checkout of its own in a folder with blanks in its path, and a PATH with nothing but what it puts there.
+Each test has its own checkout, with blanks in the path, and a PATH that it fills itself.
 The real lock is installed by .ci/run; here pip installs two small wheels made on the spot.
 """
 
@@ -70,18 +70,19 @@ class Machine:
     def disguised(
         self, name: str, version: tuple[int, int, int], lacking: tuple[str, ...] = ()
     ) -> None:
-        """This Python under another name, reporting another version, without some of its modules."""
+        """This Python under another name, with another version and without some modules."""
         disguise = self.commands / f"{name}.py"
         disguise.write_text(DISGUISE.format(version=(*version, "final", 0), lacking=lacking))
         self.script(name, f'#!/bin/sh\nexec "{PYTHON}" "{disguise}" "$@"\n')
 
     def wheel(self, name: str) -> str:
-        """Put a wheel with one empty module where pip looks for it; return its line for the lock."""
+        """Put a wheel with an empty module where pip looks for it; return its line for the lock."""
         info = f"{name}-1.0.dist-info"
         files = {
             f"{name}.py": b"",
             f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
-            f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
+            b"Tag: py3-none-any\n",
         }
         path = self.wheels / f"{name}-1.0-py3-none-any.whl"
         with zipfile.ZipFile(path, "w") as archive:
@@ -111,7 +112,7 @@ class Machine:
         )
 
     def complaint(self, *arguments: str) -> str:
-        """The one sentence on standard error of a ``make`` that must fail and leave no finished environment."""
+        """The sentence of a ``make`` that must fail and leave no finished environment."""
         done = self.make(*arguments)
         assert done.returncode != 0
         assert "Traceback" not in done.stderr
@@ -129,7 +130,7 @@ def test_it_parses_under_python_3_6():
     ast.parse((ROOT / "pipelines" / "environment.py").read_text(), feature_version=(3, 6))
 
 
-# --- what may be missing ----------------------------------------------------------------------------
+# --- what may be missing --------------------------------------------------------------------------
 
 
 def test_an_old_python_is_named_and_so_is_what_to_install(machine):
@@ -185,7 +186,8 @@ def test_an_unpacked_archive_is_not_a_clone(machine, around):
     if around:
         subprocess.run(["git", "init", "--quiet", machine.checkout.parent], check=True)
     assert machine.complaint() == (
-        "this folder is not a git clone, and DVC needs one; use `git clone` instead of an unpacked archive"
+        "this folder is not a git clone, and DVC needs one; "
+        "use `git clone` instead of an unpacked archive"
     )
 
 
@@ -225,15 +227,18 @@ def test_a_package_that_differs_from_the_lock_is_not_installed(machine):
     [
         (
             "disk",
-            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+            "ERROR: Could not install packages due to an OSError: "
+            "[Errno 28] No space left on device",
         ),
         (
             "network",
-            "error: Failed to fetch: `https://index/torch/`\n  Caused by: dns error: failed to lookup address",
+            "error: Failed to fetch: `https://index/torch/`\n"
+            "  Caused by: dns error: failed to lookup address",
         ),
         (
             "network",
-            "ConnectTimeoutError(<HTTPSConnection>, 'Connection to index timed out. (connect timeout=15)')",
+            "ConnectTimeoutError(<HTTPSConnection>, "
+            "'Connection to index timed out. (connect timeout=15)')",
         ),
         ("hash", "error: Hash mismatch for `torch==2.15.0`"),
         ("unknown", "ERROR: No matching distribution found for torch==2.15.0"),
@@ -243,7 +248,7 @@ def test_why_an_installer_failed_is_read_from_what_it_says(reason, said):
     assert environment.install(["sh", "-c", 'echo "$0"; exit 1', said]) == (reason, f"{said}\n")
 
 
-# --- when it installs -------------------------------------------------------------------------------
+# --- when it installs -----------------------------------------------------------------------------
 
 
 def test_an_environment_is_made_once_and_again_only_when_it_must(machine):
@@ -262,7 +267,7 @@ def test_an_environment_is_made_once_and_again_only_when_it_must(machine):
     second = machine.make()
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
 
-    # From the activated environment the same Python is found behind it, not the one about to be replaced.
+    # From the activated environment, the Python behind it is taken, not the one to be replaced.
     machine.variables["PATH"] = f"{python.parent}{os.pathsep}{machine.commands}"
     assert machine.make().stdout == ""
     (machine.checkout / ".venv" / "complete").unlink()  # as an interrupted installation leaves it

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.graph.experiment import apply, check, experiment
 from pipelines.flows.grid import Sweep, prepare
+from pipelines.graph.experiment import apply, check, experiment
 from prosmin.common.errors import UserError
 from stages.params.load import load
 from tests.pipelines.conftest import until
@@ -87,7 +87,7 @@ ODD = [
 
 @pytest.mark.parametrize(("change", "says"), ODD, ids=[change[:30] for change, _ in ODD])
 def test_a_change_is_one_value_as_it_stands(project, monkeypatch, change, says):
-    """From the command line, the form of the dashboard and the grid of a sweep, which all come here."""
+    """From the command line, from the form of the dashboard and from the grid of a sweep."""
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("SECRET", "token")
     key, _, value = change.partition("=")
@@ -127,7 +127,7 @@ def test_a_snapshot_is_the_id_of_a_commit(project, monkeypatch, snapshot):
 
 
 def test_plain_dvc_sweeps_too(project):
-    """What docs/orchestration.md says of DVC's own queue: two at a time, and again what its workers lost to each other."""
+    """DVC's queue, as docs/orchestration.md has it: two at a time, then what its workers lost."""
     missing = grid = [(1, 3), (1, 4), (2, 3), (2, 4)]
     project.run(
         "dvc", "exp", "run", "--queue", "-S", "seed=range(1,3)", "-S", "pretrain.epochs=3,4"
@@ -137,13 +137,13 @@ def test_plain_dvc_sweeps_too(project):
         project.run("dvc", "queue", "start", "-j", "2")
         until(lambda: at_rest(project), 100)
         shown = json.loads(project.run("dvc", "exp", "show", "--json"))
-        (head,) = [each for each in shown if each["rev"] != "workspace"]
+        (head,) = [commit for commit in shown if commit["rev"] != "workspace"]
         values = [
-            one["revs"][0]["data"]["params"]["params.yaml"]["data"]
-            for one in head["experiments"] or ()
+            experiment["revs"][0]["data"]["params"]["params.yaml"]["data"]
+            for experiment in head["experiments"] or ()
         ]
-        made = sorted((each["seed"], each["pretrain"]["epochs"]) for each in values)
-        missing = [each for each in grid if each not in made]
+        made = sorted((params["seed"], params["pretrain"]["epochs"]) for params in values)
+        missing = [point for point in grid if point not in made]
         if not missing:
             break
         project.run("dvc", "queue", "remove", "--all")

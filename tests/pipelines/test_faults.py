@@ -1,4 +1,4 @@
-"""What is left when a run is stopped or killed: no process, nothing marked done that is not, and a folder that goes on."""
+"""A run that is stopped or killed leaves no process, and a folder in which the next run goes on."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ BEFORE = {"source@a", "source@b"}
 
 @pytest.mark.timeout(300)
 def test_whatever_stops_a_run_or_its_stage_leaves_no_process_and_a_folder_that_goes_on(project):
-    """Each fault leaves the same files, so that the run which completes at the end is the next run of them all."""
+    """Each fault leaves the same files, so the run at the end is the next run of all faults."""
     left = None
     for victim, number, code in (
         ("run", signal.SIGINT, 130),
@@ -80,8 +80,8 @@ def test_a_server_that_restarts_in_the_middle_of_a_run_loses_nothing(project, tm
     output, errors = last.communicate(timeout=100)
     assert last.returncode == 0, output + errors
     assert (
-        "has gone, so the page of this run is not complete; 8 of 8 stages are done, as dvc.lock says"
-        in errors
+        "has gone, so the page of this run is not complete; "
+        "8 of 8 stages are done, as dvc.lock says" in errors
     )
     assert "up to date" in project.run("dvc", "status")
 
@@ -100,8 +100,11 @@ def variables(api):
 
 
 GUARD = ROOT / "pipelines/engine/guard.py"
-# A command that starts a process in a session of its own, which is how multi-GPU launchers start their workers.
-ESCAPES = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(p.pid, flush=True); time.sleep({})"
+# A command that starts a process in a session of its own, as multi-GPU launchers do.
+ESCAPES = (
+    "import subprocess, time; p = subprocess.Popen(['sleep', '60'], start_new_session=True); "
+    "print(p.pid, flush=True); time.sleep({})"
+)
 
 
 SWALLOWS = """

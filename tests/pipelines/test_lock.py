@@ -1,4 +1,4 @@
-"""requirements.lock is complete, hashed and free of addresses, and says what pyproject.toml asks for."""
+"""requirements.lock is complete, hashed, free of addresses, and fits pyproject.toml."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ PINNED = [
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WANTED = [
-    Requirement(each) for each in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
 ]
 
 

@@ -1,4 +1,4 @@
-"""Names of params.yaml in the commands of dvc.yaml, under plain DVC, which nobody has checked before it runs."""
+"""Names of params.yaml in the commands of dvc.yaml, under plain DVC, which checks none of them."""
 
 import json
 import shutil
@@ -14,9 +14,19 @@ from stages.common.command import _told
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
-    "x; touch pwned", "x' ; touch pwned '", 'x" ; touch pwned "', "`touch pwned`", "$(touch pwned)", "x\ntouch pwned\n",
-    "x && touch pwned #", "'$(touch pwned)'", "a|touch pwned", "-h", "$HOME", "*",
-]  # fmt: skip
+    "x; touch pwned",
+    "x' ; touch pwned '",
+    'x" ; touch pwned "',
+    "`touch pwned`",
+    "$(touch pwned)",
+    "x\ntouch pwned\n",
+    "x && touch pwned #",
+    "'$(touch pwned)'",
+    "a|touch pwned",
+    "-h",
+    "$HOME",
+    "*",
+]
 SHOW = """
 import json, sys
 from pathlib import Path

@@ -13,7 +13,10 @@ import pytest
 from tests.pipelines.conftest import until
 
 ROOT = Path(__file__).parents[2]
-METRICS = '{"trained": {"accuracy": 0.975, "accuracy_low": 0.96, "accuracy_high": 0.99}, "random": {"accuracy": 0.875}}'
+METRICS = (
+    '{"trained": {"accuracy": 0.975, "accuracy_low": 0.96, "accuracy_high": 0.99}, '
+    '"random": {"accuracy": 0.875}}'
+)
 WORKS = f"""
 from pathlib import Path
 Path("metrics").mkdir(exist_ok=True)
@@ -59,7 +62,7 @@ def project(tmp_path):
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    # An empty PATH but for the system's: the stages must find the right `python` though nothing is activated.
+    # The PATH of the system alone: stages must find the right `python` though nothing is activated.
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -146,9 +149,19 @@ Path(f"metrics/{sys.argv[1]}.json").write_text('{"trained": {"accuracy": 0.5}}')
 """
 TWO = """
 stages:
-  linear: {cmd: python measures.py linear, params: [dataset, linear], deps: [measures.py], metrics: [metrics/linear.json: {cache: false}]}
-  knn: {cmd: python measures.py knn, params: [dataset, knn], deps: [measures.py], metrics: [metrics/knn.json: {cache: false}]}
-  fetch: {foreach: "${fetch}", do: {cmd: "echo ${key} > ${key}", params: ["fetch.${key}"], outs: ["${key}"]}}
+  linear:
+    cmd: python measures.py linear
+    params: [dataset, linear]
+    deps: [measures.py]
+    metrics: [metrics/linear.json: {cache: false}]
+  knn:
+    cmd: python measures.py knn
+    params: [dataset, knn]
+    deps: [measures.py]
+    metrics: [metrics/knn.json: {cache: false}]
+  fetch:
+    foreach: "${fetch}"
+    do: {cmd: "echo ${key} > ${key}", params: ["fetch.${key}"], outs: ["${key}"]}
   report: {cmd: cp -r metrics results, deps: [metrics], outs: [results/report]}
 """
 
@@ -244,7 +257,7 @@ def below(process: subprocess.Popen[str], folder: Path) -> dict[str, int]:
 
 
 def nothing_left(folder: Path) -> bool:
-    """No process has this folder as its current one, but for those that have ended and not been waited for."""
+    """Whether no process has this folder as its current one, apart from zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -280,7 +293,10 @@ def test_nohup_lets_a_run_outlive_its_terminal(project):
     (project / "two.py").write_text(
         "import os, signal, sys; os.kill(int(os.environ['RUN']), signal.SIGHUP)\n"
     )
-    code = "import os; os.environ['RUN'] = str(os.getpid()); from pipelines.repro import *; run('repro', main)"
+    code = (
+        "import os; os.environ['RUN'] = str(os.getpid()); "
+        "from pipelines.repro import *; run('repro', main)"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert (
         subprocess.run(

@@ -1,4 +1,4 @@
-"""The real graph on a folder of photographs, run by the real DVC at tiny size in clones of this checkout."""
+"""The real graph on a folder of photographs, by DVC, at tiny size in clones of this checkout."""
 
 import contextlib
 import filecmp
@@ -30,7 +30,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, photos) -> Path:
-    """A clone, at a path with a space, whose graph has run on images of one's own, by params alone."""
+    """A clone, at a path with a space, whose graph has run on a user's images, by params alone."""
     folder = clone(tmp_path_factory.mktemp("a clone"), on_photos(photos))
     output = command(folder, "-m", "dvc", "repro")
     assert {
@@ -108,7 +108,7 @@ def test_another_ood_set_and_transfer_target_touch_their_own_leaves_and_what_gat
 
 
 def compared(said: str, folder: Path) -> None:
-    """Between the last commit and the folder, in which ood.k is another, the scores differ that have the k-NN distance in them."""
+    """With another ood.k, the scores with the k-NN distance differ from the last commit."""
     blocks = {}
     for line in said.splitlines():
         if not line.startswith(" "):
@@ -245,7 +245,7 @@ def test_an_interrupted_pretraining_leaves_the_old_model_whole(finished, tmp_pat
     time.sleep(1)
     os.killpg(process.pid, number)
     rest = process.communicate(timeout=60)[1]
-    # Python ends by the signal itself, which a shell also calls 130, where it met it in code that was compiled from a string.
+    # In code compiled from a string, Python ends by the signal itself; a shell calls that 130 too.
     assert process.returncode in ({130, -number} if number == signal.SIGINT else {-number})
     assert "Traceback" not in rest
     left = filecmp.dircmp(finished / "results/pretrain", tmp_path / "results/pretrain")
@@ -273,7 +273,7 @@ def test_a_stage_without_its_inputs_says_which_stage_makes_them(tmp_path, module
 
 @pytest.mark.parametrize("kind", ["repro", "lock", "made", "leftovers"])
 def test_a_fault_is_put_right_by_the_next_run(finished, tmp_path, kind):
-    """One of each of the kinds that take no server; ``python -m benchmarks.faults`` makes hundreds, of all kinds."""
+    """A fault of each kind without a server; ``python -m benchmarks.faults`` makes hundreds."""
     original = project.Place(tmp_path / "original")
     original.root.mkdir()
     original.folder.symlink_to(finished)

@@ -1,4 +1,4 @@
-"""The flow against DVC itself: the same files to the byte, the right stages, failures held to what depends on them."""
+"""The flow against DVC: the same bytes, the right stages, failures that stop no other branch."""
 
 import http.server
 import os
@@ -48,7 +48,7 @@ FORCED = [[], [], ["--force"], []]
 
 @pytest.fixture(scope="module")
 def sequential(tmp_path_factory, prefect_home) -> list[dict[str, bytes]]:
-    """What `dvc repro` alone leaves after a first run, a changed parameter, a forced run and the old value again."""
+    """Files of `dvc repro` after a first run, a change, a forced run and the old value again."""
     project = Project(tmp_path_factory.mktemp("sequential") / "a project", {})
     found = []
     for change, force in zip(CHANGES, FORCED, strict=True):
@@ -64,7 +64,7 @@ def test_any_number_of_workers_leaves_what_dvc_repro_leaves(project, workers, se
     assert project.left() == sequential[0]
 
 
-# All of it many times over, which takes long: PROSMIN_REPETITIONS=20 make test ARGS="-k changed_and_forced"
+# Many times over: PROSMIN_REPETITIONS=20 make test ARGS="-k changed_and_forced"
 REPETITIONS = int(os.environ.get("PROSMIN_REPETITIONS", "0"))
 
 
@@ -179,7 +179,8 @@ def test_bad_graphs_are_one_sentence(project):
         (
             "{gpus: 1}",
             "{gpu: 1}",
-            "meta.resources.gpu is not a known key (did you mean 'gpus'?); allowed: gpus, threads, weight",
+            "meta.resources.gpu is not a known key (did you mean 'gpus'?); "
+            "allowed: gpus, threads, weight",
         ),
         (
             "{gpus: 1}",
@@ -195,9 +196,8 @@ def test_bad_graphs_are_one_sentence(project):
 
 def test_without_git_or_dvc_yaml_it_says_so(project, tmp_path):
     (project.folder / ".git").rename(tmp_path / "elsewhere")
-    assert (
-        project.flow(expect=2)
-        == "error: this folder is not a git clone, and DVC needs one; use `git clone`, or `git init`\n"
+    assert project.flow(expect=2) == (
+        "error: this folder is not a git clone, and DVC needs one; use `git clone`, or `git init`\n"
     )
     (project.folder / "dvc.yaml").unlink()
     assert (
@@ -226,9 +226,9 @@ def test_two_runs_in_one_folder_are_refused(project):
     first = project.start("-m", "pipelines.run", WAIT="middle")
     project.wait_for("middle")
     said = project.flow(expect=2)
-    assert (
-        said
-        == f"error: another run is at work in this folder (process {first.pid}); let it finish, or cancel it\n"
+    assert said == (
+        f"error: another run is at work in this folder (process {first.pid}); "
+        "let it finish, or cancel it\n"
     )
     first.terminate()
     first.communicate(timeout=60)
@@ -271,7 +271,10 @@ def test_a_server_that_cannot_be_used_is_one_sentence_before_anything_runs(
     monkeypatch.chdir(project.folder)
     monkeypatch.setenv("PREFECT_API_URL", address)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", password or "any:thing")
-    code = "from pipelines import run; from pipelines.flows import server; server.settle(); run.command(lambda: server.reached().__enter__())"
+    code = (
+        "from pipelines import run; from pipelines.flows import server; server.settle(); "
+        "run.command(lambda: server.reached().__enter__())"
+    )
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=variables, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""What runs that were killed leave in a folder, and that the next one ends as if nothing had happened."""
+"""The next run repairs what a killed run has left, and ends as if nothing had happened."""
 
 import hashlib
 import json
@@ -189,7 +189,10 @@ def test_bytes_of_a_lock_that_are_no_text_are_taken_out(tmp_path, monkeypatch, p
     from pipelines.graph import lockfile
 
     monkeypatch.chdir(tmp_path)
-    entry = "  {0}:\n    cmd: python work.py {0}\n    outs:\n    - path: results/{0}\n      hash: md5\n      md5: {1}\n      size: 3\n"
+    entry = (
+        "  {0}:\n    cmd: python work.py {0}\n    outs:\n"
+        "    - path: results/{0}\n      hash: md5\n      md5: {1}\n      size: 3\n"
+    )
     text = (
         "schema: '2.0'\nstages:\n" + entry.format("one", "0" * 32) + entry.format("two", "1" * 32)
     )
@@ -292,7 +295,9 @@ def test_the_folder_of_an_experiment_that_was_killed_is_removed(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     code = (
         "import os, signal\nfrom pipelines.graph.healing import experiment_folder\n"
-        "with experiment_folder('lost') as folder:\n    (folder / 'data').mkdir()\n    os.kill(os.getpid(), signal.SIGKILL)"
+        "with experiment_folder('lost') as folder:\n"
+        "    (folder / 'data').mkdir()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert (
         subprocess.run(
@@ -370,7 +375,11 @@ def test_a_git_that_is_at_work_when_a_run_is_stopped_ends_its_work(tmp_path):
     fake.write_text(f"#!{sys.executable}\n{GIT}")
     fake.chmod(0o755)
     (tmp_path / ".git").mkdir()
-    code = "from pathlib import Path; from pipelines import run; from pipelines.graph import experiment; run.command(lambda: experiment.git(Path(), 'stash'))"
+    code = (
+        "from pathlib import Path; from pipelines import run; "
+        "from pipelines.graph import experiment; "
+        "run.command(lambda: experiment.git(Path(), 'stash'))"
+    )
     variables = {
         **os.environ,
         "PATH": f"{fake.parent}:{os.environ['PATH']}",

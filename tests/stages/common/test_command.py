@@ -67,8 +67,8 @@ def test_a_fault_of_the_disk_or_a_limit_of_the_machine_is_one_line(outcome, name
     code, said = outcome(raising(OSError(number, os.strerror(number), "results/linear")))
     assert code == 2
     assert (
-        said
-        == f"error: linear cannot go on: {os.strerror(number)} (results/linear); nothing half-written was kept\n"
+        said == f"error: linear cannot go on: {os.strerror(number)} (results/linear); "
+        "nothing half-written was kept\n"
     )
 
 
@@ -82,7 +82,8 @@ def test_an_unknown_level_of_messages_is_one_line(outcome, monkeypatch):
     code, said = outcome(lambda params: None)
     assert code == 2
     assert said == (
-        "error: PROSMIN_LOG is 'warnin'; it must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL (did you mean 'WARNING'?)\n"
+        "error: PROSMIN_LOG is 'warnin'; it must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL "
+        "(did you mean 'WARNING'?)\n"
     )
 
 

@@ -13,7 +13,11 @@ from tests.pipelines.conftest import Project
 from tests.stages.conftest import moved_to_copy
 
 WHOLE = """
-  whole: {cmd: python work.py total, params: [params.yaml: ], deps: [work.py, results/source], outs: [results/whole]}
+  whole:
+    cmd: python work.py total
+    params: [params.yaml: ]
+    deps: [work.py, results/source]
+    outs: [results/whole]
 """
 
 

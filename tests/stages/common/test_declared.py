@@ -1,4 +1,4 @@
-"""What ``stages.common.declared`` reads from ``dvc.yaml`` and ``dvc.lock`` is what DVC itself reads."""
+"""``stages.common.declared`` reads the same from ``dvc.yaml`` and ``dvc.lock`` as DVC."""
 
 import pytest
 import yaml
@@ -26,8 +26,14 @@ def test_the_graph_is_resolved_as_dvc_resolves_it(monkeypatch):
 
 GRAPH = """
 stages:
-  plain: {cmd: "x ${name}", params: [a.b, other.yaml: [c], params.yaml: [d]], deps: [one.py], outs: [o: {cache: false}]}
-  keyed: {foreach: "${sets}", do: {cmd: "x ${key}", deps: ["data/${key}", "data/${item}"], metrics: ["m/${key}"]}}
+  plain:
+    cmd: "x ${name}"
+    params: [a.b, other.yaml: [c], params.yaml: [d]]
+    deps: [one.py]
+    outs: [o: {cache: false}]
+  keyed:
+    foreach: "${sets}"
+    do: {cmd: "x ${key}", deps: ["data/${key}", "data/${item}"], metrics: ["m/${key}"]}
   listed: {foreach: [p, q], do: {cmd: "x ${item}", params: [params.yaml: ]}}
   broken: {cmd: "x ${nothing}"}
 """

@@ -62,11 +62,13 @@ def test_a_whole_set_of_a_launchers_variables_or_none(monkeypatch, variables, fo
     [
         (
             {"WORLD_SIZE": "2"},
-            "the environment has WORLD_SIZE=2 but not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT; a launch",
+            "the environment has WORLD_SIZE=2 but not RANK, LOCAL_RANK, "
+            "MASTER_ADDR, MASTER_PORT; a launch",
         ),
         (
             {"RANK": "0"},
-            "the environment has RANK=0 but not LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; a launcher",
+            "the environment has RANK=0 but not LOCAL_RANK, WORLD_SIZE, "
+            "MASTER_ADDR, MASTER_PORT; a launcher",
         ),
         (
             {"LOCAL_RANK": "0", "MASTER_PORT": "29500"},
@@ -82,7 +84,8 @@ def test_a_whole_set_of_a_launchers_variables_or_none(monkeypatch, variables, fo
         ),
         (
             WHOLE | {"RANK": "2"},
-            "RANK is '2'; it must be a whole number from 0 to below WORLD_SIZE, 2, as a launcher sets it",
+            "RANK is '2'; it must be a whole number from 0 to below WORLD_SIZE, 2, "
+            "as a launcher sets it",
         ),
         (
             WHOLE | {"LOCAL_RANK": "-1"},
@@ -98,7 +101,8 @@ def test_a_whole_set_of_a_launchers_variables_or_none(monkeypatch, variables, fo
         ),
         (
             {"PMI_SIZE": "x"},
-            "PMI_SIZE is 'x': MPI has started this process as one of several, or has left that behind; st",
+            "PMI_SIZE is 'x': MPI has started this process as one of several, "
+            "or has left that behind; st",
         ),
     ],
 )

@@ -126,7 +126,8 @@ def test_each_file_is_looked_at_again_when_it_has_changed_and_only_then(folder, 
         path.write_bytes(whole[:-1])
         (said,) = damaged()
         assert said == (
-            f"{path} is damaged: it is not what the stage that makes {path if path.suffix else path.parent} has written; "
+            f"{path} is damaged: it is not what the stage that makes "
+            f"{path if path.suffix else path.parent} has written; "
             f"`rm -f {path}` and run again with `dvc repro`, which restores it or makes it anew"
         )
         path.write_bytes(whole)
@@ -191,7 +192,7 @@ def test_a_dataset_without_a_lock_is_held_against_its_manifest(tmp_path, monkeyp
     Path("data/pets/train.arrow").write_bytes(b"rowt")
     with pytest.raises(
         UserError,
-        match="^data/pets/train.arrow is damaged: it is not what the stage that makes data/pets has",
+        match="^data/pets/train.arrow is damaged: it is not what the stage that makes data/pets",
     ):
         proof.check(["data/pets"])
 

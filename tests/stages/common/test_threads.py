@@ -25,7 +25,8 @@ from stages.common.threads import keep_to_share
 import os
 keep_to_share(sys.argv[1])
 pools = {each["num_threads"] for each in threadpool_info()}
-print(torch.get_num_threads(), *pools, os.environ.get("OMP_NUM_THREADS"), os.environ.get("OMP_WAIT_POLICY"))
+said = [os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")]
+print(torch.get_num_threads(), *pools, *said)
 """
 
 

@@ -39,7 +39,10 @@ def started(tmp_path):
 
 
 def test_all_run_and_the_first_speaks(started, tmp_path):
-    code = "open(str(rank), 'w').write(os.environ['WORLD_SIZE']); print('process', rank, file=sys.stderr)"
+    code = (
+        "open(str(rank), 'w').write(os.environ['WORLD_SIZE']); "
+        "print('process', rank, file=sys.stderr)"
+    )
     process = started(code)
     assert process.communicate(timeout=60)[1] == "process 0\n" and process.returncode == 0
     assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == ["3"] * 3
@@ -113,7 +116,10 @@ def alive(processes):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_none_outlives_the_one_that_started_them(started, tmp_path, number):
-    code = "open(f'{rank}.part', 'w').write(str(os.getpid())); os.rename(f'{rank}.part', f'{rank}.pid'); time.sleep(60)"
+    code = (
+        "open(f'{rank}.part', 'w').write(str(os.getpid())); "
+        "os.rename(f'{rank}.part', f'{rank}.pid'); time.sleep(60)"
+    )
     process = started(code)
     while len(found := list(tmp_path.glob("*.pid"))) < 3:
         time.sleep(0.01)
