@@ -1,8 +1,9 @@
-"""timm and torchvision without torch.compile, which they load in full only to mention it.
+"""Import timm and torchvision without torch.compile, which they load in full and hardly use.
 
-``import timm`` takes 2.4 s, of which 1.7 s go to ``torch._dynamo``: torchvision's RoI align imports it for a question
-that it asks when it runs on a GPU, and timm for one decorator. Each stage is a process of its own and would pay that
-anew, so while they are loaded a stand-in answers both; whatever else another version wants it gets from the real module.
+``import timm`` takes 2.4 s, of which 1.7 s go to ``torch._dynamo``: torchvision's RoI align imports
+it for a question that it asks on a GPU, and timm for one decorator. Every stage is a process of its
+own and would pay this time anew. While timm or torchvision load, stand-ins take the place of the
+modules of ``torch._dynamo``; any attribute that another version needs comes from the real module.
 """
 
 import importlib
@@ -16,16 +17,16 @@ NAMES = ("torch._dynamo", "torch._dynamo.utils")
 
 
 def timm() -> ModuleType:
-    """The module timm."""
-    return _light("timm")
+    """Import timm."""
+    return _import_light("timm")
 
 
 def torchvision_io() -> ModuleType:
-    """The module torchvision.io."""
-    return _light("torchvision.io")
+    """Import torchvision.io."""
+    return _import_light("torchvision.io")
 
 
-def _light(wanted: str) -> ModuleType:
+def _import_light(wanted: str) -> ModuleType:
     if wanted in sys.modules or not sys.modules.keys().isdisjoint({*NAMES, "torchvision"}):
         return importlib.import_module(wanted)
     stand_ins = {name: ModuleType(name) for name in NAMES}
@@ -36,15 +37,15 @@ def _light(wanted: str) -> ModuleType:
                 del sys.modules[name]
 
     def real(name: str, attribute: str) -> Any:
-        if attribute.startswith("__"):  # of one who looks through all modules, not at this one
+        if attribute.startswith("__"):  # asked by code that walks through all modules
             raise AttributeError(attribute)
         withdraw()
         return getattr(importlib.import_module(name), attribute)
 
     for name, module in stand_ins.items():
-        module.__getattr__ = partial(real, name)
-    stand_ins["torch._dynamo"].disable = _disable
-    stand_ins["torch._dynamo.utils"].is_compile_supported = _is_compile_supported
+        vars(module)["__getattr__"] = partial(real, name)
+    vars(stand_ins["torch._dynamo"])["disable"] = _disable
+    vars(stand_ins["torch._dynamo.utils"])["is_compile_supported"] = _is_compile_supported
     sys.modules.update(stand_ins)
     try:
         return importlib.import_module(wanted)
@@ -53,11 +54,15 @@ def _light(wanted: str) -> ModuleType:
 
 
 def _disable(
-    fn: Callable | None = None, recursive: bool = True, *, reason: str | None = None
-) -> Callable:
-    """The decorator that keeps a function out of a compiled graph, where none is compiled: timm's NaFlexViT uses it."""
+    fn: Callable[..., Any] | None = None, recursive: bool = True, *, reason: str | None = None
+) -> Callable[..., Any]:
+    """Stand in for ``torch._dynamo.disable``, which keeps a function out of a compiled graph.
+
+    timm's NaFlexViT uses it. Nothing is compiled while the stand-in is there.
+    """
     return fn if fn is not None else _disable
 
 
 def _is_compile_supported(device_type: str) -> bool:
-    return importlib.import_module("torch._dynamo.utils").is_compile_supported(device_type)
+    dynamo = importlib.import_module("torch._dynamo.utils")
+    return bool(dynamo.is_compile_supported(device_type))

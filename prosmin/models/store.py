@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from prosmin.common import files
 from prosmin.common.errors import UserError, reason, shown
 from prosmin.common.seeds import initial_weights
-from prosmin.models.networks import Encoder, build_backbone
+from prosmin.models.backbone import build_backbone
+from prosmin.models.networks import Encoder
 from prosmin.objectives import settings as s
 from prosmin.objectives.base import Objective
 from prosmin.objectives.registry import build

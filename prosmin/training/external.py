@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError, reason, shown
 from prosmin.models import light_imports
-from prosmin.models.networks import build_backbone, timm_options
+from prosmin.models.backbone import build_backbone, timm_options
 
 if TYPE_CHECKING:
     from prosmin.models.store import ModelSettings
@@ -125,7 +125,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
-    """The backbone that ``prosmin.models.networks.build_backbone`` makes of ``settings``, with these weights, every one of them.
+    """The backbone that ``prosmin.models.backbone.build_backbone`` makes of ``settings``, with these weights, every one of them.
 
     A classifier among them is left out; position embeddings of another image size are interpolated, as timm does it.
     Raises ``ConfigError`` or ``UserError`` for weights of another model.

@@ -14,7 +14,7 @@ def said(code: str) -> str:
 
 BUILD = """
 import sys, torch
-from prosmin.models.networks import build_backbone
+from prosmin.models.backbone import build_backbone
 backbone = build_backbone("resnet18", 32, 3).eval()
 """
 
@@ -26,7 +26,10 @@ def test_an_encoder_is_built_and_runs_without_torch_compile():
 
 
 def test_jpegs_are_decoded_without_torch_compile():
-    code = "import sys; from prosmin.models.light_imports import torchvision_io; assert torchvision_io().decode_jpeg; print(*sys.modules)"
+    code = (
+        "import sys; from prosmin.models.light_imports import torchvision_io; "
+        "assert torchvision_io().decode_jpeg; print(*sys.modules)"
+    )
     assert not [name for name in said(code).split() if name.startswith("torch._dynamo")]
 
 
@@ -35,12 +38,14 @@ def test_what_was_left_out_is_there_when_it_is_wanted():
         BUILD
         + """
 import torch._dynamo, torchvision
-assert torch._dynamo.utils.__file__ and torch._dynamo.disable is not sys.modules["prosmin.models.light_imports"]._disable
+light_imports = sys.modules["prosmin.models.light_imports"]
+assert torch._dynamo.utils.__file__ and torch._dynamo.disable is not light_imports._disable
 compiled = torch.compile(backbone, backend="eager")
 images = torch.rand(2, 3, 32, 32)
 assert torch.equal(compiled(images), backbone(images))
 from torch._dynamo.utils import is_compile_supported
-assert sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu") == is_compile_supported("cpu")
+roi_align = sys.modules["torchvision.ops.roi_align"]
+assert roi_align.is_compile_supported("cpu") == is_compile_supported("cpu")
 print(*torchvision.ops.roi_align(images, torch.tensor([[0.0, 0, 0, 4, 4]]), 2).shape)
 """
     )
