@@ -24,6 +24,7 @@ from sklearn.datasets import load_sample_images
 from benchmarks.record import machine
 from prosmin import corruptions
 from prosmin.common import files
+from prosmin.corruptions.apply import corrupt
 
 TURNS = 3
 COUNTS = {32: (24, 512), 224: (3, 10)}  # size: (images for the library, images for us)
@@ -60,7 +61,7 @@ def measure(size: int) -> dict[str, dict[str, float]]:
             imagecorruptions.corrupt(image, severity, name)
 
     def own(name: str, severity: int) -> None:
-        corruptions.corrupt(batch, name, severity, 0)
+        corrupt(batch, name, severity, 0)
 
     found = {}
     for name in corruptions.BENCHMARK:

@@ -17,8 +17,8 @@ from PIL import Image
 
 from benchmarks import mutations
 from pipelines.engine import durations
-from pipelines.graph import lockfile
 from pipelines.flows.grid import load_sweep
+from pipelines.graph import lockfile
 from prosmin.common import files
 from prosmin.common.errors import UserError, say
 from prosmin.evaluation import corrupted_sets

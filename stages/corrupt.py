@@ -33,9 +33,9 @@ from typing import Any
 
 import torch
 
-from prosmin import corruptions
 from prosmin.common import files
 from prosmin.common.encoders import ENCODERS, UNTRAINED
+from prosmin.corruptions.textures import read_frost
 from prosmin.data import dataset
 from prosmin.evaluation import corrupted_sets, robustness
 from prosmin.metrics import corruption_error
@@ -128,7 +128,7 @@ def _cells(params: Params, split: dataset.Split, device: str) -> corrupted_sets.
         )
     if asked.source == "arrays":
         return corrupted_sets.Arrays(asked.path, asked.types, len(split.classes), size, channels)
-    frost = None if asked.frost is None else corruptions.read_frost(asked.frost)
+    frost = None if asked.frost is None else read_frost(asked.frost)
     return corrupted_sets.Generated(split, params.seed, device, frost)
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from prosmin import corruptions
 from prosmin.common import files
 from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import sample_rows
+from prosmin.corruptions.apply import corrupt
 from prosmin.data import dataset
 from prosmin.evaluation import prediction
 from prosmin.evaluation.prediction import BINS
@@ -54,7 +54,7 @@ def main(params: Params, name: str = "") -> None:
     conditions = {CLEAN: images}
     if name == params.dataset:
         for kind in asked.corruptions:
-            conditions[kind] = corruptions.corrupt(images, kind, asked.severity, seed)
+            conditions[kind] = corrupt(images, kind, asked.severity, seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     metrics: dict[str, dict[str, Any]] = {}
     rows: list[tuple[str, str, float, float, float]] = []

@@ -1,4 +1,4 @@
-"""Blurs. Their reach stands in pixels, so they weigh more the smaller an image is."""
+"""Blurs. Their reach is in pixels, so that they are stronger for small images."""
 
 import math
 
@@ -13,7 +13,10 @@ from prosmin.corruptions.registry import corruption, uniform
 
 @corruption([1, 2, 3, 4, 6], [0.4, 0.6, 0.7, 0.8, 1])
 def gaussian_blur(images: Tensor, deviation: float, generator: Generator | None) -> Tensor:
-    """Normal blur of this standard deviation in pixels, cut off after 4 of them, the border pixels repeated."""
+    """Gaussian blur of this standard deviation in pixels, cut off after 4 standard deviations.
+
+    The border pixels repeat.
+    """
     return gaussian(images, deviation)
 
 
@@ -22,19 +25,20 @@ def gaussian_blur(images: Tensor, deviation: float, generator: Generator | None)
     [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)],
 )
 def defocus_blur(images: Tensor, disk: tuple[float, float], generator: Generator | None) -> Tensor:
-    """Blur by a disk of this radius in pixels whose edge is softened by a normal blur of this standard deviation."""
+    """Blur by a disk whose edge is softened by a Gaussian blur.
+
+    disk: radius, and standard deviation of the softening, in pixels.
+    """
     radius, softness = disk
-    reach = max(
-        8, int(radius)
-    )  # the softening reflects at this border, which only disks of radius 8 and more touch
+    # The softening reflects at this border, which disks of radius 8 and more touch.
+    reach = max(8, int(radius))
     squares = torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2
     kernel = (squares[:, None] + squares <= radius**2).double()
     soft = normal_weights(1 if radius <= 8 else 2, softness)
     kernel = convolve((kernel / kernel.sum())[None, None], soft[:, None] * soft)[0, 0]
     used = reach - int(kernel.any(dim=0).nonzero()[0])
-    return convolve(
-        images, kernel[reach - used : reach + used + 1, reach - used : reach + used + 1]
-    )
+    span = slice(reach - used, reach + used + 1)
+    return convolve(images, kernel[span, span])
 
 
 @corruption(
@@ -44,16 +48,18 @@ def defocus_blur(images: Tensor, disk: tuple[float, float], generator: Generator
 def glass_blur(
     images: Tensor, glass: tuple[float, int, int], generator: Generator | None
 ) -> Tensor:
-    """Blur, let pixels take the place of neighbours, blur again. glass: deviation, reach in pixels, rounds.
+    """Blur, copy pixels over their neighbours, blur again.
 
-    The scripts of the benchmark mean to swap two pixels, but what they swap are views of the same memory: the
-    neighbour is copied and itself stays. The published images are made so, and so are these.
+    The scripts of the benchmark mean to swap two pixels, but they swap views of the same memory. So
+    the neighbour is copied and itself stays. The published images are made in this way, and so are
+    these.
+
+    glass: standard deviation and reach in pixels, and number of rounds.
     """
     deviation, reach, rounds = glass
     count, _, height, width = images.shape
-    blurred = (
-        gaussian(images, deviation).mul_(255).add_(1e-3).floor_().div_(255)
-    )  # whole levels, as the benchmark has it
+    # Whole levels, as in the benchmark.
+    blurred = gaussian(images, deviation).mul_(255).add_(1e-3).floor_().div_(255)
     for _ in range(rounds):
         steps = torch.randint(
             -reach, reach, (2, count, height, width), generator=generator, device=images.device
@@ -64,13 +70,17 @@ def glass_blur(
 
 
 def shuffled(steps: Tensor, reach: int) -> Tensor:
-    """Which pixel each shows after one round of copying, int64 [N,H,W], places counted along the rows.
+    """Return the source of every pixel after one round of copying.
 
-    steps: int64 [2,N,H,W] in -reach .. reach-1, down and across, from each pixel to the neighbour that it copies. The
-    pixels are visited from the last to the first, except those nearer than reach to a border.
+    The pixels are visited from the last to the first, apart from pixels nearer than ``reach`` to a
+    border. A pixel may copy a neighbour that was visited before it, and then takes the neighbour's
+    new value, so that the visits form chains. Doubling follows the chains of all pixels at once: a
+    place below H * W means the value after the round, a place above it the value before.
 
-    A pixel that copies one visited before it shows what that one shows by then, so that the visits are chains. They are
-    followed for all pixels at once by doubling: places below H*W mean "as it is after the round", above "as before".
+    steps: int64 [2, N, H, W] in -reach .. reach - 1, down and across, from every pixel to the
+        neighbour that it copies.
+
+    Returns: int64 [N, H, W], places counted along the rows.
     """
     _, count, height, width = steps.shape
     total = height * width
@@ -78,7 +88,7 @@ def shuffled(steps: Tensor, reach: int) -> Tensor:
     inside = torch.zeros(height, width, dtype=torch.bool, device=steps.device)
     inside[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = True
     source = torch.where(inside, place + steps[0] * width + steps[1], place)
-    # A step over the border at height - reach + reach - 1 stays in the image, as in the benchmark: no step leaves it.
+    # The last row visited is height - reach, from where a step of reach - 1 stays in the image.
     visited = inside.flatten()[source] & (source > place)
     link = torch.where(visited, source, source + total).view(count, total)
     before = torch.arange(total, 2 * total, device=steps.device).expand(count, -1)
@@ -92,7 +102,10 @@ def shuffled(steps: Tensor, reach: int) -> Tensor:
     [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],
 )
 def motion_blur(images: Tensor, smear: tuple[int, float], generator: Generator | None) -> Tensor:
-    """Smear by a radius and a deviation in pixels, at an angle within 45 degrees of the horizontal."""
+    """Smear images at a random angle within 45 degrees of the horizontal.
+
+    smear: radius and standard deviation in pixels.
+    """
     radius, deviation = smear
     angles = uniform((len(images),), -math.pi / 4, math.pi / 4, generator, images)
     return motion(images, radius, deviation, angles)
@@ -103,19 +116,21 @@ def motion_blur(images: Tensor, smear: tuple[int, float], generator: Generator |
     [(1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)],
 )
 def zoom_blur(images: Tensor, zooms: tuple[float, float], generator: Generator | None) -> Tensor:
-    """Mean of the image and of its enlargements about the centre, by 1 up to this factor in this step.
+    """Average the image and its enlargements about the centre.
 
-    The enlargement is bilinear and exact to a fraction of a pixel. The scripts of the benchmark round each to whole
-    pixels, which is a shift of up to one pixel on large images and leaves one of 8 pixels unchanged up to 1.06.
+    Enlargements are bilinear and exact to a fraction of a pixel. The scripts of the benchmark round
+    them to whole pixels, which shifts large images by up to one pixel and leaves images of 8 pixels
+    unchanged up to a factor of 1.06.
+
+    zooms: end and step of the factors, which start at 1.
     """
     stop, step = zooms
-    factors = np.arange(1, stop, step)  # with the rounding of NumPy, as the benchmark has it
-    planes = images.flatten(0, 1)[None]  # every channel of every image is enlarged alike
+    factors = np.arange(1, stop, step)  # with the rounding of NumPy, as in the benchmark
+    planes = images.flatten(0, 1)[None]  # all channels of all images are enlarged alike
     total = 2 * planes  # the image, and its enlargement by 1
     for factor in factors[1:]:
-        scale = torch.tensor(
-            [[[1 / factor, 0, 0], [0, 1 / factor, 0]]], dtype=images.dtype, device=images.device
-        )
+        matrix = [[[1 / factor, 0, 0], [0, 1 / factor, 0]]]
+        scale = torch.tensor(matrix, dtype=images.dtype, device=images.device)
         grid = functional.affine_grid(scale, [1, 1, *images.shape[-2:]], align_corners=True)
         total += functional.grid_sample(planes, grid, padding_mode="border", align_corners=True)
     return total.view(images.shape) / (len(factors) + 1)

@@ -1,4 +1,4 @@
-"""Digital: contrast, colour, and what displays, lenses and encoders do."""
+"""Digital corruptions: contrast, colour, elastic transforms, pixels and JPEG."""
 
 import io
 
@@ -10,11 +10,12 @@ from torch.nn import functional
 
 from prosmin.corruptions.filters import gaussian
 from prosmin.corruptions.registry import corruption, is_small, uniform
+from prosmin.data.picture import Pixels
 
 
 @corruption([0.4, 0.3, 0.2, 0.1, 0.05], [0.75, 0.5, 0.4, 0.3, 0.15])
 def contrast(images: Tensor, factor: float, generator: Generator | None) -> Tensor:
-    """Scale the distance of each channel to its mean over the image by this factor."""
+    """Scale the distance of every channel to its mean over the image."""
     return images.lerp(images.mean((2, 3), keepdim=True), 1 - factor)
 
 
@@ -25,16 +26,18 @@ def contrast(images: Tensor, factor: float, generator: Generator | None) -> Tens
 def elastic_transform(
     images: Tensor, stretch: tuple[float, float, float], generator: Generator | None
 ) -> Tensor:
-    """Put the image through a random affine map, then move every pixel by a smooth random field.
+    """Apply a random affine map, then move every pixel by a smooth random field.
 
-    stretch: the amplitude of the field, which is uniform in +-1 before it is smoothed, the deviation of the smoothing, and
-    how far the three points of the affine map move at most, all in parts of a side. For small images it is the shorter
-    side. The benchmark's script for large ones takes 244 pixels for the side of an image of 224, and so does this, in
-    proportion for other sizes.
+    The benchmark's script for large images takes 244 pixels for the side of an image of 224, and so
+    does this function, in proportion for other sizes.
+
+    stretch: three lengths as shares of the shorter side. The amplitude of the field, which is
+        uniform in +-1 before smoothing; the standard deviation of the smoothing; the largest shift
+        of the three points that define the affine map.
     """
     count, _, height, width = images.shape
     side = min(height, width) * (1 if is_small(images) else 244 / 224)
-    amplitude, smoothing, shift = (side * each for each in stretch)
+    amplitude, smoothing, shift = (side * share for share in stretch)
     images = _affine(images, uniform((count, 3, 2), -shift, shift, generator, images))
     if not amplitude:
         return images
@@ -43,37 +46,37 @@ def elastic_transform(
 
 
 def _places(images: Tensor) -> tuple[Tensor, Tensor]:
-    """x [W] and y [H,1] of the pixels."""
+    """Return x [W] and y [H, 1] of the pixels."""
     height, width = images.shape[-2:]
     across = torch.arange(width, dtype=images.dtype, device=images.device)
     return across, torch.arange(height, dtype=images.dtype, device=images.device)[:, None]
 
 
 def _affine(images: Tensor, shifts: Tensor) -> Tensor:
-    """Move three points about the centre by shifts [N,3,2] (x, y), and the image with them; borders are reflected."""
+    """Move three points about the centre, and the image with them; borders are reflected.
+
+    shifts: [N, 3, 2], x and y.
+    """
     height, width = images.shape[-2:]
     centre = torch.tensor([height // 2, width // 2], dtype=torch.float64)
     arm = max(1, min(height, width) // 3)
-    points = centre + arm * torch.tensor(
-        [[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]], dtype=torch.float64
-    )
-    points = points.to(images.device)
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]], dtype=torch.float64)
+    points = (centre + arm * corners).to(images.device)
     moved = torch.cat([points + shifts, torch.ones_like(shifts[..., :1])], dim=2)
-    back = torch.linalg.solve(moved, points.expand(len(images), -1, -1)).to(
-        images
-    )  # [N,3,2]: (x, y, 1) to its source
+    # [N, 3, 2]: maps (x, y, 1) to the source of a pixel.
+    back = torch.linalg.solve(moved, points.expand(len(images), -1, -1)).to(images)
     x, y = _places(images)
-    source = (
-        x[:, None] * back[:, None, None, 0]
-        + y[..., None] * back[:, None, None, 1]
-        + back[:, None, None, 2]
-    )
+    along_x, along_y, offset = (back[:, None, None, row] for row in range(3))
+    source = x[:, None] * along_x + y[..., None] * along_y + offset
     grid = source * torch.tensor([2 / (width - 1), 2 / (height - 1)], device=images.device) - 1
     return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
 
 
 def _moved(images: Tensor, field: Tensor) -> Tensor:
-    """Each pixel takes its value from field [N,2,H,W] (across, down) pixels away, the image reflected at its edges."""
+    """Move every pixel by a field; edges are reflected.
+
+    field: [N, 2, H, W], pixels across and down to the source of every pixel.
+    """
     height, width = images.shape[-2:]
     x, y = _places(images)
     grid = torch.stack(
@@ -87,10 +90,12 @@ def _moved(images: Tensor, field: Tensor) -> Tensor:
     [(0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)],
 )
 def saturate(images: Tensor, change: tuple[float, float], generator: Generator | None) -> Tensor:
-    """Multiply the S of HSV by the first constant and add the second: severities 1 and 2 pale, 3 to 5 garish.
+    """Multiply the S of HSV by a factor and add to it: severities 1 and 2 pale, 3 to 5 garish.
 
-    Images of one channel have no saturation and are returned as they are. A grey pixel of an RGB image has the hue 0
-    by convention, so that an addition turns it reddish, as in the benchmark.
+    Images of one channel have no saturation and stay as they are. A grey pixel of an RGB image has
+    the hue 0 by convention, so that an addition turns it reddish, as in the benchmark.
+
+    change: factor and addition.
     """
     if images.shape[1] == 1:
         return images
@@ -105,9 +110,11 @@ def saturate(images: Tensor, change: tuple[float, float], generator: Generator |
 
 @corruption([0.6, 0.5, 0.4, 0.3, 0.25], [0.95, 0.9, 0.85, 0.75, 0.65])
 def pixelate(images: Tensor, scale: float, generator: Generator | None) -> Tensor:
-    """Shrink to this share of each side, rounded down to whole pixels, by means over boxes; enlarge by repetition.
+    """Shrink by means over boxes and enlarge by repetition.
 
-    A small pixel is the mean of the pixels whose centre lies in its box, as Pillow's ``BOX`` has it.
+    A small pixel is the mean of the pixels whose centre lies in its box, as in Pillow's ``BOX``.
+
+    scale: share of each side that is left, rounded down to whole pixels.
     """
     (rows, down), (columns, across) = (_boxes(length, scale) for length in images.shape[-2:])
     small = down.to(images) @ images @ across.to(images).T
@@ -115,7 +122,10 @@ def pixelate(images: Tensor, scale: float, generator: Generator | None) -> Tenso
 
 
 def _boxes(length: int, scale: float) -> tuple[Tensor, Tensor]:
-    """For one side: the box [length] that each pixel ends up in, and the means over boxes as a matrix [small,length]."""
+    """Divide one side into boxes.
+
+    Returns: the box of every pixel [length], and the means over boxes as a matrix [small, length].
+    """
     small = max(1, int(length * scale))
     place = torch.arange(length, dtype=torch.float64)
     width = length / small
@@ -128,25 +138,17 @@ def _boxes(length: int, scale: float) -> tuple[Tensor, Tensor]:
 
 @corruption([25, 18, 15, 10, 7], [80, 65, 58, 50, 40])
 def jpeg_compression(images: Tensor, quality: int, generator: Generator | None) -> Tensor:
-    """Encode as baseline JPEG (colours at half the resolution) of this quality and decode, by Pillow on the CPU."""
-    pixels = (
-        images.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    )
+    """Encode as baseline JPEG, colours at half the resolution, and decode, by Pillow on the CPU."""
+    levels = images.mul_(255).round_().to(torch.uint8)
+    pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     decoded = np.stack([_through_jpeg(image, quality) for image in pixels])
-    return (
-        torch.from_numpy(decoded)
-        .view(pixels.shape)
-        .permute(0, 3, 1, 2)
-        .contiguous()
-        .to(images)
-        .div_(255)
-    )
+    back = torch.from_numpy(decoded).view(pixels.shape).permute(0, 3, 1, 2).contiguous()
+    return back.to(images).div_(255)
 
 
-def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """uint8 [H,W,1 or 3] -> uint8 [H,W] or [H,W,3]."""
+def _through_jpeg(image: Pixels, quality: int) -> Pixels:
+    """Map uint8 [H, W, 1 or 3] to uint8 [H, W] or [H, W, 3]."""
     stream = io.BytesIO()
-    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(
-        stream, "JPEG", quality=quality
-    )
+    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    picture.save(stream, "JPEG", quality=quality)
     return np.asarray(Image.open(stream, formats=["JPEG"]))

@@ -20,7 +20,10 @@ def shot_noise(images: Tensor, photons: float, generator: Generator | None) -> T
 
 @corruption([0.03, 0.06, 0.09, 0.17, 0.27], [0.01, 0.02, 0.03, 0.05, 0.07])
 def impulse_noise(images: Tensor, share: float, generator: Generator | None) -> Tensor:
-    """Salt and pepper: this share of all values, of each channel by itself, becomes 0 or 1 in equal parts."""
+    """Salt and pepper: this share of all values becomes 0 or 1 in equal parts.
+
+    Every channel is drawn by itself.
+    """
     draw = torch.rand(images.shape, generator=generator, device=images.device)
     return images.masked_fill_(draw < share, 1.0).masked_fill_(draw < share / 2, 0.0)
 

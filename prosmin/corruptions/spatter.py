@@ -1,8 +1,10 @@
-"""Spatter: drops of water or mud on the lens, found by the edges of a random landscape.
+"""Spatter: drops of water or mud on the lens, shaped by the edges of a random landscape.
 
-The steps are OpenCV's, on whole grey levels as there: its edge detector, its approximate distances, its histogram
-equalisation, so that the drops are shaped as the benchmark's.
+The edge detector, the approximate distances and the histogram equalisation are those of OpenCV, on
+whole grey levels, so that the drops have the shapes of the benchmark.
 """
+
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -12,7 +14,7 @@ from prosmin.corruptions.filters import box, convolve, gaussian
 from prosmin.corruptions.registry import corruption, grey, normal
 
 WATER, MUD = (175, 238, 238), (63, 42, 20)
-FAR = 20.0  # pixels: the distance from an edge beyond which the depth of water does not change
+FAR = 20.0  # pixels from an edge beyond which the depth of water does not change
 
 
 @corruption(
@@ -31,9 +33,15 @@ FAR = 20.0  # pixels: the distance from an edge beyond which the depth of water 
         (0.65, 0.1, 0.5, 0.68, 0.6, MUD),
     ],
 )
-def spatter(images: Tensor, drops: tuple, generator: Generator | None) -> Tensor:
-    """Where smoothed normal noise (mean, deviation, smoothing) is above a threshold there is liquid: water, which adds
-    its colour times this amount, or mud, softened over this many pixels, which covers."""
+def spatter(images: Tensor, drops: tuple[Any, ...], generator: Generator | None) -> Tensor:
+    """Add liquid where smoothed normal noise is above a threshold.
+
+    Water adds its colour. Mud covers the image.
+
+    drops: mean and standard deviation of the noise; standard deviation of its smoothing in pixels;
+        threshold; amount, which is the factor of the colour of water, or the softening of mud in
+        pixels; liquid, ``WATER`` or ``MUD``.
+    """
     mean, deviation, smoothing, threshold, amount, liquid = drops
     colour = torch.tensor(liquid, device=images.device)[:, None, None] / 255
     if images.shape[1] == 1:
@@ -42,14 +50,18 @@ def spatter(images: Tensor, drops: tuple, generator: Generator | None) -> Tensor
     level = normal((count, 1, height, width), generator, images).mul_(deviation).add_(mean)
     level = gaussian(level, smoothing)
     if liquid == WATER:
-        return images + water(level, threshold) * amount * colour
+        wet: Tensor = images + water(level, threshold) * amount * colour
+        return wet
     cover = gaussian((level > threshold).to(images), amount)
     cover = cover.masked_fill(cover < 0.8, 0)
     return images * (1 - cover) + cover * colour
 
 
 def water(level: Tensor, threshold: float) -> Tensor:
-    """How much water shows in each pixel, [N,1,H,W] in [0, 1], 1 where it shows most; 0 throughout where there is none."""
+    """Return how much water every pixel shows, [N, 1, H, W] in [0, 1].
+
+    The largest value of an image is 1, or 0 for an image without water.
+    """
     liquid = level.masked_fill(level < threshold, 0).clamp(max=1).mul(255).floor()
     distance = _distance(~_edges(liquid, 50, 150)).clamp(max=FAR)
     depth = _equalised(box(distance).floor())
@@ -61,11 +73,17 @@ def water(level: Tensor, threshold: float) -> Tensor:
 
 
 def _edges(levels: Tensor, low: float, high: float) -> Tensor:
-    """Canny's edges of whole grey levels, bool [N,1,H,W]: Sobel gradients in the 1-norm, thinned to ridges; those above
-    ``low`` count where a chain of them leads to one above ``high``."""
+    """Find Canny's edges of whole grey levels.
+
+    Sobel gradients in the 1-norm are thinned to ridges. A pixel above ``low`` is an edge where a
+    chain of such pixels leads to a pixel above ``high``.
+
+    Returns: bool [N, 1, H, W].
+    """
     slope = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=levels.device)
     padded = functional.pad(levels, (1, 1, 1, 1), mode="replicate")
-    across, down = functional.conv2d(padded, torch.stack([slope, slope.T])[:, None]).split(1, dim=1)
+    gradients = functional.conv2d(padded, torch.stack([slope, slope.T])[:, None])
+    across, down = torch.split(gradients, 1, dim=1)
     steep = across.abs() + down.abs()
     height, width = steep.shape[2:]
     around = functional.pad(steep, (1, 1, 1, 1))
@@ -73,9 +91,8 @@ def _edges(levels: Tensor, low: float, high: float) -> Tensor:
     def beside(y: int, x: int) -> Tensor:
         return around[:, :, 1 + y : 1 + y + height, 1 + x : 1 + x + width]
 
-    flat = (
-        down.abs() < across.abs() * 0.4142135
-    )  # the gradient lies within 22.5 degrees of the horizontal
+    # The gradient lies within 22.5 degrees of the horizontal.
+    flat = down.abs() < across.abs() * 0.4142135
     upright = down.abs() > across.abs() * 2.4142135
     rising = (across < 0) != (down < 0)
     ridge = torch.where(
@@ -101,8 +118,12 @@ def _edges(levels: Tensor, low: float, high: float) -> Tensor:
 
 
 def _distance(free: Tensor) -> Tensor:
-    """Distance in pixels, up to a little over ``FAR``, to the nearest pixel that is not free; steps to the neighbours
-    cost 1, diagonally 1.4, as a knight 2.1969."""
+    """Measure the distance to the nearest pixel that is not free, up to a little over ``FAR``.
+
+    A step to a neighbour costs 1, a diagonal step 1.4, a step of a knight in chess 2.1969.
+
+    Returns: pixels [N, 1, H, W].
+    """
     height, width = free.shape[2:]
     distance = torch.where(free, 2 * FAR, 0.0)
     steps = [
@@ -116,11 +137,8 @@ def _distance(free: Tensor) -> Tensor:
         nearer = distance.clone()
         for y, x in steps:
             cost = {1: 1.0, 2: 1.4, 3: 2.1969}[abs(y) + abs(x)]
-            torch.minimum(
-                nearer,
-                around[:, :, 2 + y : 2 + y + height, 2 + x : 2 + x + width] + cost,
-                out=nearer,
-            )
+            neighbour = around[:, :, 2 + y : 2 + y + height, 2 + x : 2 + x + width]
+            torch.minimum(nearer, neighbour + cost, out=nearer)
         if nearer.equal(distance):
             break
         distance = nearer
@@ -128,7 +146,7 @@ def _distance(free: Tensor) -> Tensor:
 
 
 def _equalised(levels: Tensor) -> Tensor:
-    """Grey levels 0 to 255 spread so that each takes as much of the range as it has pixels; one level stays as it is."""
+    """Equalise the histogram of grey levels 0 to 255; an image of one level stays as it is."""
     count, pixels = len(levels), levels[0].numel()
     place = levels.flatten(1).long()
     histogram = torch.zeros(count, 256, device=levels.device).scatter_add_(

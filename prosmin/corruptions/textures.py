@@ -1,4 +1,4 @@
-"""Random textures: fractal maps for fog, and panes of frost, procedural or read from image files."""
+"""Random textures: fractal maps for fog, and panes of frost, procedural or from image files."""
 
 import functools
 import math
@@ -20,11 +20,16 @@ from prosmin.fetching.listing import files_in, is_image
 def plasma(
     count: int, size: int, decay: float, generator: Generator | None, device: torch.device
 ) -> Tensor:
-    """Fractal maps [count,size,size] in [0, 1] by diamond-square on a torus; size: a power of two.
+    """Draw fractal maps by the diamond-square algorithm on a torus.
 
-    Each round halves the step, fills the centres of the squares with the mean of their corners and then the
-    mid-points of the edges with the mean of their four neighbours, and adds uniform noise of amplitude ``wibble**2``,
-    wibble being divided by ``decay`` from round to round.
+    Every round halves the step. It fills the centres of the squares with the mean of their corners,
+    then the mid-points of the edges with the mean of their four neighbours, and adds uniform noise
+    of amplitude ``wibble**2``.
+
+    size: a power of two.
+    decay: divisor of ``wibble`` from round to round.
+
+    Returns: [count, size, size] in [0, 1].
     """
     maps = torch.zeros(count, size, size, device=device)
     step, wibble = size, 100.0
@@ -52,8 +57,8 @@ def plasma(
 
 # --- frost ----------------------------------------------------------------------------------------
 
-# Mean and standard deviation of the red, green and blue of the photographs of frost that the benchmark draws from, the
-# first five of its six; one is there twice.
+# Mean and standard deviation of red, green and blue of the photographs of frost that the benchmark
+# draws from: the first five of its six, two of them equal.
 PANES = (
     ((78, 149, 166), (27, 17, 15)),
     ((201, 205, 214), (21, 22, 23)),
@@ -61,22 +66,27 @@ PANES = (
     ((138, 153, 165), (28, 28, 30)),
     ((112, 123, 135), (44, 43, 42)),
 )
-PANE = (352, 512)  # height and width of a procedural one: a middling size among them
+PANE = (352, 512)  # height and width of a procedural pane, a middling size of the photographs
 
 
 class Frost:
-    """Panes of frost, uint8 [3,h,w] each, and the same fitted to images of a size."""
+    """Panes of frost, and the same panes fitted to images of a size.
+
+    panes: uint8 [3, h, w].
+    """
 
     def __init__(self, panes: Sequence[Tensor]):
         self.panes = tuple(panes)
         self._fitted: dict[tuple[int, int, torch.device], list[Tensor]] = {}
 
     def fitted(self, height: int, width: int, device: torch.device) -> list[Tensor]:
-        """float32 [3,h,w] in [0, 1], larger than height x width.
+        """Resize the panes for images of this size.
 
-        For ImageNet-C the photographs stay as they are, for CIFAR-10-C they shrink to a fifth, by picking pixels; images
-        between 32 and 64 pixels, and below 32, see as much of a pane as those of 32 do. A pane that is too small for the
-        images is enlarged.
+        For ImageNet-C the photographs keep their size; for CIFAR-10-C they shrink to a fifth, by
+        picking pixels. All images up to 64 pixels show the same share of a pane as images of 32. A
+        pane that is too small for the images is enlarged.
+
+        Returns: float32 [3, h, w] in [0, 1], larger than height x width.
         """
         key = height, width, device
         if key not in self._fitted:
@@ -91,15 +101,19 @@ class Frost:
         scale = max(side / 160 if small else 1.0, least)
         size = [math.ceil(length * scale) for length in pane.shape[1:]]
         mode = "bilinear" if small else "bicubic"
-        fitted = functional.interpolate(
-            pane[None].float(), size=size, mode=mode, align_corners=False
-        )[0]
+        batch = pane[None].float()
+        fitted = functional.interpolate(batch, size=size, mode=mode, align_corners=False)[0]
         return fitted.clamp_(0, 255).round_().div_(255)
 
 
 def read_frost(folder: str | Path) -> Frost:
-    """The images in a folder, in the order of their names. Of the benchmark's ``frost1.png`` to ``frost6.jpg`` the last is
-    left out, as its scripts never draw it."""
+    """Read panes from the images in a folder, in the order of their names.
+
+    Of the benchmark's ``frost1.png`` to ``frost6.jpg`` the last is left out, because its scripts
+    never draw it.
+
+    Raises ``UserError`` for a folder without images, or with images that cannot be read.
+    """
     root = Path(folder).expanduser()
     files = [root / name for name in files_in(root) if is_image(name)] if root.is_dir() else []
     if [file.stem for file in files] == [f"frost{number}" for number in range(1, 7)]:
@@ -116,7 +130,10 @@ def read_frost(folder: str | Path) -> Frost:
 
 @functools.cache
 def procedural_frost() -> Frost:
-    """Panes that never change: needles over a fractal map, with the colours and contrasts of the photographs."""
+    """Make panes that are the same in every run: needles over a fractal map.
+
+    They have the colours and contrasts of the benchmark's photographs.
+    """
     generator = constant_generator()
     height, width = PANE
     size = 1 << (max(PANE) - 1).bit_length()
@@ -125,19 +142,18 @@ def procedural_frost() -> Frost:
     for (mean, deviation), rough in zip(PANES, cloud):
         needles = _needles(generator)
         pattern = gaussian((_standard(rough) + _standard(needles))[None, None], 0.6)[0, 0]
-        seen = pattern[
-            height // 4 : -height // 4, width // 4 : -width // 4
-        ]  # by every part that is cut for ImageNet-C
+        # Every part that is cut for ImageNet-C holds this centre.
+        seen = pattern[height // 4 : -height // 4, width // 4 : -width // 4]
         pattern = (pattern - seen.mean()) / pattern.std()
         colour, contrast = (
-            torch.tensor(each, dtype=torch.float32)[:, None, None] for each in (mean, deviation)
+            torch.tensor(value, dtype=torch.float32)[:, None, None] for value in (mean, deviation)
         )
         panes.append((colour + contrast * pattern).clamp(0, 255).round().to(torch.uint8))
     return Frost(panes)
 
 
 def _needles(generator: Generator, directions: int = 24) -> Tensor:
-    """Bright and dark needles in all directions, [height,width]."""
+    """Draw bright and dark needles in all directions, [height, width]."""
     sparks = normal((directions, 1, *PANE), generator, torch.empty(0))
     sparks *= torch.rand(sparks.shape, generator=generator) < 0.01
     return motion(sparks, 20, 14, torch.arange(directions) * (2 * math.pi / directions)).sum(0)[0]

@@ -27,15 +27,20 @@ from prosmin.corruptions.textures import Frost, plasma, procedural_frost
     ],
 )
 def snow(images: Tensor, fall: tuple[float, ...], generator: Generator | None) -> Tensor:
-    """Flakes: enlarged normal noise (mean, deviation, factor), what lies above a threshold smeared downwards (radius,
-    deviation) and laid over the image twice, the second time turned by 180 degrees; the image itself is whitened, all
-    but the last constant."""
+    """Lay flakes over the image, and whiten it.
+
+    Flakes are enlarged normal noise above a threshold, smeared downwards. They are added twice, the
+    second time turned by 180 degrees.
+
+    fall: mean, standard deviation and enlargement of the noise; threshold; radius and standard
+        deviation of the smear in pixels; share of the image that is not whitened.
+    """
     mean, deviation, factor, threshold, radius, smear, kept = fall
     count, _, height, width = images.shape
     flakes = normal((count, 1, centre(height, factor), centre(width, factor)), generator, images)
     angles = uniform((count,), -0.75 * math.pi, -0.25 * math.pi, generator, images)
     flakes = enlarge(flakes.mul_(deviation).add_(mean), factor)
-    layer = _layer(flakes, threshold, radius, smear, angles)[:, :, :height, :width]
+    layer = _layer(flakes, threshold, int(radius), smear, angles)[:, :, :height, :width]
     white = torch.maximum(images, grey(images) * 1.5 + 0.5)
     return images * kept + white * (1 - kept) + layer + layer.flip(2, 3)
 
@@ -55,7 +60,11 @@ def frost(
     generator: Generator | None,
     panes: Frost | None = None,
 ) -> Tensor:
-    """A sum, in these shares, of the image and a random part of a random pane (without panes, of procedural ones)."""
+    """Add a random part of a random pane to the image.
+
+    shares: of the image and of the pane in the sum.
+    panes: None for procedural panes.
+    """
     count, channels, height, width = images.shape
     fitted = (panes or procedural_frost()).fitted(height, width, images.device)
     draws = uniform((3, count), 0, 1, generator, images).double().tolist()
@@ -73,9 +82,11 @@ def frost(
     [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)],
 )
 def fog(images: Tensor, thickness: tuple[float, float], generator: Generator | None) -> Tensor:
-    """A fractal map times this amount is added and the brightest value kept; the second constant is its roughness.
+    """Add a fractal map; the brightest value of the image stays.
 
-    The map has the side of the next power of two, as for ImageNet-C (256) and CIFAR-10-C (32).
+    The side of the map is the next power of two, as for ImageNet-C (256) and CIFAR-10-C (32).
+
+    thickness: factor of the map, and decay of its roughness as for ``plasma``.
     """
     amount, decay = thickness
     count, _, height, width = images.shape
@@ -87,8 +98,8 @@ def fog(images: Tensor, thickness: tuple[float, float], generator: Generator | N
 
 @corruption([0.1, 0.2, 0.3, 0.4, 0.5], [0.05, 0.1, 0.15, 0.2, 0.3])
 def brightness(images: Tensor, amount: float, generator: Generator | None) -> Tensor:
-    """Raise the V of HSV (the largest channel) by this amount, to 1 at most, at the same hue and saturation."""
+    """Raise the V of HSV, the largest channel, to 1 at most; hue and saturation stay."""
     value = images.amax(1, keepdim=True)
     raised = (value + amount).clamp_(max=1)
-    black = value == 0  # black is grey: it has no hue to keep
+    black = value == 0  # black has no hue to keep, and becomes grey
     return torch.where(black, raised, images.mul_(raised / value))

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from prosmin.common.errors import ConfigError, UserError, nearest, reason
-from prosmin.corruptions import SEVERITIES, Frost, block, corrupt
+from prosmin.corruptions import SEVERITIES
+from prosmin.corruptions.apply import block, corrupt
+from prosmin.corruptions.textures import Frost
 from prosmin.data.dataset import Split, convert
 from prosmin.data.picture import Unreadable, decode
 from prosmin.fetching.listing import files_in, subfolders

@@ -22,7 +22,8 @@ class Encoder(nn.Module):
     """A timm backbone behind the normalisation of its input.
 
     Maps float [B, C, S, S] in [0, 1] to features [B, F]. In evaluation mode on a CPU, a batch goes
-    through the backbone in parts whose activations stay in the cache, channels last. This is up to three times faster.
+    through the backbone in parts whose activations stay in the cache, channels last. This is up to
+    three times faster.
 
     mean, std: per channel, of the training images in [0, 1]. They are settings (stored in
         ``model.json``), not weights.

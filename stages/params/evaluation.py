@@ -14,6 +14,7 @@ from prosmin.common.settings import (
     Temperature,
     Width,
 )
+from prosmin.corruptions import BENCHMARK, EXTRA
 from stages.params.types import (
     Bootstrap,
     Count,
@@ -27,12 +28,6 @@ from stages.params.types import (
     matching,
 )
 
-# As prosmin.corruptions has them, which this module does not import since it takes torch with it.
-BENCHMARK = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 GROUPS = {"benchmark": BENCHMARK, "extra": EXTRA}
 CorruptionType = Literal[*BENCHMARK, *EXTRA, *GROUPS]
 

@@ -7,10 +7,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from prosmin.common.encoders import ENCODERS, SHOWN, TRAINED, UNTRAINED
 from prosmin.common.files import NUMBER, Arrays, damaged
+from prosmin.corruptions import BENCHMARK
 from prosmin.metrics.catalogue import METRICS, VARIANTS, entry_of
 from stages.common import layout
 from stages.common.command import LEFT_OUT
-from stages.params.evaluation import BENCHMARK
 from stages.report import pictures, prediction, prose
 from stages.report.figures import calibration, corruption, lowshot, ood, training
 from stages.report.figures.drawing import COLOURS

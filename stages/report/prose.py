@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
+from prosmin.corruptions import BENCHMARK
 from prosmin.metrics.catalogue import entry_of
 from stages.common import layout
-from stages.params.evaluation import BENCHMARK
 from stages.report.figures.lines import detector_line
 from stages.report.inputs import Inputs
 from stages.report.tables.detection import ood_sets, ranges

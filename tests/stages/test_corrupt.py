@@ -10,6 +10,7 @@ from PIL import Image
 from prosmin import corruptions
 from prosmin.common import files
 from prosmin.common.errors import UserError
+from prosmin.corruptions import apply
 from prosmin.data import dataset
 from prosmin.evaluation.embedding import embed
 from prosmin.evaluation.linear_probe import Probe
@@ -18,7 +19,7 @@ from prosmin.metrics.corruption_error import Measured
 from prosmin.models import store
 from stages import corrupt, fetch, linear
 from stages.embed import main as embed_dataset
-from stages.params.evaluation import BENCHMARK, EXTRA, GROUPS, CorruptionType
+from stages.params.evaluation import GROUPS, CorruptionType
 from stages.params.fetch import Folder
 from stages.params.load import load
 from tests.stages.conftest import ROOT
@@ -72,8 +73,7 @@ def written():
 
 
 def test_every_name_allowed_in_params_is_a_type_and_the_other_way_round():
-    assert (BENCHMARK, EXTRA) == (corruptions.BENCHMARK, corruptions.EXTRA)
-    assert set(get_args(CorruptionType)) == {*corruptions.TYPES, *GROUPS}
+    assert set(get_args(CorruptionType)) == {*apply.TYPES, *GROUPS}
 
 
 def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
@@ -98,7 +98,7 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
         for i, name in enumerate(TYPES):
             for j, severity in enumerate(SEVERITIES):
                 logits = probe.logits(
-                    embed(network, corruptions.corrupt(split.images, name, severity, 3))
+                    embed(network, apply.corrupt(split.images, name, severity, 3))
                 )
                 hits[encoder][i, j] = logits.argmax(1) == labels
                 eces[i, j] = calibration.ece(classification.softmax(logits), labels)
@@ -220,7 +220,7 @@ def test_a_ratio_that_its_reference_leaves_undefined_is_null(place, params):
 
 
 def generated(split, name, severity):
-    return corruptions.corrupt(split.images, name, severity, 3)
+    return apply.corrupt(split.images, name, severity, 3)
 
 
 SOURCE = ("dataset", "source", "images")  # of which cells the numbers are

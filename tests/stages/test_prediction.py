@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from prosmin import corruptions
 from prosmin.common import files
 from prosmin.common.errors import UserError
+from prosmin.corruptions.apply import corrupt
 from prosmin.data import dataset
 from prosmin.evaluation import prediction
 from prosmin.models import store
@@ -91,7 +91,7 @@ def test_it_writes_what_the_library_says_of_each_condition(place, params):
     seeing = prediction.Seeing(2, views, params.seed)
     conditions = {
         "clean": images,
-        "contrast": corruptions.corrupt(images, "contrast", 3, params.seed),
+        "contrast": corrupt(images, "contrast", 3, params.seed),
     }
     assert list(found) == ["trained", "random"]
     for encoder in found:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
+from prosmin.corruptions import BENCHMARK, EXTRA
 from prosmin.metrics.catalogue import CALIBRATED, entry_of, of_group
 from stages.common import layout
 from stages.common.command import LEFT_OUT
-from stages.params.evaluation import BENCHMARK, EXTRA
 from stages.report.inputs import Inputs
 from stages.report.tables.rows import Group, Row, row
 

@@ -1,4 +1,4 @@
-"""Real photographs, and ways to hold our batches against a library that works an image at a time."""
+"""Real photographs, and comparisons of our batches with a library that works image by image."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,16 @@ import torch
 from sklearn.datasets import load_digits, load_sample_images
 
 from prosmin import corruptions
+from prosmin.corruptions.apply import corrupt
 
 every_severity = pytest.mark.parametrize("severity", corruptions.SEVERITIES)
 
 
 def crops(size):
-    """Four crops [4,H,W,3] of scikit-learn's two photographs; small ones from every few pixels, to hold a scene."""
+    """Cut four crops [4, H, W, 3] out of scikit-learn's two photographs.
+
+    Small crops take every few pixels, so that they show a scene.
+    """
     step = 1 if size > 64 else 420 // size
     photographs = load_sample_images().images
     return np.stack(
@@ -37,16 +41,12 @@ def batch(images):
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def ours(images, name, severity, seed=0, **given):
-    return (
-        corruptions.corrupt(batch(images), name, severity, seed, **given)
-        .numpy()
-        .transpose(0, 2, 3, 1)
-    )
+def ours(images, name, severity, seed=0, **options):
+    return corrupt(batch(images), name, severity, seed, **options).numpy().transpose(0, 2, 3, 1)
 
 
 def digits():
-    """[360,1,8,8] uint8, real images of the smallest size that the pipeline is run on."""
+    """Return uint8 [360, 1, 8, 8], real images of the smallest size in use."""
     return torch.from_numpy((load_digits().images[:360] / 16 * 255).round().astype(np.uint8))[
         :, None
     ]
@@ -57,12 +57,12 @@ def change(before, after):
 
 
 def levels(images):
-    """Float images as they are written to a file; the benchmark cuts to whole levels, here they are left."""
+    """Return grey levels as floats. The benchmark's files cut them to whole levels."""
     return 255 * images.clip(0, 1)
 
 
 class Fed:
-    """Draws that were made beforehand, handed out in turn in place of a random function of ours or of NumPy."""
+    """Prepared draws, returned in turn in place of a random function of ours or of NumPy."""
 
     def __init__(self, *draws):
         self.draws = list(draws)

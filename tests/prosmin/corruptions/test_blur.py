@@ -8,14 +8,15 @@ import pytest
 import torch
 from imagecorruptions import corruptions as library
 
-from prosmin.corruptions import blur, corrupt
+from prosmin.corruptions import blur
+from prosmin.corruptions.apply import corrupt
 from tests.prosmin.corruptions.conftest import Fed, batch, change, every_severity, levels, ours
 from tests.reference import corruptions as reference
 
 
 @pytest.mark.parametrize(("reach", "rounds"), [(1, 2), (2, 3), (4, 2)])
 def test_pixels_are_shuffled_as_by_the_benchmarks_loop(reach, rounds):
-    """Of which pixels an image of distinct ones consists afterwards; the library's own loop, uncompiled."""
+    """An image of distinct pixels shows the result of the library's own loop, uncompiled."""
     height, width = 19, 23
     expected = np.arange(height * width).reshape(height, width, 1)
     ours = expected.ravel().copy()
@@ -51,7 +52,7 @@ def test_glass_on_small_images(small, severity, monkeypatch):
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_glass_changes_pixels_as_much_as_the_benchmarks(large, severity, monkeypatch):
-    """On parts of 96 pixels, which are large images too; uncompiled, since compiling takes longer than that."""
+    """On parts of 96 pixels, which also are large; uncompiled, because compiling takes longer."""
     monkeypatch.setattr(
         library, "_shuffle_pixels_njit_glass_blur", library._shuffle_pixels_njit_glass_blur.py_func
     )

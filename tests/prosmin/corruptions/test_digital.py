@@ -38,7 +38,7 @@ def stretched(images, constants, seed):
 @every_severity
 @pytest.mark.parametrize("constants", [LARGE, SMALL], ids=["large", "small"])
 def test_elastic_with_the_same_draws(large, small, constants, severity, monkeypatch):
-    """OpenCV rounds the places of the affine map to 1/32 of a pixel, so that it is near but not equal."""
+    """OpenCV rounds places of the affine map to 1/32 of a pixel, so that results are near."""
     images = large if constants is LARGE else small
     expected, draws = stretched(images, constants[severity - 1], severity)
     monkeypatch.setattr(digital, "uniform", Fed(*draws))
@@ -76,7 +76,7 @@ def test_the_field_grows_with_the_image(large, monkeypatch):
 
 
 def test_the_affine_map_by_hand():
-    """Three points moved two pixels to the right: the image follows, and its border is reflected."""
+    """Three points move two pixels to the right, the image follows, its border is reflected."""
     images = torch.arange(16.0).expand(1, 1, 16, 16)
     moved = digital._affine(images, torch.tensor([[[2.0, 0.0]] * 3]))
     assert moved[0, 0, 5].tolist() == pytest.approx([2, 1, 0, *range(1, 14)], abs=1e-4)

@@ -12,9 +12,10 @@ import pytest
 import torch
 from imagecorruptions.corruptions import plasma_fractal
 
-from prosmin import corruptions
 from prosmin.common.errors import UserError
 from prosmin.corruptions import textures, weather
+from prosmin.corruptions.apply import corrupt
+from prosmin.corruptions.textures import Frost, procedural_frost, read_frost
 from tests.prosmin.corruptions.conftest import Fed, change, every_severity, levels, ours
 from tests.reference import corruptions as reference
 
@@ -89,7 +90,7 @@ def test_snow_falls_as_much_as_the_benchmarks(large):
 
 @pytest.fixture(scope="module")
 def photographs():
-    return corruptions.read_frost(PHOTOGRAPHS)
+    return read_frost(PHOTOGRAPHS)
 
 
 @every_severity
@@ -111,10 +112,10 @@ def test_frost_with_the_benchmarks_photographs(large, photographs, severity, mon
 
 def test_the_sixth_photograph_of_the_benchmark_is_never_drawn(tmp_path, photographs):
     """Its scripts draw a number below 5. A folder of other photographs is used whole."""
-    assert len(photographs.panes) == len(corruptions.procedural_frost().panes) == 5
+    assert len(photographs.panes) == len(procedural_frost().panes) == 5
     for number in range(6):
         shutil.copy(PHOTOGRAPHS / "frost6.jpg", tmp_path / f"window{number}.jpg")
-    assert len(corruptions.read_frost(tmp_path).panes) == 6
+    assert len(read_frost(tmp_path).panes) == 6
 
 
 @every_severity
@@ -137,20 +138,18 @@ def test_frost_on_small_images_shrinks_the_photographs_to_a_fifth(
 
 @every_severity
 def test_procedural_frost_changes_pixels_as_much_as_the_photographs(large, severity, photographs):
-    """Pane by pane, since panes differ; the photographs' figures are those of the benchmark (above)."""
+    """Pane by pane, because panes differ; the photographs' figures are the benchmark's (above)."""
     found, expected = (
         np.mean(
             [
                 [changed.mean(), np.abs(changed).mean(), changed.std()]
                 for pane in panes.panes
                 for image in [large.repeat(4, axis=0)]
-                for changed in [
-                    change(image, ours(image, "frost", severity, frost=corruptions.Frost([pane])))
-                ]
+                for changed in [change(image, ours(image, "frost", severity, frost=Frost([pane])))]
             ],
             axis=0,
         )
-        for panes in (corruptions.procedural_frost(), photographs)
+        for panes in (procedural_frost(), photographs)
     )
     assert found == pytest.approx(expected, rel=0.05)
 
@@ -164,7 +163,7 @@ def test_procedural_frost_is_rough_at_all_scales_as_the_photographs_are(photogra
         )
 
     found, real = (
-        correlations(corruptions.procedural_frost().panes),
+        correlations(procedural_frost().panes),
         correlations(photographs.panes),
     )
     assert (found.mean(0) > real.min(0) - 0.1).all() and (found.mean(0) < real.max(0) + 0.1).all()
@@ -173,25 +172,25 @@ def test_procedural_frost_is_rough_at_all_scales_as_the_photographs_are(photogra
 def test_each_pane_is_seen_and_images_larger_than_a_pane_enlarge_it():
     panes = [torch.full((3, 20, 30), value, dtype=torch.uint8) for value in (0, 100, 200)]
     black = torch.zeros(60, 1, 70, 90, dtype=torch.uint8)
-    found = corruptions.corrupt(black, "frost", 1, 0, frost=corruptions.Frost(panes))
+    found = corrupt(black, "frost", 1, 0, frost=Frost(panes))
     assert sorted(found.unique().tolist()) == [0, 40, 80]
 
 
 def test_a_folder_without_frost_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no images of frost; known endings: .apng, "):
-        corruptions.read_frost(tmp_path)
+        read_frost(tmp_path)
     (tmp_path / "frost1.png").write_bytes(b"no image")
     with pytest.raises(
         UserError, match="an image of frost in .* cannot be read: not in a known image format"
     ):
-        corruptions.read_frost(tmp_path)
+        read_frost(tmp_path)
 
 
 # --- fog ------------------------------------------------------------------------------------------
 
 
 def fractal_draws(count, size, seed):
-    """Uniform draws in [0, 1), [count,...], in the order in which a fractal map of this size asks for them."""
+    """Draw uniform numbers in [0, 1), [count, ...], in the order of a fractal map of this size."""
     rng = np.random.default_rng(seed)
     sides = [2**k for k in range(size.bit_length() - 1)]
     return [rng.random((count, side, side)) for side in sides for _ in range(3)]

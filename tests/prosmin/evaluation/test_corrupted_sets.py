@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from prosmin import corruptions
 from prosmin.common.errors import UserError
+from prosmin.corruptions.apply import corrupt
 from prosmin.data.dataset import Split, convert
 from prosmin.evaluation import corrupted_sets
 
@@ -36,7 +37,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("imagenet-c")
     for name in TYPES:
         for severity in SEVERITIES:
-            images = corruptions.corrupt(photographs(80), name, severity, 0)
+            images = corrupt(photographs(80), name, severity, 0)
             for place, image in enumerate(images):
                 file = (
                     root
@@ -63,9 +64,7 @@ def open_folders(root, types=TYPES, severities=SEVERITIES, size=80, channels=3):
 def arrays(tmp_path):
     images = photographs(32)
     for name in TYPES:
-        cells = [
-            corruptions.corrupt(images, name, severity, 0) for severity in corruptions.SEVERITIES
-        ]
+        cells = [corrupt(images, name, severity, 0) for severity in corruptions.SEVERITIES]
         np.save(tmp_path / f"{name}.npy", torch.cat(cells).permute(0, 2, 3, 1).numpy())
     np.save(tmp_path / "labels.npy", np.tile(np.array([0, 1, 2, 0, 1, 2], np.uint8), 5))
     return tmp_path
@@ -84,7 +83,7 @@ def test_generated_parts_are_the_whole_set_corrupted(monkeypatch):
     cells = corrupted_sets.Generated(Split(images, torch.arange(300) % 3, CLASSES), seed=5)
     parts = list(cells.parts("snow", 2))
     assert [len(part) for part in parts] == [226, 74]
-    assert torch.cat(parts).equal(corruptions.corrupt(images, "snow", 2, 5))
+    assert torch.cat(parts).equal(corrupt(images, "snow", 2, 5))
     assert cells.labels.tolist() == [0, 1, 2] * 100
 
 
@@ -189,9 +188,7 @@ def test_arrays_are_read_by_severity(arrays):
     cells = corrupted_sets.Arrays(arrays, TYPES, 3, 32, 3)
     assert cells.labels.tolist() == [0, 1, 2, 0, 1, 2]
     for severity in corruptions.SEVERITIES:
-        assert whole(cells, "fog", severity).equal(
-            corruptions.corrupt(photographs(32), "fog", severity, 0)
-        )
+        assert whole(cells, "fog", severity).equal(corrupt(photographs(32), "fog", severity, 0))
     small = corrupted_sets.Arrays(arrays, TYPES, 3, 16, 1)
     assert whole(small, "fog", 2).equal(convert(whole(cells, "fog", 2), 16, 1))
 

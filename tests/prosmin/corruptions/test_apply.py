@@ -1,4 +1,7 @@
-"""Corruptions against imagecorruptions (ImageNet-C), SciPy, scikit-image, OpenCV and Pillow on real photographs."""
+"""Corruptions of real photographs against independent implementations.
+
+They are imagecorruptions (ImageNet-C), SciPy, scikit-image, OpenCV and Pillow.
+"""
 
 import io
 
@@ -16,6 +19,7 @@ from skimage.color import hsv2rgb, rgb2hsv
 from skimage.filters import gaussian
 
 from prosmin import corruptions
+from prosmin.corruptions.apply import TYPES, block, corrupt
 from tests.prosmin.corruptions.conftest import batch, change, crops, digits, every_severity, ours
 
 NOISE = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
@@ -29,8 +33,8 @@ RANDOM = (
     "elastic_transform",
     "spatter",
 )
-EXACT = sorted(set(corruptions.TYPES) - {*RANDOM, "zoom_blur"})
-every_type = pytest.mark.parametrize("name", corruptions.TYPES)
+EXACT = sorted(set(TYPES) - {*RANDOM, "zoom_blur"})
+every_type = pytest.mark.parametrize("name", TYPES)
 
 
 # --- large images: ImageNet-C ---------------------------------------------------------------------
@@ -157,14 +161,14 @@ def test_types_without_randomness_on_small_images_are_the_benchmarks(small, name
 def test_noise_on_small_grey_images_has_the_spread_of_its_formula(name, value, deviations):
     flat = torch.full((256, 1, 32, 32), value, dtype=torch.uint8)
     for severity, deviation in zip(corruptions.SEVERITIES, deviations, strict=True):
-        noisy = corruptions.corrupt(flat, name, severity, 0).double()
+        noisy = corrupt(flat, name, severity, 0).double()
         assert noisy.std().item() == pytest.approx(deviation, rel=0.02)
         assert noisy.mean().item() == pytest.approx(value, abs=0.3)
 
 
 def test_impulse_noise_leaves_all_other_values_alone():
     flat = torch.full((64, 3, 32, 32), 100, dtype=torch.uint8)
-    noisy = corruptions.corrupt(flat, "impulse_noise", 5, 0)
+    noisy = corrupt(flat, "impulse_noise", 5, 0)
     assert noisy.unique().tolist() == [0, 100, 255]
     assert (noisy == 0).double().mean().item() == pytest.approx(0.035, abs=0.002)
     assert (noisy == 255).double().mean().item() == pytest.approx(0.035, abs=0.002)
@@ -176,7 +180,7 @@ def test_constants_change_above_64_pixels(size):
     image = torch.zeros(1, 1, size, size, dtype=torch.uint8)
     image[..., : size // 2] = 255
     image[..., size - size % 2 :] = 127
-    spread = corruptions.corrupt(image, "contrast", 5, 0)
+    spread = corrupt(image, "contrast", 5, 0)
     factor = (int(spread.max()) - int(spread.min())) / 255
     assert factor == pytest.approx(0.15 if size == 64 else 0.05, abs=0.005)
 
@@ -184,13 +188,13 @@ def test_constants_change_above_64_pixels(size):
 def test_contrast_by_hand():
     """Mean (0 + 200) / 2 = 100; at severity 2 of small images half of each distance is left."""
     image = torch.tensor([[[[0, 200], [200, 0]]]], dtype=torch.uint8)
-    assert corruptions.corrupt(image, "contrast", 2, 0).tolist() == [[[[50, 150], [150, 50]]]]
+    assert corrupt(image, "contrast", 2, 0).tolist() == [[[[50, 150], [150, 50]]]]
 
 
 def test_pixelate_by_hand():
     """Four pixels at 0.65 become two: means of neighbours, repeated."""
     image = torch.tensor([[[[0, 100, 40, 80]] * 4]], dtype=torch.uint8)
-    assert corruptions.corrupt(image, "pixelate", 5, 0)[0, 0].tolist() == [[50, 50, 60, 60]] * 4
+    assert corrupt(image, "pixelate", 5, 0)[0, 0].tolist() == [[50, 50, 60, 60]] * 4
 
 
 # --- every type -----------------------------------------------------------------------------------
@@ -198,13 +202,13 @@ def test_pixelate_by_hand():
 
 def damage(images, name):
     return [
-        (corruptions.corrupt(images, name, severity, 0).double() - images).abs().mean().item()
+        (corrupt(images, name, severity, 0).double() - images).abs().mean().item()
         for severity in corruptions.SEVERITIES
     ]
 
 
-# Types whose severities differ in kind (paler or garish, water or mud, few large drops or many small ones), so that the
-# pixels of a higher one need not differ more.
+# Types whose severities differ in kind (paler or garish, water or mud, few large drops or many
+# small drops), so that a higher severity need not change pixels more.
 UNEVEN = ("saturate", "spatter", "snow", "elastic_transform", "glass_blur")
 
 
@@ -225,7 +229,7 @@ def test_the_damage_grows_with_severity(name, small, large):
 
 @every_type
 def test_digits_of_8_pixels_are_damaged_more_at_higher_severity(name):
-    """Saturation is nothing to grey. Pixelate rounds to 7, 7, 6, 6 and 5 pixels, of which 6 fit the strokes worst."""
+    """Grey has no saturation. Pixelate rounds to 7, 7, 6, 6, 5 pixels; 6 fit the strokes worst."""
     found = damage(digits(), name)
     if name == "saturate":
         assert found == [0] * 5
@@ -248,67 +252,61 @@ def test_shape_and_type_are_kept_at_any_size_and_value(
     images = torch.randint(0, 256, (2, channels, height, width), dtype=torch.uint8)
     images = images if fill is None else torch.full_like(images, fill)
     before = images.clone()
-    found = corruptions.corrupt(images, name, severity, 0)
+    found = corrupt(images, name, severity, 0)
     assert found.shape == images.shape and found.dtype == torch.uint8 and found.is_contiguous()
     assert images.equal(before)
 
 
 @pytest.mark.parametrize(
     "name",
-    sorted(set(corruptions.TYPES) - {*NOISE, "saturate", "jpeg_compression", "frost", "spatter"}),
+    sorted(set(TYPES) - {*NOISE, "saturate", "jpeg_compression", "frost", "spatter"}),
 )
 def test_a_grey_image_fares_as_its_rgb_copy(name):
     images = digits()[:70]
-    alone, threefold = (
-        corruptions.corrupt(each, name, 3, 0) for each in (images, images.repeat(1, 3, 1, 1))
-    )
+    alone, threefold = (corrupt(each, name, 3, 0) for each in (images, images.repeat(1, 3, 1, 1)))
     assert threefold.equal(alone.repeat(1, 3, 1, 1))
 
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_draws_differ_between_images_blocks_severities_and_seeds(name):
-    size = corruptions.block(64, 64)
+    size = block(64, 64)
     same = batch(crops(64)[:1]).repeat(2 * size, 1, 1, 1)
-    found = corruptions.corrupt(same, name, 3, 0)
+    found = corrupt(same, name, 3, 0)
     assert not found[0].equal(found[1])
     assert not found[:size].equal(found[size:])
-    assert not found.equal(corruptions.corrupt(same, name, 3, 1))
-    assert not found.equal(corruptions.corrupt(same, name, 4, 0))
+    assert not found.equal(corrupt(same, name, 3, 1))
+    assert not found.equal(corrupt(same, name, 4, 0))
 
 
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_differs_between_channels(name):
-    found = corruptions.corrupt(torch.full((4, 3, 16, 16), 128, dtype=torch.uint8), name, 3, 0)
+    found = corrupt(torch.full((4, 3, 16, 16), 128, dtype=torch.uint8), name, 3, 0)
     assert not found[:, 0].equal(found[:, 1])
 
 
 @every_type
 def test_a_cell_depends_on_nothing_but_its_seed_and_the_images_place(name):
-    size = corruptions.block(48, 48)
+    size = block(48, 48)
     images = batch(crops(48)).repeat(size, 1, 1, 1)[: 2 * size + 20]
     torch.manual_seed(0)
-    first = corruptions.corrupt(images, name, 2, 7)
+    first = corrupt(images, name, 2, 7)
     torch.manual_seed(1)
-    corruptions.corrupt(images[:3], "gaussian_noise", 1, 3)
-    assert corruptions.corrupt(images, name, 2, 7).equal(first)
-    parts = [
-        corruptions.corrupt(part, name, 2, 7, first=size * k)
-        for k, part in enumerate(images.split(size))
-    ]
+    corrupt(images[:3], "gaussian_noise", 1, 3)
+    assert corrupt(images, name, 2, 7).equal(first)
+    parts = [corrupt(part, name, 2, 7, first=size * k) for k, part in enumerate(images.split(size))]
     assert torch.cat(parts).equal(first)
 
 
 def test_threads_change_no_pixel():
     images = batch(crops(64)).repeat(40, 1, 1, 1)
     alone = {
-        name: corruptions.corrupt(images, name, 4, 0)
-        for name in ("snow", "jpeg_compression", "gaussian_blur")
+        name: corrupt(images, name, 4, 0) for name in ("snow", "jpeg_compression", "gaussian_blur")
     }
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         for name, expected in alone.items():
-            assert corruptions.corrupt(images, name, 4, 0).equal(expected)
+            assert corrupt(images, name, 4, 0).equal(expected)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -316,13 +314,13 @@ def test_threads_change_no_pixel():
 
 def test_a_part_starts_at_a_block():
     with pytest.raises(ValueError, match="first is 7; it must be a multiple of the block, 256"):
-        corruptions.corrupt(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "fog", 1, 0, first=7)
+        corrupt(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "fog", 1, 0, first=7)
 
 
 def test_the_types_are_those_of_the_library_in_its_order():
     assert list(corruptions.BENCHMARK) == imagecorruptions.get_corruption_names("common")
     assert set(corruptions.EXTRA) == set(imagecorruptions.get_corruption_names("validation"))
-    assert set(corruptions.TYPES) == {*corruptions.BENCHMARK, *corruptions.EXTRA}
+    assert set(TYPES) == {*corruptions.BENCHMARK, *corruptions.EXTRA}
 
 
 @pytest.mark.parametrize(
@@ -337,4 +335,4 @@ def test_the_types_are_those_of_the_library_in_its_order():
 )
 def test_other_images_and_severities_are_refused(images, severity):
     with pytest.raises(ValueError, match="images are|severity is"):
-        corruptions.corrupt(images, "contrast", severity, 0)
+        corrupt(images, "contrast", severity, 0)
