@@ -1,10 +1,11 @@
-"""Training on several processes as if they were one: sums, gathers and batch normalisation over all of them.
+"""Train on several processes as on one: sums, gathers and batch normalisation over all processes.
 
-Without a process group everything here is the identity. Gradients are right for a loss that is the *mean over processes*
-of each one's loss, which is what DistributedDataParallel minimises: a value that came from every process hands the sum
-of what all of them say about it back to each.
+Without a process group every function here is the identity. Gradients are right for the mean of the
+processes' losses, which DistributedDataParallel minimises: the gradient of a value from all
+processes is the sum of their gradients.
 """
 
+import importlib
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 
 def world() -> int:
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Return the number of this process, from 0."""
     return dist.get_rank() if world() > 1 else 0
 
 
@@ -29,7 +32,8 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        return _Sum.apply(gradient)
+        summed: Tensor = _Sum.apply(gradient)
+        return summed
 
 
 class _Gather(torch.autograd.Function):
@@ -45,43 +49,46 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
         start = rank() * context.count
-        return _Sum.apply(gradient)[start : start + context.count]
+        own: Tensor = _Sum.apply(gradient)[start : start + context.count]
+        return own
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum of ``value`` over processes, of any shape; differentiable."""
+    """Sum a value of any shape over processes; differentiable."""
     return _Sum.apply(value) if world() > 1 else value
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean of ``value`` over processes, of any shape; differentiable."""
+    """Average a value of any shape over processes; differentiable."""
     return total(value) / world() if world() > 1 else value
 
 
 def gather(value: Tensor) -> Tensor:
-    """[N, ...] of each process, the same N -> [world * N, ...] in the order of ranks; differentiable."""
+    """Concatenate [N, ...] of all processes, N equal, to [world * N, ...]; differentiable."""
     return _Gather.apply(value) if world() > 1 else value
 
 
 def least(values: list[float], device: torch.device) -> list[float]:
-    """Of each number the smallest that a process names: how all of them come to one decision."""
+    """Return the smallest of each number over processes, so that they come to one decision."""
     if world() == 1:
         return values
     agreed = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(agreed, dist.ReduceOp.MIN)
-    return agreed.tolist()
+    smallest: list[float] = agreed.tolist()
+    return smallest
 
 
 def from_main(content: bytes | None, device: torch.device) -> bytes | None:
-    """What the first process holds, or None where it holds nothing; the others' ``content`` is not looked at."""
+    """Send the first process's ``content`` to all processes; theirs is ignored."""
     if world() == 1:
         return content
-    length = torch.tensor([-1 if content is None or rank() else len(content)], device=device)
+    mine = content if rank() == 0 else None
+    length = torch.tensor([-1 if mine is None else len(mine)], device=device)
     dist.broadcast(length, 0)
     if length.item() < 0:
         return None
-    if rank() == 0:
-        data = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
+    if mine is not None:
+        data = torch.frombuffer(bytearray(mine), dtype=torch.uint8).to(device)
     else:
         data = torch.empty(int(length), dtype=torch.uint8, device=device)
     dist.broadcast(data, 0)
@@ -89,14 +96,18 @@ def from_main(content: bytes | None, device: torch.device) -> bytes | None:
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation whose statistics, while training, are of the batches of all processes, on any backend.
+    """Batch normalisation with training statistics over the batches of all processes.
 
-    ``torch.nn.SyncBatchNorm`` is faster and for CUDA alone. Each process must hold a batch of the same size.
+    It runs on any backend; ``torch.nn.SyncBatchNorm`` is faster and needs CUDA. All processes must
+    hold batches of one size.
     """
 
     @classmethod
     def of(cls, layer: nn.modules.batchnorm._BatchNorm) -> "BatchNorm":
-        """With the parameters and statistics of ``layer`` and, where it is timm's ``BatchNormAct2d``, its activation."""
+        """Return a layer with the parameters, statistics and activation of another layer.
+
+        layer: of PyTorch, or timm's ``BatchNormAct2d``, which has an activation.
+        """
         options = (
             layer.num_features,
             layer.eps,
@@ -116,7 +127,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         output = self._normalise(input) if self.training and world() > 1 else super().forward(input)
-        for after in self.children():  # of BatchNormAct2d: dropout, then activation
+        for after in self.children():  # dropout and activation of timm's BatchNormAct2d
             output = after(output)
         return output
 
@@ -126,7 +137,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1] + [1] * (input.dim() - 2)
         values = input.float()
         own = torch.stack(torch.var_mean(values, axes, correction=0))
-        variances, averages = gather(own[None]).unbind(1)  # [world, C] each, in one exchange
+        # Both [world, C], in one exchange.
+        variances, averages = gather(own[None]).unbind(1)
         average, variance = averages.mean(0), variances.mean(0) + averages.var(0, correction=0)
         if self.track_running_stats:
             self._follow(average, variance, input.numel() // input.shape[1] * world())
@@ -138,22 +150,25 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @torch.no_grad()
     def _follow(self, average: Tensor, variance: Tensor, count: int) -> None:
-        self.num_batches_tracked.add_(1)
-        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(average, share)
-        self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+        seen, running_mean, running_var = (
+            self.num_batches_tracked,
+            self.running_mean,
+            self.running_var,
+        )
+        assert seen is not None and running_mean is not None and running_var is not None
+        seen.add_(1)
+        share = 1.0 / float(seen) if self.momentum is None else self.momentum
+        running_mean.lerp_(average, share)
+        running_var.lerp_(variance * (count / max(count - 1, 1)), share)
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
-    """Make batch normalisation inside ``module`` span all processes; parameters and their names stay."""
+    """Make batch normalisation inside ``module`` span all processes; names of parameters stay."""
     if world() == 1:
         return
     if device.type == "cuda":
-        from timm.layers import (
-            convert_sync_batchnorm,
-        )  # PyTorch's own drops the activation of BatchNormAct2d
-
-        convert_sync_batchnorm(module)
+        # PyTorch's own function drops the activation of BatchNormAct2d.
+        importlib.import_module("timm.layers").convert_sync_batchnorm(module)
         return
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):

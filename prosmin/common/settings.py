@@ -1,4 +1,4 @@
-"""What settings dataclasses are made of: ranges of numbers, and the error of a value that is refused.
+"""Parts of settings dataclasses: ranges of numbers, and the error for a refused value.
 
 ``Annotated[int, Range(least=1)]`` is an ``int`` to Python. The range is for whoever reads settings
 from a file: it holds every value to its range before the dataclass is made. Rules that link several
@@ -28,7 +28,10 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOrMore:
-    """Of a tuple: a file may give one value or a list of different ones. most: length of the list."""
+    """Mark a tuple for which a file may give one value or a list of different values.
+
+    most: length of the list.
+    """
 
     most: int
 
@@ -53,7 +56,7 @@ Flag = Annotated[bool, Exact()]
 
 
 class Refused(ConfigError, ValueError):
-    """A ``ConfigError`` that a validating reader reports together with all other faults of a file."""
+    """A ``ConfigError`` that a validating reader reports with all other faults of a file."""
 
 
 def one_of(key: str, value: str, options: Collection[str]) -> None:
@@ -64,7 +67,10 @@ def one_of(key: str, value: str, options: Collection[str]) -> None:
 
 
 def ascending(key: str, ends: tuple[float, float], strictly: bool = False) -> None:
-    """Raise ``Refused`` unless ``ends`` are in ascending order. strictly: equal ends are refused."""
+    """Raise ``Refused`` unless ``ends`` are in ascending order.
+
+    strictly: refuse equal ends.
+    """
     low, high = ends
     if low > high or (strictly and low == high):
         raise Refused(

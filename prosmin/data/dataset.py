@@ -148,6 +148,14 @@ def digests(images: Tensor) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(rows), "<u8")
 
 
+def checksum(*tensors: Tensor | None) -> str:
+    """Compute the SHA-256 of the contents of tensors on the CPU, in order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(b"none" if tensor is None else np.ascontiguousarray(tensor.numpy()).data)
+    return digest.hexdigest()
+
+
 # --- decoding -------------------------------------------------------------------------------------
 
 

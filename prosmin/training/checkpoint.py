@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from prosmin.common import files
 from prosmin.common.errors import UserError
@@ -47,14 +46,6 @@ def _plain(value: Any) -> Any:
 
 def _code() -> str:
     return fingerprint.code(*TRAINS)
-
-
-def checksum(*tensors: Tensor | None) -> str:
-    """SHA-256 over the contents of tensors on the CPU, in order."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(b"none" if tensor is None else np.ascontiguousarray(tensor.numpy()))
-    return digest.hexdigest()
 
 
 class Checkpoints:

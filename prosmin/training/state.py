@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prosmin.common import distributed
+from prosmin.data.dataset import checksum
 from prosmin.training import checkpoint
 from prosmin.training.checkpoint import Arrays, Checkpoints
 from prosmin.training.monitor import Monitor
@@ -51,7 +52,7 @@ def run_key(
         **facts,
         settings=settings,
         seed=seed,
-        images=[feed_of(images).facts(), checkpoint.checksum(*watched)],
+        images=[feed_of(images).facts(), checksum(*watched)],
         processes=accelerator.num_processes,
         precision=str(accelerator.mixed_precision),
         device=device,

@@ -22,10 +22,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from prosmin.common.errors import UserError
 from prosmin.data.arrow import SplitReader
-from prosmin.data.dataset import read_manifest
+from prosmin.data.dataset import checksum, read_manifest
 from prosmin.data.picture import decode, open_picture, orientation, upright_size
 from prosmin.models import light_imports
-from prosmin.training.checkpoint import checksum
 from prosmin.views.make import crop_boxes, finish_views, make_views
 from prosmin.views.settings import ViewSettings
 

@@ -1,4 +1,7 @@
-"""The stage as it is started: good datasets whole, malformed ones one clear sentence and nothing half-written."""
+"""The stage as a program: good datasets are whole, malformed datasets one sentence.
+
+Nothing is half-written.
+"""
 
 import io
 import json
@@ -172,7 +175,8 @@ def path_that_is_one_level_too_high():
 
 @malformed(
     {**FOLDER, "splits": {"test": "tests"}},
-    "fetch.mine.splits.test is 'tests'; there is no such folder; in holds test, train (did you mean",
+    "fetch.mine.splits.test is 'tests'; there is no such folder; in holds test, "
+    "train (did you mean",
 )
 def split_folder_that_is_not_there():
     classes(root="in/train")
@@ -207,7 +211,8 @@ def labelled_and_unlabelled_splits():
 
 @malformed(
     FOLDER,
-    "1 of 12 images cannot be read, more than max_unreadable (0.01) allows; the first is dog/3.png (image",
+    "1 of 12 images cannot be read, more than max_unreadable (0.01) allows; the "
+    "first is dog/3.png (image",
 )
 def truncated_image():
     classes()
@@ -244,7 +249,8 @@ def class_of_unreadable_images():
 
 @malformed(
     FOLDER,
-    "class 'bird' has only 1 image left to share between train and test; add images or set test_fraction",
+    "class 'bird' has only 1 image left to share between train and test; add images "
+    "or set test_fraction",
 )
 def class_of_one_image():
     classes()
@@ -253,7 +259,8 @@ def class_of_one_image():
 
 @malformed(
     FOLDER,
-    "class 'cat' has only 1 image left to share between train and val; add images or set val_fraction",
+    "class 'cat' has only 1 image left to share between train and val; add images or "
+    "set val_fraction",
 )
 def too_few_images_for_two_held_out_splits():
     classes(2)
@@ -297,7 +304,8 @@ def patches_too_large_for_their_splits(): ...
 
 @malformed(
     PARQUET,
-    "fetch.mine.files.train is 'in.parquet'; there is no such Parquet file, nor a folder or pattern",
+    "fetch.mine.files.train is 'in.parquet'; there is no such Parquet file, nor a "
+    "folder or pattern",
 )
 def missing_parquet_file(): ...
 
@@ -337,7 +345,8 @@ def missing_image_column():
 
 @malformed(
     PARQUET,
-    "label is 'label'; in.parquet has no such column; there are: image, labels (did you mean 'labels'?); null",
+    "label is 'label'; in.parquet has no such column; there are: image, labels (did "
+    "you mean 'labels'?); null",
 )
 def missing_label_column():
     table()
@@ -347,7 +356,8 @@ def missing_label_column():
 
 @malformed(
     PARQUET,
-    "column 'image' of in.parquet holds string; it must hold encoded images: binary, or a struct with bytes",
+    "column 'image' of in.parquet holds string; it must hold encoded images: binary, "
+    "or a struct with bytes",
 )
 def image_column_of_text():
     table(labels=[0, 1], image=["a.png", "b.png"])
@@ -388,7 +398,8 @@ def float_labels():
 
 @malformed(
     PARQUET,
-    "label column 'label' of train is empty in 2 of 5 rows, first in row 1; label all images, or set",
+    "label column 'label' of train is empty in 2 of 5 rows, first in row 1; label "
+    "all images, or set",
 )
 def labels_that_are_partly_missing():
     table(labels=[0, None, 1, None, 1])
@@ -442,7 +453,8 @@ def table_without_rows():
 
 @malformed(
     PARQUET,
-    "2 of 8 images cannot be read, more than max_unreadable (0.01) allows; the first is in.parquet:1 (the",
+    "2 of 8 images cannot be read, more than max_unreadable (0.01) allows; the first "
+    "is in.parquet:1 (the",
 )
 def missing_image_bytes():
     table(image=[picture(row) if row not in (1, 4) else None for row in range(8)])
@@ -739,7 +751,7 @@ def test_repeated_and_unreadable_images_are_said_once_in_the_log(workspace, monk
 
 
 def test_the_same_images_elsewhere_give_the_same_files(workspace, monkeypatch):
-    """What is computed from a dataset is computed anew when its files differ; where the images came from is no part of that."""
+    """Results are computed anew when the files of a dataset differ, not when its origin does."""
     classes()
     table()
 

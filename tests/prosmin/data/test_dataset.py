@@ -18,7 +18,7 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_json
 from prosmin.data.arrow import Layout, SplitReader, SplitWriter
-from prosmin.data.dataset import convert, load_split, read_manifest, split_names
+from prosmin.data.dataset import checksum, convert, load_split, read_manifest, split_names
 from prosmin.data.picture import Unreadable, decode, encode, read_header
 from prosmin.fetching.sources import Images, Source
 from prosmin.fetching.writing import write_dataset
@@ -236,7 +236,7 @@ def test_of_a_thin_image_the_middle_is_that_of_the_whole_one_resized(size):
 
 @pytest.mark.parametrize("size", [(1, 16000), (16000, 1)])
 def test_a_thin_image_takes_no_memory_beyond_its_middle(tmp_path, size):
-    """A line of 16000 pixels at 224 pixels a side took 5.4 GB. In a process of its own, which may have 1 GB more."""
+    """A line of 16000 pixels at 224 pixels a side once took 5.4 GB. This process may take 1 GB."""
     code = (
         "import resource, sys, torch\nfrom prosmin.data.dataset import convert\n"
         "convert(torch.zeros(1, 3, 40, 40, dtype=torch.uint8), 32, None)\n"
@@ -446,7 +446,8 @@ def test_unreadable_images_are_left_out_and_listed(tmp_path):
 def test_writing_needs_neither_torch_nor_the_pipeline():
     code = (
         "import sys, prosmin.fetching.writing, prosmin.fetching.parquet, prosmin.fetching.hub; "
-        "print(sorted({'torch', 'sklearn', 'datasets', 'dvc', 'prefect', 'pydantic'} & set(sys.modules)))"
+        "heavy = {'torch', 'sklearn', 'datasets', 'dvc', 'prefect', 'pydantic'}; "
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -455,3 +456,14 @@ def test_writing_needs_neither_torch_nor_the_pipeline():
 def test_the_manifest_is_plain_json(tmp_path):
     manifest = fetched(tmp_path, [photograph(8, 8)] * 2, [0, 1])
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
+
+
+def test_the_checksum_sees_every_pixel_and_the_order():
+    first, second = torch.zeros(3, 4, dtype=torch.uint8), torch.ones(2, dtype=torch.uint8)
+    changed = first.clone()
+    changed[2, 3] = 1
+    sums = {
+        checksum(*tensors)
+        for tensors in [(first, second), (second, first), (changed, second), (first, None)]
+    }
+    assert len(sums) == 4 and checksum(first.clone(), second) in sums

@@ -1,4 +1,7 @@
-"""Every file that is an image is read upright and whole, or left out with a reason; nothing else reaches a decoder."""
+"""Every image file is read upright and whole, or left out with a reason.
+
+No other file reaches a decoder.
+"""
 
 import io
 import os
