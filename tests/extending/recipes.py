@@ -42,7 +42,7 @@ for stage in sys.argv[1:]:
 """
 
 
-CODE = ("prosmin", "stages", "pipelines", "docs", "params.yaml", "dvc.yaml", "README.md")
+CODE = ("prosmin", "stages", "pipelines", "tests", "docs", "params.yaml", "dvc.yaml", "README.md")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def follow(project: Project, title: str) -> str:
 
 
 def test_an_objective(project):
-    follow(project, "An objective")
+    said = follow(project, "An objective")
+    assert " passed" in said
     assert read(project, "results/pretrain/model.json")["model"]["objective"]["name"] == "barlow"
     losses = (project.folder / "plots/pretrain/loss.csv").read_text().splitlines()
     assert len(losses) == 2 and 0 < float(losses[1].split(",")[1]) < 1000
