@@ -1,12 +1,15 @@
-"""From JPEG files to batches of two 224-pixel crops: ``python -m benchmarks.input [--rounds 5]``.
+"""Time JPEG files to batches of two 224-pixel crops: ``python -m benchmarks.input [--rounds 5]``.
 
-Photographs of 500 x 375 pixels (and, as the reduced scales of a JPEG pay for larger ones only, of 1000 x 750), cut from scikit-learn's two, with
-crops of 20 to 100 % of the area, flipped at random, by two worker processes of one thread:
+Photographs of 500 x 375 pixels are cut from scikit-learn's two photographs; and of 1000 x 750
+pixels, because only larger JPEGs gain from a reduced scale. Two worker processes of one thread make
+crops of 20 to 100 % of the area and flip them at random:
 
-- torchvision: ImageFolder, whose samples are cropped twice by RandomResizedCrop and made float, in a DataLoader
-- ours: ``prosmin.views.feed.Streamed`` over the Arrow file that ``stages.fetch`` leaves, float on the device (here the CPU)
+- torchvision: ImageFolder in a DataLoader; RandomResizedCrop crops every sample twice
+- ours: ``prosmin.views.feed.Streamed`` over the Arrow file of a fetched dataset, float on the
+  device (here the CPU)
 
-Both deliver float batches [B, 3, 224, 224] in [0, 1]. In turns; the median of the ratios.
+Both deliver float batches [B, 3, 224, 224] in [0, 1]. They take turns; the result is the median of
+the ratios.
 """
 
 import argparse
@@ -44,7 +47,7 @@ class Twice:
 
 
 def photographs(folder: Path, width: int, height: int, count: int) -> None:
-    """JPEGs of the size, each another cut of the photographs (resized), a folder a photograph."""
+    """Write JPEGs of this size, different cuts of the photographs, one folder per photograph."""
     rng = np.random.default_rng(0)
     for label, picture in enumerate(map(Image.fromarray, load_sample_images().images)):
         (folder / "train" / str(label)).mkdir(parents=True)
@@ -60,7 +63,7 @@ def photographs(folder: Path, width: int, height: int, count: int) -> None:
 
 
 def dataset(scratch: Path, width: int, height: int, count: int) -> tuple[Path, Path]:
-    """Photographs as files, and as ``stages.fetch`` leaves them: both folders."""
+    """Write photographs as files and as a fetched dataset; return both folders."""
     files, out = scratch / "files", scratch / "data"
     photographs(files, width, height, count)
     out.mkdir()
@@ -78,7 +81,7 @@ def measure(width: int, height: int, rounds: int) -> dict[str, Any]:
             transforms.ToTensor(),
         ]
         images = ImageFolder(str(files / "train"), Twice(transforms.Compose(steps)))
-        # Ours starts its workers anew each epoch, and so does this one.
+        # Both start their workers anew in every epoch.
         loader = DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS)
         feed = Streamed(out, ["train"], 3, WORKERS)
         order = torch.randperm(COUNT).view(-1, BATCH)

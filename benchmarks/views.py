@@ -1,13 +1,18 @@
-"""Two views of each image, ours against torchvision and kornia: ``python -m benchmarks.views [--rounds 5]``.
+"""Time two views per image, against torchvision and kornia: ``python -m benchmarks.views``.
 
-The recipe of SimCLR (crop, flip, jitter, grey, blur at 224 pixels) on photographs of 32 and of 256 pixels, the latter cropped to 224:
+``--rounds``: number of rounds, 5 by default.
 
-- torchvision: its PIL transforms, image by image, in a DataLoader with two workers that collates float batches, as most training code has it
+The recipe of SimCLR (crop, flip, jitter, grey, blur at 224 pixels) on photographs of 32 and of 256
+pixels, the latter cropped to 224:
+
+- torchvision: its PIL transforms, image by image, in a DataLoader with two workers that collates
+  float batches, as in most training code
 - kornia: its augmentations on the whole batch, random per image
 - ours: ``prosmin.views.make.make_views`` on the whole batch, from uint8
 
-All from the same images in memory to float batches, on two cores: torchvision with two workers of one thread, the others with two
-threads. Needs torchvision, and kornia (``pip install kornia``, left out where it is missing).
+All from the same images in memory to float batches, on two cores: torchvision with two workers of
+one thread, the others with two threads. Needs torchvision; kornia (``pip install kornia``) is left
+out where it is missing.
 """
 
 import argparse
@@ -33,8 +38,10 @@ SIZES = {32: (32, 512, 8), 224: (256, 64, 4)}  # view: (side of the images, imag
 
 
 def pictures(side: int, count: int) -> Tensor:
-    """uint8 [count, 3, side, side]: crops of scikit-learn's two photographs."""
-    whole = [torch.from_numpy(each.copy()).permute(2, 0, 1) for each in load_sample_images().images]
+    """Cut uint8 [count, 3, side, side] out of scikit-learn's two photographs."""
+    whole = [
+        torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images
+    ]
     step = 1 if side > 64 else 3
     crops = [
         photograph[:, top::step, left::step][:, :side, :side]
@@ -49,7 +56,7 @@ class Pairs(Dataset):
     """Two views of each image by torchvision's PIL transforms."""
 
     def __init__(self, images: Tensor, settings: ViewSettings):
-        self.images = [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in images]
+        self.images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
         jitter = transforms.ColorJitter(
             settings.brightness, settings.contrast, settings.saturation, settings.hue
         )
@@ -119,13 +126,13 @@ def measure(size: int, rounds: int) -> dict[str, Any]:
                 augment(part.float() / 255)
 
         work["kornia"] = kornias
-    for each in work.values():
-        each()
+    for run in work.values():
+        run()
     seconds = in_turns(rounds, **work)
-    found: dict[str, Any] = {"images": len(images), "side": side, "batch": batch}
+    result: dict[str, Any] = {"images": len(images), "side": side, "batch": batch}
     for name in work.keys() - {"ours"}:
-        found[name] = figures({key: seconds[key] for key in (name, "ours")}, name, "ours")
-    return found
+        result[name] = figures({key: seconds[key] for key in (name, "ours")}, name, "ours")
+    return result
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def tiny_model(name, settings, world):
 
 
 def two_steps():
-    """Return state and losses of every objective after two steps on 16 images over all processes."""
+    """Return state and losses of every objective after two steps on 16 images of all processes."""
     accelerator = Accelerator(cpu=True)
     world, rank = accelerator.num_processes, accelerator.process_index
     mine = slice(16 // world * rank, 16 // world * (rank + 1))
