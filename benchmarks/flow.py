@@ -45,13 +45,13 @@ def run(folder: Path, module: str, *arguments: str, api: Mapping[str, str] | Non
 
 
 def left(folder: Path) -> dict[str, bytes]:
-    found = [
+    paths = [
         path
         for name in LEFT
         for path in [folder / name, *(folder / name).rglob("*")]
         if path.is_file()
     ]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def compare(
@@ -77,7 +77,9 @@ def compare(
     ]
     return {
         "rounds": rounds,
-        "seconds": {name: [round(each, 2) for each in values] for name, values in seconds.items()},
+        "seconds": {
+            name: [round(value, 2) for value in values] for name, values in seconds.items()
+        },
         "ratio": round(statistics.median(ratios), 3),
         "same_bytes": same,
     }
@@ -113,8 +115,8 @@ def main() -> None:
             idle = [run(folder, *FLOW, api=api) for _ in range(given.rounds)]
         alone = [run(folder, *FLOW) for _ in range(given.rounds)]
         figures["nothing_to_do"] = {
-            "with_server_seconds": [round(each, 2) for each in idle],
-            "without_server_seconds": [round(each, 2) for each in alone],
+            "with_server_seconds": [round(value, 2) for value in idle],
+            "without_server_seconds": [round(value, 2) for value in alone],
         }
     record("flow", ["dvc", "prefect", "torch"], figures)
 

@@ -52,7 +52,7 @@ class Kind(NamedTuple):
 KINDS = {
     "repro": Kind(34, signals.repro, "signals to `pipelines.repro`: main, guard, DVC, stage"),
     "flow": Kind(
-        34, signals.flow, "signals to `pipelines.run`: main, starter, guard, DVC, stage, server"
+        34, signals.flow, "signals to `pipelines.run`: main, guard, DVC, stage, server"
     ),
     "parent": Kind(12, signals.parent, "signals to `make repro`, `make flow` and their terminal"),
     "sweep": Kind(8, signals.sweep, "signals to `pipelines.sweep`: main, point, guard, stage"),
@@ -209,15 +209,15 @@ def main() -> int:
         with keeping:
             done[number] = entry | same
             if not given.number:
-                faults = [*others, *(done[each] for each in sorted(done))]
+                faults = [*others, *(done[number] for number in sorted(done))]
                 write_json(given.keep, {"machine": machine(), "faults": faults})
             word = {True: "held", False: "NOT HELD", None: "left out"}[entry["held"]]
             what = f"{entry['kind']}: {entry['fault']}: {entry['why']}"
             print(f"{number:4d} {word}: {what} ({entry['seconds']} s)", flush=True)
 
     with ThreadPoolExecutor(given.jobs) as pool:
-        for each in [pool.submit(work, number) for number in chosen]:
-            each.result()
+        for task in [pool.submit(work, number) for number in chosen]:
+            task.result()
     shown = [done[number] for number in sorted(done)]
     print(f"\n{table(shown)}")
     return 1 if any(entry["held"] is False for entry in shown) else 0

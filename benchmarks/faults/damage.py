@@ -79,7 +79,7 @@ def _crlf(path: Path, draw: random.Random) -> None:
 
 def _blanks(path: Path, draw: random.Random) -> None:
     text = path.read_text()
-    ends = [found.end() - 1 for found in re.finditer(r"\n  [^ -]", text)]
+    ends = [match.end() - 1 for match in re.finditer(r"\n  [^ -]", text)]
     path.write_text(text[: draw.choice(ends)])
 
 
@@ -155,7 +155,7 @@ def _held(place: Place, path: Path) -> str:
         return "a list of files"
     digest = path.parent.name + path.name
     lists = [json.loads(listed.read_bytes()) for listed in _objects(place).glob("*/*.dir")]
-    return next((each["relpath"] for files in lists for each in files if each["md5"] == digest), "")
+    return next((file["relpath"] for files in lists for file in files if file["md5"] == digest), "")
 
 
 def run_cache(place: Place, draw: random.Random) -> None:

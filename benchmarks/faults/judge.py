@@ -33,19 +33,19 @@ class Skipped(Exception):
 
 def processes(place: Place) -> dict[int, str]:
     """What runs in the place, whoever its parent is: the command line by process id."""
-    found, mark = {}, f"{MARK}={place.root}\0".encode()
+    running, mark = {}, f"{MARK}={place.root}\0".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 if mark in (entry / "environ").read_bytes() + b"\0":
                     words = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                    found[int(entry.name)] = words.decode(errors="replace").strip()
-    return found
+                    running[int(entry.name)] = words.decode(errors="replace").strip()
+    return running
 
 
 def kill_all(place: Place) -> None:
-    while found := processes(place):
-        for process in found:
+    while running := processes(place):
+        for process in running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -121,10 +121,10 @@ def _next(place: Place) -> tuple[int, str]:
 def _command(said: str) -> str:
     """What the refusal tells the user to type, between backticks."""
     quoted = re.findall(r"`([^`]+)`", said)
-    found = [command for command in quoted if command.startswith(("git ", "rm "))]
-    if not found:
+    commands = [command for command in quoted if command.startswith(("git ", "rm "))]
+    if not commands:
         raise NotHeld(f"the next run refuses without a command that mends it: {_end(said)}")
-    return " && ".join(dict.fromkeys(found))
+    return " && ".join(dict.fromkeys(commands))
 
 
 def _compare(place: Place) -> None:
@@ -133,7 +133,7 @@ def _compare(place: Place) -> None:
         both = sorted(left.keys() | expected.keys())
         paths = [path for path in both if left.get(path) != expected.get(path)]
         raise NotHeld(f"other bytes than an undisturbed run: {', '.join(paths[:6])}")
-    found = [
+    leftovers = [
         str(Path(folder).relative_to(place.folder) / name)
         for folder, folders, files in os.walk(place.folder)
         if "/.git" not in folder.removeprefix(str(place.folder))
@@ -141,9 +141,9 @@ def _compare(place: Place) -> None:
         if LEFTOVER.fullmatch(name)
     ]
     experiments = place.folder / ".prosmin/experiments"
-    found += [str(each.relative_to(place.folder)) for each in experiments.glob("*")]
-    if found:
-        raise NotHeld(f"leftovers: {', '.join(found[:6])}")
+    leftovers += [str(path.relative_to(place.folder)) for path in experiments.glob("*")]
+    if leftovers:
+        raise NotHeld(f"leftovers: {', '.join(leftovers[:6])}")
 
 
 def _end(said: str) -> str:

@@ -105,11 +105,11 @@ class Place:
 
     def left(self) -> dict[str, str]:
         """The digest of every file that a run leaves, by its path in the project."""
-        found = [path for part in MADE for path in (self.folder / part).rglob("*")]
-        found = [path for path in [*found, self.folder / "dvc.lock"] if path.is_file()]
+        paths = [path for part in MADE for path in (self.folder / part).rglob("*")]
+        paths = [path for path in [*paths, self.folder / "dvc.lock"] if path.is_file()]
         return {
             str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(found)
+            for path in sorted(paths)
         }
 
     def close(self) -> None:
@@ -211,6 +211,6 @@ def patient(seconds: float) -> float:
 def wait_until(check: Callable[[], object], seconds: float, pause: float = 0.02) -> bool:
     """Whether ``check`` becomes true within ``seconds``, more on a busy machine."""
     end = time.monotonic() + patient(seconds)
-    while not (found := check()) and time.monotonic() < end:
+    while not (result := check()) and time.monotonic() < end:
         time.sleep(pause)
-    return bool(found)
+    return bool(result)

@@ -36,44 +36,46 @@ Target = Callable[[Running], bool]
 
 def tree(root: int) -> list[Running]:
     """The process ``root`` and all below it."""
-    found: list[Running] = []
+    below: list[Running] = []
 
     def visit(pid: int, above: tuple[str, ...]) -> None:
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
             command = words.decode(errors="replace").strip()
-            found.append(Running(pid, command, above))
+            below.append(Running(pid, command, above))
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 for child in (thread / "children").read_text().split():
                     visit(int(child), (command, *above))
 
     visit(root, ())
-    return found
+    return below
 
 
-def _is_stage(each: Running) -> bool:
+def _is_stage(running: Running) -> bool:
     others = ("sh -c", "guard.py")
-    return " -m stages." in each.command and not any(other in each.command for other in others)
+    return " -m stages." in running.command and not any(
+        other in running.command for other in others
+    )
 
 
 def _runs(words: str) -> Target:
     """What has ``words`` on its command line and is no guard of it."""
-    return lambda each: words in each.command and "guard.py" not in each.command
+    return lambda running: words in running.command and "guard.py" not in running.command
 
 
 def _guards(words: str) -> Target:
-    return lambda each: words in each.command and "guard.py" in each.command
+    return lambda running: words in running.command and "guard.py" in running.command
 
 
 # What may be hit, by the name that the table gives it.
 IN_REPRO: dict[str, Target] = {
-    "main": lambda each: not each.above,
+    "main": lambda running: not running.above,
     "guard": _guards(DVC),
     "DVC": _runs(DVC),
     "stage": _is_stage,
 }
 IN_FLOW: dict[str, Target] = {
-    "main": lambda each: not each.above,
+    "main": lambda running: not running.above,
     "guard": _guards(DVC),
     "DVC": _runs(DVC),
     "stage": _is_stage,
@@ -81,13 +83,13 @@ IN_FLOW: dict[str, Target] = {
     "server's guard": _guards(SERVER),
 }
 IN_SWEEP: dict[str, Target] = {
-    "main": lambda each: not each.above,
+    "main": lambda running: not running.above,
     "point": _runs("pipelines.run"),
     "point's guard": _guards("pipelines.run"),
     "stage": _is_stage,
 }
 IN_DASHBOARD: dict[str, Target] = {
-    "main": lambda each: not each.above,
+    "main": lambda running: not running.above,
     "server": _runs(SERVER),
     "worker": _runs("prefect worker start"),
 }
@@ -95,18 +97,18 @@ IN_DASHBOARD: dict[str, Target] = {
 
 def strike(process: subprocess.Popen[bytes], target: Target, number: int, delay: float) -> None:
     """Signal the process that is ``target``, ``delay`` seconds after it has appeared."""
-    found: list[Running] = []
+    hit: list[Running] = []
 
     def look() -> bool:
-        found[:] = [each for each in tree(process.pid) if target(each)]
-        return bool(found) or process.poll() is not None
+        hit[:] = [running for running in tree(process.pid) if target(running)]
+        return bool(hit) or process.poll() is not None
 
-    if not wait_until(look, APPEARS) or not found:
+    if not wait_until(look, APPEARS) or not hit:
         raise Missed
     time.sleep(delay)
     if process.poll() is not None:
         raise Missed
-    victim = found[-1].pid
+    victim = hit[-1].pid
     try:
         os.kill(victim, number)
         if number == signal.SIGSTOP:
@@ -168,7 +170,7 @@ def parent(place: Place, draw: random.Random) -> None:
     place.story.append(f"{number.name} to {'the terminal of ' if whole else ''}make {goal}")
     # The rule that installs is taken for done.
     process = place.start(["make", "-o", "environment", goal])
-    if not wait_until(lambda: any(_is_stage(each) for each in tree(process.pid)), APPEARS):
+    if not wait_until(lambda: any(_is_stage(running) for running in tree(process.pid)), APPEARS):
         raise Missed
     time.sleep(delay)
     if process.poll() is not None:
@@ -202,16 +204,18 @@ def two_processes(place: Place, draw: random.Random) -> None:
     forget(place, "pretrain")
 
     def rank(wanted: str) -> Target:
-        def check(each: Running) -> bool:
+        def check(running: Running) -> bool:
             with contextlib.suppress(OSError):
-                variables = Path(f"/proc/{each.pid}/environ").read_bytes()
-                return _is_stage(each) and f"\0RANK={wanted}\0".encode() in variables
+                variables = Path(f"/proc/{running.pid}/environ").read_bytes()
+                return _is_stage(running) and f"\0RANK={wanted}\0".encode() in variables
             return False
 
         return check
 
-    def launcher(each: Running) -> bool:
-        return _is_stage(each) and not any(_is_stage(Running(0, above, ())) for above in each.above)
+    def launcher(running: Running) -> bool:
+        return _is_stage(running) and not any(
+            _is_stage(Running(0, above, ())) for above in running.above
+        )
 
     targets = {"launcher": launcher, "rank 0": rank("0"), "rank 1": rank("1")}
     _disturbed(place, python(*place.command), draw, targets, 8.0)

@@ -128,14 +128,14 @@ def commit(folder: Path) -> None:
 def photographs(folder: Path, count: int) -> dict[str, list[Path]]:
     """JPEG and PNG files of assorted sizes cut from two real photographs, a folder a class."""
     rng = np.random.default_rng(0)
-    found = {}
+    pictures = {}
     for name, picture in zip(("china", "flower"), load_sample_images().images):
-        found[name] = []
+        pictures[name] = []
         (folder / name).mkdir(parents=True)
         for place in range(count):
             side = int(rng.integers(40, 72))
             top, left = int(rng.integers(0, 427 - side)), int(rng.integers(0, 640 - side))
             path = folder / name / f"{place:03d}.{'jpg' if place % 3 else 'png'}"
             Image.fromarray(picture[top : top + side, left : left + side]).save(path)
-            found[name].append(path)
-    return found
+            pictures[name].append(path)
+    return pictures

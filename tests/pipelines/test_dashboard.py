@@ -90,9 +90,9 @@ def test_a_schedule_fires_a_run_is_cancelled_and_ctrl_c_ends_everything(dashboar
 
 def test_nobody_but_the_user_who_started_it_gets_in(dashboard, tmp_path, prefect_home):
     project, process, api = dashboard
-    found = api.call("/deployments/name/graph/settings")["id"]
+    deployment = api.call("/deployments/name/graph/settings")["id"]
     run, attack = (
-        f"/deployments/{found}/create_flow_run",
+        f"/deployments/{deployment}/create_flow_run",
         {"job_variables": {"command": f"touch {tmp_path / 'pwned'}"}},
     )
     nobody, guesser = Api(api.url, None), Api(api.url, "prosmin:guess")
@@ -108,25 +108,25 @@ def test_nobody_but_the_user_who_started_it_gets_in(dashboard, tmp_path, prefect
         for headers in ({}, own, {"Content-Type": "text/plain"}):
             assert other.status(run, attack, **headers) == 401
         assert other.status("/flow_runs/filter", {}) == other.status("/logs/filter", {}) == 401
-    for each in (
+    for caller in (
         nobody,
         guesser,
         api,
     ):  # a browser that knows the password does not lend it to another page
         for headers in (evil, {"Origin": "null"}, {"Origin": f"http://127.0.0.1:{int(port) + 1}"}):
-            assert each.status(run, attack, **headers) == 403
+            assert caller.status(run, attack, **headers) == 403
             assert (
-                each.status(
+                caller.status(
                     run, method="OPTIONS", **headers, **{"Access-Control-Request-Method": "POST"}
                 )
                 == 403
             )
         assert (
-            each.status(run, attack, **rebound)
-            == each.status("/health", Host="evil.example")
+            caller.status(run, attack, **rebound)
+            == caller.status("/health", Host="evil.example")
             == 400
         )
-        assert each.status("/../sign-in", Host=f"evil.example:{port}") == 400
+        assert caller.status("/../sign-in", Host=f"evil.example:{port}") == 400
     preflight = {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type",
@@ -163,7 +163,7 @@ def test_nobody_but_the_user_who_started_it_gets_in(dashboard, tmp_path, prefect
     for path in (kept / "password", kept / "sign-in.html", prefect_home / "prefect.db"):
         assert path.stat().st_mode & 0o077 == 0, path
     secret = (kept / "password").read_text()
-    assert not [each for each in project.processes() if secret.partition(":")[2] in each]
+    assert not [line for line in project.processes() if secret.partition(":")[2] in line]
     assert secret.partition(":")[2] not in project.greeting
 
     report = next(
@@ -225,9 +225,9 @@ def test_a_worker_that_is_killed_or_stopped_leaves_no_process(dashboard, number)
     api.start("settings", changes=["pretrain.epochs=777"])
     stage = project.wait_for("middle")
     worker = next(
-        int(each.split(":")[0])
-        for each in project.processes()
-        if "worker start" in each and "guard.py" not in each
+        int(line.split(":")[0])
+        for line in project.processes()
+        if "worker start" in line and "guard.py" not in line
     )
     os.kill(worker, number)
     assert process.wait(timeout=60) == 2

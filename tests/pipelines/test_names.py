@@ -37,8 +37,8 @@ Path("told", str(len(list(Path("told").iterdir())))).write_text(json.dumps(sys.a
 
 def commands():
     """The command of each stage that is one of several, as dvc.yaml has it."""
-    found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return {name: each["do"]["cmd"] for name, each in found.items() if "foreach" in each}
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: body["do"]["cmd"] for name, body in stages.items() if "foreach" in body}
 
 
 def test_no_command_holds_what_params_say():

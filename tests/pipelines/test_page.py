@@ -60,7 +60,9 @@ def test_the_page_of_a_run_shows_its_stages_and_what_they_left(project, tmp_path
     start = tmp_path / "sign-in.html"
     start.write_text(forward(Server(api.url, api.password)))
     run = next(
-        each["id"] for each in api.runs("FAILED") if "leaf@two failed" in each["state"]["message"]
+        event["id"]
+        for event in api.runs("FAILED")
+        if "leaf@two failed" in event["state"]["message"]
     )
     site = api.url.removesuffix("/api")
     page_with(["Dashboard • Prefect Server"], start.as_uri(), tmp_path)
@@ -87,5 +89,7 @@ def asked(log: Path, site: str) -> set[str]:
     events = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "]}")[
         "events"
     ]
-    found = [each["params"] for each in events if each.get("params", {}).get("initiator") == site]
-    return {urlsplit(each["url"]).hostname for each in found if "url" in each}
+    requests = [
+        event["params"] for event in events if event.get("params", {}).get("initiator") == site
+    ]
+    return {urlsplit(event["url"]).hostname for event in requests if "url" in event}

@@ -186,8 +186,8 @@ def test_the_table_has_numbers_of_these_settings_alone(project):
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("bootstrap: 1000", "bootstrap: 500"))
     assert shown("--dry")[0] == ["Left out"]
-    found, last = shown("linear")
-    assert found == ["On digits", "linear probe", "Left out"]
+    heads, last = shown("linear")
+    assert heads == ["On digits", "linear probe", "Left out"]
     assert (
         last
         == "Left out, being of other settings, code or data: knn, report; `make repro` makes it all"
@@ -258,12 +258,12 @@ def below(process: subprocess.Popen[str], folder: Path) -> dict[str, int]:
 
 def nothing_left(folder: Path) -> bool:
     """Whether no process has this folder as its current one, apart from zombies."""
-    found = []
+    processes = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and os.readlink(entry / "cwd").startswith(str(folder)):
-                found.append(entry.name)
-    return not found
+                processes.append(entry.name)
+    return not processes
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def listening(parent):
             ):  # listens; the kernel writes words of four bytes in the order of this machine
                 words = [address[place : place + 4][::-1] for place in range(0, len(address), 4)]
                 sockets[f"socket:[{fields[9]}]"] = str(ipaddress.ip_address(b"".join(words)))
-    found = set()
+    hosts = set()
     for process in (
         parent,
         *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()),
@@ -160,8 +160,8 @@ def listening(parent):
         ):  # it has ended, or closed what was open a moment ago
             for entry in Path(f"/proc/{process}/fd").iterdir():
                 if (address := sockets.get(os.readlink(entry))) is not None:
-                    found.add((process, address))
-    return found
+                    hosts.add((process, address))
+    return hosts
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -170,7 +170,7 @@ def test_two_processes_train_one_model(finished, tmp_path):
     for name in ("prosmin", "stages"):
         shutil.copytree(finished / name, tmp_path / name)
     shutil.copy(finished / "params.yaml", tmp_path)
-    output, found = [], set()
+    output, hosts = [], set()
     with subprocess.Popen(
         [sys.executable, "-m", "stages.pretrain"],
         cwd=tmp_path,
@@ -181,12 +181,12 @@ def test_two_processes_train_one_model(finished, tmp_path):
     ) as process:
         for line in process.stdout:
             output.append(line)
-            found |= listening(process.pid)
+            hosts |= listening(process.pid)
     assert process.returncode == 0 and any("2 process(es)" in line for line in output), "".join(
         output
     )
-    assert len({holder for holder, _ in found}) == 3  # the two, and the one where they meet
-    assert {address for _, address in found} == {"127.0.0.1"}
+    assert len({holder for holder, _ in hosts}) == 3  # the two, and the one where they meet
+    assert {address for _, address in hosts} == {"127.0.0.1"}
     two, one = (
         json.loads((folder / "metrics/pretrain.json").read_text())
         for folder in (tmp_path, finished)

@@ -56,15 +56,19 @@ def test_a_stage_that_no_run_has_timed_takes_its_weight():
 
 
 def test_with_one_worker_stages_start_by_the_longest_path_to_the_end():
-    one = Machine(1, cores=2, gpus=())
-    assert order(one) == ["a", "b", "train", "short", "long", "last"]
-    assert order(one, seconds={"long": 30.0}) == ["a", "train", "long", "b", "short", "last"]
+    machine = Machine(1, cores=2, gpus=())
+    assert order(machine) == ["a", "b", "train", "short", "long", "last"]
+    assert order(machine, seconds={"long": 30.0}) == ["a", "train", "long", "b", "short", "last"]
 
 
 def test_what_has_failed_blocks_what_needs_it_and_what_is_unchanged_is_skipped():
-    one = Machine(1, cores=2, gpus=())
-    assert order(one, failing="train")[-3:] == ["short: blocked", "long: blocked", "last: blocked"]
-    assert order(one, unchanged={"a", "train"})[:2] == ["a: skipped", "b"]
+    machine = Machine(1, cores=2, gpus=())
+    assert order(machine, failing="train")[-3:] == [
+        "short: blocked",
+        "long: blocked",
+        "last: blocked",
+    ]
+    assert order(machine, unchanged={"a", "train"})[:2] == ["a: skipped", "b"]
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,12 @@ FORCED = [[], [], ["--force"], []]
 def sequential(tmp_path_factory, prefect_home) -> list[dict[str, bytes]]:
     """Files of `dvc repro` after a first run, a change, a forced run and the old value again."""
     project = Project(tmp_path_factory.mktemp("sequential") / "a project", {})
-    found = []
+    states = []
     for change, force in zip(CHANGES, FORCED, strict=True):
         set_param(project.folder, *change)
         project.run("dvc", "repro", "-q", *force)
-        found.append(project.left())
-    return found
+        states.append(project.left())
+    return states
 
 
 @pytest.mark.parametrize("workers", ["1", "6"])
@@ -93,7 +93,7 @@ def test_a_failure_holds_up_what_depends_on_it_and_nothing_else(project):
         "total": "blocked",
     }
     assert said.splitlines()[-1] == "error: leaf@two failed: it broke on purpose; not run: total"
-    assert [each["stage"] for each in project.recorded()].count(
+    assert [line["stage"] for line in project.recorded()].count(
         "leaf@two"
     ) == 1  # a real failure is not tried again
     again = outcomes(project.flow())
@@ -111,10 +111,10 @@ def test_each_stage_has_its_share_and_leaves_run_at_the_same_time(project):
         running[event["stage"]] = event
         together = max(together, len(running))
         shares = [
-            share for each in running.values() for share in (each["gpus"] or "").split(",") if share
+            share for line in running.values() for share in (line["gpus"] or "").split(",") if share
         ]
         assert len(shares) == len(set(shares))
-        assert sum(int(each["threads"]) for each in running.values()) <= 2
+        assert sum(int(line["threads"]) for line in running.values()) <= 2
         kind = event["stage"].partition("@")[0]
         assert (
             event["gpus"]
@@ -220,6 +220,24 @@ def test_entries_of_the_lock_keep_their_text_and_take_their_order(tmp_path, monk
         Path("dvc.lock").read_text()
         == "schema: '2.0'\nstages:\n" + blocks["b@1"] + blocks["a"] + blocks["c: d"]
     )
+
+
+NOTE = """
+if name == "leaf@one":
+    note = {"stage": name, "params": {"knn.k": [9]}, "deps": {}}
+    Path(".prosmin/read").mkdir(parents=True, exist_ok=True)
+    Path(".prosmin/read/leaf@one.json").write_text(json.dumps(note))
+"""
+
+
+def test_a_stage_whose_params_dvc_has_noted_wrong_has_failed_and_is_not_noted(project):
+    """The stage leaves a note that it has read other params, as after an edit at its end."""
+    with open(project.folder / "work.py", "a") as work:
+        work.write(NOTE)
+    said = project.flow("leaf@one", "leaf@two", expect=1)
+    assert "leaf@one failed: params.yaml: knn.k was [9] when leaf@one read it and is [1, 5" in said
+    assert "leaf@two" in project.left()["dvc.lock"].decode()
+    assert "leaf@one" not in project.left()["dvc.lock"].decode()
 
 
 def test_two_runs_in_one_folder_are_refused(project):

@@ -10,12 +10,12 @@ from tests.stages.conftest import ROOT
 
 def test_the_graph_is_resolved_as_dvc_resolves_it(monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = declared.graph(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    read = declared.graph(yaml.safe_load((ROOT / "params.yaml").read_text()))
     with Repo() as repo:
         stages = {stage.name: stage for stage in repo.index.stages}
-        assert list(found) == list(stages)
+        assert list(read) == list(stages)
         for name, stage in stages.items():
-            mine = found[name]
+            mine = read[name]
             assert (mine.name, mine.command) == (name, stage.cmd)
             assert set(mine.outs) == {out.def_path for out in stage.outs}
             kept = [dep for dep in stage.deps if not hasattr(dep, "params")]
@@ -41,8 +41,8 @@ stages:
 
 def test_each_form_that_a_graph_has(tmp_path):
     (tmp_path / "dvc.yaml").write_text(GRAPH)
-    found = declared.graph({"name": "n", "sets": {"s": "t"}}, tmp_path / "dvc.yaml")
-    assert found == {
+    read = declared.graph({"name": "n", "sets": {"s": "t"}}, tmp_path / "dvc.yaml")
+    assert read == {
         "plain": declared.Stage("plain", "x n", ("a.b", "d"), ("one.py",), ("o",)),
         "keyed@s": declared.Stage("keyed@s", "x s", (), ("data/s", "data/t"), ("m/s",)),
         "listed@p": declared.Stage("listed@p", "x p", ("",), (), ()),

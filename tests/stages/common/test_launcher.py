@@ -47,11 +47,11 @@ def given(monkeypatch, **variables):
         (WHOLE | {"OMPI_COMM_WORLD_SIZE": "4"}, True),
     ],
 )
-def test_a_whole_set_of_a_launchers_variables_or_none(monkeypatch, variables, found):
+def test_a_whole_set_of_a_launchers_variables_or_none(monkeypatch, variables, launched):
     import os
 
     given(monkeypatch, **variables)
-    assert launcher.launched() == found
+    assert launcher.launched() == launched
     assert not any(
         name.startswith(launcher.MPI) for name in os.environ
     )  # Accelerate would believe them before others
@@ -172,10 +172,10 @@ SILENT = "LOG_LEVEL|ENABLE_RICH"
 
 
 def test_each_variable_that_accelerate_reads_is_known():
-    folder, found = Path(accelerate.__file__).parent, set()
+    folder, names = Path(accelerate.__file__).parent, set()
     for path in (*folder.glob("*.py"), *folder.glob("utils/*.py")):
-        found |= set(re.findall(r"\"(ACCELERATE_[A-Z0-9_]+)\"", path.read_text()))
+        names |= set(re.findall(r"\"(ACCELERATE_[A-Z0-9_]+)\"", path.read_text()))
     known = {*launcher.SETTLED, *launcher.FREE, "ACCELERATE_MIXED_PRECISION"}
-    other = {name for name in found - known if not name.startswith(launcher.SWITCH)}
-    assert {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_USE_FSDP"} <= found
+    other = {name for name in names - known if not name.startswith(launcher.SWITCH)}
+    assert {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_USE_FSDP"} <= names
     assert not {name for name in other if not re.match(rf"ACCELERATE_({ELSEWHERE}|{SILENT})", name)}

@@ -173,8 +173,8 @@ def next_md5(path: str) -> str:
 
     return next(
         out["md5"]
-        for each in declared.locked().values()
-        for out in each["outs"]
+        for entry in declared.locked().values()
+        for out in entry["outs"]
         if out["path"] == path
     )
 

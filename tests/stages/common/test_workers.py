@@ -97,11 +97,11 @@ sys.exit(75)""")
 
 
 @pytest.mark.parametrize(("threads", "each"), [("7", "2"), ("6,2", "2"), ("2", "1"), ("", "1")])
-def test_the_threads_of_a_stage_are_shared_out(started, tmp_path, monkeypatch, threads, each):
+def test_the_threads_of_a_stage_are_shared_out(started, tmp_path, monkeypatch, threads, share):
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     process = started("open(str(rank), 'w').write(os.environ['OMP_NUM_THREADS'])")
     assert process.communicate(timeout=60)[1] == ""
-    assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == [each] * 3
+    assert [(tmp_path / str(rank)).read_text() for rank in range(3)] == [share] * 3
 
 
 def alive(processes):
@@ -121,12 +121,12 @@ def test_none_outlives_the_one_that_started_them(started, tmp_path, number):
         "os.rename(f'{rank}.part', f'{rank}.pid'); time.sleep(60)"
     )
     process = started(code)
-    while len(found := list(tmp_path.glob("*.pid"))) < 3:
+    while len(processes := list(tmp_path.glob("*.pid"))) < 3:
         time.sleep(0.01)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130)
-    processes = [int(path.read_text()) for path in found]
+    processes = [int(path.read_text()) for path in processes]
     for _ in range(100):
         if not alive(processes):
             break
