@@ -164,7 +164,7 @@ def evaluate_finetuned(
         for rate in lr:
             model = finetune(encoder, train.images, train_labels, classes, length, rate, seed)
             on_val[rate] = model.logits(val.images)
-            errors[rate] = classification.nll(on_val[rate], val_labels)
+            errors[rate] = float(classification.nll(on_val[rate], val_labels))
         best = min(sorted(errors), key=errors.__getitem__)
         model = finetune(encoder, images, labels, classes, length, best, seed)
         trials[count] = _Trial(best, errors[best], on_val[best], model.logits(test.images))
@@ -180,7 +180,7 @@ def evaluate_finetuned(
     scored = classification_metrics(logits, truth, temperature, bootstrap, seed)
     rows = reliability_rows(logits, truth, temperature)
     metrics: dict[str, Any] = {**scored, "lr": best, "epochs": chosen, "n": len(test)}
-    metrics["accuracy_val"] = classification.accuracy(held, val_labels)
+    metrics["accuracy_val"] = float(classification.accuracy(held, val_labels))
     metrics["n_val"] = len(val)
     if len(trials) > 1:
         for count, trial in trials.items():

@@ -143,7 +143,7 @@ def evaluate_knn(
     for k in sorted(set(ks)):
         for temperature in sorted(set(temperatures)):
             votes = vote(similarity[:, :k], near[:, :k], temperature, classes)
-            grid.append((k, temperature, classification.accuracy(votes, val[1])))
+            grid.append((k, temperature, float(classification.accuracy(votes, val[1]))))
     k, temperature, _ = max(grid, key=lambda row: (row[2], -row[0], row[1]))
 
     features, labels = (np.concatenate(parts) for parts in zip(train, val, strict=True))

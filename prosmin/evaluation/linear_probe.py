@@ -181,7 +181,7 @@ def select(
     solution, lowest, chosen = None, np.inf, (np.nan, np.zeros(0))
     for strength in sorted(l2, reverse=True):
         solution = regression.minimise(strength, solution, COARSE)
-        error = classification.nll(regression.probe(solution).logits(val[0]), val[1])
+        error = float(classification.nll(regression.probe(solution).logits(val[0]), val[1]))
         if error < lowest:
             lowest, chosen = error, (strength, solution)
         elif error > RISE * lowest:
@@ -268,5 +268,5 @@ def evaluate_probe(
     scored = classification_metrics(logits, test[1], temperature, bootstrap, seed)
     rows = reliability_rows(logits, test[1], temperature)
     # To choose between encoders by: the accuracy of the selected probe, which has not seen val.
-    held_out = {"accuracy_val": classification.accuracy(seen, val[1]), "n_val": len(val[1])}
+    held_out = {"accuracy_val": float(classification.accuracy(seen, val[1])), "n_val": len(val[1])}
     return Evaluation(probe, scored | {"l2": strength, "n": len(test[1])} | held_out, rows)

@@ -42,7 +42,7 @@ def evaluate_lowshot(
     for draw in range(draws):
         chosen = few_labels(labels, per_class, seed, draw)
         probe = fit(features[chosen], labels[chosen], classes, l2, standard)
-        accuracies.append(classification.accuracy(probe.logits(test[0]), test[1]))
+        accuracies.append(float(classification.accuracy(probe.logits(test[0]), test[1])))
     return accuracies
 
 

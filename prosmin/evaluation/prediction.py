@@ -72,7 +72,7 @@ def fit_reference(model: Predicting, images: Tensor, seeing: Seeing) -> Referenc
         torch.cat(parts) for parts in zip(*_look(model, images, seeing, _REFERENCE), strict=True)
     )
     if isinstance(model, Published):  # its training has fixed the centre
-        normalisation = Normalisation(model.centre)
+        normalisation = Normalisation(model.get_buffer("centre"))
     else:
         normalisation = fit_normalisation(
             y.flatten(0, 1), model.normalise, model.shrinkage, torch.float64
