@@ -63,7 +63,7 @@ def measure(size: int) -> dict[str, dict[str, float]]:
     def own(name: str, severity: int) -> None:
         corrupt(batch, name, severity, 0)
 
-    found = {}
+    times_of = {}
     for name in corruptions.BENCHMARK:
         library(name, 1)  # compiles, reads files
         own(name, 1)
@@ -75,15 +75,15 @@ def measure(size: int) -> dict[str, dict[str, float]]:
             for _ in range(TURNS)
         ]
         library_time, own_time = np.min(turns, axis=0).mean(axis=0) * 1000 / [theirs, ours]
-        found[name] = {"library": library_time, "ours": own_time}
+        times_of[name] = {"library": library_time, "ours": own_time}
         times = f"{library_time:8.3f} {own_time:8.3f} {library_time / own_time:7.1f} x"
         print(f"{size:4} {name:18} {times}", flush=True)
-    return found
+    return times_of
 
 
-def ratio(found: dict[str, dict[str, float]], without: str = "") -> float:
+def ratio(times_of: dict[str, dict[str, float]], without: str = "") -> float:
     library, ours = (
-        sum(times[who] for name, times in found.items() if name != without)
+        sum(times[who] for name, times in times_of.items() if name != without)
         for who in ("library", "ours")
     )
     return library / ours
@@ -105,11 +105,11 @@ def main(path: str = "") -> None:
     print("size type                library     ours   (milliseconds per image)")
     content: dict[str, Any] = {**about, "milliseconds": {}, "ratios": {}}
     for size, (target, target_without) in TARGETS.items():
-        found = measure(size)
-        content["milliseconds"][str(size)] = found
+        times_of = measure(size)
+        content["milliseconds"][str(size)] = times_of
         for name, value, least in (
-            (f"{size}", ratio(found), target),
-            (f"{size} without frost", ratio(found, "frost"), target_without),
+            (f"{size}", ratio(times_of), target),
+            (f"{size} without frost", ratio(times_of, "frost"), target_without),
         ):
             content["ratios"][name] = value
             print(f"{name}: {value:.1f} x" + (f" (aim: at least {least:g})" if least else ""))

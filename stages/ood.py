@@ -53,13 +53,13 @@ log = logging.getLogger(__name__)
 def main(params: Params, name: str = "") -> None:
     sets, dataset = params.ood.sets, params.dataset
     check_name("ood", "one of ood.sets", name, sets)
-    seen = _seen_in_training(*(load_features(each, ENCODERS[0]) for each in (dataset, name)))
+    seen = _seen_in_training(*(load_features(of, ENCODERS[0]) for of in (dataset, name)))
     metrics: dict[str, dict[str, dict[str, float]]] = {}
     accuracy_id: dict[str, float] = {}
     curves: list[tuple[str, str, float, float]] = []
     scores: dict[str, np.ndarray] = {}
     for encoder in ENCODERS:
-        inside, outside = (load_features(each, encoder) for each in (dataset, name))
+        inside, outside = (load_features(of, encoder) for of in (dataset, name))
         probe = load_probe(encoder)
         pairs = _scores(params, inside, outside, probe) | _scores_of_networks(
             dataset, name, encoder
@@ -157,7 +157,7 @@ def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 def _scores_of_networks(dataset: str, name: str, encoder: str) -> Pairs:
     """The scores of the test images that ``stages.prediction`` took from the networks."""
-    inside, outside = (_predicted(each, encoder) for each in (dataset, name))
+    inside, outside = (_predicted(of, encoder) for of in (dataset, name))
     return {detector: (values, outside[detector]) for detector, values in inside.items()}
 
 

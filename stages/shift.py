@@ -79,10 +79,10 @@ def match_classes(dataset: str, name: str) -> tuple[np.ndarray, int]:
     Returns the number in ``dataset`` of each class of ``name``, int64 [K], and how many classes
     ``dataset`` has. Raises ``Unlabelled`` where one has no labels.
     """
-    ours, theirs = (read_manifest(Path("data") / each)["classes"] for each in (dataset, name))
-    for each, classes in ((dataset, ours), (name, theirs)):
+    ours, theirs = (read_manifest(Path("data") / of)["classes"] for of in (dataset, name))
+    for of, classes in ((dataset, ours), (name, theirs)):
         if not classes:
-            raise Unlabelled(f"dataset {each!r} has no labels")
+            raise Unlabelled(f"dataset {of!r} has no labels")
     place = {label: number for number, label in enumerate(ours)}
     for label in theirs:
         if label not in place:
