@@ -1,25 +1,31 @@
-"""pretrain: ProSMIN on the images of the in-distribution dataset, labels unseen.
+"""pretrain: train an encoder on the images of the in-distribution dataset, without their labels.
 
 Reads   data/<dataset>
-Writes  results/pretrain/    encoder.safetensors (the timm backbone alone), model.safetensors, random.safetensors (the
-                             same network before its first step, with batch statistics of the images), model.json (how to rebuild them), views.safetensors
+Writes  results/pretrain/
+            encoder.safetensors: the timm backbone alone
+            model.safetensors: the whole network
+            random.safetensors: the network before its first step, with batch statistics of images
+            model.json: how to rebuild them
+            views.safetensors: images and their views
         metrics/pretrain.json, plots/pretrain/{loss,diagnostics}.csv
+Keeps   .prosmin/checkpoints/<key> during the run, one a minute (PROSMIN_CHECKPOINT_SECONDS). A
+            killed run continues from there, to the same bytes, when it is started again with the
+            same settings, images, code and machine
 
-Keeps   .prosmin/checkpoints/<key> while it runs, about one a minute (PROSMIN_CHECKPOINT_SECONDS): a run that was killed goes
-        on from there when it is started again with the same settings, images, code and machine, to the same bytes
+With ``pretrain.external`` nothing is trained: weights from elsewhere take the place of the trained
+ones. There are no views then, and the diagnostics have one row, at epoch 0.
 
-With ``pretrain.external`` nothing is trained: the weights of others take the place of the trained ones, without views, and the
-only look at the diagnostics is the one at epoch 0.
-
-On a machine with several GPUs it starts one process for each; PROSMIN_PROCESSES sets the number (on a CPU as well), and a
-launcher that is already running (torchrun, accelerate launch) is left in charge. What else Accelerate would take from the
-environment is refused (``stages.common.launcher``).
+On a machine with several GPUs the stage starts one process for each; PROSMIN_PROCESSES sets the
+number, on a CPU as well. A launcher that already runs (torchrun, accelerate launch) stays in
+charge.
+``stages.common.launcher`` refuses everything else that Accelerate would take from the environment.
 """
 
 import logging
+import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,44 +44,55 @@ if TYPE_CHECKING:  # torch is imported once the process knows what to start
     from prosmin.models.store import ModelSettings
     from prosmin.objectives.base import Objective
     from prosmin.training.checkpoint import Checkpoints
-    from prosmin.training.external import Weights
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(".prosmin/checkpoints")
 EXAMPLES = 8  # images whose views the report shows
-SAMPLED = (
-    4096  # so many images of a split that is streamed stand for all of them where a sample will do
-)
-MEASURED = 20_000  # at most so many images behind the mean and spread of the channels
+SAMPLED = 4096  # images of a streamed split that are held in memory, where a sample is enough
+MEASURED = 20_000  # images at most, for mean and spread of the channels
+
+
+def number(variable: str, default: float, least: float, says: str, kind: type = int) -> Any:
+    """The number in an environment variable. Raises ``UserError`` for any other text."""
+    given = os.environ.get(variable, str(default))
+    try:
+        value = kind(given)
+    except ValueError:
+        value = math.nan
+    if not least <= value < math.inf:
+        raise UserError(f"{variable} is {given!r}; it must be a number of {says}")
+    return value
 
 
 def processes_of(gpus: int) -> int:
-    """How many processes are to train: PROSMIN_PROCESSES, or one for each GPU."""
-    given = os.environ.get("PROSMIN_PROCESSES", str(gpus or 1))
-    if not given.isdecimal() or int(given) < 1:
-        raise UserError(
-            f"PROSMIN_PROCESSES is {given!r}; it must be a number of processes, at least 1"
-        )
-    if gpus and int(given) > gpus:
-        raise UserError(
-            f"PROSMIN_PROCESSES is {given}; there are only {gpus} GPUs, and each process needs its own"
-        )
-    return int(given)
+    """How many processes train: PROSMIN_PROCESSES, or one per GPU."""
+    given: int = number("PROSMIN_PROCESSES", gpus or 1, 1, "processes, at least 1")
+    if gpus and given > gpus:
+        there = f"there are only {gpus} GPUs, and each process needs its own"
+        raise UserError(f"PROSMIN_PROCESSES is {given}; {there}")
+    return given
 
 
 def workers_of(processes: int, gpu: bool) -> int:
-    """How many processes decode images for each that trains: PROSMIN_WORKERS, or its share of the cores (on a CPU one, beside it)."""
+    """How many processes decode images per process that trains.
+
+    PROSMIN_WORKERS, or beside a GPU a share of the cores, on a CPU one.
+    """
     share = max(1, cores() // processes) if gpu else 1
-    given = os.environ.get("PROSMIN_WORKERS", str(share))
-    if not given.isdecimal():
-        raise UserError(
-            f"PROSMIN_WORKERS is {given!r}; it must be a number of processes, 0 or more"
-        )
-    return int(given)
+    return int(number("PROSMIN_WORKERS", share, 0, "processes, 0 or more"))
+
+
+def checkpoints_of(key: str) -> "Checkpoints":
+    """The checkpoints of the run with this key, one every PROSMIN_CHECKPOINT_SECONDS."""
+    from prosmin.training.checkpoint import Checkpoints
+
+    every = number("PROSMIN_CHECKPOINT_SECONDS", 60, 0, "seconds, 0 or more", float)
+    return Checkpoints(CHECKPOINTS, key, every)
 
 
 def main(params: Params) -> None:
+    """Train the model, in this process or in several, and write it."""
     settings, launched = params.pretrain, launcher.launched()
     if settings.external:
         if launched and os.environ["RANK"] != "0":
@@ -105,32 +122,24 @@ def main(params: Params) -> None:
         mixed_precision="no" if settings.precision == "fp32" else settings.precision,
     )
     splits, seen = splits_of(params)
-    images = torch.cat([splits[name].images for name in seen])
-    feed = images
+    images = feed = torch.cat([splits[name].images for name in seen])
     if settings.stream:
         workers_here = workers_of(accelerator.num_processes, accelerator.device.type == "cuda")
         feed = Streamed(Path("data") / params.dataset, seen, settings.channels, workers_here)
     pixels = images[sample_rows(len(images), MEASURED, params.seed, "pixels")].float() / 255.0
-    described = model_settings(
-        settings, pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
-    )
+    mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
+    described = model_settings(settings, mean, std)
     model = store.build_model(described, params.seed)
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     if accelerator.is_main_process:
-        log.info(
-            "%s of %.2f M parameters, %d images of %s, %d process(es) on %s, %d thread(s)",
-            settings.encoder.name,
-            encoder_size / 1e6,
-            len(feed),
-            " and ".join(seen),
-            accelerator.num_processes,
-            accelerator.device.type,
-            torch.get_num_threads(),
-        )
+        network = f"{settings.encoder.name} of {encoder_size / 1e6:.2f} M parameters"
+        seen_images = f"{len(feed)} images of {' and '.join(seen)}"
+        processes = f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
+        threads = torch.get_num_threads()
+        log.info("%s, %s, %s, %d thread(s)", network, seen_images, processes, threads)
     monitor = Monitor.of(splits, params.seed)
-    checkpoints = checkpoints_of(
-        run_key(settings, feed, params.seed, accelerator, monitor, model=described)
-    )
+    key = run_key(settings, feed, params.seed, accelerator, monitor, model=described)
+    checkpoints = checkpoints_of(key)
     if accelerator.is_main_process:
         checkpoints.prune_runs()
     history = pretrain(
@@ -141,39 +150,26 @@ def main(params: Params) -> None:
         return
     log.info("%.0f images/s", history.images_per_second)
     confirm(
-        "nothing is written. With that undone it goes on from its last checkpoint; else it trains anew"
+        "nothing is written. With that undone it goes on from its last checkpoint; "
+        "else it trains anew"
     )
 
     model = model.to("cpu").eval()
     with files.whole_folder("results/pretrain") as out:
         save(out, model, described, images, params, {"images": len(feed)})
         shown = images[sample_rows(len(images), EXAMPLES, params.seed, "examples")]
-        views = make_views(
-            shown, [settings.views.whole(settings.image_size)] * 2, params.seed, 0, 0
-        )
-        files.write_arrays(
-            out / "views.safetensors",
-            {
-                "images": shown.numpy(),
-                "views": torch.stack([(view * 255).round().byte() for view in views], 1).numpy(),
-            },
-        )
+        both = settings.views.every(settings.image_size)[:2]
+        views = make_views(shown, both, params.seed, 0, 0)
+        seen_as = torch.stack([(view * 255).round().byte() for view in views], 1)
+        arrays = {"images": shown.numpy(), "views": seen_as.numpy()}
+        files.write_arrays(out / "views.safetensors", arrays)
     last = history.diagnostics[-1]
-    files.write_json(
-        "metrics/pretrain.json",
-        {
-            "loss": files.rounded(history.loss[-1]["loss"]),
-            **{
-                name: files.rounded(value)
-                for name, value in last.items()
-                if name not in ("step", "epoch")
-            },
-            "epochs": settings.epochs,
-            "steps": last["step"],
-            "images": len(feed),
-            "encoder_parameters": encoder_size,
-        },
-    )
+    measured = {name: value for name, value in last.items() if name not in ("step", "epoch")}
+    rounded = {"loss": history.loss[-1]["loss"], **measured}
+    facts = {"epochs": settings.epochs, "steps": last["step"], "images": len(feed)}
+    facts |= {"encoder_parameters": encoder_size}
+    rounded = {name: files.rounded(value) for name, value in rounded.items()}
+    files.write_json("metrics/pretrain.json", rounded | facts)
     for name, rows in (("loss", history.loss), ("diagnostics", history.diagnostics)):
         files.write_csv(
             f"plots/pretrain/{name}.csv", list(rows[0]), [list(row.values()) for row in rows]
@@ -192,24 +188,21 @@ def adopt(params: Params) -> None:
     from prosmin.training.monitor import Monitor, observe
 
     settings, given = params.pretrain, params.pretrain.external
-    weights = (
-        external.from_file(given.path)
-        if given.source == "file"
-        else external.from_hub(given.repo, given.revision)
-    )
+    if given.source == "file":
+        weights = external.from_file(given.path)
+    else:
+        weights = external.from_hub(given.repo, given.revision)
     digest = weights.digest()
     if given.source == "file" and given.sha256 not in (None, digest):
         raise ConfigError("external.sha256", given.sha256, f"the file {weights.path} has {digest}")
-    described = model_settings(settings, *normalisation_of(settings, weights))
+    told = (given.mean, given.std) if given.mean else None
+    normalisation = external.normalisation(weights, settings.encoder.name, settings.channels, told)
+    described = model_settings(settings, *normalisation)
     model = store.build_model(described, params.seed)
     model.encoder.backbone.load_state_dict(external.load_backbone(weights, described).state_dict())
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
-    log.info(
-        "%s of %.2f M parameters, as %s has it",
-        settings.encoder.name,
-        encoder_size / 1e6,
-        weights.name,
-    )
+    size = encoder_size / 1e6
+    log.info("%s of %.2f M parameters, as %s has it", settings.encoder.name, size, weights.name)
     splits, seen = splits_of(params)
     row = observe(model.eval(), Monitor.of(splits, params.seed))
     with files.whole_folder("results/pretrain") as out:
@@ -224,28 +217,11 @@ def adopt(params: Params) -> None:
     )
 
 
-def normalisation_of(settings: Pretrain, weights: "Weights") -> tuple[list[float], list[float]]:
-    """Mean and std of the input of an external encoder: as given, or as its weights say."""
-    given = settings.external
-    found = (given.mean, given.std) if given.mean else weights.normalisation(settings.encoder.name)
-    if found is None:
-        raise ConfigError(
-            "external.mean",
-            None,
-            f"no config.json beside the weights of {weights.name} says how their input was normalised; give mean and std",
-        )
-    if len(found[0]) != settings.channels:
-        raise ConfigError(
-            "channels",
-            settings.channels,
-            f"the input of {weights.name} is normalised as {len(found[0])} channels",
-        )
-    return list(found[0]), list(found[1])
-
-
 def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
-    """The splits of the dataset, test only where it is to be seen; and which of them are to be seen. Of those that are streamed a
-    sample."""
+    """The splits of the dataset, and the names of those whose images are seen.
+
+    The test split is among them only where it is seen. A streamed split is a sample.
+    """
     from prosmin.common.seeds import sample_rows
     from prosmin.data import dataset
 
@@ -254,19 +230,17 @@ def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
     seen = [name for name in settings.splits if name in names]
     if not seen:
         raise ConfigError("splits", list(settings.splits), f"{folder} has only {', '.join(names)}")
-    return {
-        name: dataset.load_split(
-            folder,
-            name,
-            settings.image_size,
-            settings.channels,
-            sample_rows(manifest["splits"][name]["count"], SAMPLED, params.seed, f"streamed {name}")
-            if settings.stream
-            else None,
-        )
-        for name in names
-        if name != "test" or name in settings.splits
-    }, seen
+    splits = {}
+    for name in names:
+        if name == "test" and name not in settings.splits:
+            continue
+        rows = None
+        if settings.stream:
+            count = manifest["splits"][name]["count"]
+            rows = sample_rows(count, SAMPLED, params.seed, f"streamed {name}")
+        size, channels = settings.image_size, settings.channels
+        splits[name] = dataset.load_split(folder, name, size, channels, rows)
+    return splits, seen
 
 
 def save(
@@ -302,7 +276,9 @@ def used(params: Params) -> dict[str, Any]:
     return section
 
 
-def model_settings(settings: Pretrain, mean: list[float], std: list[float]) -> "ModelSettings":
+def model_settings(
+    settings: Pretrain, mean: Sequence[float], std: Sequence[float]
+) -> "ModelSettings":
     """What ``results/pretrain/model.json`` describes. mean, std: of the input, per channel."""
     from prosmin.models.store import ModelSettings
 
@@ -318,21 +294,6 @@ def model_settings(settings: Pretrain, mean: list[float], std: list[float]) -> "
         kwargs=settings.encoder.kwargs,
         objective=External() if settings.external else settings.objective,
     )
-
-
-def checkpoints_of(key: str) -> "Checkpoints":
-    from prosmin.training.checkpoint import Checkpoints
-
-    given = os.environ.get("PROSMIN_CHECKPOINT_SECONDS", "60")
-    try:
-        every = float(given)
-    except ValueError:
-        every = -1.0
-    if not 0 <= every < float("inf"):
-        raise UserError(
-            f"PROSMIN_CHECKPOINT_SECONDS is {given!r}; it must be a number of seconds, 0 or more"
-        )
-    return Checkpoints(CHECKPOINTS, key, every)
 
 
 if __name__ == "__main__":

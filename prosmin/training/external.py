@@ -1,9 +1,10 @@
-"""Encoders that others have trained: weights of a timm model, from a safetensors file or from the model hub.
+"""Encoders trained elsewhere: weights of a timm model in a safetensors file or on the model hub.
 
-Nothing is unpickled, and what comes from the hub is of one commit.
+Nothing is unpickled. Files of the hub are those of one commit.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weights:
-    """path: of the safetensors file. name: what cards call it, which says nothing of the machine that it lies on. config: of the ``config.json`` that goes with it, as timm
-    writes it, or empty."""
+    """A safetensors file of a timm model.
+
+    path: of the file.
+    name: for model cards; it tells nothing about the machine.
+    config: the ``config.json`` beside the file, as timm writes it, or empty.
+    """
 
     path: Path
     name: str
@@ -34,14 +39,37 @@ class Weights:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def normalisation(self, model: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Mean and standard deviation of the input, in [0, 1] and per channel, that the encoder was trained with: as its config says,
-        or timm, where ``model`` names weights that it knows (``resnet18.a1_in1k``). None where nobody says it."""
+        """Mean and standard deviation of the input in training, per channel in [0, 1].
+
+        The config says them, or timm for a ``model`` whose weights it knows
+        (``resnet18.a1_in1k``); ``None`` where neither does.
+        """
         found = self.config.get("pretrained_cfg", self.config)
         if "mean" not in found or "std" not in found:
             if "." not in model or not (known := light_imports.timm().get_pretrained_cfg(model)):
                 return None
             found = {"mean": known.mean, "std": known.std}
         return tuple(map(float, found["mean"])), tuple(map(float, found["std"]))
+
+
+def normalisation(
+    weights: Weights,
+    model: str,
+    channels: int,
+    given: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std of an encoder's input, per channel: as ``given``, or as its weights say.
+
+    Raises ``ConfigError`` where nobody says them, or says them for other channels.
+    """
+    known = given or weights.normalisation(model)
+    if known is None:
+        silent = f"no config.json beside the weights of {weights.name} says how their input was"
+        raise ConfigError("external.mean", None, f"{silent} normalised; give mean and std")
+    if len(known[0]) != channels:
+        needed = f"the input of {weights.name} is normalised as {len(known[0])} channels"
+        raise ConfigError("channels", channels, needed)
+    return known
 
 
 def from_file(path: str | Path) -> Weights:
@@ -113,21 +141,19 @@ def _config(path: Path) -> dict[str, Any]:
         for name in ("mean", "std"):
             values = section.get(name, [])
             numbers = isinstance(values, list) and all(
-                isinstance(each, int | float) for each in values
+                isinstance(value, int | float) for value in values
             )
-            if not numbers or name == "std" and not all(each > 0 for each in values):
-                raise files.damaged(
-                    path,
-                    f"{name} is {shown(values)}, where a number for each channel is needed",
-                    remedy,
-                )
+            if not numbers or name == "std" and not all(value > 0 for value in values):
+                why = f"{name} is {shown(values)}, where a number for each channel is needed"
+                raise files.damaged(path, why, remedy)
     return content
 
 
 def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
-    """The backbone that ``prosmin.models.backbone.build_backbone`` makes of ``settings``, with these weights, every one of them.
+    """The backbone of ``settings`` with these weights, all of which must fit.
 
-    A classifier among them is left out; position embeddings of another image size are interpolated, as timm does it.
+    A classifier is left out. timm interpolates position embeddings of another image size.
+
     Raises ``ConfigError`` or ``UserError`` for weights of another model.
     """
     name, channels = settings.encoder, settings.channels
@@ -137,7 +163,7 @@ def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
     backbone = build_backbone(
         name, settings.image_size, channels, settings.cifar_stem, settings.kwargs
     )
-    traits = backbone.pretrained_cfg
+    traits: dict[str, Any] = vars(backbone)["pretrained_cfg"]
     state = _without(_read(weights), traits.get("classifier"))
     first = traits.get("first_conv")
     kernel = state.get(f"{first}.weight")
@@ -148,24 +174,22 @@ def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
             f"the weights of {weights.name} are for images of {kernel.shape[1]} channels",
         )
     try:
-        if settings.cifar_stem:  # which timm has no name for
+        if settings.cifar_stem:  # a stem that timm does not know
             backbone.load_state_dict(state)
             return backbone
-        overlay = {
+        overlay: dict[str, Any] = {
             "state_dict": state,
             "url": "",
             "file": None,
             "hf_hub_id": None,
             "source": "",
             "custom_load": False,
-        }
-        overlay |= {
             "num_classes": 0,
             "label_offset": 0,
             "input_size": (channels, *traits.get("input_size", (0, 0, 0))[1:]),
         }
         options = timm_options(name, settings.image_size, settings.kwargs)
-        return light_imports.timm().create_model(
+        model: nn.Module = light_imports.timm().create_model(
             name,
             pretrained=True,
             pretrained_cfg_overlay=overlay,
@@ -173,12 +197,10 @@ def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
             in_chans=channels,
             **options,
         )
-    except (
-        Exception
-    ) as error:  # timm converts weights of many makers, and stumbles over others in many ways
-        raise UserError(
-            f"the weights of {weights.name} do not fit {name}: {reason(error)}"
-        ) from None
+        return model
+    except Exception as error:  # timm converts many formats of weights, and fails in many ways
+        why = f"do not fit {name}: {reason(error)}"
+        raise UserError(f"the weights of {weights.name} {why}") from None
 
 
 def _read(weights: Weights) -> dict[str, Tensor]:
