@@ -1,4 +1,4 @@
-"""Scoring rules for a predicted diagonal Gaussian, in loss orientation (smaller is better).
+"""Scoring rules for a predicted diagonal Gaussian, as losses: smaller is better.
 
 ``rule`` makes one of them ready for use, by its name in ``prosmin.objectives.settings.RULES``. The
 default is the CRPS.
@@ -7,18 +7,21 @@ For a prediction P = N(mu, sigma^2) and an observation y, per dimension,
 
     S_lambda(P, y) = 2 E|X - y| - lambda E|X - X'|,        X, X' ~ P independent.
 
-At lambda = 1 this is twice the continuous ranked probability score (CRPS), strictly proper for the marginals
-(Gneiting & Raftery, JASA 2007, eq. 21) and hence for the family of diagonal Gaussians. ProSMIN (Vahidi et al.,
-ICLR 2024, arXiv 2309.02048) minimises a Monte Carlo estimate of it. For a Gaussian both expectations are known,
+At lambda = 1 this is twice the continuous ranked probability score (CRPS), strictly proper for the
+marginals (Gneiting & Raftery, JASA 2007, eq. 21) and hence for the family of diagonal Gaussians.
+ProSMIN (Vahidi et al., ICLR 2024, arXiv 2309.02048) minimises a Monte Carlo estimate of it. For a
+Gaussian both expectations are known (Gneiting et al., MWR 2005, for the first),
 
-    E|X - y|  = sigma [ z (2 Phi(z) - 1) + 2 phi(z) ],   z = (y - mu) / sigma        (Gneiting et al., MWR 2005)
+    E|X - y|  = sigma [ z (2 Phi(z) - 1) + 2 phi(z) ],   z = (y - mu) / sigma
     E|X - X'| = 2 sigma / sqrt(pi),
 
-so ``crps`` is the exact expectation of ``crps_monte_carlo``: no samples, no sampling noise in the gradient.
+so ``crps`` is the exact expectation of ``crps_monte_carlo``: no samples, no sampling noise in the
+gradient.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,12 +34,13 @@ _SQRT_PI = math.sqrt(math.pi)
 
 
 def implied_sigma_factor(lambda_: float) -> float:
-    """sigma / tau at the minimum of the expected score for y ~ N(mu, tau^2): lambda / sqrt(2 - lambda^2).
+    """sigma / tau at the minimum of the expected score for y ~ N(mu, tau^2).
 
-    lambda_: above 0 and below sqrt(2), for others the score has no minimum.
+    lambda_: above 0 and below sqrt(2); there is no minimum for others.
 
-    1 at lambda = 1, where the rule is proper; 1.60 at lambda = 1.2. Derivation: with mu right,
-    E[S] = 2 sqrt(2/pi) sqrt(sigma^2 + tau^2) - 2 lambda sigma / sqrt(pi); set its derivative in sigma to zero.
+    It is lambda / sqrt(2 - lambda^2): 1 at lambda = 1, where the rule is proper, 1.60 at lambda =
+    1.2. Derivation: with mu right, E[S] = 2 sqrt(2/pi) sqrt(sigma^2 + tau^2) - 2 lambda sigma /
+    sqrt(pi); set its derivative in sigma to zero.
     """
     return lambda_ / math.sqrt(2.0 - lambda_**2)
 
@@ -46,18 +50,21 @@ def crps(mu: Tensor, sigma: Tensor, y: Tensor, lambda_: float = 1.0) -> Tensor:
 
     mu, sigma, y: broadcastable to one shape [...], sigma > 0. Returns [...], in the unit of y.
     """
-    return _CRPS.apply(mu, sigma, y, lambda_)
+    score: Tensor = _CRPS.apply(mu, sigma, y, lambda_)
+    return score
 
 
 class _CRPS(torch.autograd.Function):
-    """``crps`` with its gradient in closed form: 2 erf, -2 erf and 2 exp less a constant, of ``_parts``.
+    """``crps`` with its gradient in closed form.
 
-    The terms that come from z cancel. Differentiated step by step, eight tensors are kept for the backward pass
-    and each is gone through once more; here two are, 3.5 times less memory and half the time.
+    The gradient is 2 erf in y, -2 erf in mu and 2 exp minus a constant in sigma, with erf and exp
+    of ``_parts``: the terms that come from z cancel. Differentiation step by step keeps eight
+    tensors for the backward pass and reads each once more. This function keeps two, with 3.5 times
+    less memory and half the time.
     """
 
     @staticmethod
-    def forward(ctx, mu: Tensor, sigma: Tensor, y: Tensor, lambda_: float) -> Tensor:
+    def forward(ctx: Any, mu: Tensor, sigma: Tensor, y: Tensor, lambda_: float) -> Tensor:
         error = y - mu
         erf, exp = _parts(error, sigma)
         ctx.save_for_backward(mu, sigma, y, erf, exp)
@@ -65,9 +72,9 @@ class _CRPS(torch.autograd.Function):
         return 2.0 * torch.addcmul(error * erf, sigma, exp) - (2.0 * lambda_ / _SQRT_PI) * sigma
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         mu, sigma, y, erf, exp = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a derivative of this one is wanted
+        if torch.is_grad_enabled():  # for a second derivative
             erf, exp = _parts(y - mu, sigma)
         to_y = 2.0 * gradient * erf
         to_sigma = gradient * (2.0 * exp - 2.0 * ctx.lambda_ / _SQRT_PI)
@@ -80,9 +87,9 @@ class _CRPS(torch.autograd.Function):
 
 
 def _parts(error: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """2 Phi(z) - 1 = erf(z / sqrt 2) and 2 phi(z) = sqrt(2 / pi) exp(-z^2 / 2) for z = error / sigma.
+    """erf and exp of z = error / sigma, by which E|X - y| = error erf + sigma exp.
 
-    By them E|X - y| = error (2 Phi(z) - 1) + sigma 2 phi(z).
+    erf: 2 Phi(z) - 1 = erf(z / sqrt 2). exp: 2 phi(z) = sqrt(2 / pi) exp(-z^2 / 2).
     """
     z = error / sigma
     return torch.erf(z / _SQRT_2), _SQRT_2_PI * torch.exp(-0.5 * z * z)
@@ -98,15 +105,18 @@ def crps_monte_carlo(
 ) -> Tensor:
     """Unbiased Monte Carlo estimate of ``crps`` from reparametrised samples, elementwise.
 
-    mu, sigma, y: one shape [...]; ``samples`` K >= 2. The spread term averages over the K (K-1) / 2 distinct pairs;
-    in one dimension their sum is sum_k (2k - K + 1) x_(k) over the sorted samples (k from 0), so memory is
-    O(K), not O(K^2). Returns [...].
+    mu, sigma, y: of one shape [...].
+    samples: K >= 2.
+
+    Returns [...]. The spread term is a mean over the K (K-1) / 2 distinct pairs. In one dimension
+    their sum is sum_k (2k - K + 1) x_(k) over the sorted samples, k from 0, so memory is O(K).
     """
     x = draw(mu, sigma, samples, generator)
     distance = (x - y).abs().mean(0)
     rank = torch.arange(samples, device=mu.device, dtype=mu.dtype) * 2 - (samples - 1)
     ordered = x.sort(0).values
-    spread = torch.tensordot(rank, ordered, dims=1) / (samples * (samples - 1) / 2)
+    total: Tensor = torch.tensordot(rank, ordered, dims=1)
+    spread = total / (samples * (samples - 1) / 2)
     return 2.0 * distance - lambda_ * spread
 
 
@@ -130,32 +140,41 @@ def energy_monte_carlo(
     samples: int = 4,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Unbiased estimate of the energy score 2 E|X - y| - lambda E|X - X'| with Euclidean norms, over sqrt(D).
+    """Unbiased estimate of the energy score, divided by sqrt(D).
 
-    Strictly proper for every distribution with a mean (Gneiting & Raftery 2007, eq. 22), so it sees the correlation
-    between dimensions that the CRPS is blind to. The root keeps it of one size at any D; at D = 1 it is ``crps``.
+    The score is 2 E|X - y| - lambda E|X - X'| with Euclidean norms, strictly proper for every
+    distribution with a mean (Gneiting & Raftery 2007, eq. 22). Unlike the CRPS it sees correlation
+    between dimensions. The root keeps its size the same at any D; at D = 1 it is ``crps``.
+
     mu, sigma, y: [B, D]. Returns [B].
     """
     x = draw(mu, sigma, samples, generator).transpose(0, 1)  # [B, K, D]
     distance = (x - y.unsqueeze(1)).norm(dim=2).mean(1)
     spread = _between(x).sum((1, 2)) / (samples * (samples - 1))
-    return (2.0 * distance - lambda_ * spread) / math.sqrt(mu.shape[1])
+    score: Tensor = (2.0 * distance - lambda_ * spread) / math.sqrt(mu.shape[1])
+    return score
 
 
 def _between(x: Tensor) -> Tensor:
     """Distances [B, K, K] between the K samples of each of B predictions."""
-    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    distances: Tensor = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances
 
 
 def kernel(
     mu: Tensor, sigma: Tensor, y: Tensor, lambda_: float = 1.0, bandwidth: float = 1.0
 ) -> Tensor:
-    """Closed form of the kernel score lambda E k(X, X') - 2 E k(X, y) + k(y, y), k(a, b) = exp(-|a - b|^2 / 2 D h^2).
+    """Closed form of the kernel score, in [0, 1 + lambda].
 
-    At lambda = 1 the squared maximum mean discrepancy between P and the observation, strictly proper (Gneiting &
-    Raftery 2007, sec. 5.1); in [0, 1 + lambda]. h, the bandwidth, is in the unit of y and taken times sqrt(D), the
-    size of a difference. Each expectation is a product over dimensions of Gaussian integrals, summed as logarithms.
-    mu, sigma, y: [B, D]. Returns [B].
+    The score is lambda E k(X, X') - 2 E k(X, y) + k(y, y), k(a, b) = exp(-|a - b|^2 / 2 D h^2). At
+    lambda = 1 it is the squared maximum mean discrepancy between P and the observation, strictly
+    proper (Gneiting & Raftery 2007, sec. 5.1). Every expectation is a product over dimensions of
+    Gaussian integrals, summed as logarithms.
+
+    mu, sigma, y: [B, D].
+    bandwidth: h, in the unit of y; times sqrt(D) it has the size of a difference.
+
+    Returns [B].
     """
     width = bandwidth**2 * mu.shape[1]
     variance = sigma.square()

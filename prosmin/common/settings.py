@@ -73,6 +73,5 @@ def ascending(key: str, ends: tuple[float, float], strictly: bool = False) -> No
     """
     low, high = ends
     if low > high or (strictly and low == high):
-        raise Refused(
-            key, ends, f"it must be [low, high] with low {'<' if strictly else '<='} high"
-        )
+        sign = "<" if strictly else "<="
+        raise Refused(key, ends, f"it must be [low, high] with low {sign} high")

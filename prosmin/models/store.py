@@ -1,4 +1,7 @@
-"""Models as safetensors files beside one ``model.json`` that says how to rebuild them. Nothing is ever unpickled."""
+"""Models on disk: weights in safetensors files, and ``model.json`` says how to rebuild the network.
+
+Nothing is ever unpickled.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +23,7 @@ from prosmin.objectives.registry import build
 DESCRIPTION = "model.json"
 FORMAT = 1
 AGAIN = "make it again with `dvc repro pretrain`"
+MAKE = "make it with `dvc repro pretrain` or `python -m stages.pretrain`"
 WEIGHTS = {"trained": "model.safetensors", "random": "random.safetensors"}
 
 
@@ -43,7 +47,7 @@ class ModelSettings:
 
 
 def build_model(settings: ModelSettings, seed: int = 0) -> Objective:
-    """A model at its initial weights, which depend on ``seed`` alone and leave torch's global generator as it was."""
+    """A model at its initial weights, a function of ``seed``; no global generator changes."""
     with initial_weights(seed):
         backbone = build_backbone(
             settings.encoder,
@@ -64,13 +68,16 @@ def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def save_description(folder: Path, settings: ModelSettings, trained: Mapping[str, Any]) -> None:
-    """``trained``: facts about the training that a reader of the folder should know (dataset, steps, versions)."""
+    """Write ``model.json``.
+
+    trained: facts about the training for readers of the folder, such as dataset and versions.
+    """
     files.write_json(
         folder / DESCRIPTION,
         {
             "format": FORMAT,
-            "encoder": "encoder.safetensors holds the weights of timm.create_model(model.encoder, num_classes=0, ...); "
-            "its input is (image / 255 - mean) / std",
+            "encoder": "encoder.safetensors holds the weights of timm.create_model(model.encoder, "
+            "num_classes=0, ...); its input is (image / 255 - mean) / std",
             "model": asdict(settings),
             "trained": dict(trained),
         },
@@ -78,6 +85,10 @@ def save_description(folder: Path, settings: ModelSettings, trained: Mapping[str
 
 
 def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]:
+    """The settings of the model in ``folder``, and the facts about its training.
+
+    Raises ``UserError`` where ``model.json`` is missing or damaged.
+    """
     path = Path(folder) / DESCRIPTION
     try:
         content = files.read_json(path, AGAIN, "does not describe a model")
@@ -96,9 +107,7 @@ def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]
                 )
         return settings, trained
     except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`"
-        ) from None
+        raise UserError(f"{path} does not exist; {MAKE}") from None
     except UserError:
         raise
     except (TypeError, KeyError) as error:  # KeyError: of a list where sections should be
@@ -106,8 +115,12 @@ def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]
 
 
 def load_model(folder: str | Path, weights: str = "trained") -> Objective:
-    """The full model (target network and heads included) of a folder, in evaluation mode. ``weights``: ``trained`` or ``random``,
-    the same network before its first step."""
+    """The full model of a folder, target network and heads included, in evaluation mode.
+
+    weights: a key of ``WEIGHTS``.
+
+    Raises ``UserError`` where a file is missing, damaged or of another model.
+    """
     settings, _ = load_description(folder)
     try:
         model = build_model(settings)
@@ -120,20 +133,18 @@ def load_model(folder: str | Path, weights: str = "trained") -> Objective:
 
 
 def load_encoder(folder: str | Path, weights: str = "trained") -> Encoder:
-    """The online encoder of a folder, in evaluation mode: float [B, C, S, S] in [0, 1] -> [B, F]."""
+    """The online encoder of a folder in evaluation mode: [B, C, S, S] in [0, 1] -> [B, F]."""
     return load_model(folder, weights).encoder
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         arrays = files.read_arrays(path, AGAIN, files.WHOLE)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        model.load_state_dict(state)
     except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; make it with `dvc repro pretrain` or `python -m stages.pretrain`"
-        ) from None
+        raise UserError(f"{path} does not exist; {MAKE}") from None
     except RuntimeError as error:
         last = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"{path} does not fit the model that {DESCRIPTION} beside it describes: {last}; {AGAIN}"
-        ) from None
+        unlike = f"does not fit the model that {DESCRIPTION} beside it describes: {last}"
+        raise UserError(f"{path} {unlike}; {AGAIN}") from None

@@ -1,10 +1,13 @@
-"""What every objective has: the interface that the training loop, the monitor and ``stages.embed`` rely on.
+"""What every objective has: the interface for the training loop, the monitor and ``embed``.
 
-An objective owns the encoder and whatever else its loss needs. Letters in shapes: B images, C channels, S pixels a side,
-F features, D dimensions of the projection, N images over all processes.
+An objective owns the encoder and everything else that its loss needs.
 
-Views: the first two are global, [B, C, S, S]; further, local ones are [B, C, s, s], of one size or several. A target network sees
-the global ones alone; every online view is held against every global view but itself.
+Letters in shapes: B images, C channels, S pixels a side, F features, D dimensions of the
+projection, N images over all processes.
+
+The first two views are global, [B, C, S, S]; the others are local, [B, C, s, s], of one size or
+several. A target network sees the global views only. Every online view is compared with every
+global view except itself.
 """
 
 import itertools
@@ -17,20 +20,23 @@ from prosmin.models.networks import Encoder, momentum_copy, update_momentum
 
 
 class Objective(nn.Module):
-    """``forward(views, generator)`` returns the scalar loss of this process, ready for ``backward``; what is minimised is
-    its mean over processes. ``generator`` is for the draws of the loss."""
+    """A network with a loss.
+
+    ``forward(views, generator)`` returns the loss of this process, []; training minimises its mean
+    over processes. The generator is for draws of the loss.
+
+    sigma_range: lowest and highest predicted log sigma; ``None`` without a predicted distribution.
+    """
 
     encoder: Encoder
-
-    # Where a distribution is predicted: the clamp of its log sigma.
     sigma_range: tuple[float, float] | None = None
 
     def describe(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """images [B, C, S, S] -> features [B, F] and the predicted log sigma [B, D], None where none is predicted."""
+        """images [B, C, S, S] -> features [B, F], and predicted log sigma [B, D] or ``None``."""
         return self.encoder(images), None
 
     def momentum_update(self, momentum: float) -> None:
-        """Called after the optimiser's step; for an objective with a target network."""
+        """Move the target network, if there is one. Called after every step of the optimiser."""
 
     def prepare_encoders(self, parts: int, channels_last: bool, compiled: bool) -> None:
         """Set how the encoders run, that of a target network included.
@@ -63,20 +69,21 @@ class Projecting(Objective):
 
     def project(self, images: Tensor) -> Tensor:
         """images [B, C, S, S] -> projection [B, D] by the online network."""
-        return self.projector(self.encoder(images))
+        projection: Tensor = self.projector(self.encoder(images))
+        return projection
 
 
 class Distilling(Projecting):
-    """An online network and a target network that follows it as a moving average and takes no gradient."""
+    """An online network and a target network, its moving average, which takes no gradient."""
 
     def follow(self, *modules: nn.Module) -> None:
-        """Make the target network: copies of ``modules``, which are applied one after the other."""
+        """Make the target network: copies of ``modules``, applied one after the other."""
         self.target = momentum_copy(*modules)
-        self._online = tuple(modules)  # a tuple, so that they are not registered a second time
+        self._online = tuple(modules)  # in a tuple, which registers no module a second time
 
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tensor:
-        """images [B, C, S, S] -> what the target network makes of them [B, D]."""
+        """images [B, C, S, S] -> output of the target network [B, D]."""
         for module in self.target:
             images = module(images)
         return images
@@ -85,31 +92,34 @@ class Distilling(Projecting):
         update_momentum(self.target, self._online, momentum)
 
 
-def together(views: Sequence[Tensor]) -> list[Tensor]:
-    """What goes through a network in one pass each: the two global views, and the local ones of a size."""
+def batches_by_size(views: Sequence[Tensor]) -> list[Tensor]:
+    """The two global views as one batch, and the local views of every size as one batch."""
     local = [
         list(same) for _, same in itertools.groupby(views[2:], key=lambda view: view.shape[-1])
     ]
-    return [torch.cat(each) for each in (list(views[:2]), *local)]
+    return [torch.cat(group) for group in (list(views[:2]), *local)]
 
 
-def each_view(network: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
-    """float32 [B, D] of each view, in as few passes of the network as there are sizes of them."""
+def outputs_per_view(network: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
+    """The network's output for every view, float32 [B, D], in one pass per size of views."""
+    count = len(views[0])
     return [
-        part for batch in together(views) for part in network(batch).float().split(len(views[0]))
+        output
+        for batch in batches_by_size(views)
+        for output in torch.split(network(batch).float(), count)
     ]
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """A context without autocast: losses and statistics are differences of near-equal terms."""
+    """A context without autocast, for losses and statistics: differences of near-equal terms."""
     return torch.autocast(like.device.type, enabled=False)
 
 
 def pairs(count: int) -> list[tuple[int, int]]:
-    """(online view, global target view) of ``count`` views."""
+    """(online view, global target view) of ``count`` views, without pairs of a view with itself."""
     return [(online, target) for online in range(count) for target in range(2) if online != target]
 
 
 def unordered_pairs(count: int) -> list[tuple[int, int]]:
-    """The same without a direction: each two views of which one is global, once."""
+    """Two views of which one is global, every pair once."""
     return [(first, second) for first in range(2) for second in range(first + 1, count)]

@@ -1,4 +1,7 @@
-"""Baselines that tell the other view of an image from other images: SimCLR, MoCo-v3. Negatives come from all processes."""
+"""Baselines that tell the other view of an image from other images: SimCLR, MoCo-v3.
+
+Negatives come from all processes.
+"""
 
 from collections.abc import Sequence
 
@@ -12,8 +15,8 @@ from prosmin.objectives import settings as s
 from prosmin.objectives.base import (
     Distilling,
     Projecting,
-    each_view,
     full_precision,
+    outputs_per_view,
     pairs,
     unordered_pairs,
 )
@@ -27,7 +30,7 @@ class SimCLR(Projecting):
         self.temperature = settings.temperature
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
-        z = [F.normalize(each, dim=1) for each in each_view(self.project, views)]
+        z = [F.normalize(output, dim=1) for output in outputs_per_view(self.project, views)]
         with full_precision(z[0]):
             losses = [
                 nt_xent(z[first], z[second], self.temperature)
@@ -37,7 +40,10 @@ class SimCLR(Projecting):
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Unit vectors [B, D] of two views -> scalar: each of the 2B must find its other view among the 2N - 1 others."""
+    """NT-Xent of unit vectors [B, D] of two views, [].
+
+    Each of the 2B vectors must find its other view among the 2N - 1 other vectors.
+    """
     own = torch.cat([first, second])
     others = torch.cat([distributed.gather(first), distributed.gather(second)])  # [2N, D]
     count, total = len(first), len(others) // 2
@@ -48,7 +54,10 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
 
 class MoCoV3(Distilling):
-    """Chen et al., ICCV 2021, arXiv 2104.02057, alg. 1: InfoNCE of predictions against the target's keys, times 2 tau."""
+    """Chen et al., ICCV 2021, arXiv 2104.02057, alg. 1.
+
+    InfoNCE of predictions against the keys of the target network, times 2 tau.
+    """
 
     def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.MoCoV3):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
@@ -58,12 +67,14 @@ class MoCoV3(Distilling):
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         queries = [
-            F.normalize(each, dim=1)
-            for each in each_view(lambda images: self.predictor(self.project(images)), views)
+            F.normalize(output, dim=1)
+            for output in outputs_per_view(
+                lambda images: self.predictor(self.project(images)), views
+            )
         ]
         keys = [
-            distributed.gather(F.normalize(each, dim=1))
-            for each in each_view(self.targets, views[:2])
+            distributed.gather(F.normalize(output, dim=1))
+            for output in outputs_per_view(self.targets, views[:2])
         ]
         count = len(views[0])
         right = torch.arange(count, device=keys[0].device) + distributed.rank() * count

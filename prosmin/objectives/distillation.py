@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder, Projector
 from prosmin.objectives import settings as s
-from prosmin.objectives.base import Distilling, Projecting, each_view, pairs
+from prosmin.objectives.base import Distilling, Projecting, outputs_per_view, pairs
 
 
 def _mean_cosine(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Over pairs of different views, the mean cosine [] of prediction [B, D] and target [B, D]."""
+    """Mean cosine, [], of predictions [B, D] and targets [B, D] over pairs of different views."""
     cosines = [
         F.cosine_similarity(predictions[online], targets[target], dim=1).mean()
         for online, target in pairs(len(predictions))
@@ -22,7 +22,7 @@ def _mean_cosine(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Te
 
 
 class BYOL(Distilling):
-    """Grill et al., NeurIPS 2020, arXiv 2006.07733, eq. 2: squared distance of unit vectors, 2 - 2 cos."""
+    """Grill et al., NeurIPS 2020, arXiv 2006.07733, eq. 2: 2 - 2 cos, a squared distance."""
 
     def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.BYOL):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
@@ -30,8 +30,8 @@ class BYOL(Distilling):
         self.follow(self.encoder, self.projector)
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
-        predictions = each_view(lambda images: self.predictor(self.project(images)), views)
-        return 2.0 - 2.0 * _mean_cosine(predictions, each_view(self.targets, views[:2]))
+        predictions = outputs_per_view(lambda images: self.predictor(self.project(images)), views)
+        return 2.0 - 2.0 * _mean_cosine(predictions, outputs_per_view(self.targets, views[:2]))
 
 
 class SimSiam(Projecting):
@@ -51,15 +51,16 @@ class SimSiam(Projecting):
 
         def predict(images: Tensor) -> Tensor:
             projections.append(self.norm(self.project(images)))
-            return self.predictor(projections[-1])
+            prediction: Tensor = self.predictor(projections[-1])
+            return prediction
 
-        predictions = each_view(predict, views)
-        targets = projections[0].detach().float().split(len(views[0]))  # those of the global views
+        predictions = outputs_per_view(predict, views)
+        targets = torch.split(projections[0].detach().float(), len(views[0]))  # of global views
         return -_mean_cosine(predictions, targets)
 
 
 class Prototypes(nn.Module):
-    """[B, D] -> cosines [B, P] with P learned unit vectors: DINO's last layer, its weights of norm 1."""
+    """The last layer of DINO: [B, D] -> cosines [B, P] with P learned unit vectors."""
 
     def __init__(self, dim: int, count: int):
         super().__init__()
@@ -76,6 +77,8 @@ class DINO(Distilling):
     that no prototype wins every image.
     """
 
+    centre: Tensor
+
     def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.DINO):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.prototypes = Prototypes(dim, settings.prototypes)
@@ -86,12 +89,12 @@ class DINO(Distilling):
         self.centre_momentum = settings.centre_momentum
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
-        logits = each_view(lambda images: self.prototypes(self.project(images)), views)
-        targets = each_view(self.targets, views[:2])
+        logits = outputs_per_view(lambda images: self.prototypes(self.project(images)), views)
+        targets = outputs_per_view(self.targets, views[:2])
         soft = [
-            F.softmax((each - self.centre) / self.target_temperature, dim=1) for each in targets
+            F.softmax((output - self.centre) / self.target_temperature, dim=1) for output in targets
         ]
-        sharp = [F.log_softmax(each / self.temperature, dim=1) for each in logits]
+        sharp = [F.log_softmax(output / self.temperature, dim=1) for output in logits]
         if self.training:
             with torch.no_grad():
                 self.centre.lerp_(

@@ -1,4 +1,4 @@
-"""ProSMIN: predict a distribution over the momentum target's output for the other view."""
+"""ProSMIN: predict a distribution over the target network's output for the other view."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from prosmin import scoring
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder, GaussianHead, Projector
 from prosmin.objectives import settings as s
-from prosmin.objectives.base import Distilling, full_precision, pairs, together
+from prosmin.objectives.base import Distilling, batches_by_size, full_precision, pairs
 from prosmin.objectives.targets import normalise_targets
 
 
 class ProSMIN(Distilling):
-    """Predict a distribution over the momentum target's output for the other view; minimise a proper scoring rule.
+    """Predict a distribution over the target network's output for the other view.
 
-    Vahidi et al., ICLR 2024, arXiv 2309.02048, with a closed-form score, normalised targets and linear heads
-    (docs/method.md says what differs and why).
+    Training minimises a proper scoring rule. Vahidi et al., ICLR 2024, arXiv 2309.02048, with a
+    closed-form score, normalised targets and linear heads; docs/method.md gives the reasons.
     """
 
     def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.ProSMIN):
@@ -36,9 +36,10 @@ class ProSMIN(Distilling):
         self.noise = settings.noise
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """images [B, C, S, S] -> features [B, F], mu [B, D], log sigma [B, D] of the online network.
+        """Predict by the online network.
 
-        A point prediction is a distribution without width: its log sigma is minus infinity.
+        images: [B, C, S, S]. Returns features [B, F], mu [B, D] and log sigma [B, D]. A point
+        prediction is a distribution without width: its log sigma is minus infinity.
         """
         features = self.encoder(images)
         projection = self.projector(features)
@@ -60,15 +61,16 @@ class ProSMIN(Distilling):
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         count = len(views[0])
-        seen, *local = together(views)
+        seen, *local = batches_by_size(views)
         predictions = [self.predict(batch)[1:] for batch in (seen, *local)]
         mu, log_sigma = (
-            torch.cat(parts).float().split(count) for parts in zip(*predictions, strict=True)
+            torch.split(torch.cat(parts).float(), count) for parts in zip(*predictions, strict=True)
         )
-        y = self.targets(seen)
+        targets = self.targets(seen)
         if self.noise:
-            y = y + self.noise * torch.randn(y.shape, generator=generator, device=y.device)
-        y = y.split(count)
+            noise = torch.randn(targets.shape, generator=generator, device=targets.device)
+            targets = targets + self.noise * noise
+        y = torch.split(targets, count)
         with full_precision(seen):
             losses = [
                 self.score(mu[online], log_sigma[online].exp(), y[target], generator).mean()
@@ -77,11 +79,9 @@ class ProSMIN(Distilling):
             return torch.stack(losses).mean()
 
     def check_batch(self, batch_size: int) -> None:
-        """Refuse a batch, over all processes, from which no full-rank covariance can be estimated."""
+        """Refuse a batch, over all processes, that is too small for a full-rank covariance."""
         if self.normalise == "whiten" and self.shrinkage == 0 and 2 * batch_size <= self.dim:
-            raise ConfigError(
-                "batch_size",
-                batch_size,
-                f"whitening {self.dim} dimensions needs more than {math.ceil(self.dim / 2)} images, "
-                "or objective.shrinkage above 0",
+            needed = (
+                f"whitening {self.dim} dimensions needs more than {math.ceil(self.dim / 2)} images"
             )
+            raise ConfigError("batch_size", batch_size, f"{needed}, or objective.shrinkage above 0")

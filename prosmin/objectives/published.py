@@ -14,25 +14,24 @@ from prosmin import scoring
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder
 from prosmin.objectives import settings as s
-from prosmin.objectives.base import Distilling, each_view, full_precision
+from prosmin.objectives.base import Distilling, full_precision, outputs_per_view
 
 
 class UnitProjector(nn.Module):
-    """[B, F] -> [B, D]: three dense layers with GELU to a bottleneck, unit length, a linear map with normalised rows.
+    """The head of DINO (Caron et al. 2021, appendix C) with a learned gain: [B, F] -> [B, D].
 
-    The head of DINO (Caron et al. 2021, appendix C), its last layer's gain learned.
+    Three dense layers with GELU to a bottleneck, unit length, a linear map with normalised rows.
     """
 
     def __init__(self, features: int, hidden_dim: int, bottleneck_dim: int, dim: int):
         super().__init__()
-        self.layers = nn.Sequential(
+        dense = [
             nn.Linear(features, hidden_dim),
-            nn.GELU(),
             nn.Linear(hidden_dim, hidden_dim),
-            nn.GELU(),
             nn.Linear(hidden_dim, bottleneck_dim),
-        )
-        for layer in self.layers[::2]:
+        ]
+        self.layers = nn.Sequential(dense[0], nn.GELU(), dense[1], nn.GELU(), dense[2])
+        for layer in dense:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.weight = nn.Parameter(nn.Linear(bottleneck_dim, dim, bias=False).weight.detach())
@@ -59,9 +58,11 @@ class Published(Distilling):
     - The loss is multiplied by ten.
     - Samples are drawn anew for every pair of views.
 
-    Their target network wraps the online encoder itself, which then never trains; here it is a copy.
+    Their target network wraps the online encoder itself, which then never trains; here the target
+    network has a copy.
     """
 
+    centre: Tensor
     sigma_range = (-math.inf, math.inf)
     scale = 10.0
 
@@ -81,7 +82,10 @@ class Published(Distilling):
         return self.mu(hidden), 0.5 * self.log_variance(hidden)
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """images [B, C, S, S] -> features [B, F], mu [B, D], log sigma [B, D] of the online network."""
+        """Predict by the online network.
+
+        images: [B, C, S, S]. Returns features [B, F], mu [B, D] and log sigma [B, D].
+        """
         features = self.encoder(images)
         return features, *self.head(self.projector(features))
 
@@ -90,8 +94,10 @@ class Published(Distilling):
         return features, log_sigma
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
-        predictions = each_view(lambda images: torch.cat(self.head(self.project(images)), 1), views)
-        targets = [each - self.centre for each in each_view(self.targets, views[:2])]
+        predictions = outputs_per_view(
+            lambda images: torch.cat(self.head(self.project(images)), 1), views
+        )
+        targets = [output - self.centre for output in outputs_per_view(self.targets, views[:2])]
         if self.training:
             with torch.no_grad():
                 self.centre.lerp_(

@@ -1,4 +1,4 @@
-"""The settings of every objective: one dataclass each, with its name, title, keys, defaults and ranges.
+"""The settings of every objective: its name, title, keys, defaults and ranges in one dataclass.
 
 Nothing heavy is imported here, so a program that only reads settings loads no torch. A keyword of
 Python has an underscore at its end: a file writes ``lambda`` for ``lambda_``.
@@ -27,7 +27,7 @@ Estimator = Literal["closed_form", "monte_carlo"]
 Normalisation = Literal["none", "centre", "standardise", "whiten"]
 NORMALISATIONS = get_args(Normalisation)
 
-# The scoring rules and the estimators that each of them has. The last two are controls: "distance"
+# The scoring rules and their estimators. The last two are controls: "distance"
 # is the CRPS without its spread term, best at sigma 0; "point" predicts no distribution at all.
 RULES: dict[str, tuple[Estimator, ...]] = {
     "crps": ("closed_form", "monte_carlo"),
@@ -182,7 +182,7 @@ class MoCoV3:
 
 @dataclass(frozen=True, kw_only=True)
 class VICReg:
-    """``prosmin.objectives.vicreg``. invariance, variance, covariance: weights of the three terms."""
+    """Weights of the three terms of ``prosmin.objectives.vicreg``."""
 
     title: ClassVar = "VICReg"
 
@@ -202,8 +202,8 @@ class External:
 
 
 Objective = ProSMIN | Published | BYOL | SimSiam | DINO | SimCLR | MoCoV3 | VICReg | External
-BY_NAME: dict[str, type[Objective]] = {each.name: each for each in get_args(Objective)}
-TRAINED = {name: each for name, each in BY_NAME.items() if each is not External}
+BY_NAME: dict[str, type[Objective]] = {kind.name: kind for kind in get_args(Objective)}
+TRAINED = {name: kind for name, kind in BY_NAME.items() if kind is not External}
 
 
 def from_mapping(content: Mapping[str, Any]) -> Objective:

@@ -39,8 +39,8 @@ def fit_normalisation(
     """The normalisation of a batch of targets y [N, D], over all processes.
 
     how: ``none``; ``centre``: mean 0; ``standardise``: also variance 1 in each dimension;
-        ``whiten``: also covariance 1, by the symmetric inverse root (ZCA) of the covariance C shrunk
-        towards its mean variance, (1 - s) C + s (tr C / D) I.
+        ``whiten``: also covariance 1, by the symmetric inverse root (ZCA) of the covariance C,
+        shrunk towards its mean variance: (1 - s) C + s (tr C / D) I.
     shrinkage: s.
     precision: of variances and covariances.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder, Projector
 from prosmin.objectives import settings as s
-from prosmin.objectives.base import Projecting, each_view, full_precision, unordered_pairs
+from prosmin.objectives.base import Projecting, full_precision, outputs_per_view, unordered_pairs
 
 
 class VICReg(Projecting):
@@ -25,19 +25,23 @@ class VICReg(Projecting):
         self.weights = settings.invariance, settings.variance, settings.covariance
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
-        z = each_view(self.project, views)
+        z = outputs_per_view(self.project, views)
         alike = torch.stack(
             [F.mse_loss(z[first], z[second]) for first, second in unordered_pairs(len(z))]
         ).mean()
         with full_precision(alike):
-            terms = [spread_terms(distributed.gather(each)) for each in z]
-        narrow, correlated = (torch.stack(each).mean() for each in zip(*terms, strict=True))
+            terms = [spread_terms(distributed.gather(view)) for view in z]
+        narrow, correlated = (torch.stack(term).mean() for term in zip(*terms, strict=True))
         invariance, variance, covariance = self.weights
         return invariance * alike + variance * narrow + 2.0 * covariance * correlated
 
 
 def spread_terms(z: Tensor) -> tuple[Tensor, Tensor]:
-    """[N, D] -> mean over dimensions of how far the deviation is below 1; summed squared covariances, over D."""
+    """The variance and the covariance term, [] each, of z [N, D].
+
+    The first is the mean over dimensions of the amount by which the deviation is below 1. The
+    second is the sum of the squared covariances of different dimensions, divided by D.
+    """
     centred = z - z.mean(0)
     covariance = centred.T @ centred / (len(z) - 1)
     deviation = (covariance.diagonal() + 1e-4).sqrt()

@@ -1,6 +1,7 @@
-"""Checkpoints to go on from after a kill: whole or absent, checked when read, kept apart by what determines the result.
+"""Checkpoints of a run that was killed: whole or absent, checked when read.
 
-A run owns the folder ``<root>/<key>``. In it lie the two newest states as safetensors files; nothing is ever unpickled.
+A run owns the folder ``<root>/<key>``; its key changes with everything that determines the result.
+The folder holds the two newest states as safetensors files. Nothing is ever unpickled.
 """
 
 import contextlib
@@ -26,14 +27,18 @@ log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 
-TRAINS = ("prosmin.training.loop", "prosmin.models.store")  # what trains, and what builds the model
+TRAINS = ("prosmin.training.loop", "prosmin.models.store")  # they train and build the model
 KEPT = 2  # states of a run: one to fall back on should the newest be damaged
-KEPT_RUNS = 4  # runs that were stopped and may go on
-SHARE = 0.02  # of the time, at most about, that goes into writing checkpoints
+KEPT_RUNS = 4  # stopped runs that may continue
+SHARE = 0.02  # largest share of the time, about, that goes into writing checkpoints
 
 
 def key(**facts: Any) -> str:
-    """16 hexadecimal digits that change with any of ``facts`` (JSON, dataclasses), with the code of ``TRAINS`` or its versions."""
+    """16 hexadecimal digits that identify a run.
+
+    They change with any of ``facts`` (JSON, dataclasses), with the code that ``TRAINS`` reaches,
+    and with the versions of Python and the libraries.
+    """
     facts |= {"code": _code(), "python": platform.python_version()}
     facts |= {name: version(name) for name in ("torch", "timm", "accelerate", "numpy")}
     text = json.dumps(facts, sort_keys=True, default=_plain)
@@ -41,7 +46,9 @@ def key(**facts: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return dict(value)
 
 
 def _code() -> str:
@@ -51,8 +58,9 @@ def _code() -> str:
 class Checkpoints:
     """The checkpoints of one run, written by its first process.
 
-    every: seconds between two, at least; at the end of an epoch a sixth of it will do. Where writing is slow it is
-    done less often, so that it takes no more than about ``SHARE`` of the time. 0: after each step.
+    every: seconds between two checkpoints, at least, and a sixth of it at the end of an epoch. 0:
+        after every step. Where writing is slow, checkpoints are rarer and take no more than about
+        ``SHARE`` of the time.
     """
 
     def __init__(self, root: str | Path, key: str, every: float = 60.0):
@@ -60,18 +68,20 @@ class Checkpoints:
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self, epoch_ends: bool) -> bool:
+        """Is it time for a checkpoint?"""
         wait = max(
             self.every / 6 if epoch_ends else self.every, self._cost / SHARE if self.every else 0.0
         )
         return time.monotonic() - self._last >= wait
 
     def path(self, step: int) -> Path:
+        """The file of the state after ``step`` steps."""
         return self.folder / f"step-{step:09}.safetensors"
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], facts: Any) -> bool:
-        """Keep ``arrays`` and ``facts`` (JSON) as the state after ``step`` steps; has it been written?
+        """Write ``arrays`` and ``facts`` (JSON) as the state after ``step`` steps. Was it written?
 
-        A full disk costs this checkpoint, which the log says, not the run nor the checkpoints before it.
+        A full disk costs this checkpoint and a line in the log. The run and older checkpoints stay.
         """
         began, path, written = time.monotonic(), self.path(step), False
         head = {"run": self.key, "facts": json.dumps(facts)}
@@ -97,7 +107,7 @@ class Checkpoints:
         return written
 
     def newest(self) -> tuple[Path, bytes] | None:
-        """The newest state that is whole and of this run. One that is not is said in the log and put aside."""
+        """The newest state that is whole and of this run; damaged ones are renamed."""
         self._clear_leftovers()
         for path in reversed(self._states()):
             try:
@@ -122,7 +132,7 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def prune_runs(self) -> None:
-        """Keep of the other runs in the same root those ``KEPT_RUNS`` that were written last."""
+        """Remove the other runs in the same root, except for the ``KEPT_RUNS`` newest."""
         if self.folder.parent.is_dir():
             others = [
                 folder
@@ -143,13 +153,16 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.safetensors"))
 
     def _clear_leftovers(self) -> None:
-        """What a process that was killed while it wrote left behind."""
+        """Remove unfinished files of a killed process."""
         for part in self.folder.glob(".*.part"):
             part.unlink(missing_ok=True)
 
 
 def _head(content: bytes) -> dict[str, str]:
-    """The text in the head of a safetensors file: 8 bytes of length, then JSON. Raises ``UserError``."""
+    """The text in the head of a safetensors file: 8 bytes of length, then JSON.
+
+    Raises ``UserError`` where there is none.
+    """
     try:
         head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         return {"run": head["run"], **head}
@@ -158,13 +171,13 @@ def _head(content: bytes) -> dict[str, str]:
 
 
 def parse(content: bytes) -> tuple[Arrays, Any]:
-    """The arrays and facts of a checkpoint. Raises ``UserError`` where it is not whole."""
+    """The arrays and facts of a checkpoint. Raises ``UserError`` where it is damaged."""
     from safetensors.numpy import load
 
     head = _head(content)
     try:
         arrays, facts = load(content), json.loads(head["facts"])
-    except Exception:  # SafetensorError, ValueError, KeyError, TypeError: whatever it is, it is not what was written
+    except Exception:  # SafetensorError, ValueError, KeyError, TypeError: all mean damage
         raise UserError("it is not a whole checkpoint") from None
     if not files.matches(arrays, head):
         raise UserError("its content does not match its checksum")

@@ -1,4 +1,4 @@
-"""Is the encoder learning or collapsing? Numbers read off frozen features while training."""
+"""Is the encoder learning or collapsing? Numbers of frozen features during training."""
 
 import torch
 import torch.nn.functional as F
@@ -7,9 +7,10 @@ from torch import Tensor
 
 @torch.no_grad()
 def rankme(features: Tensor) -> float:
-    """Effective rank of features [N, F]: exp of the entropy of the normalised singular values, in [1, min(N, F)].
+    """Effective rank of features [N, F], in [1, min(N, F)]; 1 for one collapsed direction.
 
-    Garrido et al., "RankMe", ICML 2023, eq. 1. One collapsed direction gives 1.
+    The exponential of the entropy of the normalised singular values (Garrido et al., "RankMe",
+    ICML 2023, eq. 1).
     """
     values = torch.linalg.svdvals(features.float())
     share = values / values.sum().clamp_min(1e-12) + 1e-7
@@ -18,9 +19,10 @@ def rankme(features: Tensor) -> float:
 
 @torch.no_grad()
 def feature_std(features: Tensor) -> float:
-    """Mean over dimensions of the standard deviation of the L2-normalised features [N, F], times sqrt(F).
+    """Standard deviation of the L2-normalised features [N, F], mean over dimensions, times sqrt(F).
 
-    0 at full collapse, 1 for directions spread evenly over the sphere (Chen & He, SimSiam, CVPR 2021, fig. 2).
+    0 at full collapse, 1 for directions spread evenly over the sphere (Chen & He, SimSiam, CVPR
+    2021, fig. 2).
     """
     return float(F.normalize(features.float(), dim=1).std(0).mean() * features.shape[1] ** 0.5)
 
@@ -34,9 +36,11 @@ def knn_accuracy(
     k: int = 10,
     temperature: float = 0.07,
 ) -> float:
-    """Share of queries [M, F] whose weighted vote of the k nearest bank features [N, F] by cosine is right.
+    """Accuracy of a weighted k-NN by cosine similarity. A curve to watch, not a result to report.
 
-    Weights exp(similarity / temperature) (Wu et al., CVPR 2018). A curve to watch, not a result to report.
+    bank, bank_labels: features [N, F] and classes [N] that vote, with weights exp(similarity /
+        temperature) (Wu et al., CVPR 2018).
+    queries, labels: features [M, F] to classify, and their classes [M].
     """
     similarity = F.normalize(queries.float(), dim=1) @ F.normalize(bank.float(), dim=1).T
     top, index = similarity.topk(min(k, len(bank)), dim=1)
@@ -47,7 +51,7 @@ def knn_accuracy(
 
 @torch.no_grad()
 def sigma_summary(log_sigma: Tensor, low: float, high: float) -> dict[str, float]:
-    """Of predicted log standard deviations [N, D]: geometric mean of sigma, and the share at the clamp."""
+    """Geometric mean of sigma, and the share at the clamp, of predicted log sigma [N, D]."""
     margin = 1e-4 * (high - low)
     clamped = (log_sigma <= low + margin) | (log_sigma >= high - margin)
     return {

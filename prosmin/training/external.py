@@ -73,7 +73,9 @@ def normalisation(
 
 
 def from_file(path: str | Path) -> Weights:
-    """Weights in a safetensors file or in a folder with ``model.safetensors``; a ``config.json`` beside them is read.
+    """Weights in a safetensors file or in a folder with ``model.safetensors``.
+
+    The ``config.json`` beside them is read, if there is one.
 
     Raises ``ConfigError`` where there are none.
     """
@@ -91,9 +93,9 @@ def from_file(path: str | Path) -> Weights:
 
 
 def from_hub(repo: str, revision: str) -> Weights:
-    """``model.safetensors`` and ``config.json`` of a commit of the model hub, or of what an earlier download has left of it.
+    """``model.safetensors`` and ``config.json`` of a commit of the hub, or of its cache.
 
-    Raises ``ConfigError`` where they cannot be had.
+    Raises ``ConfigError`` where the weights cannot be had.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (

@@ -65,8 +65,9 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 
 def without_docstrings(tree: ast.Module) -> ast.Module:
+    """Remove the docstrings of a syntax tree, in place; returns it."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
     return tree

@@ -1,4 +1,4 @@
-"""What is watched while training: diagnostics of images without augmentation, and what looks like collapse."""
+"""Diagnostics of images without augmentation during training, and warnings of collapse."""
 
 import logging
 from collections.abc import Mapping
@@ -20,7 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Monitor:
-    """Images watched while training: uint8 [N, C, S, S], and, where there are labels, a bank for the online k-NN."""
+    """Images that are observed during training.
+
+    images, labels: uint8 [N, C, S, S], and their classes [N] where all are known.
+    bank, bank_labels: images and classes for the online k-NN.
+    """
 
     images: Tensor
     labels: Tensor | None = None
@@ -48,18 +52,18 @@ class Monitor:
 
 @torch.no_grad()
 def observe(model: Objective, monitor: Monitor, batch_size: int = 512) -> dict[str, float]:
-    """Diagnostics of the un-augmented monitor images, by names and definitions of ``prosmin.training.diagnostics``.
+    """Diagnostics by name; ``prosmin.training.diagnostics`` defines them.
 
-    Those of sigma are of objectives that predict a distribution.
+    Those of sigma are for objectives that predict a distribution, k-NN accuracy is for a monitor
+    with labels.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
 
     def outputs(images: Tensor) -> tuple[Tensor, Tensor | None]:
-        parts = [
-            model.describe(batch.to(device).float() / 255.0) for batch in images.split(batch_size)
-        ]
+        batches = torch.split(images, batch_size)
+        parts = [model.describe(batch.to(device).float() / 255.0) for batch in batches]
         features, log_sigma = zip(*parts, strict=True)
         return torch.cat(features), None if log_sigma[0] is None else torch.cat(log_sigma)
 
@@ -77,13 +81,14 @@ def observe(model: Objective, monitor: Monitor, batch_size: int = 512) -> dict[s
 
 
 def warn_of_collapse(row: dict[str, float], step: int) -> None:
-    """Say in the log what looks like collapse, with its likely cause. Step 0 is not judged."""
+    """Warn of signs of collapse in the log, with the likely cause. Step 0 is not judged."""
     if step == 0:
         return
     if row["rankme"] < 2 or row["feature_std"] < 0.05:
         log.warning(
-            "step %d: the features collapse (RankMe %.2f, feature std %.3f); raise pretrain.batch_size or, with prosmin, "
-            "normalise the targets (pretrain.objective.normalise: whiten), with another target network slow it down "
+            "step %d: the features collapse (RankMe %.2f, feature std %.3f); raise "
+            "pretrain.batch_size or, with prosmin, normalise the targets "
+            "(pretrain.objective.normalise: whiten), with another target network slow it down "
             "(pretrain.target.momentum)",
             step,
             row["rankme"],
@@ -91,8 +96,8 @@ def warn_of_collapse(row: dict[str, float], step: int) -> None:
         )
     if row.get("sigma_clamped", 0.0) > 0.5:
         log.warning(
-            "step %d: %.0f %% of the predicted sigma stand at the clamp; widen pretrain.objective.log_sigma "
-            "or check that pretrain.objective.lambda is near 1",
+            "step %d: %.0f %% of the predicted sigma stand at the clamp; widen "
+            "pretrain.objective.log_sigma or check that pretrain.objective.lambda is near 1",
             step,
             100 * row["sigma_clamped"],
         )

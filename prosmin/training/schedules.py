@@ -10,7 +10,7 @@ def cosine(start: float, end: float, step: int, steps: int) -> float:
 
 
 def warmup_cosine(peak: float, step: int, steps: int, warmup: int) -> float:
-    """Linear from ``peak / warmup`` to ``peak`` over ``warmup`` steps, then half a cosine to 0 at the last step."""
+    """From ``peak / warmup`` to ``peak`` over ``warmup`` steps, then half a cosine to 0."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return cosine(peak, 0.0, step - warmup, steps - warmup)
