@@ -33,8 +33,8 @@ CorruptionType = Literal[*BENCHMARK, *EXTRA, *GROUPS]
 
 
 def _spread(types: tuple[str, ...]) -> tuple[str, ...]:
-    """The types of the groups in place of their names."""
-    return tuple(name for each in types for name in GROUPS.get(each, (each,)))
+    """Put the types of a group in the place of its name."""
+    return tuple(member for name in types for member in GROUPS.get(name, (name,)))
 
 
 class Embed(Section):

@@ -11,7 +11,7 @@ Transform = Literal["none", "invert", "rotate90", "permute", "noise", "halves"]
 
 
 class Dataset(Section):
-    """What every source shares."""
+    """The keys of every source."""
 
     val_fraction: Fraction = 0.2
     test_fraction: Probability = 0.2  # 1: all images, for a set that is evaluated on alone
@@ -23,7 +23,8 @@ class Dataset(Section):
     def _leaves_train(self) -> "Dataset":
         if self.test_fraction < 1 <= self.val_fraction + self.test_fraction:
             raise ValueError(
-                "val_fraction and test_fraction must add up to less than 1, or nothing is left to train on"
+                "val_fraction and test_fraction must add up to less than 1, "
+                "or nothing is left to train on"
             )
         return self
 

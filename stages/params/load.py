@@ -57,9 +57,9 @@ class Params(Section):
 
 
 def _misnamed(content: dict[Any, Any]) -> Iterator[str]:
-    """A line for every dataset named where it cannot be: not under ``fetch``, or trained on and tested for novelty.
+    """A line for every name of a dataset that ``fetch`` lacks or that stands in the wrong place.
 
-    It reads the file's own content, so that these faults are reported together with those of the fields.
+    ``content`` is that of the file, so these faults are reported together with those of the keys.
     """
 
     def inside(section: str, key: str, kind: type) -> Any:
@@ -69,7 +69,7 @@ def _misnamed(content: dict[Any, Any]) -> Iterator[str]:
 
     known, trained = content.get("fetch"), content.get("dataset")
     if not isinstance(known, dict) or not known:
-        return  # one fault, not one for each name
+        return  # one fault, not one per name
     named = [("dataset", trained)]
     named += [(f"ood.sets.{printable(name)}", name) for name in inside("ood", "sets", dict)]
     named += [
@@ -92,8 +92,11 @@ def _misnamed(content: dict[Any, Any]) -> Iterator[str]:
 
 
 def _left_out(content: dict[Any, Any], graph: Path) -> Iterator[str]:
-    """One line for all keys that have a default here and that ``graph``, a dvc.yaml, names: DVC knows no defaults, and would
-    say so when their stage comes, which is after pretraining."""
+    """One line for all missing keys that have a default and that ``graph``, a dvc.yaml, names.
+
+    DVC knows no defaults. It would report a missing key only when its stage is due, which is after
+    pretraining.
+    """
     found: dict[str, str] = {}
     for key in declared.asked_for(content, graph):
         section, model, path = content, Params, ""
@@ -123,7 +126,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def load(path: str | Path = PARAMS) -> Params:
-    """Read and validate ``path``; raise ``UserError`` with one line for each thing that is wrong."""
+    """Read and validate ``path``. Raises ``UserError`` with one line per fault."""
     path = Path(path)
     content = read(path)
     lines, params = (

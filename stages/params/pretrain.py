@@ -1,4 +1,7 @@
-"""The section ``pretrain``: the settings of ``prosmin`` for views, training and objectives, and what the stage adds to them."""
+"""The section ``pretrain``.
+
+Settings of views, training and objectives are the dataclasses of ``prosmin``; the stage adds keys.
+"""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union
@@ -13,7 +16,7 @@ from stages.params.types import Once, Revision, SplitName, Text, matching, plain
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """kwargs: passed to ``timm.create_model``."""
+    """A timm model. kwargs: passed to ``timm.create_model``."""
 
     name: Text
     cifar_stem: Flag = False
@@ -24,7 +27,7 @@ class Encoder:
 
 @dataclass(frozen=True, kw_only=True)
 class External:
-    """What the two sources share. mean, std: of the input, per channel, where no ``config.json`` tells them."""
+    """Weights from elsewhere. mean, std: of the input, per channel, without a ``config.json``."""
 
     mean: (
         Annotated[
@@ -48,6 +51,8 @@ class External:
 
 @dataclass(frozen=True, kw_only=True)
 class FileWeights(External):
+    """A safetensors file. sha256: of the file, checked where it is given."""
+
     source: Literal["file"]
     path: Text
     sha256: Annotated[str, matching("[0-9a-f]{64}", "64 digits of 0-9 and a-f")] | None = None
@@ -55,6 +60,8 @@ class FileWeights(External):
 
 @dataclass(frozen=True, kw_only=True)
 class HubWeights(External):
+    """A commit of a repository on the model hub."""
+
     source: Literal["hub"]
     repo: Text
     revision: Revision
@@ -62,12 +69,16 @@ class HubWeights(External):
 
 @dataclass(frozen=True, kw_only=True)
 class Projector:
+    """Units of the hidden layers and of the output."""
+
     hidden_dim: Width = 512
     dim: Several = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(TrainSettings):
+    """All keys of the section."""
+
     splits: Annotated[tuple[SplitName, ...], Once, Field(min_length=1)] = ("train", "val")
     channels: Annotated[Literal[1, 3], BeforeValidator(refuse_bool)] = 3
     stream: Flag = False

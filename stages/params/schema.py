@@ -1,4 +1,4 @@
-"""The keys of a section, whether pydantic's models or plain dataclasses say them."""
+"""The keys of a section, of a pydantic model as of a plain dataclass."""
 
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -46,7 +46,7 @@ def _sections(kind: Any) -> list[type]:
 
 
 def tag(section: Any) -> str:
-    """The only value of a key that has one: the tag of ``section`` in a union; or an empty string."""
+    """The tag of ``section`` in a union, the only value that one of its keys may have; or ``""``."""
     for key in keys(section).values():
         if get_origin(key.kind) is Literal and len(get_args(key.kind)) == 1:
             return str(get_args(key.kind)[0])

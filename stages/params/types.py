@@ -1,4 +1,7 @@
-"""What the sections of ``params.yaml`` are made of: base class, kinds of values, and the ranges of ``prosmin`` for pydantic."""
+"""Building blocks of the sections of ``params.yaml``.
+
+The base class, kinds of values, and rules by which pydantic reads the ranges of ``prosmin``.
+"""
 
 import re
 from typing import Annotated, Any, Literal
@@ -32,7 +35,7 @@ class Section(BaseModel):
     )
 
 
-# --- numbers, lists and truth values ----------------------------------------------------------------
+# --- numbers, lists and truth values --------------------------------------------------------------
 
 
 def refuse_bool(value: Any) -> Any:
@@ -83,7 +86,7 @@ OneOrMore.__get_pydantic_core_schema__ = _one_or_more
 Exact.__get_pydantic_core_schema__ = _exact
 
 Percent = Annotated[float, Range(above=0, most=100)]
-Count = Annotated[int, Range(least=1, most=10**9)]  # of what there is: images, labels, neighbours
+Count = Annotated[int, Range(least=1, most=10**9)]  # of images, labels, neighbours
 Draws = Annotated[int, Range(least=3, most=1000)]
 Seed = Annotated[int, Range(least=0, below=2**31)]
 Bootstrap = Annotated[int, Range(least=100, most=10**6)]
@@ -92,7 +95,7 @@ Labels = Annotated[tuple[Count, ...], Field(max_length=20)]
 Percents = Annotated[tuple[Percent, ...], Field(max_length=20)]
 
 
-# --- text and names ---------------------------------------------------------------------------------
+# --- text and names -------------------------------------------------------------------------------
 
 
 def matching(pattern: str, says: str) -> AfterValidator:
@@ -114,7 +117,7 @@ SplitName = Literal["train", "val", "test"]
 
 
 def plain(value: Any) -> Any:
-    """A value of JSON with numbers of a size that a network may be made of."""
+    """Refuse values that JSON does not have and numbers too large for a network."""
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise ValueError("must have text for keys")

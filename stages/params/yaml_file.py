@@ -1,4 +1,4 @@
-"""A YAML file read strictly, and what pydantic finds wrong with it told in the words of the file."""
+"""Read a YAML file strictly, and report the faults that pydantic finds in the words of the file."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from prosmin.common.errors import ConfigError, UserError, listed, nearest, printable, shown
 from stages.params.schema import keys, tag, tagged
 
-# How a reference begins, such as ${oc.env:HOME}, that DVC would resolve when it writes a changed setting into the file.
+# The beginning of a reference such as ${oc.env:HOME}, which DVC would resolve when it writes a
+# changed setting into the file.
 INTERPOLATION = "${"
 # pydantic's kinds of error as what the value must be.
 EXPECTED = {
@@ -47,14 +48,16 @@ EXPECTED = {
 BYTES = 2**18  # of a file
 DEPTH = 30  # of sections and lists in each other
 VALUES = 20_000
-FAULTS = 20  # that are told at a time
-# Tags that make of text what a file of settings has no use for.
+FAULTS = 20  # reported at a time
+# Tags of values that no setting has.
 REFUSED = {f"tag:yaml.org,2002:{name}" for name in ("binary", "set", "omap", "pairs")}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice (plain YAML keeps the last one silently), what is no plain value, and what is larger,
-    deeper or, with its aliases written out, longer than any file of settings."""
+    """YAML with plain values only, and of the size of a file of settings, its aliases written out.
+
+    It refuses a key that stands twice, of which plain YAML silently keeps the last.
+    """
 
     depth = 0
 
@@ -72,7 +75,8 @@ class _Loader(yaml.SafeLoader):
         values, levels = _written_out(node, {}) if node is not None else (0, 0)
         if values > VALUES:
             raise _fault(
-                f"it holds more than {VALUES} values, each counted as often as its aliases repeat it"
+                f"it holds more than {VALUES} values, "
+                "each counted as often as its aliases repeat it"
             )
         if levels > DEPTH:
             raise _fault(f"it is nested more than {DEPTH} deep with its aliases written out")
@@ -88,8 +92,9 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         kind = node.tag.rpartition(":")[2]
         if INTERPOLATION in node.value:
-            text = f"{shown(node.value)} holds {INTERPOLATION!r}, and nothing is put in the place of such a reference"
-            raise _Unreadable(text, node.start_mark)
+            holds = f"{shown(node.value)} holds {INTERPOLATION!r}"
+            why = "nothing is put in the place of such a reference"
+            raise _Unreadable(f"{holds}, and {why}", node.start_mark)
         try:
             if node.tag in REFUSED or kind in ("int", "float") and ":" in node.value:
                 raise ValueError  # 1:30 is 90 in YAML 1.1, and text for whoever reads 1.2
@@ -98,7 +103,7 @@ class _Loader(yaml.SafeLoader):
             raise
         except RecursionError:
             raise
-        except Exception as error:  # PyYAML's own readers of scalars stumble over an empty or odd text each in its own way
+        except Exception as error:  # PyYAML's readers of scalars raise many kinds for odd text
             reason = (
                 str(error).partition(";")[0]
                 if isinstance(error, ValueError) and kind == "timestamp"
@@ -118,7 +123,10 @@ def _fault(problem: str, mark: yaml.Mark | None = None) -> yaml.YAMLError:
 
 
 def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """(values, levels) of ``node`` once its aliases are written out; those to a node that they stand in count nothing."""
+    """(values, levels) of ``node`` with its aliases written out.
+
+    An alias to a node that it stands in counts nothing.
+    """
     if id(node) not in known:
         known[id(node)] = (0, 0)
         children = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -150,7 +158,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read(path: Path) -> dict[Any, Any]:
-    """The sections of a YAML file; a ``UserError`` of one sentence for each way of having none."""
+    """The sections of a YAML file. Raises ``UserError``, one sentence, where it has none."""
     try:
         with open(path, "rb") as file:
             given = file.read(BYTES + 1)
@@ -175,14 +183,13 @@ def read(path: Path) -> dict[Any, Any]:
     except _Unreadable as error:
         raise UserError(f"{path} holds a value that cannot be read: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds {'nothing' if content is None else 'no sections'}; it must hold named sections"
-        )
+        held = "nothing" if content is None else "no sections"
+        raise UserError(f"{path} holds {held}; it must hold named sections")
     return content
 
 
 def first(lines: Iterable[str]) -> list[str]:
-    """The first ``FAULTS`` lines, and one that says so where there are more."""
+    """The first ``FAULTS`` lines; a last line says that there are more."""
     lines = iter(lines)
     found = list(islice(lines, FAULTS))
     return (
@@ -193,7 +200,7 @@ def first(lines: Iterable[str]) -> list[str]:
 
 
 def sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
-    """Every fault that pydantic found in ``model``, as a line: dotted key, value, what is allowed, nearest name."""
+    """A line per fault of ``model``: dotted key, value, what is allowed, and the nearest name."""
     # Faulty entries of a list do not count towards its length; a list that only then seems too
     # short has no fault of its own.
     faults = (

@@ -1,4 +1,4 @@
-"""A run that was stopped, by an exception or SIGKILL, in one process or three, ends as if it had not been."""
+"""A run stopped by an exception or SIGKILL, in one process or three, ends like an undisturbed run."""
 
 import random
 import resource
@@ -65,7 +65,7 @@ class Stopped(BaseException):
 
 
 def stop(monkeypatch, at):
-    """Stop inside the step numbered ``at`` of those made from here on, that of the optimiser done."""
+    """Stop inside step ``at``, counted from here, after that of the optimiser."""
     update, calls = ProSMIN.momentum_update, 0
 
     def counted(self, momentum):
@@ -141,7 +141,7 @@ def step_of(folder):
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, world):
-    """SIGKILL while it trains and writes a checkpoint a step; the moments differ from one test run to the next."""
+    """SIGKILL at random moments while it trains and writes a checkpoint per step."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for process in gang.start(run_to_the_end, whole, world=world):
         process.join()

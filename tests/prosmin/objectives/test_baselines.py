@@ -44,7 +44,7 @@ def moved(model):
 
 
 def outputs(model, batch, network):
-    """float64 [N, D] of each view, the global ones in one batch and the local ones of each size in another."""
+    """float64 [N, D] per view, from one batch of global views and one of local views per size."""
     parts = [network(torch.cat(group)) for group in (batch[:2], batch[2:4], batch[4:]) if group]
     return [each.double().numpy() for part in parts for each in part.split(len(batch[0]))]
 

@@ -19,7 +19,8 @@ def correlated():
 
 def test_whitened_targets_have_identity_covariance(correlated):
     white = normalise_targets(correlated, "whiten").double()
-    # float32 loses what the condition of the covariance (about 10 000) takes; how much depends on the processor
+    # float32 loses digits by the condition of the covariance, about 10 000; how many depends on the
+    # processor.
     torch.testing.assert_close(
         white.T @ white / len(white), torch.eye(6).double(), atol=2e-3, rtol=0
     )
