@@ -46,7 +46,7 @@ def _sections(kind: Any) -> list[type]:
 
 
 def tag(section: Any) -> str:
-    """The tag of ``section`` in a union, the only value that one of its keys may have; or ``""``."""
+    """The tag of ``section`` in a union, the only value of one of its keys; or ``""``."""
     for key in keys(section).values():
         if get_origin(key.kind) is Literal and len(get_args(key.kind)) == 1:
             return str(get_args(key.kind)[0])
