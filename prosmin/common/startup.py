@@ -6,9 +6,9 @@ tensor then waits while the system clears every page that it touches; on virtual
 fifth of a training step (docs/performance.md). PyTorch's tuning guide recommends to preload another
 allocator (jemalloc, tcmalloc); telling glibc is enough. The process then never shrinks.
 
-Garbage collection: while PyTorch, Prefect and DVC load, they make up to a million objects, none of
-them garbage. Python's defaults search all of them again and again, which takes up to a fifth of the
-loading time.
+Garbage collection: large packages such as PyTorch make up to a million objects while they load,
+none of them garbage. Python's defaults search all of them again and again, which takes up to a
+fifth of the loading time.
 """
 
 import gc

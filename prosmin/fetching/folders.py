@@ -118,11 +118,11 @@ def _images(root: Path, files: list[str], labels: Rows) -> Images:
 
 def _asked(root: Path, asked: Mapping[str, str]) -> dict[str, Path]:
     where = {split: _split_folder(root, split, name) for split, name in asked.items()}
-    for one, other in itertools.combinations(where, 2):
-        first, second = where[one].resolve(), where[other].resolve()
-        if first.is_relative_to(second) or second.is_relative_to(first):
-            said = f"splits.{one} ({asked[one]}) holds the same images; they must differ"
-            raise ConfigError(f"splits.{other}", asked[other], said)
+    for first, second in itertools.combinations(where, 2):
+        folders = where[first].resolve(), where[second].resolve()
+        if folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0]):
+            allowed = f"splits.{first} ({asked[first]}) holds the same images; they must differ"
+            raise ConfigError(f"splits.{second}", asked[second], allowed)
     return {split: where[split] for split in SPLITS if split in where}
 
 

@@ -60,16 +60,16 @@ def odd_folders(place: Path, below: Mapping[str, Sequence[str]], certain: bool) 
         len(inner[0]) > 1 and "" not in inner[0] and all(folders == inner[0] for folders in inner)
     )
     if len(names) > 1 and alike:
-        said = (
+        note = (
             f"all folders in {place} ({listed(names)}) hold the same folders ({listed(inner[0])}), "
             "as splits do and classes do not; "
         )
         if certain:
             raise UserError(
-                f"{said}name the splits, such as splits: {{train: {names[0]}, test: {names[1]}}}, "
+                f"{note}name the splits, such as splits: {{train: {names[0]}, test: {names[1]}}}, "
                 "or set splits to {train: .} if they are classes"
             )
-        return [f"{said}name the splits under splits if they are"]
+        return [f"{note}name the splits under splits if they are"]
     for name in names:
         if splits := [folder for folder in below[name] if split_named(folder)]:
             return [
@@ -78,9 +78,9 @@ def odd_folders(place: Path, below: Mapping[str, Sequence[str]], certain: bool) 
             ]
     nested = [name for name in names if len(below[name]) > 1 and "" not in below[name]]
     if nested and len(names) > 1:
-        said = "; ".join(f"{name}: {listed(below[name])}" for name in nested[:SHOWN])
+        inner_folders = "; ".join(f"{name}: {listed(below[name])}" for name in nested[:SHOWN])
         return [
-            f"class folders in {place} hold folders of images instead of images ({said}); "
+            f"class folders in {place} hold folders of images instead of images ({inner_folders}); "
             "with classes: leaf, these would be the classes"
         ]
     return []
