@@ -1,10 +1,13 @@
-"""The flow against ``dvc repro``, on the default run: ``python -m benchmarks.flow [--rounds 3] [--whole]``.
+"""The flow against ``dvc repro``, on the default run.
 
-In a fresh clone of the last commit, after one ``dvc repro``:
+    python -m benchmarks.flow [--rounds 3] [--whole]
 
-- fan_out: seconds of ``pipelines.run --force --downstream embed prediction finetune`` over those of ``dvc repro`` with the same words (all
-  evaluations and the report; the encoder stays), in pairs that alternate in order. The flow reports to a server that is up.
-- same_bytes: whether dvc.lock, metrics/, plots/ and results/ are equal to the byte after each of them
+In a fresh clone of the last commit, after a first ``dvc repro``:
+
+- fan_out: seconds of ``pipelines.run --force --downstream embed prediction finetune`` over those of
+  ``dvc repro`` with the same words (all evaluations and the report; the encoder stays), in pairs
+  that alternate in order. The flow reports to a server that is running.
+- same_bytes: whether dvc.lock, metrics/, plots/ and results/ are equal to the byte after each run
 - whole (with --whole): the same for the whole graph, pretraining included
 - nothing_to_do: seconds of a flow with nothing to do, with that server and without any
 """
@@ -29,7 +32,7 @@ DVC, FLOW = ("dvc", "repro"), ("pipelines.run",)
 
 
 def run(folder: Path, module: str, *arguments: str, api: Mapping[str, str] | None = None) -> float:
-    """Seconds of ``python -m module arguments``. api: what the client is told of a server, if there is one."""
+    """Seconds of ``python -m module arguments``. api: variables of a running server, if any."""
     variables = {name: value for name, value in environment().items() if name != "PREFECT_API_URL"}
     begun = time.perf_counter()
     done = subprocess.run(
