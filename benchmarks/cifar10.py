@@ -1,10 +1,14 @@
-"""The whole evaluation suite on CIFAR-10: ``python -m benchmarks.cifar10 FOLDER [--limit 10000] [--epochs 10]``.
+"""The whole evaluation suite on CIFAR-10.
 
-FOLDER holds train.parquet and test.parquet with the columns ``img`` or ``image``, and ``label``, as the hub has them. In a fresh clone of
-the last commit: pretraining on ``limit`` images of the training split (the recipe of docs/params.md for small photographs), then every
-evaluation on the whole test split by the flow, with all 15 types x 5 severities of corruption, a near OOD set (halves of two images)
-and a far one (digits), few labels and transfer. Says the seconds of both, the largest memory of all processes of the second together
-(RSS, sampled, what they share counted each time) and the headline numbers.
+    python -m benchmarks.cifar10 FOLDER [--limit 10000] [--epochs 10]
+
+FOLDER holds train.parquet and test.parquet with the columns ``img`` or ``image``, and ``label``,
+as the hub has them. In a fresh clone of the last commit it pretrains on ``limit`` images of the
+training split (the recipe of docs/params.md for small photographs). Then the flow runs every
+evaluation on the whole test split: all 15 types x 5 severities of corruption, a near OOD set
+(halves of two images), a far one (digits), few labels and transfer. The figures are the seconds
+of both, the largest memory of all processes of the second together (RSS, sampled; shared memory
+counts once per process) and the headline numbers.
 """
 
 import argparse
@@ -24,7 +28,8 @@ from pipelines.engine.execute import environment
 from stages.common.headlines import rows
 from stages.params.load import load
 
-# The default run's ResNet with a stem as wide as its first stage (He et al., CVPR 2016, sec. 4.2), and shortcuts that average where they
+# The ResNet of the default run with a stem as wide as its first stage (He et al., CVPR 2016, sec.
+# 4.2), and shortcuts that average where they
 # get smaller instead of leaving out three pixels of four (He et al., CVPR 2019, ResNet-D).
 ENCODER = {
     "layers": [1, 1, 1, 1],
@@ -143,7 +148,12 @@ def main() -> None:
         pretraining, _ = flow(folder, "pretrain")
         suite, memory = flow(folder)
         found = {
-            row.label: {"value": row.value, "low": row.low, "high": row.high, "random": row.untrained}
+            row.label: {
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+                "random": row.untrained,
+            }
             for row in rows(load(folder / "params.yaml"), folder / "metrics")
         }
     figures = {

@@ -1,9 +1,12 @@
-"""The closed-form score against the loop over samples that the paper describes: ``python -m benchmarks.loss [--dim 2048]``.
+"""The closed-form score against the paper's loop over samples.
 
-Forward and backward of both for one batch, one thread, in turns (the median of the ratios), and the bytes that each keeps for its backward
-pass at K = 4, 16 and 64 samples: those of the closed form do not depend on K, which it does not have. The loop draws K samples of the
-prediction and goes through all pairs of them (Vahidi et al., ICLR 2024, eq. 6); ``prosmin.scoring.crps_monte_carlo``, which sorts
-instead of pairing, is timed beside it.
+    python -m benchmarks.loss [--dim 2048]
+
+Forward and backward pass of both for one batch, on one thread, in turns (the median of the
+ratios), and the bytes that each keeps for its backward pass, at K = 4, 16 and 64 samples. The
+closed form has no K. The loop draws K samples of the prediction and goes through all pairs of
+them (Vahidi et al., ICLR 2024, eq. 6). ``prosmin.scoring.crps_monte_carlo``, which sorts the
+samples instead, is timed beside them.
 """
 
 import argparse
@@ -34,7 +37,7 @@ def loop(mu: Tensor, sigma: Tensor, y: Tensor, samples: int) -> Tensor:
 
 
 def kept(score: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: tuple[Tensor, ...]) -> int:
-    """Bytes that a forward pass saves for its backward pass, each storage once, without the inputs."""
+    """Bytes that a forward pass saves for its backward pass, without the inputs."""
     given = {each.untyped_storage().data_ptr() for each in inputs}
     found: dict[int, int] = {}
 

@@ -1,14 +1,20 @@
-"""ProSMIN against the baselines on CIFAR-10, with equal effort for each: ``python -m benchmarks.objectives FOLDER [--jobs 2]``.
+"""ProSMIN against the baselines on CIFAR-10, with equal effort for every objective.
 
-FOLDER as in ``benchmarks.cifar10``, whose settings are taken: 10 000 training images, 2000 of them held out. Encoder, views, optimiser,
-schedule, batch and probes are the same for all. Two steps:
+    python -m benchmarks.objectives FOLDER [--jobs 2]
 
-1. choice: each objective at every point of its own grid (``GRIDS``: two learning rates by two values of what matters to it), one seed, half
-   the epochs, pretrained on train; the highest accuracy on val of a linear probe fitted to train chooses. The test split is not opened.
-2. final: the chosen point, three seeds, all epochs, pretrained on train and val as in ``stages.pretrain``; the linear probe and k-NN choose their
-   own settings on val and are read once on test.
+FOLDER and settings are those of ``benchmarks.cifar10``: 10 000 training images, 2000 of them held
+out. Encoder, views, optimiser, schedule, batch and probes are the same for all objectives. Two
+steps:
 
-Each job trains with one thread. What is done is in benchmarks/results/objectives.json, one entry a run, and is not done again.
+1. Choice: every objective at every point of its own grid (``GRIDS``), two learning rates by two
+   values of the setting that matters to it; one seed, half the epochs, pretrained on train. The
+   highest accuracy on val of a linear probe fitted to train decides. The test split is not opened.
+2. Final: the chosen point, three seeds, all epochs, pretrained on train and val as in
+   ``stages.pretrain``. The linear probe and k-NN choose their own settings on val and are read once
+   on test.
+
+Every job trains with one thread. benchmarks/results/objectives.json keeps one entry per run; a run
+that is in it is not repeated.
 """
 
 import argparse
@@ -46,12 +52,18 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "simclr": {"pretrain.objective.temperature": [0.2, 0.5]},
     "vicreg": {"pretrain.projector.dim": [64, 512]},
 }
-UNTRAINED = "random"  # initial weights with batch statistics of the images, in the place of an objective's name
+UNTRAINED = "random"  # stands for an objective: initial weights, batch statistics of images
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained: an objective at settings by dotted key. images: of the set, val included. final: on train and val, judged on test; else on train, judged on val."""
+    """One training.
+
+    name: of the objective.
+    changes: settings by dotted key.
+    images: of the dataset, val included.
+    final: trained on train and val, judged on test; else trained on train, judged on val.
+    """
 
     name: str
     changes: dict[str, Any]
@@ -84,7 +96,10 @@ def fetch(folder: Path, out: Path, limit: int) -> None:
 
 
 def train(folder: Path, data: Path, run: Run) -> dict[str, float]:
-    """Accuracy on val, or of a final run on test, of the linear probe (and of k-NN), and the seconds of training."""
+    """Seconds of training and accuracy of the linear probe on val.
+
+    Of a final run: on test, with the accuracy of k-NN.
+    """
     import torch
     from accelerate import Accelerator
 

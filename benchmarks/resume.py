@@ -1,8 +1,11 @@
-"""Does a run that is killed again and again end as if it had not been? ``python -m benchmarks.resume [kills] [processes]``.
+"""Does a run that is killed many times end like an undisturbed run?
 
-Runs the real stage, ``python -m stages.pretrain``, on digits in a temporary folder, once undisturbed and once ended by
-SIGKILL at random moments (20), every other one as soon as a checkpoint, of which there is one a step, is half written;
-then compares every file of both, byte by byte. A kill takes as long as the stage takes to start.
+    python -m benchmarks.resume [kills] [processes]
+
+Runs the real stage, ``python -m stages.pretrain``, on digits in a temporary folder: once
+undisturbed, and once ended by SIGKILL at random moments (20). Every other kill comes as soon as a
+checkpoint, one per step, is half written. Then it compares every file of both, byte by byte. A
+kill takes as long as the stage takes to start.
 """
 
 import os
@@ -70,7 +73,10 @@ def descendants(process: int) -> list[int]:
 def kill_once(
     folder: Path, processes: int, draw: random.Random, while_writing: bool
 ) -> tuple[int, bool]:
-    """Start the stage, let it make a step, kill it at a random moment: (step reached, was a checkpoint half written?)."""
+    """Start the stage, let it make a step and kill it at a random moment.
+
+    Returns the step reached, and whether a checkpoint was half written.
+    """
     start = reached(folder)
     run = stage(folder, "pretrain", processes=processes)
     while run.poll() is None and reached(folder) <= start:
@@ -126,7 +132,8 @@ def main(kills: int, processes: int) -> None:
     )
     print(f"{kills} kills, {halves} while a checkpoint was being written, {processes} process(es)")
     print(
-        f"{len(expected) - len(differing)} of {len(expected)} files identical; {len(left)} checkpoint folders left"
+        f"{len(expected) - len(differing)} of {len(expected)} files identical; "
+        f"{len(left)} checkpoint folders left"
     )
     if differing or left:
         sys.exit(f"error: {', '.join(differing + left)}")

@@ -1,12 +1,15 @@
 """Where the time of a training step goes: ``python -m benchmarks.step [--threads 2] [--steps 12]``.
 
-The CIFAR-10 recipe of ``benchmarks.cifar10`` (32-pixel images, batches of 128, two views, bf16, ProSMIN with whitened targets), the same with the
-encoder in fp32, and with a ResNet-18, on random images, in turns:
+The CIFAR-10 recipe of ``benchmarks.cifar10`` (32-pixel images, batches of 128, two views, bf16,
+ProSMIN with whitened targets), the same in fp32, and the same with a ResNet-18, on random images,
+in turns:
 
 - step: all of ``prosmin.training.loop``, views and optimiser included
-- encoder: the encoder alone on views made before, forward and backward of the online one, forward of the target one
+- encoder: the encoder alone on views made before: forward and backward pass of the online encoder,
+  forward pass of the target encoder
 
-The figure is the share of the encoder, encoder / step; what is left is views, projector, heads, score, optimiser and target update.
+The figure is the share of the encoder, encoder / step. The rest is views, projector, heads, score,
+optimiser and target update.
 """
 
 import argparse
@@ -21,12 +24,14 @@ from benchmarks.record import record
 from benchmarks.turns import figures, in_turns
 from prosmin.common.startup import keep_freed_memory
 from prosmin.models import store
+from prosmin.objectives.settings import ProSMIN
 from prosmin.training import loop
 from prosmin.training.settings import TrainSettings
 from prosmin.views.make import make_views
 from prosmin.views.settings import Views
 
-# The encoder's keywords, the precision, and the share of the steps that is enough: on a CPU one of a ResNet-18 takes as long as twenty.
+# Keywords of the encoder, precision, and share of the steps: on a CPU one step of a ResNet-18 takes
+# as long as twenty of the others.
 CASES = {
     "the recipe": (ENCODER, "bf16", 1.0),
     "in fp32": (ENCODER, "no", 1.0),
@@ -38,9 +43,17 @@ VIEWS = Views(saturation=0.4, blur=0.0, solarize=0.0)
 def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -> dict:
     AcceleratorState._reset_state(reset_partial_state=True)
     settings = store.ModelSettings(
-        encoder="resnet18", image_size=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, hidden_dim=512, dim=64,
-        cifar_stem=True, kwargs=kwargs, objective={"shrinkage": 0.01},
-    )  # fmt: skip
+        encoder="resnet18",
+        image_size=32,
+        channels=3,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        hidden_dim=512,
+        dim=64,
+        cifar_stem=True,
+        kwargs=kwargs,
+        objective=ProSMIN(shrinkage=0.01),
+    )
     images = torch.randint(
         0,
         256,

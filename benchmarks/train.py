@@ -1,12 +1,18 @@
-"""Images a second of pretraining, end to end: ``python -m benchmarks.train [--seconds 30] [--only NAME] [--jpeg 500x375]``.
+"""Images per second of pretraining, end to end.
 
-``prosmin.training.loop.pretrain`` from uint8 images on the device to updated weights: views, momentum target, optimiser and checks included, with the
-model FLOP utilisation where the peak of the device is known. Two recipes, each as it is and with ``pretrain.compile``: a ViT-S/16 on two views of
-224 pixels (bf16, batches of 512 on a GPU) and a ResNet-18 on two views of 32 pixels. On a CPU both are small, so that the script can be tried.
+    python -m benchmarks.train [--seconds 30] [--only NAME] [--jpeg 500x375]
 
-``--jpeg``: the ViT once more, the faster way, from JPEGs of that size that are decoded by one worker a core.
+``prosmin.training.loop.pretrain`` from uint8 images on the device to updated weights, with views,
+momentum target, optimiser and checks, and the model FLOP utilisation where the peak of the device
+is known. Two recipes, with and without ``pretrain.compile``: a ViT-S/16 on two views of 224
+pixels (bf16, batches of 512 on a GPU) and a ResNet-18 on two views of 32 pixels. On a CPU both
+are small, so that the script can be tried.
 
-FLOPs are counted by PyTorch on one step: multiply and add are two; forward and backward of the online network and forward of the target.
+``--jpeg``: also the ViT, the faster way, from JPEG files of that size, with one decoding worker per
+core.
+
+PyTorch counts the FLOPs of one step: a multiplication and an addition are two; forward and backward
+pass of the online network and forward pass of the target network.
 """
 
 import argparse
@@ -25,6 +31,7 @@ from benchmarks.input import dataset
 from benchmarks.record import record
 from prosmin.common.startup import keep_freed_memory
 from prosmin.models import store
+from prosmin.objectives.settings import ProSMIN
 from prosmin.training import loop
 from prosmin.training.settings import TrainSettings
 from prosmin.views.feed import Feed, Resident, Streamed
@@ -78,7 +85,7 @@ class Case:
                 hidden_dim=2048,
                 dim=256,
                 cifar_stem=self.recipe["stem"],
-                objective={"shrinkage": 0.01},
+                objective=ProSMIN(shrinkage=0.01),
             )  # fmt: skip
         )
         self.settings = TrainSettings(

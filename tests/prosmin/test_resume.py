@@ -1,4 +1,4 @@
-"""A run stopped by an exception or SIGKILL, in one process or three, ends like an undisturbed run."""
+"""A run that an exception or SIGKILL stopped ends like an undisturbed run."""
 
 import random
 import resource

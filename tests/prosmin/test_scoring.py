@@ -51,7 +51,7 @@ def test_expected_score_is_least_at_the_implied_sigma(lambda_, tau):
     found = optimize.minimize_scalar(
         expected, bounds=(-6, 6), method="bounded", options={"xatol": 1e-8}
     )
-    # The score has a kink at y = mu that the quadrature sees through sigma alone, hence a tolerance of 1 %.
+    # The quadrature sees the kink of the score at y = mu through sigma alone: a tolerance of 1 %.
     assert math.exp(found.x) == pytest.approx(tau * scoring.implied_sigma_factor(lambda_), rel=0.01)
 
 

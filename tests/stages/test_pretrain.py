@@ -1,4 +1,4 @@
-"""The pretrain stage: what params name is what the library has, and what the environment may say."""
+"""The pretrain stage: what it builds, what it records, and what the environment may say."""
 
 import hashlib
 import json
@@ -205,10 +205,8 @@ def test_an_external_encoder_takes_the_place_of_a_trained_one(tmp_path, monkeypa
     )
     export_stage.main(params)
     said = Path("results/export/README.md").read_text()
-    assert (
-        f"`theirs.safetensors` (SHA-256 `{hashlib.sha256(Path('theirs.safetensors').read_bytes()).hexdigest()}`)"
-        in said
-    )
+    digest = hashlib.sha256(Path("theirs.safetensors").read_bytes()).hexdigest()
+    assert f"`theirs.safetensors` (SHA-256 `{digest}`)" in said
     assert "datasets" not in yaml.safe_load(
         said.split("---\n")[1]
     )  # it has seen others, which nobody here knows

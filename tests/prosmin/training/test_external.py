@@ -1,4 +1,4 @@
-"""Weights of others: all of them are loaded, as timm itself would load them, or a sentence says why not."""
+"""Weights from elsewhere: all are loaded as timm would load them, or a sentence says why not."""
 
 import json
 from dataclasses import replace
@@ -162,6 +162,7 @@ def test_the_hub_is_asked_for_a_commit(tmp_path, monkeypatch):
     external.load_backbone(weights, SETTINGS["resnet"])
     with pytest.raises(
         ConfigError,
-        match="^external.repo is 'timm/other'; its model.safetensors cannot be had at revision b+: ",
+        match="^external.repo is 'timm/other'; its model.safetensors cannot be had at "
+        "revision b+: ",
     ):
         external.from_hub("timm/other", "b" * 40)

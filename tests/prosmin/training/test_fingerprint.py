@@ -50,7 +50,10 @@ def test_a_comment_a_docstring_or_another_layout_changes_nothing_and_a_statement
 def test_it_sees_each_module_that_training_loads_and_no_evaluation(package):
     """The oracle is Python: which modules of the package are there when the modules that train have
     been imported."""
-    load = "import sys, importlib; [importlib.import_module(each) for each in sys.argv[1:]]; print(*sys.modules)"
+    load = (
+        "import sys, importlib; [importlib.import_module(name) for name in sys.argv[1:]]; "
+        "print(*sys.modules)"
+    )
     out = subprocess.run(
         [sys.executable, "-c", load, *checkpoint.TRAINS], capture_output=True, text=True, check=True
     )

@@ -181,7 +181,7 @@ def test_a_gpu_trains_in_bf16_and_goes_on_from_a_checkpoint(
 
 
 def test_a_compiled_encoder_trains_to_the_same_weights(digits, monkeypatch):
-    """Traced by torch.compile and then run as it is, which leaves the numbers alone and needs no C++ compiler."""
+    """torch.compile traces it and runs it as it is: the same numbers without a C++ compiler."""
     traced = []
 
     def backend(graph, inputs):
@@ -302,7 +302,7 @@ def test_a_second_time_it_stops_and_names_the_last_good_checkpoint(digits, monke
 
 
 def test_a_run_with_channels_last_goes_back_to_the_same_weights(digits, monkeypatch, every_step):
-    """What the optimiser keeps has the layout of the parameters, which a checkpoint does not keep."""
+    """Moments of the optimiser have the layout of their parameters, which no checkpoint keeps."""
     settings = changed(channels_last=True)
     undisturbed, _ = train(digits, settings)
     poison(monkeypatch, at=6, times=1)

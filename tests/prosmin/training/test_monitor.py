@@ -22,7 +22,7 @@ def test_collapse_is_said_in_the_log_with_its_likely_cause(caplog):
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_the_monitor_watches_a_draw_of_all_classes(monkeypatch, labelled):
-    """Of a set that is sorted by class: as many classes, and an effective rank as high, as of the same set in any order."""
+    """A set sorted by class gives as many classes, and as high a rank, as the set in any order."""
     monkeypatch.setattr(monitor, "WATCHED", 140)
     monkeypatch.setattr(monitor, "BANK", 300)
     pictures, labels = load_digits(return_X_y=True)

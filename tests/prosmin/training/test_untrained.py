@@ -1,4 +1,4 @@
-"""The floor: batch statistics of real images against a walk through the network, and all that stays as it was."""
+"""The floor: batch statistics against a walk through the network, and nothing else changes."""
 
 import copy
 
@@ -18,7 +18,8 @@ NARROW = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 8], "zero_init_last": Fa
 def network(name: str = "prosmin", encoder: str = "resnet18", **kwargs):
     stem = encoder == "resnet18"
     settings = store.ModelSettings(
-        encoder, 8, 1, (0.3,), (0.38,), 16, 8, cifar_stem=stem, kwargs=kwargs or (NARROW if stem else {}),
+        encoder, 8, 1, (0.3,), (0.38,), 16, 8,
+        cifar_stem=stem, kwargs=kwargs or (NARROW if stem else {}),
         objective={"name": name},
     )  # fmt: skip
     return store.build_model(settings, seed=3)
@@ -36,7 +37,7 @@ def norms(module: nn.Module) -> list[nn.Module]:
 
 @pytest.mark.parametrize("name", ["prosmin", "published", "byol", "simclr", "external"])
 def test_each_layer_normalises_the_images_to_mean_0_and_variance_1(name):
-    """All images in one batch: with their statistics each layer of the encoder puts out its bias and its scale, here 0 and 1."""
+    """With the statistics of the batch every layer outputs its bias and scale, 0 and 1."""
     model, images, seen = network(name), pictures(300), {}
     before = {key: each.clone() for key, each in model.state_dict().items()}
     for layer in norms(model.eval().encoder):
