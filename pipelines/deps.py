@@ -5,7 +5,7 @@
     python -m pipelines.deps --why      # per stage: why the next run will execute it
 
 A stage depends on the modules that it imports, directly or through others. Where it imports all of
-a folder, the folder stands for its files. Lines of data and results are left as they are.
+a folder, the folder stands for its files. Data and results in a list stay as they are.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import ast
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,11 +52,11 @@ PLUMBING = {
     "stages.params.yaml_file",
 }
 PACKAGES = ("prosmin", "stages")
-SMALLEST = 3  # files of a folder that one line replaces
+SMALLEST = 3  # files of a folder that one path replaces
+COLUMNS = 100
 
 _STAGE = re.compile(r"  (\w+):\n")
-_DEPS = re.compile(r"( +)deps:\n")
-_CODE = re.compile(rf" +- (?:{'|'.join(PACKAGES)})/\S+\n")
+_DEPS = re.compile(r"( +)deps:")
 
 
 def code_of(stage: str, root: Path = Path()) -> list[str]:
@@ -88,18 +89,36 @@ def _content(folder: Path, root: Path) -> Iterator[Path]:
 
 def written(text: str, root: Path = Path()) -> str:
     """``dvc.yaml`` with the code of every stage as ``code_of`` has it, all else unchanged."""
-    lines, stage, indent = [], "", None
-    for line in text.splitlines(keepends=True):
+    lines, stage = text.splitlines(keepends=True), ""
+    result = []
+    while lines:
+        line = lines.pop(0)
         if match := _STAGE.fullmatch(line):
             stage = match[1]
-        if indent is not None and not line.startswith(f"{indent}  - "):
-            lines += [f"{indent}  - {path}\n" for path in code_of(stage, root)]
-            indent = None
-        if match := _DEPS.fullmatch(line):
-            indent = match[1]
-        if not _CODE.fullmatch(line):
-            lines.append(line)
-    return "".join(lines)
+        if match := _DEPS.match(line):
+            while lines and re.match(rf"{match[1]} +\S", lines[0]):
+                line += lines.pop(0)
+            line = _list(match[1], declared.parse(line.encode())["deps"], code_of(stage, root))
+        result.append(line)
+    return "".join(result)
+
+
+def _list(indent: str, before: list[str], code: list[str]) -> str:
+    """The dependencies of a stage as a YAML list in brackets: data and results first, then code."""
+    paths = [path for path in before if path.split("/")[0] not in PACKAGES] + code
+    quoted = [f'"{path}"' if "$" in path else path for path in paths]
+    head = f"{indent}deps: ["
+    return (
+        textwrap.fill(
+            ", ".join(quoted) + "]",
+            width=COLUMNS,
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        + "\n"
+    )
 
 
 def why() -> Iterator[str]:

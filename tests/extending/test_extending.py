@@ -99,6 +99,6 @@ def test_a_stage(project):
         assert 0 < values["accuracy_low"] < values["accuracy"] < values["accuracy_high"] < 1
     plot = (project.folder / "plots/ncm/classes.csv").read_text().splitlines()
     assert plot[0] == "encoder,class,accuracy" and len(plot) == 1 + 2 * 10
-    assert "- prosmin/evaluation/class_means.py\n" in (project.folder / "dvc.yaml").read_text()
+    assert "prosmin/evaluation/class_means.py" in (project.folder / "dvc.yaml").read_text()
     assert "& ncm" in (project.folder / "README.md").read_text()
     project.remove()

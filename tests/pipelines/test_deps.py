@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,13 +26,20 @@ def test_the_lists_of_the_graph_are_those_of_the_imports():
 
 
 def test_writing_the_lists_changes_nothing_but_the_lists():
-    code = ("prosmin/", "stages/")
-    emptied = "".join(
-        line
-        for line in TEXT.splitlines(keepends=True)
-        if not line.strip().startswith(tuple(f"- {name}" for name in code))
+    emptied = re.sub(r"(?<=[\[ ])(?:prosmin|stages)/[\w./]+(?:, |,\n +|(?=\]))", "", TEXT)
+    assert "prosmin/" not in emptied and deps.written(emptied, ROOT) == TEXT
+
+
+def test_a_list_of_lines_becomes_a_list_in_brackets():
+    lines = (
+        "    deps:\n      - data/${dataset}\n      - results/pretrain\n    outs: [results/pretrain]"
     )
-    assert emptied != TEXT and deps.written(emptied, ROOT) == TEXT
+    start = TEXT.index('    deps: ["data/${dataset}"')
+    end = TEXT.index("    outs: [results/pretrain]") + len("    outs: [results/pretrain]")
+    written = deps.written(TEXT[:start] + lines + TEXT[end:], ROOT)
+    listed = yaml.safe_load(written)["stages"]["pretrain"]["deps"]
+    assert listed == ["data/${dataset}", "results/pretrain", *STAGES["pretrain"]["deps"][1:]]
+    assert '    deps: ["data/${dataset}", results/pretrain, prosmin/' in written
 
 
 LOAD = """
@@ -180,7 +188,7 @@ def test_why_names_the_file_and_the_key(clone):
 
 
 def test_a_list_that_differs_is_refused_and_written(clone):
-    Path("dvc.yaml").write_text(TEXT.replace("        - prosmin/fetching\n", "", 1))
+    Path("dvc.yaml").write_text(TEXT.replace("prosmin/fetching, ", "", 1))
     command = [sys.executable, "-m", "pipelines.deps"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1 and refused.stderr.startswith(
