@@ -615,7 +615,7 @@ def test_the_same_images_come_from_a_folder_from_parquet_and_from_the_hub(worksp
             image=contents,
         )
     paths = {split: f"hub/data/{split}-00000-of-00001.parquet" for split in ("train", "test")}
-    found = []
+    loaded = []
     for settings in (
         FOLDER,
         {**PARQUET, "files": paths},
@@ -623,9 +623,9 @@ def test_the_same_images_come_from_a_folder_from_parquet_and_from_the_hub(worksp
     ):
         configure(settings)
         assert start(monkeypatch, "mine") == 0
-        found.append([load_split("data/mine", split) for split in ("train", "val", "test")])
-    for splits in found[1:]:
-        for first, other in zip(found[0], splits):
+        loaded.append([load_split("data/mine", split) for split in ("train", "val", "test")])
+    for splits in loaded[1:]:
+        for first, other in zip(loaded[0], splits):
             assert np.array_equal(first.images, other.images) and np.array_equal(
                 first.labels, other.labels
             )

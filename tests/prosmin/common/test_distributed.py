@@ -56,7 +56,7 @@ def two_steps():
         return mu + sigma * NOISE[:samples, mine]
 
     scoring.draw = draw  # the same noise for an image wherever it is
-    found = []
+    results = []
     for name, settings in ALL:
         model = tiny_model(name, settings, world)
         distributed.synchronise_batch_norm(model, accelerator.device)
@@ -72,8 +72,8 @@ def two_steps():
             optimizer.zero_grad()
             model.momentum_update(0.9)
             losses.append(float(distributed.mean(loss.detach())))
-        found.append({"losses": torch.tensor(losses), **model.state_dict()})
-    return found
+        results.append({"losses": torch.tensor(losses), **model.state_dict()})
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def one_and_two():
     "place", range(len(ALL)), ids=[" ".join(map(str, (n, *s.values()))) for n, s in ALL]
 )
 def test_two_processes_with_half_the_batch_equal_one(one_and_two, place):
-    one, *two = (found[place] for found in one_and_two)
+    one, *two = (results[place] for results in one_and_two)
     for state in two:
         assert state.keys() == one.keys()
         for name, expected in one.items():
@@ -123,9 +123,9 @@ def test_sums_and_gathers_hand_back_the_gradients_of_all_processes():
     # losses add up to 3 sum(x^2) + 2 sum((a + b)^3) + sum of means, twice
     expected = 6 * x + 6 * np.tile((x[:3] + x[3:]) ** 2, (2, 1)) + 1
     np.testing.assert_allclose(torch.cat([first["gradient"], second["gradient"]]).numpy(), expected)
-    for found in (first, second):
-        np.testing.assert_array_equal(found["gathered"].numpy(), x)
-        assert found["told"] == ["state", "None"] and found["least"] == [0.0, 4.0, float("inf")]
+    for results in (first, second):
+        np.testing.assert_array_equal(results["gathered"].numpy(), x)
+        assert results["told"] == ["state", "None"] and results["least"] == [0.0, 4.0, float("inf")]
 
 
 def test_one_process_has_nothing_to_share():

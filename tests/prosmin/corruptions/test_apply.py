@@ -52,11 +52,12 @@ def test_types_without_randomness_are_the_benchmarks_to_one_grey_level(large, na
 @every_severity
 def test_zoom_blur_is_the_benchmarks_but_for_its_rounding_to_whole_pixels(large, severity):
     expected = np.stack([imagecorruptions.corrupt(image, severity, "zoom_blur") for image in large])
-    found = ours(large, "zoom_blur", severity)
+    corrupted = ours(large, "zoom_blur", severity)
     assert (
-        np.abs(found.astype(int) - expected).mean() < 0.2 * np.abs(change(large, expected)).mean()
+        np.abs(corrupted.astype(int) - expected).mean()
+        < 0.2 * np.abs(change(large, expected)).mean()
     )
-    assert np.abs(change(large, found)).mean() == pytest.approx(
+    assert np.abs(change(large, corrupted)).mean() == pytest.approx(
         np.abs(change(large, expected)).mean(), rel=0.03
     )
 
@@ -68,14 +69,14 @@ def test_noise_changes_pixels_as_much_as_the_benchmarks(large, name, severity):
     expected = change(
         large, np.stack([imagecorruptions.corrupt(image, severity, name) for image in large])
     )
-    found = change(large, ours(large, name, severity))
-    assert found.mean() == pytest.approx(
+    changes = change(large, ours(large, name, severity))
+    assert changes.mean() == pytest.approx(
         expected.mean() + 0.5, abs=0.75
     )  # truncation costs half a level
     # The oracle draws its impulse noise from a generator that cannot be seeded.
     tolerance = 0.05 if name == "impulse_noise" else 0.02
-    assert np.abs(found).mean() == pytest.approx(np.abs(expected).mean(), rel=tolerance)
-    assert found.std() == pytest.approx(expected.std(), rel=tolerance)
+    assert np.abs(changes).mean() == pytest.approx(np.abs(expected).mean(), rel=tolerance)
+    assert changes.std() == pytest.approx(expected.std(), rel=tolerance)
 
 
 # --- small images: CIFAR-10-C, whose constants no library holds -----------------------------------
@@ -217,27 +218,27 @@ def test_the_damage_grows_with_severity(name, small, large):
     for images in (small, large):
         if name in ("fog", "frost"):  # which differ much from draw to draw
             images = images.repeat(16 if len(images[0]) == 32 else 4, axis=0)
-        found = damage(batch(images), name)
-        assert min(found) > 0
+        changes = damage(batch(images), name)
+        assert min(changes) > 0
         if name == "saturate":  # two severities of paling, three of the opposite
-            assert found[0] < found[1] and found[2] < found[3] < found[4]
+            assert changes[0] < changes[1] and changes[2] < changes[3] < changes[4]
         elif name in ("fog", "frost"):
-            assert found[0] < found[4]
+            assert changes[0] < changes[4]
         elif name not in UNEVEN:
-            assert all(low < high for low, high in zip(found, found[1:], strict=False))
+            assert all(low < high for low, high in zip(changes, changes[1:], strict=False))
 
 
 @every_type
 def test_digits_of_8_pixels_are_damaged_more_at_higher_severity(name):
     """Grey has no saturation. Pixelate rounds to 7, 7, 6, 6, 5 pixels; 6 fit the strokes worst."""
-    found = damage(digits(), name)
+    changes = damage(digits(), name)
     if name == "saturate":
-        assert found == [0] * 5
+        assert changes == [0] * 5
     elif name in (*UNEVEN, "frost"):
-        assert min(found) > 0 and found[4] > 0.5 * found[0]
+        assert min(changes) > 0 and changes[4] > 0.5 * changes[0]
     else:
-        compared = found[:4] if name == "pixelate" else found
-        assert found[0] > 0 and compared == sorted(compared) and found[4] > 1.3 * found[0]
+        compared = changes[:4] if name == "pixelate" else changes
+        assert changes[0] > 0 and compared == sorted(compared) and changes[4] > 1.3 * changes[0]
 
 
 @every_type
@@ -252,8 +253,12 @@ def test_shape_and_type_are_kept_at_any_size_and_value(
     images = torch.randint(0, 256, (2, channels, height, width), dtype=torch.uint8)
     images = images if fill is None else torch.full_like(images, fill)
     before = images.clone()
-    found = corrupt(images, name, severity, 0)
-    assert found.shape == images.shape and found.dtype == torch.uint8 and found.is_contiguous()
+    corrupted = corrupt(images, name, severity, 0)
+    assert (
+        corrupted.shape == images.shape
+        and corrupted.dtype == torch.uint8
+        and corrupted.is_contiguous()
+    )
     assert images.equal(before)
 
 
@@ -263,7 +268,7 @@ def test_shape_and_type_are_kept_at_any_size_and_value(
 )
 def test_a_grey_image_fares_as_its_rgb_copy(name):
     images = digits()[:70]
-    alone, threefold = (corrupt(each, name, 3, 0) for each in (images, images.repeat(1, 3, 1, 1)))
+    alone, threefold = (corrupt(part, name, 3, 0) for part in (images, images.repeat(1, 3, 1, 1)))
     assert threefold.equal(alone.repeat(1, 3, 1, 1))
 
 
@@ -271,17 +276,17 @@ def test_a_grey_image_fares_as_its_rgb_copy(name):
 def test_draws_differ_between_images_blocks_severities_and_seeds(name):
     size = block(64, 64)
     same = batch(crops(64)[:1]).repeat(2 * size, 1, 1, 1)
-    found = corrupt(same, name, 3, 0)
-    assert not found[0].equal(found[1])
-    assert not found[:size].equal(found[size:])
-    assert not found.equal(corrupt(same, name, 3, 1))
-    assert not found.equal(corrupt(same, name, 4, 0))
+    corrupted = corrupt(same, name, 3, 0)
+    assert not corrupted[0].equal(corrupted[1])
+    assert not corrupted[:size].equal(corrupted[size:])
+    assert not corrupted.equal(corrupt(same, name, 3, 1))
+    assert not corrupted.equal(corrupt(same, name, 4, 0))
 
 
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_differs_between_channels(name):
-    found = corrupt(torch.full((4, 3, 16, 16), 128, dtype=torch.uint8), name, 3, 0)
-    assert not found[:, 0].equal(found[:, 1])
+    corrupted = corrupt(torch.full((4, 3, 16, 16), 128, dtype=torch.uint8), name, 3, 0)
+    assert not corrupted[:, 0].equal(corrupted[:, 1])
 
 
 @every_type

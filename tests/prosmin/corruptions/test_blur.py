@@ -40,13 +40,13 @@ def test_glass_on_small_images(small, severity, monkeypatch):
     ]
     steps = np.random.default_rng(0).integers(-reach, reach, (2, rounds, 4, 32, 32))
     monkeypatch.setattr(torch, "randint", Fed(*torch.from_numpy(steps).unbind(1)))
-    found = ours(small, "glass_blur", severity)
+    result = ours(small, "glass_blur", severity)
     expected = [
         reference.glass(image / 255, deviation, reach, rounds, steps[:, :, place].swapaxes(0, 1))
         for place, image in enumerate(small)
     ]
     assert (
-        np.abs(found - levels(np.stack(expected))).max() <= 1.5
+        np.abs(result - levels(np.stack(expected))).max() <= 1.5
     )  # rounded, from levels cut off one way or the other
 
 
@@ -60,12 +60,12 @@ def test_glass_changes_pixels_as_much_as_the_benchmarks(large, severity, monkeyp
     expected = change(
         images,
         np.stack(
-            [imagecorruptions.corrupt(each, severity, "glass_blur", seed=0) for each in images]
+            [imagecorruptions.corrupt(image, severity, "glass_blur", seed=0) for image in images]
         ),
     )
-    found = change(images, ours(images, "glass_blur", severity))
-    assert found.mean() == pytest.approx(expected.mean() + 0.5, abs=0.75)
-    assert found.std() == pytest.approx(expected.std(), rel=0.05)
+    result = change(images, ours(images, "glass_blur", severity))
+    assert result.mean() == pytest.approx(expected.mean() + 0.5, abs=0.75)
+    assert result.std() == pytest.approx(expected.std(), rel=0.05)
 
 
 @every_severity

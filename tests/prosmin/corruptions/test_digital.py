@@ -57,12 +57,12 @@ def test_large_images_change_as_much_as_the_benchmarks(severity):
         for left in (0, 400)
     ]
     crops = np.stack(crops).repeat(6, axis=0)
-    found = np.sqrt(np.square(change(crops, ours(crops, "elastic_transform", severity))).mean())
+    result = np.sqrt(np.square(change(crops, ours(crops, "elastic_transform", severity))).mean())
     expected = np.sqrt(
         np.square(change(crops, stretched(crops, LARGE[severity - 1], severity)[0])).mean()
     )
-    assert found == pytest.approx(expected, rel=0.08)
-    assert found == pytest.approx(
+    assert result == pytest.approx(expected, rel=0.08)
+    assert result == pytest.approx(
         [41.2, 51.2, 23.6, 25.0, 25.2][severity - 1], rel=0.08
     )  # of the benchmark's script
 
@@ -70,7 +70,7 @@ def test_large_images_change_as_much_as_the_benchmarks(severity):
 def test_the_field_grows_with_the_image(large, monkeypatch):
     """On half the side every length is half: an image is moved as its enlargement is."""
     halves = large[:, :112, :112]
-    expected, draws = stretched(halves, [each / 2 for each in LARGE[1]], 0)
+    expected, draws = stretched(halves, [share / 2 for share in LARGE[1]], 0)
     monkeypatch.setattr(digital, "uniform", Fed(*draws))
     assert np.abs(ours(halves, "elastic_transform", 2) - expected).mean() < 1
 

@@ -26,7 +26,7 @@ def landscapes():
     """uint8 [6,96,96], flat but for hills, as the liquid is."""
     noise = np.random.default_rng(0).standard_normal((6, 96, 96))
     level = np.stack(
-        [gaussian(0.65 + 0.3 * each, s) for each, s in zip(noise, (4, 3, 2, 1, 1.5, 1))]
+        [gaussian(0.65 + 0.3 * landscape, s) for landscape, s in zip(noise, (4, 3, 2, 1, 1.5, 1))]
     )
     return (np.where(level < 0.68, 0, level).clip(0, 1) * 255).astype(np.uint8)
 
@@ -36,9 +36,9 @@ def tensor(images):
 
 
 def test_edges_are_opencvs(landscapes):
-    expected = np.stack([cv2.Canny(each, 50, 150) > 0 for each in landscapes])
-    found = spatter._edges(tensor(landscapes), 50, 150)[:, 0].numpy()
-    assert 0.01 < expected.mean() < 0.5 and (found != expected).mean() < 1e-3
+    expected = np.stack([cv2.Canny(landscape, 50, 150) > 0 for landscape in landscapes])
+    result = spatter._edges(tensor(landscapes), 50, 150)[:, 0].numpy()
+    assert 0.01 < expected.mean() < 0.5 and (result != expected).mean() < 1e-3
 
 
 def test_edges_of_a_gentle_landscape_are_followed_from_steep_places():
@@ -52,20 +52,20 @@ def test_edges_of_a_gentle_landscape_are_followed_from_steep_places():
 
 
 def test_distances_are_opencvs(landscapes):
-    edges = np.stack([cv2.Canny(each, 50, 150) for each in landscapes])
-    expected = np.stack([cv2.distanceTransform(255 - each, cv2.DIST_L2, 5) for each in edges]).clip(
-        max=20
-    )
-    found = spatter._distance(tensor(edges) == 0)[:, 0].clamp(max=20).numpy()
-    assert np.abs(found - expected).max() < 0.01
+    edges = np.stack([cv2.Canny(landscape, 50, 150) for landscape in landscapes])
+    expected = np.stack(
+        [cv2.distanceTransform(255 - landscape, cv2.DIST_L2, 5) for landscape in edges]
+    ).clip(max=20)
+    result = spatter._distance(tensor(edges) == 0)[:, 0].clamp(max=20).numpy()
+    assert np.abs(result - expected).max() < 0.01
 
 
 def test_equalisation_is_opencvs(landscapes):
     expected = np.stack(
-        [cv2.equalizeHist(each) for each in [*landscapes, np.full((96, 96), 7, np.uint8)]]
+        [cv2.equalizeHist(landscape) for landscape in [*landscapes, np.full((96, 96), 7, np.uint8)]]
     )
-    found = spatter._equalised(tensor([*landscapes, np.full((96, 96), 7, np.uint8)]))
-    assert (found[:, 0].numpy() == expected).all()
+    result = spatter._equalised(tensor([*landscapes, np.full((96, 96), 7, np.uint8)]))
+    assert (result[:, 0].numpy() == expected).all()
 
 
 @every_severity
@@ -75,9 +75,9 @@ def test_spatter_with_the_benchmarks_landscape(large, severity, monkeypatch):
     monkeypatch.setattr(np.random, "normal", Fed(*(mean + deviation * noise)))
     expected = np.stack([imagecorruptions.corrupt(image, severity, "spatter") for image in large])
     monkeypatch.setattr(spatter, "normal", Fed(torch.from_numpy(noise[:, None]).float()))
-    found = ours(large, "spatter", severity)
-    assert (np.abs(found.astype(int) - expected) > 2).mean() < 0.005
-    assert change(large, found).std() == pytest.approx(change(large, expected).std(), rel=0.02)
+    result = ours(large, "spatter", severity)
+    assert (np.abs(result.astype(int) - expected) > 2).mean() < 0.005
+    assert change(large, result).std() == pytest.approx(change(large, expected).std(), rel=0.02)
 
 
 @every_severity
@@ -88,9 +88,9 @@ def test_spatter_on_small_images(small, severity, monkeypatch):
     expected = np.stack(
         [wet(image / 255, *SMALL[severity - 1], draw) for image, draw in zip(small, noise)]
     )
-    found = ours(small, "spatter", severity)
-    assert np.abs(change(small, found)).mean() > 0.02
-    assert (np.abs(found - levels(expected)) > 2).mean() < 0.01
+    result = ours(small, "spatter", severity)
+    assert np.abs(change(small, result)).mean() > 0.02
+    assert (np.abs(result - levels(expected)) > 2).mean() < 0.01
 
 
 def test_without_liquid_the_image_is_dry():

@@ -78,11 +78,12 @@ def test_snow_falls_as_much_as_the_benchmarks(large):
     for severity in (1, 3):
         image = large.repeat(2, axis=0)
         expected = change(
-            image, np.stack([imagecorruptions.corrupt(each, severity, "snow") for each in image])
+            image,
+            np.stack([imagecorruptions.corrupt(picture, severity, "snow") for picture in image]),
         )
-        found = change(image, ours(image, "snow", severity))
-        assert found.mean() == pytest.approx(expected.mean() + 0.5, rel=0.05)
-        assert found.std() == pytest.approx(expected.std(), rel=0.05)
+        result = change(image, ours(image, "snow", severity))
+        assert result.mean() == pytest.approx(expected.mean() + 0.5, rel=0.05)
+        assert result.std() == pytest.approx(expected.std(), rel=0.05)
 
 
 # --- frost ----------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def test_frost_on_small_images_shrinks_the_photographs_to_a_fifth(
 @every_severity
 def test_procedural_frost_changes_pixels_as_much_as_the_photographs(large, severity, photographs):
     """Pane by pane, because panes differ; the photographs' figures are the benchmark's (above)."""
-    found, expected = (
+    result, expected = (
         np.mean(
             [
                 [changed.mean(), np.abs(changed).mean(), changed.std()]
@@ -151,7 +152,7 @@ def test_procedural_frost_changes_pixels_as_much_as_the_photographs(large, sever
         )
         for panes in (procedural_frost(), photographs)
     )
-    assert found == pytest.approx(expected, rel=0.05)
+    assert result == pytest.approx(expected, rel=0.05)
 
 
 def test_procedural_frost_is_rough_at_all_scales_as_the_photographs_are(photographs):
@@ -162,18 +163,18 @@ def test_procedural_frost_is_rough_at_all_scales_as_the_photographs_are(photogra
             [[(g[:, :-lag] * g[:, lag:]).mean() for lag in (1, 4, 16, 64)] for g in greys]
         )
 
-    found, real = (
+    result, real = (
         correlations(procedural_frost().panes),
         correlations(photographs.panes),
     )
-    assert (found.mean(0) > real.min(0) - 0.1).all() and (found.mean(0) < real.max(0) + 0.1).all()
+    assert (result.mean(0) > real.min(0) - 0.1).all() and (result.mean(0) < real.max(0) + 0.1).all()
 
 
 def test_each_pane_is_seen_and_images_larger_than_a_pane_enlarge_it():
     panes = [torch.full((3, 20, 30), value, dtype=torch.uint8) for value in (0, 100, 200)]
     black = torch.zeros(60, 1, 70, 90, dtype=torch.uint8)
-    found = corrupt(black, "frost", 1, 0, frost=Frost(panes))
-    assert sorted(found.unique().tolist()) == [0, 40, 80]
+    result = corrupt(black, "frost", 1, 0, frost=Frost(panes))
+    assert sorted(result.unique().tolist()) == [0, 40, 80]
 
 
 def test_a_folder_without_frost_is_refused(tmp_path):
@@ -210,10 +211,10 @@ def test_fog_with_the_benchmarks_draws(large, severity, monkeypatch):
 def test_the_fractal_map_has_the_benchmarks_statistics(decay):
     np.random.seed(0)
     expected = np.stack([plasma_fractal(64, decay) for _ in range(300)])
-    found = textures.plasma(
+    result = textures.plasma(
         300, 64, decay, torch.Generator().manual_seed(0), torch.device("cpu")
     ).numpy()
-    assert found.min(axis=(1, 2)).max() == 0 and found.max(axis=(1, 2)).min() == 1
+    assert result.min(axis=(1, 2)).max() == 0 and result.max(axis=(1, 2)).min() == 1
     for statistic in (
         lambda maps: maps.mean(),
         lambda maps: maps.std(axis=(1, 2)).mean(),
@@ -221,4 +222,4 @@ def test_the_fractal_map_has_the_benchmarks_statistics(decay):
         lambda maps: np.abs(np.diff(maps, axis=2)).mean(),
         lambda maps: np.abs(maps - np.roll(maps, 16, axis=2)).mean(),
     ):
-        assert statistic(found) == pytest.approx(statistic(expected), rel=0.05)
+        assert statistic(result) == pytest.approx(statistic(expected), rel=0.05)

@@ -431,7 +431,7 @@ def test_a_float_image_is_refused_by_its_header():
 def test_unreadable_images_are_left_out_and_listed(tmp_path):
     good = encoded(photograph(20, 20), "PNG")
     manifest = fetched(tmp_path, [good, good[:-40], b"", good], max_unreadable=0.5)
-    assert [each["source"] for each in manifest["quarantined"]] == ["image 1", "image 2"]
+    assert [entry["source"] for entry in manifest["quarantined"]] == ["image 1", "image 2"]
     assert manifest["quarantined"][1]["reason"] == "the file is empty"
     assert manifest["splits"]["train"]["count"] == len(load_split(tmp_path, "train")) == 2
     with pytest.raises(

@@ -42,14 +42,14 @@ def saved(picture: Image.Image, kind: str, **options) -> bytes:
 def turned(upright: np.ndarray, orientation: int) -> np.ndarray:
     """What a camera stores that is held so that the file must say ``orientation``."""
     stored = {
-        1: lambda each: each,
+        1: lambda image: image,
         2: np.fliplr,
-        3: lambda each: np.rot90(each, 2),
+        3: lambda image: np.rot90(image, 2),
         4: np.flipud,
-        5: lambda each: each.swapaxes(0, 1),
+        5: lambda image: image.swapaxes(0, 1),
         6: np.rot90,
-        7: lambda each: np.rot90(each, 2).swapaxes(0, 1),
-        8: lambda each: np.rot90(each, -1),
+        7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+        8: lambda image: np.rot90(image, -1),
     }
     return np.ascontiguousarray(stored[orientation](upright))
 
@@ -143,7 +143,7 @@ def test_the_header_says_what_decoding_changes(name):
 def test_16_bit_and_animated_images_are_named(tmp_path):
     deep = Image.fromarray(pixels(channels=1)[..., 0].astype(np.uint16) * 257)
     assert read_header(saved(deep, "PNG")).changes == ("16-bit",)
-    frames = [Image.fromarray(each) for each in (pixels(), 255 - pixels())]
+    frames = [Image.fromarray(image) for image in (pixels(), 255 - pixels())]
     animated = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     assert "animated" in read_header(animated).changes
     assert np.array_equal(decode(animated), pixels())  # the first of them

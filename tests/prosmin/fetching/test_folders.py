@@ -31,7 +31,7 @@ from tests.prosmin.fetching.trees import names, place, tree
     ],
 )
 def test_folders_named_as_splits_in_any_way_are_splits(tmp_path, folders, splits):
-    path = tree(tmp_path, " ".join(f"{each}/cat {each}/dog" for each in folders.split()))
+    path = tree(tmp_path, " ".join(f"{name}/cat {name}/dog" for name in folders.split()))
     source = folder(path)
     assert source.classes == ("cat", "dog") and list(source.splits) == splits
     assert not source.notes and not source.not_read
@@ -41,7 +41,7 @@ def test_folders_named_as_splits_in_any_way_are_splits(tmp_path, folders, splits
 
 @pytest.mark.parametrize("folders", ["train val validation", "Train train", "test TEST train"])
 def test_two_folders_for_one_split_are_refused(tmp_path, folders):
-    path = tree(tmp_path, " ".join(f"{each}/cat" for each in folders.split()))
+    path = tree(tmp_path, " ".join(f"{name}/cat" for name in folders.split()))
     with pytest.raises(
         UserError, match=r"are all names of the split '\w+'; say under splits which"
     ):
@@ -106,7 +106,7 @@ def test_a_split_that_cannot_be_is_one_sentence(tmp_path, splits, key, allowed):
 def test_imagenets_val_is_the_test_set_where_that_is_said_and_else_a_caution(tmp_path):
     path = tree(tmp_path, "train/n01 train/n02 val/n01 val/n02", 5)
     alone = folder(path)
-    assert [len(each) for each in divide(alone, 0, 0.2, 0.2, {}).values()] == [8, 10, 2]
+    assert [len(images) for images in divide(alone, 0, 0.2, 0.2, {}).values()] == [8, 10, 2]
     (caution,) = cautions(alone, 0.2)
     assert "0.2 of train is held out" in caution and "as for ImageNet" in caution
     assert not cautions(alone, 0)
@@ -114,7 +114,7 @@ def test_imagenets_val_is_the_test_set_where_that_is_said_and_else_a_caution(tmp
     assert not cautions(said, 0.2)
     assert list(divide(said, 0, 0.2, 0.2, {})) == ["train", "val", "test"]
     assert names(said)["test"] == [
-        f"val/n0{each}/{number}.png" for each in (1, 2) for number in range(5)
+        f"val/n0{label}/{number}.png" for label in (1, 2) for number in range(5)
     ]
 
 
@@ -168,7 +168,7 @@ def test_names_that_are_not_utf8_are_kept_with_escapes(tmp_path):
     ]
     (tmp_path / "out").mkdir()
     manifest = write_dataset(tmp_path / "out", source, seed=0)
-    assert sum(each["count"] for each in manifest["splits"].values()) == 6
+    assert sum(split["count"] for split in manifest["splits"].values()) == 6
     assert str(manifest).encode()  # nothing in it that UTF-8 has no bytes for
 
 
@@ -187,9 +187,9 @@ def test_links_are_followed_also_out_of_the_folder_and_never_round_and_round(tmp
     (tmp_path / "in/cat/up").symlink_to("..")
     source = folder(path)
     assert source.classes == ("cat", "dog")
-    found = {name: image for image, _, name in source.splits["train"]}
-    assert decode(found["dog/0.png"]).shape == (8, 8, 1)
-    assert "cat/self.png" in found and len(found) == 7  # cat/up leads to a folder above it
+    images = {name: image for image, _, name in source.splits["train"]}
+    assert decode(images["dog/0.png"]).shape == (8, 8, 1)
+    assert "cat/self.png" in images and len(images) == 7  # cat/up leads to a folder above it
 
 
 # --- whole trees ----------------------------------------------------------------------------------
@@ -199,10 +199,10 @@ def test_class_folders_are_read_in_sorted_order_with_relative_names(tmp_path):
     samples.place(tmp_path, "dog/2.png", "dog/10.PNG", "cat/deep/er/1.jpeg", "cat/0.png")
     source = folder(str(tmp_path))
     assert source.classes == ("cat", "dog")
-    found = [
+    images = [
         (name, label, int(decode(image).flat[0])) for image, label, name in source.splits["train"]
     ]
-    assert found == [
+    assert images == [
         ("cat/0.png", 0, 3),
         ("cat/deep/er/1.jpeg", 0, 2),
         ("dog/10.PNG", 1, 1),

@@ -70,7 +70,7 @@ def test_a_row_of_a_hub_dataset_names_no_file_of_this_machine(tmp_path, hub_cach
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     (root / "out").symlink_to(tmp_path)
     (root / "loop.png").symlink_to("loop.png")
-    found = rows_that_name(
+    images = rows_that_name(
         root,
         str(tmp_path / "secret.png"),
         str(tmp_path / "repo-2/secret.png"),
@@ -85,18 +85,18 @@ def test_a_row_of_a_hub_dataset_names_no_file_of_this_machine(tmp_path, hub_cach
         "loop.png",
         "images/own.png\0",
     )
-    for image in found:
+    for image in images:
         with pytest.raises(Unreadable):
             decode(image)
-    assert all(isinstance(image, Withheld) for image in found[:7])
+    assert all(isinstance(image, Withheld) for image in images[:7])
 
 
 def test_a_row_of_a_hub_dataset_may_name_its_own_files(tmp_path, hub_cache):
     root = tmp_path / "repo"
     place(tmp_path, "repo/images/0.png", "repo/images/1.png")
     (root / "link.png").symlink_to("images/1.png")
-    found = rows_that_name(root, "images/0.png", str(root / "images/1.png"), "link.png")
-    assert [int(decode(image).flat[0]) for image in found] == [0, 1, 1]
+    images = rows_that_name(root, "images/0.png", str(root / "images/1.png"), "link.png")
+    assert [int(decode(image).flat[0]) for image in images] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["absolute", "above"])

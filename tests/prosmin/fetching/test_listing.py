@@ -24,7 +24,7 @@ def test_what_systems_leave_behind_is_no_class_and_no_image(tmp_path):
     source = folder(path)
     assert source.classes == ("cat", "dog") and not source.not_read and not source.notes
     assert names(source)["train"] == [
-        f"{each}/{number}.png" for each in ("cat", "dog") for number in range(3)
+        f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)
     ]
 
 

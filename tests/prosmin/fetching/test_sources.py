@@ -24,18 +24,18 @@ def test_patches_tile_the_photographs_and_the_splits_are_strips_of_columns(side)
     assert source.classes == ("china", "flower")
     last = -1
     for split in ("train", "val", "test"):
-        found = [(label, image.tobytes()) for image, label, _ in source.splits[split]]
+        patches = [(label, image.tobytes()) for image, label, _ in source.splits[split]]
         columns = {}
         for label, photograph in enumerate(load_sample_images().images):
             for top in range(0, 427 - side + 1, side):
                 for left in range(0, 640 - side + 1, side):
                     patch = photograph[top : top + side, left : left + side].tobytes()
                     columns.setdefault((label, patch), left // side)
-        used = {columns[each] for each in found}
+        used = {columns[patch] for patch in patches}
         assert used == set(range(last + 1, max(used) + 1)), (
             "columns of one split are contiguous and follow the last"
         )
-        assert len(found) == len(used) * (427 // side) * 2, (
+        assert len(patches) == len(used) * (427 // side) * 2, (
             "every patch of these columns is there once"
         )
         last = max(used)

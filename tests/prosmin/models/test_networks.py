@@ -138,7 +138,7 @@ def features_gradients_and_memory(encoder, parts):
     features.square().sum().backward()
     return (
         features.detach(),
-        torch.cat([each.grad.flatten() for each in encoder.parameters()]),
+        torch.cat([parameter.grad.flatten() for parameter in encoder.parameters()]),
         held,
     )
 

@@ -19,15 +19,15 @@ FACTORS = torch.tensor([0.0, 0.3, 0.9, 1.0, 1.4, 2.0])
 @pytest.mark.parametrize("name", ["adjust_brightness", "adjust_contrast", "adjust_saturation"])
 def test_colour_operation_equals_torchvision_image_by_image(images, name):
     ours = getattr(colour, name)(images, FACTORS)
-    for image, found, factor in zip(images, ours, FACTORS):
-        assert_close(found, getattr(reference, name)(image, float(factor)))
+    for image, changed, factor in zip(images, ours, FACTORS):
+        assert_close(changed, getattr(reference, name)(image, float(factor)))
 
 
 def test_hue_equals_torchvision_image_by_image(images):
     shifts = torch.tensor([-0.5, -0.2, 0.0, 0.07, 0.3, 0.5])
     ours = colour.adjust_hue(images, shifts)
-    for image, found, shift in zip(images, ours, shifts):
-        assert_close(found, reference.adjust_hue(image, float(shift)))
+    for image, changed, shift in zip(images, ours, shifts):
+        assert_close(changed, reference.adjust_hue(image, float(shift)))
 
 
 def test_grey_and_solarize_equal_torchvision(images):
@@ -38,5 +38,5 @@ def test_grey_and_solarize_equal_torchvision(images):
 def test_blur_equals_torchvision_with_the_same_kernel(images):
     sigmas = torch.tensor([0.1, 0.5, 0.8, 1.0, 1.5, 2.0])
     ours = colour.gaussian_blur(images, sigmas)
-    for image, found, sigma in zip(images, ours, sigmas):
-        assert_close(found, reference.gaussian_blur(image, [5, 5], [float(sigma)] * 2))
+    for image, changed, sigma in zip(images, ours, sigmas):
+        assert_close(changed, reference.gaussian_blur(image, [5, 5], [float(sigma)] * 2))

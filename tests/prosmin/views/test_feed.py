@@ -80,13 +80,13 @@ def test_a_box_is_cut_as_torchvision_cuts_it(kind, interpolation):
     settings = [ViewSettings(size=size, interpolation=interpolation) for size in (32, 48, 300, 33)]
     whole = Image.open(io.BytesIO(content)).convert("RGB")
     mode = InterpolationMode(interpolation)
-    for box, each, found in zip(
+    for box, view, crop in zip(
         boxes, settings, Encoded(content).cut(torch.tensor(boxes), settings, 3), strict=True
     ):
         theirs = np.asarray(
-            reference.resized_crop(whole, *box, [each.size] * 2, mode, antialias=True)
+            reference.resized_crop(whole, *box, [view.size] * 2, mode, antialias=True)
         )
-        assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
+        assert np.abs(crop.permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
 
 
 def test_where_no_crop_needs_more_a_jpeg_is_decoded_smaller_and_hardly_differs(monkeypatch):
@@ -125,16 +125,16 @@ def test_a_picture_that_its_camera_turned_is_cut_upright():
     assert Encoded(content).size == (640, 427)
     upright = photograph().transpose(Image.Transpose.ROTATE_270)
     box = torch.tensor([[100, 48, 300, 200]])
-    (found,), (expected,) = (
-        Encoded(each).cut(box, [PLAIN], 3) for each in (content, encoded(upright))
+    (crop,), (expected,) = (
+        Encoded(data).cut(box, [PLAIN], 3) for data in (content, encoded(upright))
     )
-    assert (found.int() - expected.int()).abs().float().mean() < 3
+    assert (crop.int() - expected.int()).abs().float().mean() < 3
 
 
 def test_a_box_of_less_than_a_pixel_is_one_pixel():
     content = encoded(photograph(), "PNG")
-    (found,) = Encoded(content).cut(torch.tensor([[426.9, 639.8, 0.1, 0.2]]), [PLAIN], 3)
-    assert (found == torch.tensor(np.array(photograph())[426, 639]).view(3, 1, 1)).all()
+    (crop,) = Encoded(content).cut(torch.tensor([[426.9, 639.8, 0.1, 0.2]]), [PLAIN], 3)
+    assert (crop == torch.tensor(np.array(photograph())[426, 639]).view(3, 1, 1)).all()
 
 
 # --- a feed ---------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_any_number_of_workers_gives_the_same_views(data, workers):
     others = views(Streamed(data, ["train", "val"], 3, workers), ROWS)
     assert len(alone) == len(others) == 3
     for step, again in zip(alone, others, strict=True):
-        assert [each.shape for each in step] == [(4, 3, 32, 32), (4, 3, 24, 24)]
+        assert [view.shape for view in step] == [(4, 3, 32, 32), (4, 3, 24, 24)]
         assert all(torch.equal(*pair) for pair in zip(step, again, strict=True))
     assert not torch.equal(alone[0][0], alone[1][0])
 
@@ -173,17 +173,17 @@ def test_a_step_is_the_same_wherever_the_epoch_is_begun(data):
 
 def test_the_views_are_the_boxes_drawn_for_the_step(data):
     feed = Streamed(data, ["train", "val"], 3)
-    (found,) = views(feed, [ROWS[0]], settings=[PLAIN])
+    ((made,),) = views(feed, [ROWS[0]], settings=[PLAIN])
     crops = Crops(data, ["train", "val"], 3, [PLAIN], (7, 2, 0), [(0, ROWS[0])])
     contents = [crops.content(row) for row in ROWS[0]]
-    sizes = torch.tensor([Encoded(each).size for each in contents], dtype=torch.float32)
+    sizes = torch.tensor([Encoded(content).size for content in contents], dtype=torch.float32)
     (boxes,), (flips,) = crop_boxes(sizes[:, 0], sizes[:, 1], [PLAIN], 7, 2, 0)
     assert not flips.any()
     area = boxes[:, 2] * boxes[:, 3] / sizes.prod(1)
     assert ((area > 0.1) & (area <= 1)).all() and (
         boxes[:, :2] + boxes[:, 2:] <= sizes + 1e-3
     ).all()
-    for image, content, box in zip(found[0], contents, boxes, strict=True):
+    for image, content, box in zip(made, contents, boxes, strict=True):
         (expected,) = Encoded(content).cut(box[None], [PLAIN], 3)
         assert torch.equal(image, expected.float() / 255)
     with pytest.raises(IndexError):
@@ -193,8 +193,8 @@ def test_the_views_are_the_boxes_drawn_for_the_step(data):
 def test_flip_and_colours_are_drawn_as_for_images_in_memory(data):
     settings = ViewSettings(size=32, flip=1.0, jitter=0.0, grayscale=0.0, blur=0.0, solarize=1.0)
     plain, changed = (
-        views(Streamed(data, ["train"], 3), [[1, 2, 3]], settings=[each])[0][0]
-        for each in (PLAIN, settings)
+        views(Streamed(data, ["train"], 3), [[1, 2, 3]], settings=[view])[0][0]
+        for view in (PLAIN, settings)
     )
     mirrored = plain.flip(-1)
     assert torch.allclose(changed, torch.where(mirrored >= 0.5, 1 - mirrored, mirrored))
@@ -207,9 +207,9 @@ def test_flip_and_colours_are_drawn_as_for_images_in_memory(data):
 def test_images_in_memory_are_fed_as_ever():
     images = torch.randint(0, 256, (100, 3, 40, 40), dtype=torch.uint8)
     feed = Resident(images)
-    found = views(feed, ROWS, first=5)
+    steps = views(feed, ROWS, first=5)
     expected = make_views(images[ROWS[1]], TWO, 7, 2, 6)
-    assert all(torch.equal(*pair) for pair in zip(found[1], expected, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(steps[1], expected, strict=True))
     assert feed.facts() == Resident(images.clone()).facts() != Resident(images[1:]).facts()
 
 

@@ -53,8 +53,8 @@ def test_damaged_arrays_are_one_sentence(arrays, harm, read):
 
 
 def test_arrays_of_other_names_types_and_shapes_are_one_sentence(arrays):
-    found = files.read_arrays(arrays)
-    found.check({"x": ("float32", "NF"), "y": ("int64", "N")})
+    read = files.read_arrays(arrays)
+    read.check({"x": ("float32", "NF"), "y": ("int64", "N")})
     for wanted, why in [
         ({"z": ("float32", "N")}, "it has no 'z'"),
         ({"x": ("float64", "NF")}, r"'x' is float32 \[3, 2\] where float64 \[N, F\] is needed"),
@@ -66,4 +66,4 @@ def test_arrays_of_other_names_types_and_shapes_are_one_sentence(arrays):
         ({"x": ("float32", "N1")}, r"'x' is float32 \[3, 2\] where float32 \[N, 1\] is needed"),
     ]:
         with pytest.raises(UserError, match=rf"a.safetensors cannot be read \({why}\)"):
-            found.check(wanted)
+            read.check(wanted)
