@@ -148,7 +148,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         help=f"experiments, branches or commits; {WORKSPACE}: the folder as it is",
     )
     parser.add_argument(
-        "--bootstrap", type=int, default=1000, help="resamples behind each interval (default: 1000)"
+        "--bootstrap", type=int, default=1000, help="resamples per interval (default: 1000)"
     )
     found = parser.parse_args(given)
     if len(found.revisions) < 2 or len(set(found.revisions)) < len(found.revisions):

@@ -129,8 +129,7 @@ def _lowshot(inputs: Inputs) -> Group:
     ]
     draws = next(iter(settings.values()))["draws"]
     notes = (
-        f"labels in all in brackets, mean over {draws} draws of the labels, "
-        "interval over draws and test images",
+        f"number of labels in brackets, mean over {draws} draws, interval over draws and images",
         whole_test_split(inputs),
     )
     return Group(title, ", ".join(filter(None, notes)), list(filter(None, rows)))
