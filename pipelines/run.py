@@ -20,6 +20,7 @@ from pipelines.graph import dag
 from pipelines.graph.experiment import check
 from pipelines.graph.workspace import alone, end_with_make, heard, tidy
 from prosmin.common.errors import UserError, say
+from stages.common.command import with_command
 from stages.common.stopping import raise_interrupts
 from stages.params.load import Params, load
 
@@ -175,7 +176,7 @@ def command(body: Callable[[], int]) -> NoReturn:
     try:
         leave(body())
     except UserError as error:
-        say(error)
+        say(with_command(error))
         leave(2)
     except KeyboardInterrupt:
         print("interrupted; stages that were done are kept", file=sys.stderr)

@@ -1,6 +1,7 @@
 """One module per stage of ``dvc.yaml``.
 
-A stage reads its section of ``params.yaml``, calls ``prosmin``, and writes its outs.
+A stage reads its section of ``params.yaml``, calls ``prosmin``, and writes its outs. The folder has
+more than 12 entries, because it lists the graph: one entry per stage.
 """
 
 import os

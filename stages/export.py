@@ -40,7 +40,7 @@ def main(params: Params) -> None:
             f"{error.filename} does not exist; make it with `dvc repro pretrain`"
         ) from None
     # Any part of the description may be missing or damaged.
-    damaged = files.decoding(layout.DESCRIPTION, "make it again with `dvc repro pretrain`")
+    damaged = files.decoding(layout.DESCRIPTION)
     with files.whole_folder(layout.EXPORT) as folder, damaged:
         model, trained = description["model"], description["trained"]
         shutil.copyfile(layout.ENCODER_WEIGHTS, folder / "model.safetensors")

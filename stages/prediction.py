@@ -41,7 +41,7 @@ def main(params: Params, name: str = "") -> None:
     check_name("prediction", "the name of a dataset", name, params.fetch)
     asked, seed = params.prediction, params.seed
     settings, trained = store.load_description(layout.PRETRAINED)
-    with files.decoding(layout.DESCRIPTION, store.AGAIN):
+    with files.decoding(layout.DESCRIPTION):
         drawn_as = trained["params"]["views"].items()
         own = {key: value for key, value in drawn_as if key != "local"}
         views = ViewSettings(size=settings.image_size, **own)

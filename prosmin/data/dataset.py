@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prosmin.common.errors import UserError, nearest, shown
-from prosmin.common.files import read_json
+from prosmin.common.files import AGAIN, FETCH, read_json
 from prosmin.data.arrow import NO_LABEL, SPLITS, SplitReader
 from prosmin.data.picture import decode
 
@@ -50,16 +50,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     Raises ``UserError`` where there is none, or a damaged one.
     """
     folder = Path(folder)
-    path, again = folder / "manifest.json", f"run `python -m stages.fetch {folder.name}` again"
+    path = folder / "manifest.json"
     try:
-        manifest = read_json(path, again)
+        manifest = read_json(path)
     except FileNotFoundError:
-        remedy = f"run `dvc repro` or `python -m stages.fetch {folder.name}`"
-        raise UserError(f"{folder} holds no dataset; {remedy}") from None
+        raise UserError(f"{folder} holds no dataset; {FETCH}") from None
     except UserError as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if fault := _fault(manifest):
-        raise UserError(f"{path} is damaged: {fault}; {again}")
+        raise UserError(f"{path} is damaged: {fault}; {AGAIN}")
     return dict(manifest)
 
 

@@ -19,6 +19,7 @@ _SECOND_WORDS = r"[ _.-]*(set|data|images|imgs|split)$"
 
 
 def listed(names: Sequence[str]) -> str:
+    """Join names for a sentence, at most ``SHOWN`` of them."""
     return errors.listed(names, SHOWN)
 
 

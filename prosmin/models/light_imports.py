@@ -1,8 +1,8 @@
 """Import timm and torchvision without torch.compile, which they load in full and hardly use.
 
 ``import timm`` takes 2.4 s, of which 1.7 s go to ``torch._dynamo``: torchvision's RoI align imports
-it for a question that it asks on a GPU, and timm for one decorator. Every stage is a process of its
-own and would pay this time anew. While timm or torchvision load, stand-ins take the place of the
+it for a question that it asks on a GPU, and timm for one decorator. A short program would pay this
+time at every start. While timm or torchvision load, stand-ins take the place of the
 modules of ``torch._dynamo``; any attribute that another version needs comes from the real module.
 """
 

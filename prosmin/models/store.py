@@ -22,8 +22,6 @@ from prosmin.objectives.registry import build
 
 DESCRIPTION = "model.json"
 FORMAT = 1
-AGAIN = "make it again with `dvc repro pretrain`"
-MAKE = "make it with `dvc repro pretrain` or `python -m stages.pretrain`"
 WEIGHTS = {"trained": "model.safetensors", "random": "random.safetensors"}
 
 
@@ -91,7 +89,7 @@ def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]
     """
     path = Path(folder) / DESCRIPTION
     try:
-        content = files.read_json(path, AGAIN, "does not describe a model")
+        content = files.read_json(path, says="does not describe a model")
         if content["format"] != FORMAT:
             raise UserError(
                 f"{path} is of format {content['format']}; this version reads format {FORMAT}"
@@ -107,11 +105,11 @@ def load_description(folder: str | Path) -> tuple[ModelSettings, dict[str, Any]]
                 )
         return settings, trained
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; {MAKE}") from None
+        raise UserError(f"{path} does not exist; {files.PRETRAIN}") from None
     except UserError:
         raise
     except (TypeError, KeyError) as error:  # KeyError: of a list where sections should be
-        raise UserError(f"{path} does not describe a model ({error}); {AGAIN}") from None
+        raise UserError(f"{path} does not describe a model ({error}); {files.AGAIN}") from None
 
 
 def load_model(folder: str | Path, weights: str = "trained") -> Objective:
@@ -126,7 +124,7 @@ def load_model(folder: str | Path, weights: str = "trained") -> Objective:
         model = build_model(settings)
     except Exception as error:  # the file alone decides what is built
         raise UserError(
-            f"{Path(folder) / DESCRIPTION} describes no model ({reason(error)}); {AGAIN}"
+            f"{Path(folder) / DESCRIPTION} describes no model ({reason(error)}); {files.AGAIN}"
         ) from None
     _load_weights(model, Path(folder) / WEIGHTS[weights])
     return model.eval()
@@ -139,12 +137,12 @@ def load_encoder(folder: str | Path, weights: str = "trained") -> Encoder:
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     try:
-        arrays = files.read_arrays(path, AGAIN, files.WHOLE)
+        arrays = files.read_arrays(path, says=files.WHOLE)
         state = {name: torch.from_numpy(array) for name, array in arrays.items()}
         model.load_state_dict(state)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; {MAKE}") from None
+        raise UserError(f"{path} does not exist; {files.PRETRAIN}") from None
     except RuntimeError as error:
         last = str(error).splitlines()[-1].strip()
         unlike = f"does not fit the model that {DESCRIPTION} beside it describes: {last}"
-        raise UserError(f"{path} {unlike}; {AGAIN}") from None
+        raise UserError(f"{path} {unlike}; {files.AGAIN}") from None

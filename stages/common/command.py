@@ -59,7 +59,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
     except ConfigError as error:
         _fail(f"{PARAMS}: {stage}.{error}")
     except UserError as error:
-        _fail(str(error))
+        _fail(with_command(error))
     except OSError as error:
         if error.errno not in OUTSIDE:
             raise
@@ -80,6 +80,21 @@ def run(stage: str, main: Callable[..., None]) -> None:
         sys.exit(130)
     finally:
         inputs.forget()  # the next stage in this process has other inputs
+
+
+# The command that does what the last words of an error of the library ask for.
+COMMANDS = {
+    files.AGAIN: "`dvc repro`",
+    files.FETCH: "`dvc repro`",
+    files.PRETRAIN: "`dvc repro pretrain`",
+}
+
+
+def with_command(error: UserError) -> str:
+    """Return the message of an error, with the command where it ends with a remedy."""
+    message = str(error)
+    command = next((COMMANDS[end] for end in COMMANDS if message.endswith(end)), "")
+    return f"{message}: {command}" if command else message
 
 
 def _told(stage: str, argument: str) -> str:

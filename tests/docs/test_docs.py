@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import prosmin
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -94,7 +96,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
 def test_the_citation_and_the_changelog_have_the_version_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == project["version"]
+    assert citation["version"] == prosmin.__version__ == project["version"]
     assert citation["license"] == project["license"]
     assert citation["authors"] == project["authors"]
     assert f"\n## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()

@@ -480,7 +480,7 @@ def test_broken_file_is_one_sentence_and_leaves_the_old_page(folder, path):
     report.main(load())
     old = Path("results/report/index.html").read_bytes()
     Path(path).write_bytes(b"{ half")
-    with pytest.raises(UserError, match=f"^{path} cannot be read .*dvc repro`$"):
+    with pytest.raises(UserError, match=f"^{path} cannot be read .*; remove it and make it again$"):
         report.main(load())
     assert Path("results/report/index.html").read_bytes() == old
 
@@ -495,7 +495,7 @@ def test_pictures_that_are_not_of_the_scores_are_one_sentence(folder):
     ):
         write_arrays(path, arrays | {name: content})
         with pytest.raises(
-            UserError, match=rf"^{path} cannot be read \({why}.*\); remove it and run `dvc repro`$"
+            UserError, match=rf"^{path} cannot be read \({why}.*\); remove it and make it again$"
         ):
             report.main(load())
 

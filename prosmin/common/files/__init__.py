@@ -25,7 +25,7 @@ from prosmin.common.files.atomic import (
     write_bytes,
     write_text,
 )
-from prosmin.common.files.damage import AGAIN, damaged, decoding
+from prosmin.common.files.damage import AGAIN, FETCH, PRETRAIN, damaged, decoding
 from prosmin.common.files.documents import (
     Section,
     read_csv,
@@ -40,7 +40,9 @@ from prosmin.common.files.documents import (
 __all__ = [
     "AGAIN",
     "CHECKSUM",
+    "FETCH",
     "NUMBER",
+    "PRETRAIN",
     "WHOLE",
     "Arrays",
     "Section",

@@ -84,10 +84,7 @@ def read_arrays(path: str | Path, remedy: str = AGAIN, says: str = "cannot be re
             names = file.keys()  # of a file, which cannot be iterated itself
             arrays = {name: file.get_tensor(name) for name in names}
         if CHECKSUM in head and not matches(arrays, head):
-            raise UserError(
-                f"{path} is damaged: its content does not match its checksum; "
-                "remove it and make it again"
-            )
+            raise UserError(f"{path} is damaged: its content does not match its checksum; {AGAIN}")
     return Arrays(arrays, path)
 
 

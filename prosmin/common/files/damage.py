@@ -7,7 +7,10 @@ from pathlib import Path
 
 from prosmin.common.errors import UserError, reason
 
-AGAIN = "remove it and run `dvc repro`"  # the remedy for a damaged file that a stage has made
+# What to do about files of this project. A program that knows the command adds it to the sentence.
+AGAIN = "remove it and make it again"
+PRETRAIN = "pretrain a model first"
+FETCH = "fetch the dataset first"
 
 log = logging.getLogger(__name__)
 

@@ -82,7 +82,7 @@ def described(path, **changes):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda path: (path / "model.json").unlink(), "does not exist; make it with"),
+        (lambda path: (path / "model.json").unlink(), "does not exist; pretrain a model first"),
         (lambda path: (path / "model.json").write_text("{"), "does not describe a model"),
         (lambda path: (path / "model.json").write_text('{"format": 99}'), "is of format 99"),
         (lambda path: (path / "model.json").write_text("[1]"), "does not describe a model"),
@@ -93,21 +93,24 @@ def described(path, **changes):
         ),
         (
             lambda path: described(path, image_size="x"),
-            "model.json describes no model .*; make it again with",
+            "model.json describes no model .*; remove it and make it again",
         ),
         (
             lambda path: described(path, mean=[]),
-            "model.json does not describe a model .*; make it again with",
+            "model.json does not describe a model .*; remove it and make it again",
         ),
         (
             lambda path: described(path, objective={"name": "no"}),
-            "model.json describes no model .*; make it again with",
+            "model.json describes no model .*; remove it and make it again",
         ),
         (
             lambda path: described(path, hidden_dim=-1),
-            "model.json describes no model .*; make it again with",
+            "model.json describes no model .*; remove it and make it again",
         ),
-        (lambda path: (path / "model.safetensors").unlink(), "does not exist; make it with"),
+        (
+            lambda path: (path / "model.safetensors").unlink(),
+            "does not exist; pretrain a model first",
+        ),
         (
             lambda path: (path / "model.safetensors").write_bytes(b"PK\x03\x04 a pickle"),
             "not a whole safetensors file",

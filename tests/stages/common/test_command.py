@@ -43,6 +43,19 @@ def test_bad_input_is_a_line_for_each_fault(outcome):
     assert outcome(raising(UserError("one\ntwo"))) == (2, "error: one\nerror: two\n")
 
 
+@pytest.mark.parametrize(
+    ("remedy", "command"),
+    [
+        (files.AGAIN, "`dvc repro`"),
+        (files.FETCH, "`dvc repro`"),
+        (files.PRETRAIN, "`dvc repro pretrain`"),
+    ],
+)
+def test_the_command_is_added_to_the_remedy_of_an_error(outcome, remedy, command):
+    code, said = outcome(raising(UserError(f"it cannot be read; {remedy}")))
+    assert (code, said) == (2, f"error: it cannot be read; {remedy}: {command}\n")
+
+
 def test_an_argument_too_many_or_too_few_says_how_to_start_the_stage(outcome):
     code, said = outcome(lambda params: None, "digits")
     assert (code, said) == (

@@ -93,7 +93,7 @@ def test_a_damaged_file_is_one_sentence_of_a_real_stage_that_keeps_what_there_is
         assert (
             workplace.written() == {}
             and why in done.stderr
-            and done.stderr.endswith("remove it and run `dvc repro`\n")
+            and done.stderr.endswith("remove it and make it again: `dvc repro`\n")
         )
         return
     with pytest.raises(UserError) as error:

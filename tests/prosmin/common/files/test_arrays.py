@@ -45,9 +45,7 @@ def test_damaged_arrays_are_one_sentence(arrays, harm, read):
     arrays.write_bytes(HARM[harm](arrays.read_bytes()))
     if read is files.read_tensors and "NumPy" in harm:
         return  # which torch has
-    with pytest.raises(
-        UserError, match=r"a.safetensors .*; remove it and run `dvc repro`$"
-    ) as error:
+    with pytest.raises(UserError, match=r"a.safetensors .*; remove it and make it again$") as error:
         read(arrays)
     assert "\n" not in str(error.value)
 

@@ -49,7 +49,7 @@ def test_damaged_metrics_are_one_sentence_with_the_file_and_what_to_do(tmp_path,
         files.read_metrics(tmp_path / "knn.json")
     said = str(error.value)
     assert said.startswith(f"{tmp_path}/knn.json cannot be read (") and why in said
-    assert said.endswith("; remove it and run `dvc repro`") and "\n" not in said
+    assert said.endswith("; remove it and make it again") and "\n" not in said
 
 
 def test_a_key_that_a_json_file_lacks_is_a_sentence_and_no_key_error(tmp_path):
@@ -57,7 +57,7 @@ def test_a_key_that_a_json_file_lacks_is_a_sentence_and_no_key_error(tmp_path):
     content = files.read_json(tmp_path / "a.json")
     with pytest.raises(
         UserError,
-        match=r"a.json cannot be read \(it has no 'ece'\); remove it and run `dvc repro`$",
+        match=r"a.json cannot be read \(it has no 'ece'\); remove it and make it again$",
     ):
         content["trained"]["ece"]
     assert content["trained"].get("ece") is None and "ece" not in content["trained"]
