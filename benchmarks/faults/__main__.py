@@ -51,9 +51,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "repro": Kind(34, signals.repro, "signals to `pipelines.repro`: main, guard, DVC, stage"),
-    "flow": Kind(
-        34, signals.flow, "signals to `pipelines.run`: main, guard, DVC, stage, server"
-    ),
+    "flow": Kind(34, signals.flow, "signals to `pipelines.run`: main, guard, DVC, stage, server"),
     "parent": Kind(12, signals.parent, "signals to `make repro`, `make flow` and their terminal"),
     "sweep": Kind(8, signals.sweep, "signals to `pipelines.sweep`: main, point, guard, stage"),
     "two": Kind(

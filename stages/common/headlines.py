@@ -1,4 +1,4 @@
-"""The headline numbers of ``metrics/``, for the terminal and the model card; the report shows all."""
+"""The headline numbers of ``metrics/``, for the terminal and the model card."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path

@@ -35,7 +35,7 @@ def follow(project: Project, title: str) -> str:
     said = "".join(project.run(command) for command in found.commands)
     project.run("python -m pipelines.deps")
     modules = [name for name in found.changed if name.endswith(".py")]
-    project.run("ruff check --ignore E501", *modules)
+    project.run("ruff check", *modules)
     project.run("ruff format --check", *modules)
     return said
 
