@@ -5,7 +5,7 @@ all resamples agree. Therefore an interval here is that of a score test (Wilson 
 theta from which the observed value lies within z standard errors, where the variance is taken at
 theta and vanishes at the ends of the range. For a share of images this is Wilson's interval. For
 another metric, the number of images is replaced by the number whose share would have the variance
-that the bootstrap finds. ``python -m benchmarks.coverage`` compares these intervals with
+that the bootstrap finds. ``python -m benchmarks.trust.coverage`` compares these intervals with
 percentiles and BCa; docs/evaluation.md has the table.
 
 Letters in shapes: N samples, R resamples.

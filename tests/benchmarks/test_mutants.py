@@ -1,4 +1,4 @@
-"""A damaged file of each kind is read or refused; ``benchmarks.mutants`` tries more files."""
+"""A damaged file of each kind is read or refused; ``benchmarks.trust.mutants`` tries more files."""
 
 import json
 import subprocess
@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 # Run in another process: pytest has threads, and a process with threads cannot be forked safely.
 CODE = """
 import json
-from benchmarks import mutants, small
+from benchmarks.trust import small
+from benchmarks.trust import mutants
 
 found = mutants.run(20, len(small.KINDS), seed=1)
 refused = [mutant.said for mutant in found if mutant.outcome == "refused"]

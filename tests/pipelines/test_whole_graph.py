@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import __main__ as faults
-from benchmarks.faults import project
+from benchmarks.trust.faults import __main__ as faults
+from benchmarks.trust.faults import project
 from tests.pipelines.clones import ROOT, clone, command, commit, edit, on_photos, photographs, ran
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -273,7 +273,7 @@ def test_a_stage_without_its_inputs_says_which_stage_makes_them(tmp_path, module
 
 @pytest.mark.parametrize("kind", ["repro", "lock", "made", "leftovers"])
 def test_a_fault_is_put_right_by_the_next_run(finished, tmp_path, kind):
-    """A fault of each kind without a server; ``python -m benchmarks.faults`` makes hundreds."""
+    """A fault of each kind without a server; ``benchmarks.trust.faults`` makes hundreds."""
     original = project.Place(tmp_path / "original")
     original.root.mkdir()
     original.folder.symlink_to(finished)

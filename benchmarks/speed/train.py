@@ -1,6 +1,6 @@
 """Images per second of pretraining, end to end.
 
-    python -m benchmarks.train [--seconds 30] [--only NAME] [--jpeg 500x375]
+    python -m benchmarks.speed.train [--seconds 30] [--only NAME] [--jpeg 500x375]
 
 ``prosmin.training.loop.pretrain`` from uint8 images on the device to updated weights, with views,
 momentum target, optimiser and checks, and the model FLOP utilisation where the peak of the device
@@ -27,8 +27,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.input import dataset
 from benchmarks.record import record
+from benchmarks.speed.input import dataset
 from prosmin.common.startup import keep_freed_memory
 from prosmin.models import store
 from prosmin.objectives.settings import ProSMIN
@@ -182,7 +182,7 @@ def from_jpegs(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.train", description="Images a second of pretraining."
+        prog="python -m benchmarks.speed.train", description="Images a second of pretraining."
     )
     parser.add_argument("--seconds", type=float, default=30.0, help="about so long a measurement")
     parser.add_argument("--only", choices=RECIPES)

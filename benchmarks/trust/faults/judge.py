@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.faults.project import MARK, Place, patient, wait_until
+from benchmarks.trust.faults.project import MARK, Place, patient, wait_until
 
 GONE = 15.0  # seconds for the processes of a run to end after it has; a guard takes five
 ENDS = 60.0  # seconds for any command of the small project

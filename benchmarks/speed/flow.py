@@ -1,6 +1,6 @@
 """The flow against ``dvc repro``, on the default run.
 
-    python -m benchmarks.flow [--rounds 3] [--whole]
+    python -m benchmarks.speed.flow [--rounds 3] [--whole]
 
 In a fresh clone of the last commit, after a first ``dvc repro``:
 
@@ -90,7 +90,7 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.flow", description="The flow against dvc repro."
+        prog="python -m benchmarks.speed.flow", description="The flow against dvc repro."
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The lock writer of the flow against DVC's own: ``python -m benchmarks.lock [--datasets 60]``.
+"""The lock writer of the flow against DVC's own: ``python -m benchmarks.speed.lock``.
 
 A project with five trivial stages per dataset is run once. Its entries in ``dvc.lock`` are as long
 as those of the default graph: 25 params and 20 files of code per stage. Then one stage is run again
@@ -70,7 +70,7 @@ def repro(folder: Path, *words: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lock", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.lock", description=__doc__)
     parser.add_argument("--datasets", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()

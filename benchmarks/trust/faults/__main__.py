@@ -1,4 +1,4 @@
-"""``python -m benchmarks.faults``: faults by seed in copies of a small graph.
+"""``python -m benchmarks.trust.faults``: faults by seed in copies of a small graph.
 
 A fault is held when
 
@@ -10,10 +10,10 @@ A fault is held when
 Where only the user can decide (dvc.lock, objects of the cache), the next run may refuse in a
 sentence with a command, which is then carried out.
 
-    python -m benchmarks.faults                         # 240 faults; goes on where it was stopped
-    python -m benchmarks.faults --seed 7 --count 1000   # others
-    python -m benchmarks.faults --kind flow --fresh     # one kind, anew
-    python -m benchmarks.faults --number 17             # one once more, with all that was said
+    python -m benchmarks.trust.faults                         # 240 faults; goes on where it was stopped
+    python -m benchmarks.trust.faults --seed 7 --count 1000   # others
+    python -m benchmarks.trust.faults --kind flow --fresh     # one kind, anew
+    python -m benchmarks.trust.faults --number 17             # one again, with its whole output
 
 All outcomes stand in benchmarks/results/faults.json. What a number stands for depends on the seed,
 the count and the code: outcomes of others are kept and neither counted nor replaced, and one that
@@ -34,8 +34,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.faults import damage, judge, project, resources, signals
 from benchmarks.record import RESULTS, machine
+from benchmarks.trust.faults import damage, judge, project, resources, signals
 from prosmin.common.files import read_json, write_json
 
 
@@ -153,7 +153,7 @@ def table(entries: list[dict[str, Any]]) -> str:
 
 def code() -> str:
     """A digest of the code in which the faults are made."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     parts = ("prosmin", "stages", "pipelines")
     paths = [path for part in parts for path in sorted((root / part).rglob("*.py"))]
     content = b"".join(path.read_bytes() for path in [*paths, root / "dvc.yaml"])
@@ -162,7 +162,8 @@ def code() -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.faults", description="Faults, and whether a run survives them."
+        prog="python -m benchmarks.trust.faults",
+        description="Faults, and whether a run survives them.",
     )
     scratch = Path(tempfile.gettempdir()) / "prosmin-faults"
     parser.add_argument("--count", type=int, default=240)

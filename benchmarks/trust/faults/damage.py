@@ -10,8 +10,8 @@ import string
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks.faults.judge import Missed, ended, kill_all, python
-from benchmarks.faults.project import (
+from benchmarks.trust.faults.judge import Missed, ended, kill_all, python
+from benchmarks.trust.faults.project import (
     FLOW,
     MADE,
     REPRO,

@@ -1,6 +1,6 @@
 """Does a run that is killed many times end like an undisturbed run?
 
-    python -m benchmarks.resume [kills] [processes]
+    python -m benchmarks.speed.resume [kills] [processes]
 
 Runs the real stage, ``python -m stages.pretrain``, on digits in a temporary folder: once
 undisturbed, and once ended by SIGKILL at random moments (20). Every other kill comes as soon as a
@@ -21,7 +21,7 @@ import yaml
 
 from prosmin.common.files import write_text
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
 
 

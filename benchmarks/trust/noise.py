@@ -1,4 +1,4 @@
-"""How far rounding alone moves the numbers: ``python -m benchmarks.noise [--seeds 5]``.
+"""How far rounding alone moves the numbers: ``python -m benchmarks.trust.noise [--seeds 5]``.
 
 The same seed runs with one thread, with two threads, with oneDNN limited to AVX2 and without
 oneDNN. These runs differ only in the order of sums. Each run executes the real stages, from fetch
@@ -24,7 +24,7 @@ from stages.common.headlines import rows
 from stages.common.layout import METRICS
 from stages.params.load import load
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WITHOUT = "import torch; torch.backends.mkldnn.enabled = False; "
 RUN = "import runpy, sys; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 # By name: the environment, and Python code to run before the stage.
@@ -80,7 +80,7 @@ def spread(runs: dict[str, dict[str, float]], label: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.noise", description="Rounding beside seeds."
+        prog="python -m benchmarks.trust.noise", description="Rounding beside seeds."
     )
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--seeds", type=int, default=5, help="runs with one thread, from seed 0")

@@ -1,4 +1,4 @@
-"""Time JPEG files to batches of two 224-pixel crops: ``python -m benchmarks.input [--rounds 5]``.
+"""Time JPEG files to batches of two crops of 224 pixels: ``python -m benchmarks.speed.input``.
 
 Photographs of 500 x 375 pixels are cut from scikit-learn's two photographs; and of 1000 x 750
 pixels, because only larger JPEGs gain from a reduced scale. Two worker processes of one thread make
@@ -26,7 +26,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.record import record
-from benchmarks.turns import figures, in_turns
+from benchmarks.speed.turns import figures, in_turns
 from prosmin.common.files import write_json
 from prosmin.common.startup import keep_freed_memory
 from prosmin.fetching.folders import folder as from_folder
@@ -102,7 +102,7 @@ def measure(width: int, height: int, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.input", description="From JPEG files to crops."
+        prog="python -m benchmarks.speed.input", description="From JPEG files to crops."
     )
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The small project of ``benchmarks.mutants``: the stages make it in a few seconds.
+"""The small project of ``benchmarks.trust.mutants``: the stages make it in a few seconds.
 
 It has a file of every kind that they read.
 """
@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks import mutations
+from benchmarks.trust import mutations
 from pipelines.engine import durations
 from pipelines.flows.grid import load_sweep
 from pipelines.graph import lockfile
@@ -42,7 +42,7 @@ for name in (
     importlib.import_module(name)
 light_imports.timm()
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CELLS = {"source": "folders", "severities": [1, 2, 3, 4, 5]}  # of a reference of mCE
 # Options of PIL by format.
 IMAGES = {suffix: {} for suffix in ("png", "jpg", "gif", "webp", "bmp")}

@@ -1,4 +1,4 @@
-"""How often the 95 % intervals hold the truth: ``python -m benchmarks.coverage``.
+"""How often the 95 % intervals hold the truth: ``python -m benchmarks.trust.coverage``.
 
 The benchmark draws test sets with a known truth, most of them near the ends of the range. Per
 metric it counts the test sets whose interval holds the truth, for the percentile bootstrap, for BCa
@@ -263,7 +263,7 @@ def measure(case: Case, repetitions: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.coverage", description="Coverage of the 95 % intervals."
+        prog="python -m benchmarks.trust.coverage", description="Coverage of the 95 % intervals."
     )
     parser.add_argument("--repetitions", type=int, default=400, help="test sets per case")
     given = parser.parse_args()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.faults.judge import ENDS, Missed, NotHeld, Skipped, ended, python
-from benchmarks.faults.project import FLOW, REPRO, Place, forget, something_to_do, wait_until
+from benchmarks.trust.faults.judge import ENDS, Missed, NotHeld, Skipped, ended, python
+from benchmarks.trust.faults.project import FLOW, REPRO, Place, forget, something_to_do, wait_until
 
 STOPS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 APPEARS = 30.0  # seconds until a process that is to be hit must be there

@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.faults.judge import ENDS, Missed, Skipped, ended, python
-from benchmarks.faults.project import FLOW, REPRO, Place, patient, something_to_do
-from benchmarks.faults.signals import traced
+from benchmarks.trust.faults.judge import ENDS, Missed, Skipped, ended, python
+from benchmarks.trust.faults.project import FLOW, REPRO, Place, patient, something_to_do
+from benchmarks.trust.faults.signals import traced
 
 MOUNTED = ("metrics", "plots", "results", "data", ".dvc/cache", ".dvc/tmp", ".prosmin")
 NEW_NAMESPACE = 0x00020000

@@ -1,8 +1,8 @@
-"""Read damaged files: ``python -m benchmarks.mutants [--params 500] [--data 600] [--seed 0]``.
+"""Read damaged files: ``python -m benchmarks.trust.mutants``.
 
 The stages create a small project. A mutant is that project with one damaged file
-(``benchmarks.mutations``). The file is read by its usual reader: ``params.yaml`` by the start of a
-stage, which also builds the model and the views where it accepts the file; every other file by a
+(``benchmarks.trust.mutations``). Its usual reader reads it: ``params.yaml`` by a stage that starts,
+which also builds the model and the views where it accepts the file; every other file by a
 stage or by the library. Each mutant runs in a forked process with limits on memory and CPU time.
 
 A reader may
@@ -35,9 +35,9 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 import numpy as np
 
-from benchmarks import mutations
 from benchmarks.record import record
-from benchmarks.small import KINDS, build, checked_params
+from benchmarks.trust import mutations
+from benchmarks.trust.small import KINDS, build, checked_params
 
 SECONDS, WALL = 10, 600  # of CPU time, and of wall-clock time on a busy machine
 MEMORY = 3 * 2**30  # bytes, on top of the memory at the start
@@ -215,7 +215,8 @@ def told(found: Mutant) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.mutants", description="Read damaged files, drawn by a seed."
+        prog="python -m benchmarks.trust.mutants",
+        description="Read damaged files, drawn by a seed.",
     )
     parser.add_argument(
         "--params", type=int, default=500, help="mutants of params.yaml (default: 500)"

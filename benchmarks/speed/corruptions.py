@@ -1,6 +1,6 @@
 """Speed of the 15 corruptions of the benchmark against imagecorruptions-imaug, in one run.
 
-    python -m benchmarks.corruptions [results.json]
+    python -m benchmarks.speed.corruptions [results.json]
 
 Both corrupt crops of scikit-learn's two photographs, at 32 and at 224 pixels, at all five
 severities. The library takes one image at a time; ours takes batches, with the threads of PyTorch.

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: ``python -m benchmarks.step [--threads 2] [--steps 12]``.
+"""Where the time of a training step goes: ``python -m benchmarks.speed.step``.
 
 The CIFAR-10 recipe of ``benchmarks.cifar10`` (32-pixel images, batches of 128, two views, bf16,
 ProSMIN with whitened targets), the same in fp32, and the same with a ResNet-18, on random images,
@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.cifar10 import ENCODER
 from benchmarks.record import record
-from benchmarks.turns import figures, in_turns
+from benchmarks.speed.turns import figures, in_turns
 from prosmin.common.startup import keep_freed_memory
 from prosmin.models import store
 from prosmin.objectives.settings import ProSMIN
@@ -108,7 +108,7 @@ def measure(kwargs: dict, precision: str, batch: int, steps: int, rounds: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.step", description="Where the time of a step goes."
+        prog="python -m benchmarks.speed.step", description="Where the time of a step goes."
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=128)

@@ -1,6 +1,6 @@
 """Speed of the k-NN search and of the grid of linear probes.
 
-    python -m benchmarks.probes [--rounds 3] [--small]
+    python -m benchmarks.speed.probes [--rounds 3] [--small]
 
 Both run on one thread, on random features, which cost as much as real ones.
 
@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits  # noqa: E402
 from sklearn.neighbors import NearestNeighbors  # noqa: E402
 
 from benchmarks.record import record  # noqa: E402
-from benchmarks.turns import figures, in_turns  # noqa: E402
+from benchmarks.speed.turns import figures, in_turns  # noqa: E402
 from prosmin.evaluation import knn, linear_probe  # noqa: E402
 
 L2 = tuple(10.0**power for power in range(-6, 2))
@@ -74,7 +74,7 @@ def grid(rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.probes", description="k-NN search and probe grid."
+        prog="python -m benchmarks.speed.probes", description="k-NN search and probe grid."
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

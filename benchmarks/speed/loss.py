@@ -1,6 +1,6 @@
 """The closed-form score against the paper's loop over samples.
 
-    python -m benchmarks.loss [--dim 2048]
+    python -m benchmarks.speed.loss [--dim 2048]
 
 Forward and backward pass of both for one batch, on one thread, in turns (the median of the
 ratios), and the bytes that each keeps for its backward pass, at K = 4, 16 and 64 samples. The
@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.record import record  # noqa: E402
-from benchmarks.turns import figures, in_turns  # noqa: E402
+from benchmarks.speed.turns import figures, in_turns  # noqa: E402
 from prosmin import scoring  # noqa: E402
 
 SAMPLES = (4, 16, 64)
@@ -55,7 +55,7 @@ def kept(score: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: tuple[Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.loss", description="The closed form against the loop."
+        prog="python -m benchmarks.speed.loss", description="The closed form against the loop."
     )
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=256)

@@ -1,4 +1,4 @@
-"""Time two views per image, against torchvision and kornia: ``python -m benchmarks.views``.
+"""Time two views per image, against torchvision and kornia: ``python -m benchmarks.speed.views``.
 
 ``--rounds``: number of rounds, 5 by default.
 
@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.record import record
-from benchmarks.turns import figures, in_turns
+from benchmarks.speed.turns import figures, in_turns
 from prosmin.common.startup import keep_freed_memory
 from prosmin.views.make import make_views
 from prosmin.views.settings import ViewSettings
@@ -137,7 +137,7 @@ def measure(size: int, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.views", description="Two views of each image."
+        prog="python -m benchmarks.speed.views", description="Two views of each image."
     )
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()

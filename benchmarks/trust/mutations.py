@@ -1,7 +1,7 @@
 """Random damage to files, as by a disk, a cable, a merge, a person or an attacker.
 
 Each function takes the bytes of a file and a generator, and returns damaged bytes. Used by
-``benchmarks.mutants``.
+``benchmarks.trust.mutants``.
 """
 
 import copy
