@@ -4,7 +4,7 @@ The one difference: Ctrl-C while DVC loads ends it in one line instead of a trac
 
 ``--quick-lock`` as the first word replaces one method of DVC, for ``make flow`` alone. DVC parses
 and writes all of ``dvc.lock`` after each stage, in pure Python, while other stages wait for its
-lock: 0.4 s of a core with 25 stages, 6 s with 300 (``python -m benchmarks.speed.lock``). Here DVC's own
+lock: 0.4 s of a core with 25 stages, 6 s with 300 (``benchmarks.speed.lock``). Here DVC's own
 serialiser writes the entry of the stage, and the entry replaces the old one: the file is the same
 to the byte. With another DVC than the one it was written for, nothing is replaced.
 """

@@ -1,4 +1,4 @@
-"""The headline numbers of ``metrics/``, for the terminal and the model card."""
+"""The headline numbers of ``metrics/`` for the terminal and the model card."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path

@@ -10,7 +10,7 @@ A fault is held when
 Where only the user can decide (dvc.lock, objects of the cache), the next run may refuse in a
 sentence with a command, which is then carried out.
 
-    python -m benchmarks.trust.faults                         # 240 faults; goes on where it was stopped
+    python -m benchmarks.trust.faults                         # 240 faults; resumes
     python -m benchmarks.trust.faults --seed 7 --count 1000   # others
     python -m benchmarks.trust.faults --kind flow --fresh     # one kind, anew
     python -m benchmarks.trust.faults --number 17             # one again, with its whole output

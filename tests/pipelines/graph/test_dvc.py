@@ -26,7 +26,7 @@ MAKE = "rm -rf folder out; mkdir folder; echo made | tee folder/a > out\n"
 
 
 def test_the_version_is_the_one_that_this_was_written_for():
-    """Try the tests below, and `python -m benchmarks.trust.faults`, before ``VERSION`` is raised."""
+    """Before you raise ``VERSION``: the tests below, and ``benchmarks.trust.faults``."""
     assert importlib.metadata.version("dvc") == dvc.VERSION
 
 

@@ -12,7 +12,7 @@ import yaml
 from stages.common import declared
 from stages.common.command import _told
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAMES = [
     "x; touch pwned",
     "x' ; touch pwned '",
