@@ -82,28 +82,18 @@ class Terminal:
             for name in self._stages:
                 result = self.results.get(name)
                 if result:
+                    outcome = Text(result.outcome, STYLES[result.outcome])
                     seconds = f"{result.seconds:.1f} s" if result.seconds else ""
-                    shown.add_row(
-                        name,
-                        Text(result.outcome, STYLES[result.outcome]),
-                        seconds,
-                        Text(result.reason, overflow="ellipsis"),
-                    )
+                    shown.add_row(name, outcome, seconds, Text(result.reason, overflow="ellipsis"))
                 elif name in self._begun:
                     last = self._last[name][-1].strip() if self._last[name] else ""
-                    running = f"{time.monotonic() - self._begun[name]:.1f} s"
-                    shown.add_row(
-                        name,
-                        Text("running", "bold"),
-                        running,
-                        Text(last, "dim", no_wrap=True, overflow="ellipsis"),
-                    )
+                    line = Text(last, "dim", no_wrap=True, overflow="ellipsis")
+                    seconds = f"{time.monotonic() - self._begun[name]:.1f} s"
+                    shown.add_row(name, Text("running", "bold"), seconds, line)
                 else:
                     shown.add_row(name, Text("waiting", "dim"), "", "")
-            count = (
-                f"{len(self.results)} of {len(self._stages)} stages" if self._stages else "starting"
-            )
-        return Group(shown, Text(count, "bold"))
+            count = f"{len(self.results)} of {len(self._stages)} stages"
+        return Group(shown, Text(count if self._stages else "starting", "bold"))
 
     def failures(self) -> list[str]:
         """The last lines of each stage that failed."""

@@ -46,8 +46,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the option closest to ``name``, or an empty text."""
     if len(name := name if isinstance(name, str) else shown(name)) > SHOWN:
         return ""  # no misspelling, and a comparison would take seconds
-    candidates = [str(option) for option in islice(options, COMPARED)]
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, map(str, islice(options, COMPARED)), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

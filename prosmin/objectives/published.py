@@ -5,6 +5,7 @@ A reference for comparisons, not a recommendation.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +26,8 @@ class UnitProjector(nn.Module):
 
     def __init__(self, features: int, hidden_dim: int, bottleneck_dim: int, dim: int):
         super().__init__()
-        dense = [
-            nn.Linear(features, hidden_dim),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.Linear(hidden_dim, bottleneck_dim),
-        ]
+        sizes = pairwise([features, hidden_dim, hidden_dim, bottleneck_dim])
+        dense = [nn.Linear(inputs, outputs) for inputs, outputs in sizes]
         self.layers = nn.Sequential(dense[0], nn.GELU(), dense[1], nn.GELU(), dense[2])
         for layer in dense:
             nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -38,10 +36,8 @@ class UnitProjector(nn.Module):
         self.gain = nn.Parameter(torch.ones(dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        cosines = F.linear(
-            F.normalize(self.layers(features), dim=1), F.normalize(self.weight, dim=1)
-        )
-        return self.gain * cosines
+        hidden = F.normalize(self.layers(features), dim=1)
+        return self.gain * F.linear(hidden, F.normalize(self.weight, dim=1))
 
 
 class Published(Distilling):
@@ -100,9 +96,8 @@ class Published(Distilling):
         targets = [output - self.centre for output in outputs_per_view(self.targets, views[:2])]
         if self.training:
             with torch.no_grad():
-                self.centre.lerp_(
-                    distributed.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum
-                )
+                mean = distributed.mean(torch.cat(targets).mean(0))
+                self.centre.lerp_(mean, 1.0 - self.centre_momentum)
         with full_precision(self.centre):
             losses = []
             for prediction in predictions:

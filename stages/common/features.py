@@ -42,11 +42,10 @@ class Features:
         return tuple(split for split in ("train", "val", "test") if split in present)
 
     def split(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return features, labels and log sigma of one split.
+        """Return features float32 ``[N, F]``, labels int64 ``[N]``, log sigma float32 ``[N]``.
 
-        features ``[N, F]`` float32; labels ``[N]`` int64, -1 for an image without a label; log
-        sigma ``[N]`` float32, None where the network predicts none. Raises ``UserError`` where
-        there is no such split.
+        A label is -1 for an image without one; log sigma is None where the network predicts none.
+        Raises ``UserError`` where there is no such split.
         """
         if name not in self.splits:
             raise UserError(
@@ -90,11 +89,8 @@ def read_features(path: Path, dataset: str) -> Features:
     features = Features(dataset, arrays)
     wanted = {}
     for count, split in zip("LMN", features.splits):
-        wanted |= {
-            f"{split}.features": ("float32", f"{count}F"),
-            f"{split}.labels": ("int64", count),
-        }
-        wanted |= {f"{split}.digest": ("uint64", count)}
+        wanted[f"{split}.features"] = ("float32", f"{count}F")
+        wanted[f"{split}.labels"], wanted[f"{split}.digest"] = ("int64", count), ("uint64", count)
         if f"{split}.log_sigma" in arrays:
             wanted[f"{split}.log_sigma"] = ("float32", count)
     arrays.check(wanted)
@@ -102,9 +98,8 @@ def read_features(path: Path, dataset: str) -> Features:
 
 
 def load_labelled(dataset: str, encoder: str, seed: int) -> tuple[Labelled, Labelled, Labelled]:
-    """Read features and labels of (train, val, test).
+    """Read features and labels of train, val (else a stratified fifth of train) and test.
 
-    Without a val split a stratified fifth of train takes its place.
     Raises ``Unlabelled`` where a split has no labels.
     """
     features = load_features(dataset, encoder)
