@@ -39,17 +39,17 @@ class Run(NamedTuple):
 
     name: str
     params: Params
-    found: dict[str, Row]
+    headlines: dict[str, Row]
 
 
 def resolve(given: Sequence[str]) -> list[str]:
     """The given revisions; a pattern is replaced by the matching experiments, sorted by name."""
     from dvc.repo import Repo
 
-    found: list[str] = []
+    revisions: list[str] = []
     for name in given:
         if not any(mark in name for mark in "*?["):
-            found.append(name)
+            revisions.append(name)
             continue
         with Repo() as repo:
             known = {
@@ -63,8 +63,8 @@ def resolve(given: Sequence[str]) -> list[str]:
                 f"no experiment matches {name!r}{nearest(name, known)}; "
                 "`dvc exp list --all` has them"
             )
-        found += matching
-    return list(dict.fromkeys(found))
+        revisions += matching
+    return list(dict.fromkeys(revisions))
 
 
 def fetch(revision: str, folder: Path) -> Run:
@@ -79,11 +79,11 @@ def fetch(revision: str, folder: Path) -> Run:
             source.get_file(path, str(folder / path))
     try:
         params = load(folder / "params.yaml")
-        found = rows(params, folder / METRICS, without=stale(source, folder))
+        headlines = rows(params, folder / METRICS, without=stale(source, folder))
     except UserError as error:
         lines = str(error).replace(f"{folder}/", "").splitlines()
         raise UserError("\n".join(f"{revision}: {line}" for line in lines)) from None
-    return Run(revision, params, {row.label: row for row in found})
+    return Run(revision, params, {row.label: row for row in headlines})
 
 
 def by_seed(runs: Sequence[Run]) -> dict[int, Run]:
@@ -93,17 +93,17 @@ def by_seed(runs: Sequence[Run]) -> dict[int, Run]:
     for a single run.
     """
     first = runs[0]
-    found: dict[int, Run] = {}
+    run_of_seed: dict[int, Run] = {}
     for run in runs:
         if key := _differing(first.params, run.params):
             raise UserError(f"{first.name} and {run.name} differ in {key}; only seed may differ")
-        if run.params.seed in found:
-            other = found[run.params.seed].name
+        if run.params.seed in run_of_seed:
+            other = run_of_seed[run.params.seed].name
             raise UserError(f"{other} and {run.name} have the same seed, {run.params.seed}")
-        found[run.params.seed] = run
-    if len(found) < 2:
+        run_of_seed[run.params.seed] = run
+    if len(run_of_seed) < 2:
         raise UserError(f"{first.name} is one run; an interval over seeds needs at least two")
-    return dict(sorted(found.items()))
+    return dict(sorted(run_of_seed.items()))
 
 
 def _differing(first: Params, second: Params) -> str:
@@ -116,14 +116,14 @@ def _differing(first: Params, second: Params) -> str:
         else:
             yield key, content
 
-    one, other = (
+    first_flat, second_flat = (
         dict(flat(params.model_dump(mode="json", by_alias=True), "")) for params in (first, second)
     )
     absent = object()
     keys = (
         key
-        for key in {**one, **other}
-        if key != "seed" and one.get(key, absent) != other.get(key, absent)
+        for key in {**first_flat, **second_flat}
+        if key != "seed" and first_flat.get(key, absent) != second_flat.get(key, absent)
     )
     return next(keys, "")
 
@@ -135,41 +135,42 @@ def table(runs: dict[int, Run], against: dict[int, Run] | None = None) -> Iterat
         + " difference | |" * bool(against)
     )
     yield "|---|---|---|---|---|" + "---|---|" * bool(against)
-    for label in next(iter(runs.values())).found:
-        if not all(label in run.found for run in runs.values()):
+    for label in next(iter(runs.values())).headlines:
+        if not all(label in run.headlines for run in runs.values()):
             continue
-        values = [run.found[label].value for run in runs.values()]
-        mean, low, high = over_seeds([run.found[label] for run in runs.values()])
+        values = [run.headlines[label].value for run in runs.values()]
+        mean, low, high = over_seeds([run.headlines[label] for run in runs.values()])
         shown = " ".join(f"{value:.3f}" for value in values)
-        untrained = [run.found[label].untrained for run in runs.values()]
+        untrained = [run.headlines[label].untrained for run in runs.values()]
         floors = [value for value in untrained if value is not None]
         floor = f"{np.mean(floors):.3f}" if len(floors) == len(runs) else ""
         line = f"| {label} | {mean:.3f} | [{low:.3f}, {high:.3f}] | {shown} | {floor} |"
         yield line + (_difference(label, runs, against) if against else "")
 
 
-def over_seeds(found: Sequence[Row]) -> tuple[float, float, float]:
+def over_seeds(per_seed: Sequence[Row]) -> tuple[float, float, float]:
     """(mean, low, high) of one metric over seeds, in the range of the metric.
 
     The interval is Student's t, and at least as wide as the test images allow, which differ
     between seeds. Otherwise it would have no width where all seeds agree, as on an AUROC of 1.
     """
-    mean, low, high = intervals.student([row.value for row in found])
-    below = [row.value - row.low for row in found if row.low is not None]
-    above = [row.high - row.value for row in found if row.high is not None]
-    if len(below) == len(above) == len(found):
-        low = min(low, mean - float(np.linalg.norm(below)) / len(found))
-        high = max(high, mean + float(np.linalg.norm(above)) / len(found))
-    return intervals.within((mean, low, high), found[0].entry.low, found[0].entry.high)
+    mean, low, high = intervals.student([row.value for row in per_seed])
+    below = [row.value - row.low for row in per_seed if row.low is not None]
+    above = [row.high - row.value for row in per_seed if row.high is not None]
+    if len(below) == len(above) == len(per_seed):
+        low = min(low, mean - float(np.linalg.norm(below)) / len(per_seed))
+        high = max(high, mean + float(np.linalg.norm(above)) / len(per_seed))
+    return intervals.within((mean, low, high), per_seed[0].entry.low, per_seed[0].entry.high)
 
 
 def _difference(label: str, runs: dict[int, Run], against: dict[int, Run]) -> str:
-    if not all(label in run.found for run in against.values()):
+    if not all(label in run.headlines for run in against.values()):
         return " | |"
     gains = [
-        run.found[label].value - against[seed].found[label].value for seed, run in runs.items()
+        run.headlines[label].value - against[seed].headlines[label].value
+        for seed, run in runs.items()
     ]
-    metric = next(iter(runs.values())).found[label].entry
+    metric = next(iter(runs.values())).headlines[label].entry
     width = metric.high - metric.low
     mean, low, high = intervals.within(intervals.student(gains), -width, width)
     verdict = ""

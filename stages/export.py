@@ -90,12 +90,12 @@ def card(
     trained: dict[str, Any],
     manifest: dict[str, Any],
     parameters: int,
-    found: list[Row],
+    headlines: list[Row],
 ) -> str:
     """The model card in Markdown, with front matter for model hubs.
 
     model, trained: of ``model.json``. manifest: of the dataset. parameters: their number.
-    found: the headline numbers.
+    headlines: the headline numbers.
     """
     front: dict[str, Any] = {"license": params.export.license} if params.export.license else {}
     front |= {
@@ -129,7 +129,7 @@ def card(
         f"the labels. *{SHOWN[UNTRAINED]}* is the same network before training. Nothing was chosen "
         "on test images. The numbers describe the frozen features on these datasets, not on "
         "others.", "",
-        *_table(found), "",
+        *_table(headlines), "",
         "## Settings", "",
         "```yaml",
         yaml.safe_dump({"pretrain": _plain(trained["params"])}, sort_keys=False).rstrip(),
@@ -187,13 +187,13 @@ def _data(dataset: str, manifest: dict[str, Any]) -> Iterator[str]:
     yield from ("```json", json.dumps(manifest, indent=2), "```")
 
 
-def _table(found: list[Row]) -> Iterator[str]:
-    if not found:
+def _table(headlines: list[Row]) -> Iterator[str]:
+    if not headlines:
         yield "None yet: no evaluation has run."
         return
     yield f"| metric | value | 95 % interval | {SHOWN[UNTRAINED]} | interval over |"
     yield "|---|---|---|---|---|"
-    for row in found:
+    for row in headlines:
         over = "" if row.low is None else row.over
         yield f"| {' | '.join((row.label, *row.cells(' – '), over))} |"
 

@@ -47,10 +47,10 @@ class Cell(NamedTuple):
 def table(runs: Sequence[Results], bootstrap: int) -> dict[Row, list[Cell | None]]:
     """The rows of all runs with one cell per run; None where a run lacks the metric."""
     first, seed = runs[0], runs[0].params.seed
-    found: dict[Row, list[Cell | None]] = {}
+    comparison: dict[Row, list[Cell | None]] = {}
     for row in dict.fromkeys(row for run in runs for row in (*run.samples, *run.scores)):
-        found[row] = [_cell(row, run, first, bootstrap, seed) for run in runs]
-    return found
+        comparison[row] = [_cell(row, run, first, bootstrap, seed) for run in runs]
+    return comparison
 
 
 def _cell(row: Row, run: Results, first: Results, bootstrap: int, seed: int) -> Cell | None:
@@ -73,13 +73,13 @@ def _cell(row: Row, run: Results, first: Results, bootstrap: int, seed: int) -> 
     return Cell(detection.auroc(*pair), low, high, against)
 
 
-def lines(runs: Sequence[Results], found: dict[Row, list[Cell | None]]) -> Iterator[str]:
+def lines(runs: Sequence[Results], comparison: dict[Row, list[Cell | None]]) -> Iterator[str]:
     """The table as text: one block per metric, one line per revision.
 
     The last line is the number of marks to expect by chance.
     """
     width = max(len(run.name) for run in runs)
-    for row, cells in found.items():
+    for row, cells in comparison.items():
         yield f"{row.label} ({row.better})"
         for run, cell in zip(runs, cells, strict=True):
             if cell is None:
@@ -93,7 +93,9 @@ def lines(runs: Sequence[Results], found: dict[Row, list[Cell | None]]) -> Itera
                 text += "  other test images"
             yield f"{text}  {cell.mark(row)}".rstrip()
     told = sum(
-        cell is not None and cell.against is not None for cells in found.values() for cell in cells
+        cell is not None and cell.against is not None
+        for cells in comparison.values()
+        for cell in cells
     )
     if told:
         yield f"\n{chance(told)}"
@@ -107,7 +109,7 @@ def chance(told: int) -> str:
     )
 
 
-def page(runs: Sequence[Results], found: dict[Row, list[Cell | None]], bootstrap: int) -> str:
+def page(runs: Sequence[Results], comparison: dict[Row, list[Cell | None]], bootstrap: int) -> str:
     """HTML with the table and the curves of the revisions side by side, in a single file."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -133,7 +135,7 @@ def page(runs: Sequence[Results], found: dict[Row, list[Cell | None]], bootstrap
             drawn = calibration.reliability(rows, TRAINED, run.name, f"compare-{place}")
             curves["Reliability of the linear probe"].append((run.name, [drawn.svg]))
     return environment.get_template("compare.html").render(
-        runs=runs, found=found, curves=curves, bootstrap=bootstrap, colours=COLOURS
+        runs=runs, comparison=comparison, curves=curves, bootstrap=bootstrap, colours=COLOURS
     )
 
 
@@ -150,12 +152,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--bootstrap", type=int, default=1000, help="resamples per interval (default: 1000)"
     )
-    found = parser.parse_args(given)
-    if len(found.revisions) < 2 or len(set(found.revisions)) < len(found.revisions):
+    parsed = parser.parse_args(given)
+    if len(parsed.revisions) < 2 or len(set(parsed.revisions)) < len(parsed.revisions):
         parser.error("name at least two revisions, each once")
-    if found.bootstrap < 100:
-        parser.error(f"--bootstrap is {found.bootstrap}; it must be at least 100")
-    return found
+    if parsed.bootstrap < 100:
+        parser.error(f"--bootstrap is {parsed.bootstrap}; it must be at least 100")
+    return parsed
 
 
 def main(given: argparse.Namespace) -> int:
@@ -167,10 +169,10 @@ def main(given: argparse.Namespace) -> int:
             folder = Path(scratch) / str(place)
             folder.mkdir()
             runs.append(fetch(revision, folder))
-        found = table(runs, given.bootstrap)
-        print("\n".join(lines(runs, found)))
+        comparison = table(runs, given.bootstrap)
+        print("\n".join(lines(runs, comparison)))
         with files.whole_folder(layout.COMPARISON.parent) as out:
-            files.write_text(out / layout.COMPARISON.name, page(runs, found, given.bootstrap))
+            files.write_text(out / layout.COMPARISON.name, page(runs, comparison, given.bootstrap))
     print(f"\nPage: {layout.COMPARISON}")
     return 0
 

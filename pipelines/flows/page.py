@@ -45,10 +45,10 @@ def publish(results: Mapping[str, Result]) -> None:
         description="The outcome of each stage, in the order of `dvc repro`.",
     )
     params, stale = load(), current.stale()
-    found = rows(params, without=stale)
-    if found:
+    headlines = rows(params, without=stale)
+    if headlines:
         create_table_artifact(
-            [_cells(row) for row in found],
+            [_cells(row) for row in headlines],
             key="results",
             description=f"On {params.dataset}. docs/evaluation.md defines each number.",
         )
@@ -79,14 +79,14 @@ def _cells(row: Row) -> dict[str, str]:
 
 def metrics_against_commit(repo: Any) -> list[dict[str, Any]]:
     """One row per number that differs from the last commit, as in ``dvc metrics diff``."""
-    found = []
+    differences = []
     for path, changes in sorted(repo.metrics.diff(a_rev="HEAD").get("diff", {}).items()):
         for name, change in sorted(changes.items()):
-            found.append(
+            differences.append(
                 {"metric": f"{Path(path).relative_to(METRICS)}: {name}"}
                 | {key: change.get(key) for key in ("old", "new", "diff")}
             )
-    return found
+    return differences
 
 
 def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:
@@ -94,7 +94,7 @@ def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:
 
     stale: paths to leave out.
     """
-    found = []
+    images = []
     for out in repo.index.plots:
         settings = out.plot if isinstance(out.plot, dict) else {}
         path = Path(out.fs_path)
@@ -109,8 +109,8 @@ def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:
             if not table or settings["y"] not in table[0]:
                 continue  # a curve that needs labels, of a dataset without any
             image = base64.b64encode(draw(table, settings["x"], settings["y"])).decode()
-            found.append(f"**{title}**\n\n![{title}](data:image/svg+xml;base64,{image})")
-    return found
+            images.append(f"**{title}**\n\n![{title}](data:image/svg+xml;base64,{image})")
+    return images
 
 
 def draw(table: Sequence[Mapping[str, str]], x: str, y: str) -> bytes:

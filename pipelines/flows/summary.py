@@ -17,8 +17,8 @@ def show(params: Params) -> int:
     """
     whole, other = current.split()
     paths = {out for stage in other.values() for out in stage.outs}
-    if found := rows(params, without=paths):
-        print(f"\nOn {params.dataset}:\n\n{table(found)}")
+    if headlines := rows(params, without=paths):
+        print(f"\nOn {params.dataset}:\n\n{table(headlines)}")
     if REPORT.is_file() and current.belongs(str(REPORT), paths):
         print(f"\nReport: {REPORT}")
     existing = [name for name, stage in other.items() if any(map(os.path.exists, stage.outs))]
@@ -33,10 +33,10 @@ def show(params: Params) -> int:
     return 1 if faults else 0
 
 
-def table(found: list[Row]) -> str:
+def table(headlines: list[Row]) -> str:
     """Aligned text, blank where a number is missing."""
     lines = [("", SHOWN[TRAINED], "95 % interval", SHOWN[UNTRAINED])]
-    lines += [(row.label, *row.cells()) for row in found]
+    lines += [(row.label, *row.cells()) for row in headlines]
     label, *numbers = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
         "  ".join(

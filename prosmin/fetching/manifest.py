@@ -96,10 +96,10 @@ def find_duplicates(written: Mapping[str, Written]) -> dict[str, Any]:
             for at, name in enumerate(names)
         },
         "across": {
-            f"{names[one]}-{names[other]}": sum(
-                bool(count[one] and count[other]) for count in counts
+            f"{names[first]}-{names[second]}": sum(
+                bool(count[first] and count[second]) for count in counts
             )
-            for one, other in itertools.combinations(range(len(names)), 2)
+            for first, second in itertools.combinations(range(len(names)), 2)
         },
         "conflicting_labels": sum(len(set(labels[group].tolist())) > 1 for group in groups),
         "examples": [

@@ -314,7 +314,7 @@ def markdown() -> str:
             f"| `{entry.name}` | {entry.label} | {ARROWS[entry.better]} | {entry.range}{unit} "
             f"| {definition} |"
         )
-    lines += [f"| `{each.shown}` | | | | {each.definition} |" for each in VARIANTS]
+    lines += [f"| `{variant.shown}` | | | | {variant.definition} |" for variant in VARIANTS]
     return "\n".join(lines)
 
 

@@ -102,7 +102,7 @@ def relative_mce(
     NaN where a type does not add to the error of the reference.
     """
     own, other = (
-        found.by_type(counts) - found.without(counts)[..., None] for found in (model, reference)
+        errors.by_type(counts) - errors.without(counts)[..., None] for errors in (model, reference)
     )
     return _ratios(own, other)
 

@@ -74,7 +74,7 @@ def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed
     up_to = np.searchsorted(ordered, ood_scores, "right")
     tied = bool((below != up_to).any())
     pairs = len(id_scores) * len(ood_scores)
-    found = []
+    aurocs = []
     for start in range(0, resamples, 64):
         count = min(64, resamples - start)
         id_weight = intervals.resample_columns(rng, len(id_scores), count)[order]
@@ -82,8 +82,8 @@ def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed
         # mass[i]: weight of the i lowest ID scores.
         mass = np.concatenate([np.zeros((1, count)), np.cumsum(id_weight, axis=0)])
         beaten = (mass[below] + mass[up_to]) / 2 if tied else mass[below]
-        found.append(np.einsum("mr,mr->r", ood_weight, beaten) / pairs)
-    return np.concatenate(found)
+        aurocs.append(np.einsum("mr,mr->r", ood_weight, beaten) / pairs)
+    return np.concatenate(aurocs)
 
 
 def _rates(positive: Array, negative: Array) -> tuple[Array, Array, Array]:

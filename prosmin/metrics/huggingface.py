@@ -155,11 +155,13 @@ class OODDetection(Module):
                 f"references hold {min(other)}; they must be 0 (in distribution) or 1 (OOD)"
             )
         id_scores, ood_scores = scores[positive == 0], scores[positive == 1]
-        found = detection.evaluate(
+        measured = detection.evaluate(
             id_scores, ood_scores, resamples=max(bootstrap, 1), seed=seed, **settings
         )
         return {
-            key: value for key, value in found.items() if bootstrap or not key.startswith("auroc_")
+            key: value
+            for key, value in measured.items()
+            if bootstrap or not key.startswith("auroc_")
         }
 
 

@@ -221,14 +221,14 @@ def difference(first: Interval, second: Interval, correlation: float) -> tuple[f
     to one of its ends is computed from the distances of the two values to their ends. So the
     interval holds near the ends of the range too and never leaves the range.
     """
-    (one, one_low, one_high), (other, other_low, other_high) = first, second
+    (first_value, first_low, first_high), (second_value, second_low, second_high) = first, second
 
     def reach(down: float, up: float) -> float:
         return math.sqrt(max(down**2 + up**2 - 2 * correlation * down * up, 0.0))
 
-    value = other - one
-    below = reach(other - other_low, one_high - one)
-    above = reach(other_high - other, one - one_low)
+    value = second_value - first_value
+    below = reach(second_value - second_low, first_high - first_value)
+    above = reach(second_high - second_value, first_value - first_low)
     return value - below, value + above
 
 

@@ -50,7 +50,7 @@ def _same(first: Metric, second: Metric) -> bool:
     if not (isinstance(first, partial) and isinstance(second, partial)):
         return False
     pairs = zip(first.args, second.args)
-    return first.func is second.func and all(np.array_equal(one, other) for one, other in pairs)
+    return first.func is second.func and all(np.array_equal(a, b) for a, b in pairs)
 
 
 def auroc_difference(
@@ -63,7 +63,7 @@ def auroc_difference(
 
     first, second: scores of the ID images ``[N]`` and of the OOD images ``[M]``, high = OOD.
     """
-    if all(np.array_equal(one, other) for one, other in zip(first, second, strict=True)):
+    if all(np.array_equal(a, b) for a, b in zip(first, second, strict=True)):
         return NONE
     drawn = (
         detection.auroc_resamples(*first, resamples=bootstrap, seed=seed),

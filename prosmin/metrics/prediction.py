@@ -27,14 +27,14 @@ def skill(
 
 @on(Scale(-1.0, 1.0))
 def rank_correlation(
-    one: np.ndarray, other: np.ndarray, counts: Counts | None = None
+    first: np.ndarray, second: np.ndarray, counts: Counts | None = None
 ) -> "float | np.ndarray":
     """Spearman's rank correlation of [N] and [N], in [-1, 1].
 
     Ties share their mean rank. A constant has a correlation of 0.
     """
-    rows = np.ones((1, len(one))) if counts is None else counts
-    a, b = (_centred_ranks(scores, rows) for scores in (one, other))
+    rows = np.ones((1, len(first))) if counts is None else counts
+    a, b = (_centred_ranks(scores, rows) for scores in (first, second))
     spread = np.sqrt((rows * a**2).sum(1) * (rows * b**2).sum(1))
     values = np.divide((rows * a * b).sum(1), spread, out=np.zeros(len(rows)), where=spread > 0)
     return float(values[0]) if counts is None else values

@@ -44,12 +44,12 @@ class Weights:
         The config says them, or timm for a ``model`` whose weights it knows
         (``resnet18.a1_in1k``); ``None`` where neither does.
         """
-        found = self.config.get("pretrained_cfg", self.config)
-        if "mean" not in found or "std" not in found:
+        settings = self.config.get("pretrained_cfg", self.config)
+        if "mean" not in settings or "std" not in settings:
             if "." not in model or not (known := light_imports.timm().get_pretrained_cfg(model)):
                 return None
-            found = {"mean": known.mean, "std": known.std}
-        return tuple(map(float, found["mean"])), tuple(map(float, found["std"]))
+            settings = {"mean": known.mean, "std": known.std}
+        return tuple(map(float, settings["mean"])), tuple(map(float, settings["std"]))
 
 
 def normalisation(

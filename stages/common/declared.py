@@ -144,10 +144,10 @@ def _instances(
 def _resolver(params: Mapping[str, Any], local: Mapping[str, Any]) -> Callable[[str], str]:
     everything = {**params, **local}
 
-    def fill(found: re.Match[str]) -> str:
-        got = value(everything, found[1].strip())
+    def fill(match: re.Match[str]) -> str:
+        got = value(everything, match[1].strip())
         if got is None:
-            raise KeyError(found[1])
+            raise KeyError(match[1])
         return str(got)
 
     return lambda text: _TEMPLATE.sub(fill, text)

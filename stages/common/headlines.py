@@ -72,7 +72,7 @@ def rows(
     without: paths to leave out, such as ``metrics/knn.json``, because they belong to other settings
         (``stages.common.current``).
     """
-    found = []
+    headlines = []
     for source in _sources(params):
         if str(source.path) in without:
             continue
@@ -88,8 +88,8 @@ def rows(
             over = f"{draws} draws of the labels and {TEST_IMAGES}" if draws else TEST_IMAGES
             floor = _number(untrained, metric)
             value = trained.number(metric)
-            found.append(Row(source.of, metric, value, low, high, floor, over))
-    return found
+            headlines.append(Row(source.of, metric, value, low, high, floor, over))
+    return headlines
 
 
 def _sources(params: Params) -> Iterator[_Source]:

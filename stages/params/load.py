@@ -63,9 +63,9 @@ def _misnamed(content: dict[Any, Any]) -> Iterator[str]:
     """
 
     def inside(section: str, key: str, kind: type) -> Any:
-        found = content.get(section)
-        found = found.get(key) if isinstance(found, dict) else None
-        return found if isinstance(found, kind) else kind()
+        value = content.get(section)
+        value = value.get(key) if isinstance(value, dict) else None
+        return value if isinstance(value, kind) else kind()
 
     known, trained = content.get("fetch"), content.get("dataset")
     if not isinstance(known, dict) or not known:
@@ -97,7 +97,7 @@ def _left_out(content: dict[Any, Any], graph: Path) -> Iterator[str]:
     DVC knows no defaults. It would report a missing key only when its stage is due, which is after
     pretraining.
     """
-    found: dict[str, str] = {}
+    defaults: dict[str, str] = {}
     for key in declared.asked_for(content, graph):
         section, model, path = content, Params, ""
         for step in key.split("."):
@@ -107,12 +107,12 @@ def _left_out(content: dict[Any, Any], graph: Path) -> Iterator[str]:
             path = f"{path}.{step}" if path else step
             if step not in section:
                 if not known[step].required:
-                    found[path] = _as_yaml(known[step].default)
+                    defaults[path] = _as_yaml(known[step].default)
                 break
             section, model = section[step], known[step].kind
-    if found:
-        names = ", ".join(f"{key} (default: {value})" for key, value in found.items())
-        verb, object_ = ("is", "it") if len(found) == 1 else ("are", "them")
+    if defaults:
+        names = ", ".join(f"{key} (default: {value})" for key, value in defaults.items())
+        verb, object_ = ("is", "it") if len(defaults) == 1 else ("are", "them")
         yield f"{names} {verb} missing; {graph.name} asks for {object_}, so write {object_} down"
 
 
@@ -137,6 +137,6 @@ def load(path: str | Path = PARAMS) -> Params:
         params = Params.model_validate(content)
     except ValidationError as error:
         lines = chain(sentences(error, Params), lines)
-    if found := first(lines):
-        raise UserError("\n".join(f"{path}: {line}" for line in found))
+    if faults := first(lines):
+        raise UserError("\n".join(f"{path}: {line}" for line in faults))
     return params

@@ -131,8 +131,8 @@ def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[in
         known[id(node)] = (0, 0)
         children = node.value if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
-            children = [each for pair in children for each in pair]
-        inner = [_written_out(each, known) for each in children]
+            children = [child for pair in children for child in pair]
+        inner = [_written_out(child, known) for child in children]
         known[id(node)] = (
             1 + sum(values for values, _ in inner),
             1 + max((levels for _, levels in inner), default=0),
@@ -191,11 +191,11 @@ def read(path: Path) -> dict[Any, Any]:
 def first(lines: Iterable[str]) -> list[str]:
     """The first ``FAULTS`` lines; a last line says that there are more."""
     lines = iter(lines)
-    found = list(islice(lines, FAULTS))
+    faults = list(islice(lines, FAULTS))
     return (
-        [*found, "more is wrong than these; mend them first"]
+        [*faults, "more is wrong than these; mend them first"]
         if next(lines, None) is not None
-        else found
+        else faults
     )
 
 

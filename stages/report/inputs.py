@@ -60,24 +60,24 @@ class Inputs:
         rows = self._read(path, read_csv)
         if not rows:
             return None
-        found: Rows = [
+        converted: Rows = [
             Section({key: _number(cell) for key, cell in row.items()}, path) for row in rows
         ]
-        for column in found[0]:
-            kinds = {type(row[column]) for row in found if row[column] != ""}
+        for column in converted[0]:
+            kinds = {type(row[column]) for row in converted if row[column] != ""}
             if len(kinds) > 1:
                 raise damaged(path, f"{shown(column)} holds numbers and text")
-        return found
+        return converted
 
     def arrays(self, path: Path) -> Arrays | None:
         """The arrays of a safetensors file."""
-        found: Arrays | None = self._read(path, read_arrays)
-        return found
+        arrays: Arrays | None = self._read(path, read_arrays)
+        return arrays
 
     def origin(self) -> Section:
         """How the encoder was trained, from the description beside its weights."""
-        found = self._read(layout.DESCRIPTION, read_json)
-        return found.section("trained") if isinstance(found, Section) else Section()
+        description = self._read(layout.DESCRIPTION, read_json)
+        return description.section("trained") if isinstance(description, Section) else Section()
 
     def _read(self, path: Path, reader: Callable[[Path], Any]) -> Any:
         if not (self.root / path).is_file():

@@ -88,7 +88,7 @@ def _content(inputs: Inputs) -> dict[str, Any]:
 
 
 def _detector_lines(sets: list[OodSet]) -> list[Line]:
-    names = {found.detector for ood_set in sets for found in ood_set.detections}
+    names = {detection.detector for ood_set in sets for detection in ood_set.detections}
     return [detector_line(name) for name in detectors_drawn(names)]
 
 
@@ -120,8 +120,8 @@ def _reliability(inputs: Inputs) -> dict[str, Any]:
             for name in names
         ]
     for path, encoder, title, name in diagrams:
-        if found := inputs.plot(path):
-            panels.append(calibration.reliability(found, encoder, title, name))
+        if bins := inputs.plot(path):
+            panels.append(calibration.reliability(bins, encoder, title, name))
     missing = None
     if not inputs.plot(layout.RELIABILITY):
         missing = inputs.absent(layout.RELIABILITY, "linear")
@@ -133,7 +133,10 @@ def _roc(inputs: Inputs, sets: list[OodSet]) -> dict[str, Any]:
     for ood_set in sets:
         path = layout.plot("ood", ood_set.name)
         if curves := inputs.plot(path):
-            aurocs = {found.detector: found.auroc.trained.value for found in ood_set.detections}
+            aurocs = {
+                detection.detector: detection.auroc.trained.value
+                for detection in ood_set.detections
+            }
             panels.append(ood.roc(curves, ood_set.name, ood_set.distance, aurocs))
         else:
             missing.append(made_by(path, "ood", ood_set.name))
@@ -202,7 +205,7 @@ def _ood_examples(inputs: Inputs, sets: list[OodSet]) -> list[dict[str, Any]]:
     The in-distribution images are the same for all sets.
     """
     known: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
+    strips: list[dict[str, Any]] = []
     limit = inputs.params.report.examples
     for ood_set in sets:
         strip: dict[str, Any] = {"title": ood_set.name, "note": ood_set.distance, "missing": None}
@@ -210,15 +213,15 @@ def _ood_examples(inputs: Inputs, sets: list[OodSet]) -> list[dict[str, Any]]:
         examples, scores = inputs.arrays(path), inputs.arrays(layout.ood_scores(ood_set.name))
         if not examples or not scores:
             missing = made_by(path, "ood", ood_set.name)
-            found.append(strip | {"missing": missing, "examples": []})
+            strips.append(strip | {"missing": missing, "examples": []})
             continue
         _check_examples(path, examples, scores)
         if not known:
             shown = pictures.examples(examples, scores, "id", limit)
             title = {"title": inputs.params.dataset, "note": "in distribution"}
             known = [strip | title | {"examples": shown}]
-        found.append(strip | {"examples": pictures.examples(examples, scores, "ood", limit)})
-    return known + found
+        strips.append(strip | {"examples": pictures.examples(examples, scores, "ood", limit)})
+    return known + strips
 
 
 def _check_examples(path: Path, examples: Arrays, scores: Arrays) -> None:

@@ -85,12 +85,12 @@ def examples(
     detectors = detectors_drawn(
         name.split(".")[1] for name in scores if name.startswith(f"{TRAINED}.")
     )
-    found = []
+    strip = []
     for place in evenly(len(images), limit):
         rows = {}
         for name in detectors:
             score = scores[f"{TRAINED}.{name}.{kind}"][index[place]]
             reference = scores[f"{TRAINED}.{name}.id"]
             rows[detector_line(name).label] = (float(score), float((reference < score).mean()))
-        found.append(Example(picture(images[place]), int(index[place]), rows))
-    return found
+        strip.append(Example(picture(images[place]), int(index[place]), rows))
+    return strip

@@ -46,13 +46,13 @@ def section(inputs: Inputs) -> dict[str, Any]:
             missing.append(made_by(path, "prediction", name))
             continue
         distance = inputs.params.ood.sets.get(name, "in distribution")
-        for condition, found in metrics[TRAINED].items():
+        for condition, measured in metrics[TRAINED].items():
             label = (
                 f"{name} ({distance})"
                 if condition == CLEAN
                 else f"{name}, {condition.replace('_', ' ')}"
             )
-            rows.append(_condition(label, found, (metrics.get(UNTRAINED) or {}).get(condition)))
+            rows.append(_condition(label, measured, (metrics.get(UNTRAINED) or {}).get(condition)))
             chosen = [
                 row for row in curves if (row["encoder"], row["condition"]) == (TRAINED, condition)
             ]
@@ -60,10 +60,10 @@ def section(inputs: Inputs) -> dict[str, Any]:
     return {"rows": rows, "panels": panels, "missing": missing, "levels": LEVELS}
 
 
-def _condition(label: str, found: dict[str, Any], untrained: dict[str, Any] | None) -> Condition:
-    coverage = {level: value(found, f"coverage_{level}") for level in LEVELS}
+def _condition(label: str, measured: dict[str, Any], untrained: dict[str, Any] | None) -> Condition:
+    coverage = {level: value(measured, f"coverage_{level}") for level in LEVELS}
     crps, skill, correlation = (
-        value(found, name) for name in ("crps", "crps_skill", "sigma_error_correlation")
+        value(measured, name) for name in ("crps", "crps_skill", "sigma_error_correlation")
     )
     floor = value(untrained, "coverage_90")
     return Condition(label, coverage, crps, skill, correlation, floor)

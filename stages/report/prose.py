@@ -18,14 +18,14 @@ TO = "\u2060\u2013\u2060"  # an en dash without a line break
 ABSTRACT_DETECTORS = ("knn", "mahalanobis", "sigma")
 
 
-def number(found: float, digits: int = 3) -> str:
+def number(value: float, digits: int = 3) -> str:
     """A number with a fixed number of decimals."""
-    return f"{found:.{digits}f}".replace("-", MINUS)
+    return f"{value:.{digits}f}".replace("-", MINUS)
 
 
-def score(found: float) -> str:
+def score(value: float) -> str:
     """A score of any size, with three significant digits or three decimals."""
-    return f"{found:{'.3f' if 0.001 <= abs(found) < 10 else '.3g'}}".replace("-", MINUS)
+    return f"{value:{'.3f' if 0.001 <= abs(value) < 10 else '.3g'}}".replace("-", MINUS)
 
 
 def percent(share: float) -> str:
@@ -38,20 +38,20 @@ def whole(count: float) -> str:
     return f"{count:,.0f}".replace(",", "\u202f")
 
 
-def interval(found: Value, digits: int = 3) -> str:
+def interval(value: Value, digits: int = 3) -> str:
     """The interval as ``low-high``, empty where the value has none."""
     return (
         ""
-        if found.low is None or found.high is None
-        else f"{number(found.low, digits)}{TO}{number(found.high, digits)}"
+        if value.low is None or value.high is None
+        else f"{number(value.low, digits)}{TO}{number(value.high, digits)}"
     )
 
 
-def _percent_interval(found: Value) -> str:
+def _percent_interval(value: Value) -> str:
     return (
         ""
-        if found.low is None or found.high is None
-        else f" (95\u00a0% interval {100 * found.low:.1f}{TO}{percent(found.high)})"
+        if value.low is None or value.high is None
+        else f" (95\u00a0% interval {100 * value.low:.1f}{TO}{percent(value.high)})"
     )
 
 
@@ -112,26 +112,26 @@ def _weights(inputs: Inputs) -> str:
 
 
 def _probe(inputs: Inputs) -> str:
-    found = _row(inputs, "linear", "accuracy")
-    if not found:
+    accuracy = _row(inputs, "linear", "accuracy")
+    if not accuracy:
         return ""
     n = inputs.metrics(layout.metrics("linear"))[TRAINED].number("n")
     said = (
-        f"A linear probe on its frozen features is right on {percent(found.trained.value)} of "
-        f"{whole(n)} test images{_percent_interval(found.trained)}"
+        f"A linear probe on its frozen features is right on {percent(accuracy.trained.value)} of "
+        f"{whole(n)} test images{_percent_interval(accuracy.trained)}"
     )
-    if found.random:
+    if accuracy.random:
         said += f"; on the features of the {SHOWN[UNTRAINED]} network it is right on "
-        said += percent(found.random.value) + _percent_interval(found.random)
+        said += percent(accuracy.random.value) + _percent_interval(accuracy.random)
     return f"{said}."
 
 
 def _few_labels(inputs: Inputs) -> str:
     few = max(inputs.params.lowshot.per_class, default=0)
-    found = _row(inputs, "lowshot", "accuracy", f"per_class_{few}")
+    accuracy = _row(inputs, "lowshot", "accuracy", f"per_class_{few}")
     return (
-        f"From {_labels(few)} per class the mean is {percent(found.trained.value)}."
-        if found
+        f"From {_labels(few)} per class the mean is {percent(accuracy.trained.value)}."
+        if accuracy
         else ""
     )
 
@@ -142,11 +142,11 @@ def _labels(count: int) -> str:
 
 def _ood(inputs: Inputs) -> str:
     sets = ood_sets(inputs)
-    found, evaluated = ranges(sets), sum(bool(ood_set.detections) for ood_set in sets)
+    auroc_ranges, evaluated = ranges(sets), sum(bool(ood_set.detections) for ood_set in sets)
     spans = [
-        f"{found[name][0]:.2f}{TO}{found[name][1]:.2f} by {detector_line(name).label}"
+        f"{auroc_ranges[name][0]:.2f}{TO}{auroc_ranges[name][1]:.2f} by {detector_line(name).label}"
         for name in ABSTRACT_DETECTORS
-        if name in found
+        if name in auroc_ranges
     ]
     if not spans:
         return ""
@@ -157,11 +157,11 @@ def _ood(inputs: Inputs) -> str:
 
 
 def _corruption(inputs: Inputs) -> str:
-    found = _row(inputs, "corrupt", "mce_unnormalised")
+    error = _row(inputs, "corrupt", "mce_unnormalised")
     types = sum(name in BENCHMARK for name in inputs.params.corrupt.types)
     return (
-        f"Over {types} types of corruption the mean error is {percent(found.trained.value)}."
-        if found
+        f"Over {types} types of corruption the mean error is {percent(error.trained.value)}."
+        if error
         else ""
     )
 
@@ -192,10 +192,10 @@ def cards(inputs: Inputs) -> list[tuple[str, str, str, str]]:
     return [
         (
             title,
-            number(found.trained.value, found.digits),
-            interval(found.trained, found.digits),
-            number(found.random.value, found.digits) if found.random else "",
+            number(metric.trained.value, metric.digits),
+            interval(metric.trained, metric.digits),
+            number(metric.random.value, metric.digits) if metric.random else "",
         )
-        for title, found in wanted
-        if found
+        for title, metric in wanted
+        if metric
     ]

@@ -47,9 +47,9 @@ def detector_line(name: str) -> Line:
 
 def detectors_of(names: Iterable[str]) -> list[str]:
     """The detectors without repetition: those of the registry in its order, then others by name."""
-    found = set(names)
-    known = [name for name in DETECTORS if name in found]
-    return known + sorted(found - set(known))
+    distinct = set(names)
+    known = [name for name in DETECTORS if name in distinct]
+    return known + sorted(distinct - set(known))
 
 
 def detectors_drawn(names: Iterable[str]) -> list[str]:

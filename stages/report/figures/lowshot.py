@@ -20,7 +20,7 @@ def accuracy(metrics: dict[str, Any], draws: Rows, full: dict[str, float]) -> Pa
     def draw(axes: Axes) -> None:
         for encoder, line in ENCODER_LINES.items():
             # Two settings may come to the same number of labels, and are then the same draws.
-            points = {found["labels"]: found for found in metrics.get(encoder, {}).values()}
+            points = {setting["labels"]: setting for setting in metrics.get(encoder, {}).values()}
             labels = sorted(points)
             mean, low, high = (
                 np.array([points[count][key] for count in labels])
@@ -48,7 +48,7 @@ def accuracy(metrics: dict[str, Any], draws: Rows, full: dict[str, float]) -> Pa
             )
             plot(axes, labels, mean, line, marker=line.marker, markersize=5, clip_on=False)
         ticks = sorted(
-            {found["labels"] for settings in metrics.values() for found in settings.values()}
+            {setting["labels"] for settings in metrics.values() for setting in settings.values()}
         )
         axes.set(
             title="accuracy from few labels", xlabel="labels in all (logarithmic)", xscale="log"
@@ -58,8 +58,8 @@ def accuracy(metrics: dict[str, Any], draws: Rows, full: dict[str, float]) -> Pa
         unit_y(axes)
 
     said = ", ".join(
-        f"{found['accuracy']:.3f} from {found['labels']}"
-        for found in sorted(metrics[TRAINED].values(), key=lambda found: found["labels"])
+        f"{setting['accuracy']:.3f} from {setting['labels']}"
+        for setting in sorted(metrics[TRAINED].values(), key=lambda setting: setting["labels"])
     )
     return panel(
         "lowshot",

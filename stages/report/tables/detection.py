@@ -60,7 +60,7 @@ def _ood_set(inputs: Inputs, name: str, distance: str) -> OodSet:
         return OodSet(name, distance, None, None, {}, "", [], made_by(path, "ood", name))
     trained, random = content[TRAINED], content.get(UNTRAINED) or {}
     detections = []
-    for detector in detectors_of(key for key, found in trained.items() if isinstance(found, dict)):
+    for detector in detectors_of(key for key, value in trained.items() if isinstance(value, dict)):
         auroc = row(content, "auroc", detector_line(detector).label, detector)
         if auroc:
             detections.append(
@@ -81,29 +81,29 @@ def as_groups(sets: list[OodSet]) -> list[Group]:
     """The AUROCs of each set, for the tally of verdicts."""
     return [
         Group(
-            f"{entry_of('auroc').label} on {found.name}",
+            f"{entry_of('auroc').label} on {ood_set.name}",
             "",
-            [detection.auroc for detection in found.detections],
+            [detection.auroc for detection in ood_set.detections],
         )
-        for found in sets
+        for ood_set in sets
     ]
 
 
 def ranges(sets: list[OodSet]) -> dict[str, tuple[float, float]]:
     """(lowest, highest) AUROC of the trained encoder over the sets, by detector."""
-    found: dict[str, list[float]] = {}
+    aurocs: dict[str, list[float]] = {}
     for ood_set in sets:
         for detection in ood_set.detections:
-            found.setdefault(detection.detector, []).append(detection.auroc.trained.value)
-    return {detector: (min(values), max(values)) for detector, values in found.items()}
+            aurocs.setdefault(detection.detector, []).append(detection.auroc.trained.value)
+    return {detector: (min(values), max(values)) for detector, values in aurocs.items()}
 
 
 def weak(sets: list[OodSet]) -> list[tuple[str, str, float]]:
     """(detector label, set, AUROC) below ``WEAK``, the lowest first."""
-    found = [
+    low_aurocs = [
         (detection.label, ood_set.name, detection.auroc.trained.value)
         for ood_set in sets
         for detection in ood_set.detections
         if detection.weak
     ]
-    return sorted(found, key=lambda item: (item[2], item[0], item[1]))
+    return sorted(low_aurocs, key=lambda item: (item[2], item[0], item[1]))

@@ -61,11 +61,11 @@ def selections(inputs: Inputs) -> list[Selection]:
         wanted += [(f"fine-tuned on {name}", path, key, how) for key in ("lr", "epochs")]
     how = "highest accuracy on val; the bank is then train and val"
     wanted += [("k-NN", layout.metrics("knn"), key, how) for key in ("k", "temperature")]
-    found = [
+    selections = [
         Selection(f"{title}: {key}", *_chosen(inputs, path, key), how)
         for title, path, key, how in wanted
     ]
-    return [selection for selection in found if selection.trained]
+    return [selection for selection in selections if selection.trained]
 
 
 def _chosen(inputs: Inputs, path: Path, key: str) -> tuple[str, str]:

@@ -58,9 +58,9 @@ def _finetuned(inputs: Inputs, name: str) -> Group:
     content = inputs.metrics(layout.metrics("finetune", name))
     accuracy = entry_of("accuracy")
     few = [
-        row(content, accuracy.name, f"{accuracy.label}, {few_label(key, found['labels'])}", key)
-        for key, found in content[TRAINED].items()
-        if isinstance(found, dict)
+        row(content, accuracy.name, f"{accuracy.label}, {few_label(key, setting['labels'])}", key)
+        for key, setting in content[TRAINED].items()
+        if isinstance(setting, dict)
     ]
     return group._replace(
         note=f"{group.note}, beside the same network from scratch{_budgets(content)}",
@@ -72,8 +72,8 @@ def _budgets(content: dict[str, Any]) -> str:
     """The accuracy from scratch after every number of epochs tried, and the number chosen."""
     floor = content.get(UNTRAINED, {})
     tried = {
-        key.split("_")[1]: found["accuracy"]
-        for key, found in floor.items()
+        key.split("_")[1]: result["accuracy"]
+        for key, result in floor.items()
         if key.startswith("after_")
     }
     if not tried:
@@ -94,7 +94,7 @@ def _probe(inputs: Inputs, stage: str, item: str, title: str) -> Group:
 
 def _rows(content: dict[str, Any], metrics: Sequence[str]) -> list[Row]:
     """The rows of the given metrics that the content has."""
-    return [found for metric in metrics if (found := row(content, metric))]
+    return [metric_row for metric in metrics if (metric_row := row(content, metric))]
 
 
 def tested(content: dict[str, Any]) -> str:
@@ -124,8 +124,8 @@ def _lowshot(inputs: Inputs) -> Group:
         return Group(title, "", [], inputs.absent(path, "lowshot"))
     settings = content[TRAINED]
     rows = [
-        row(content, "accuracy", few_label(name, found["labels"]), name)
-        for name, found in settings.items()
+        row(content, "accuracy", few_label(name, setting["labels"]), name)
+        for name, setting in settings.items()
     ]
     draws = next(iter(settings.values()))["draws"]
     notes = (
@@ -154,7 +154,7 @@ def _corruption(inputs: Inputs) -> Group:
     rows = _rows(content, of_group("corruption"))
     named = SHOWN.get(corrupt.reference, Path(corrupt.reference).name)
     rows = [
-        replace(found, label=f"{found.label}, {named} = 1") if found.entry.relative else found
-        for found in rows
+        replace(metric, label=f"{metric.label}, {named} = 1") if metric.entry.relative else metric
+        for metric in rows
     ]
     return Group(title, ", ".join(filter(None, (tested(content), note))), rows)

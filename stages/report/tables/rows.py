@@ -87,7 +87,7 @@ def row(content: Mapping[str, Any], metric: str, label: str = "", section: str =
     if trained is None:
         return None
     entry = entry_of(metric)
-    ends = [end for found in (trained, random) if found for end in found if end is not None]
+    ends = [end for number in (trained, random) if number for end in number if end is not None]
     bar = 1.0 if entry.higher_is_better else max(ends) or 1.0
     return Row(metric, label or entry.label, trained, random, bar)
 
@@ -102,7 +102,7 @@ class Tally:
 
 def verdicts(groups: Sequence[Group]) -> dict[str, Tally]:
     """The tally of each verdict; ``where`` reads ``k-NN on digits (1 of 1), ...``."""
-    found: dict[str, Tally] = {}
+    tallies: dict[str, Tally] = {}
     for verdict in ("better", "overlap", "worse"):
         counts = {
             group.title: [row.verdict == verdict for row in group.rows if row.verdict]
@@ -111,5 +111,5 @@ def verdicts(groups: Sequence[Group]) -> dict[str, Tally]:
         where = ", ".join(
             f"{title} ({sum(hits)} of {len(hits)})" for title, hits in counts.items() if any(hits)
         )
-        found[verdict] = Tally(sum(map(sum, counts.values())), where)
-    return found
+        tallies[verdict] = Tally(sum(map(sum, counts.values())), where)
+    return tallies
