@@ -82,19 +82,21 @@ def run(stage: str, main: Callable[..., None]) -> None:
         inputs.forget()  # the next stage in this process has other inputs
 
 
-# The command that does what the last words of an error of the library ask for.
-COMMANDS = {
-    files.AGAIN: "`dvc repro`",
-    files.FETCH: "`dvc repro`",
-    files.PRETRAIN: "`dvc repro pretrain`",
-}
+# The target of DVC that does what the last words of an error of the library ask for.
+TARGETS = {files.AGAIN: "", files.FETCH: " fetch@{dataset}", files.PRETRAIN: " pretrain"}
 
 
 def with_command(error: UserError) -> str:
     """Return the message of an error, with the command where it ends with a remedy."""
     message = str(error)
-    command = next((COMMANDS[end] for end in COMMANDS if message.endswith(end)), "")
-    return f"{message}: {command}" if command else message
+    remedy = next((words for words in TARGETS if message.endswith(words)), None)
+    if remedy is None:
+        return message
+    target = TARGETS[remedy]
+    if remedy == files.FETCH:
+        dataset = re.match(r"data/([^/\s]+)", message)
+        target = target.format(dataset=dataset[1]) if dataset else ""
+    return f"{message}: `dvc repro{target}`"
 
 
 def _told(stage: str, argument: str) -> str:

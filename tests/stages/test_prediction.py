@@ -14,6 +14,7 @@ from prosmin.evaluation import prediction
 from prosmin.models import store
 from stages import fetch
 from stages import prediction as stage
+from stages.common.command import with_command
 from stages.params.load import load
 from stages.pretrain import used
 from tests.stages.conftest import ROOT
@@ -128,8 +129,9 @@ def test_another_dataset_is_measured_as_it_is_by_the_statistics_of_the_one_train
     assert found["trained"]["clean"]["n"] == 40
     (place / "data/digits").rename(place / "data/away")
     try:
-        with pytest.raises(UserError, match="python -m stages.fetch digits"):
+        with pytest.raises(UserError) as error:
             stage.main(params, "patches")
+        assert with_command(error.value).endswith(": `dvc repro fetch@digits`")
     finally:
         (place / "data/away").rename(place / "data/digits")
 
@@ -162,7 +164,8 @@ def test_an_unknown_dataset_and_a_missing_model_name_what_there_is_and_what_to_r
         stage.main(params, "digit")
     (place / "results/pretrain/model.json").rename(place / "away.json")
     try:
-        with pytest.raises(UserError, match="python -m stages.pretrain"):
+        with pytest.raises(UserError) as error:
             stage.main(params, "digits")
+        assert with_command(error.value).endswith(": `dvc repro pretrain`")
     finally:
         (place / "away.json").rename(place / "results/pretrain/model.json")

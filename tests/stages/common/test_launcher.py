@@ -35,7 +35,7 @@ def given(monkeypatch, **variables):
 
 
 @pytest.mark.parametrize(
-    ("variables", "found"),
+    ("variables", "launched"),
     [
         ({}, False),
         (WHOLE, True),

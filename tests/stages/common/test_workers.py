@@ -96,7 +96,7 @@ sys.exit(75)""")
     assert process.returncode == ended
 
 
-@pytest.mark.parametrize(("threads", "each"), [("7", "2"), ("6,2", "2"), ("2", "1"), ("", "1")])
+@pytest.mark.parametrize(("threads", "share"), [("7", "2"), ("6,2", "2"), ("2", "1"), ("", "1")])
 def test_the_threads_of_a_stage_are_shared_out(started, tmp_path, monkeypatch, threads, share):
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     process = started("open(str(rank), 'w').write(os.environ['OMP_NUM_THREADS'])")
