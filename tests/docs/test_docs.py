@@ -22,7 +22,7 @@ ROWS = {
     "linear probe: calibration error": ("linear", "ece"),
     "10 labels per class: accuracy": ("lowshot", "per_class_10.accuracy"),
     "OOD detection, halves": ("ood/digits_halves", "knn.auroc"),
-    "15 corruptions: mean error": ("corrupt", "mce_unnormalised"),
+    "13 types of corruption: mean error": ("corrupt", "mce_unnormalised"),
     "transfer to patches": ("transfer/patches", "accuracy"),
 }
 
