@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,16 @@ class Api:
         )
 
     def call(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        with self.request(path, body, method) as answer:
-            content = answer.read()
-            return json.loads(content) if content else None
+        """The content of an answer. A busy database answers 503: Prefect's client asks again."""
+        for pause in (1, 2, 4, 8, None):
+            try:
+                with self.request(path, body, method) as answer:
+                    content = answer.read()
+                    return json.loads(content) if content else None
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or pause is None:
+                    raise
+                time.sleep(pause)
 
     def status(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> int:
         try:
