@@ -20,7 +20,7 @@ from pathlib import Path
 from prosmin.common.errors import listed, say
 from prosmin.common.files import write_text
 from prosmin.training.fingerprint import module_file, reached, without_docstrings
-from stages.common import current, declared
+from stages.common import current, declared, proof
 
 # Modules that start a stage, read its settings, word its errors and write its files. They decide no
 # result, so a change in them must not re-run the graph.
@@ -69,20 +69,18 @@ def code_of(stage: str, root: Path = Path()) -> list[str]:
         if (path := module_file(name, packages)) and without_docstrings(tree).body
     }
     if (root / "stages" / stage).is_dir():  # templates and styles beside its modules
-        files |= {path.relative_to(root) for path in _content(root / "stages" / stage, root)}
+        files |= {path.relative_to(root) for path in _content(root / "stages" / stage)}
     # Sorted, so that a folder comes before the folders inside it.
     for folder in sorted({path.parent for path in files if len(path.parts) > 2}):
-        inside = {path.relative_to(root) for path in _content(root / folder, root)}
+        inside = {path.relative_to(root) for path in _content(root / folder)}
         if len(inside) >= SMALLEST and inside <= files:
             files = files - inside | {folder}
     return sorted(map(str, files))
 
 
-def _content(folder: Path, root: Path) -> Iterator[Path]:
+def _content(folder: Path) -> Iterator[Path]:
     """The files of a folder apart from modules that hold nothing but a docstring."""
-    for path in folder.rglob("*"):
-        if path.is_dir() or "__pycache__" in path.parts:
-            continue
+    for path in map(Path, proof.below(str(folder))):
         if path.suffix != ".py" or without_docstrings(ast.parse(path.read_bytes())).body:
             yield path
 
