@@ -6,6 +6,7 @@ part of its language that the graph uses: ``foreach`` over a section or a list,
 """
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -98,6 +99,15 @@ def locked(path: Path = LOCK) -> dict[str, Any]:
     """The entries of ``dvc.lock`` by stage; empty where it does not exist or is being written."""
     entries = sections(path).get("stages")
     return entries if isinstance(entries, dict) else {}
+
+
+def fingerprint(entry: Any) -> str:
+    """A checksum of the entry of a stage in ``dvc.lock``; "" for None, no entry."""
+    return (
+        ""
+        if entry is None
+        else hashlib.md5(repr(entry).encode(), usedforsecurity=False).hexdigest()
+    )
 
 
 def value(params: Mapping[str, Any], key: str) -> Any:

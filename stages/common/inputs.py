@@ -63,7 +63,8 @@ class Inputs:
     def note(self) -> dict[str, Any]:
         """The inputs as ``dvc.lock`` has them: values by key, checksums by dependency.
 
-        Dependencies with a large file are left out.
+        Dependencies with a large file are left out. ``before`` is the fingerprint of the entry that
+        ``dvc.lock`` has now, before DVC notes this run of the stage.
         """
         checksums = {}
         for dep in self.stage.deps:
@@ -76,7 +77,8 @@ class Inputs:
                 folder = dep not in inside
                 checksums[dep] = proof.folder_digest(dep, inside) if folder else inside[dep]
         params = self.values.get("", self.values)  # "": all of params.yaml
-        return {"stage": self.stage.name, "params": params, "deps": checksums}
+        before = declared.fingerprint(declared.locked().get(self.stage.name))
+        return {"stage": self.stage.name, "params": params, "deps": checksums, "before": before}
 
 
 _now: Inputs | None = None

@@ -7,7 +7,7 @@ import yaml
 
 from pipelines.graph import reads
 from prosmin.common.files import write_json
-from stages.common import inputs
+from stages.common import declared, inputs
 
 LOCK = """schema: '2.0'
 stages:
@@ -40,7 +40,9 @@ NOTE = {
     "stage": "embed@digits",
     "params": {"embed": {"rate": 1e-6, "names": ["a", "b"]}},
     "deps": {"code": "aaa.dir"},  # no checksum of the large file
+    "before": "",  # dvc.lock had no entry of the stage
 }
+ENTRY = yaml.load(LOCK, declared.Loader)["stages"]["embed@digits"]
 
 
 @pytest.fixture
@@ -61,6 +63,8 @@ def folder(tmp_path, monkeypatch) -> Path:
             "params.yaml: embed.rate was 1e-05 when embed@digits read it and is 1e-06 now",
         ),
         ({"stage": "gone", "deps": {"code": "other.dir"}}, None),
+        # DVC failed before it noted the run, as with a full disk: the entry is of an earlier run.
+        ({"deps": {"code": "other.dir"}, "before": declared.fingerprint(ENTRY)}, None),
     ],
 )
 def test_an_entry_with_other_inputs_is_wrong(folder, change, said):
