@@ -1,6 +1,7 @@
 """``python -m pipelines.engine.dvc_command repro ...`` is ``dvc repro ...``.
 
-The one difference: Ctrl-C while DVC loads ends it in one line instead of a traceback.
+The one difference: Ctrl-C ends it in one line instead of a traceback, also while DVC loads or makes
+a progress bar.
 
 ``--quick-lock`` as the first word replaces one method of DVC, for ``make flow`` alone. DVC parses
 and writes all of ``dvc.lock`` after each stage, in pure Python, while other stages wait for its
@@ -68,6 +69,9 @@ def main(arguments: list[str]) -> int:
         if not different_version():
             replace_lock_writer()
     raise_interrupts()
+    # An error in a destructor changes nothing, and Python goes on. Its traceback would stand after
+    # the line that says all: DVC's progress bar has one where Ctrl-C came while it was made.
+    sys.unraisablehook = lambda error: None
     return main(arguments)
 
 

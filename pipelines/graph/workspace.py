@@ -18,11 +18,11 @@ from pipelines.graph.healing import heal, make_room
 from pipelines.graph.private import FOLDER, private
 from prosmin.common.errors import UserError
 from prosmin.common.files import running
-from stages.common import proof
+from stages.common import layout, proof
 
 PATIENCE = 20.0  # seconds for the guards of a run that was killed to end what it had started
 MEGABYTE = 2**20
-PROBE = 4  # megabytes
+FILES, PROBE = 3, 4  # files tried on a disk, megabytes of each
 
 
 @contextlib.contextmanager
@@ -118,15 +118,21 @@ def _say(done: Iterator[str]) -> None:
 
 
 def disk_fault() -> str:
-    """A sentence where a file of a few megabytes cannot be written here or in DVC's cache.
+    """A sentence where files of a few megabytes cannot be written here or in DVC's cache.
 
     DVC itself says "No possible cache link types" where a copy from its cache meets a full disk.
+    Outputs may be on disks of their own. Several files are tried, because DVC has removed the file
+    for which there was no inode.
     """
-    for folder in filter(Path.is_dir, (Path(), proof.cache())):
+    folders = (Path(), proof.cache(), layout.METRICS, layout.PLOTS, layout.RESULTS, Path("data"))
+    disks = {os.stat(folder).st_dev: folder for folder in folders[::-1] if folder.is_dir()}
+    for folder in disks.values():
         try:
-            with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-                for _ in range(PROBE):
-                    file.write(bytes(MEGABYTE))
+            with contextlib.ExitStack() as stack:
+                for _ in range(FILES):
+                    file = stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0))
+                    for _ in range(PROBE):
+                        file.write(bytes(MEGABYTE))
         except OSError as error:
             return f"{folder.resolve()} cannot be written to: {error.strerror}"
     return ""

@@ -1,5 +1,8 @@
 """DVC whose method for ``dvc.lock`` is replaced leaves the bytes that DVC leaves."""
 
+import subprocess
+import sys
+
 import pytest
 
 from pipelines.engine import dvc_command
@@ -67,3 +70,20 @@ def test_with_another_dvc_nothing_is_replaced(replaced, monkeypatch):
     dvc_command.main([dvc_command.QUICK, "repro"])
     assert replaced == [["repro"]]
     assert "not 1.2.3: DVC itself writes dvc.lock" in dvc_command.different_version()
+
+
+def test_a_progress_bar_that_was_interrupted_while_it_was_made_says_nothing():
+    code = """
+import dvc.cli
+from dvc.progress import Tqdm
+from pipelines.engine import dvc_command
+
+def interrupted(arguments):
+    Tqdm.__new__(Tqdm)  # never initialised; its destructor fails
+    return 255
+
+dvc.cli.main = interrupted
+raise SystemExit(dvc_command.main([]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (255, "", "")
