@@ -6,6 +6,8 @@ Writes  results/embed/<name>/{trained,random}.safetensors, for each split:
         ``<split>.labels``: int64 [N], -1 for an image without a label
         ``<split>.digest``: uint64 [N], a checksum of the pixels that the network sees
         ``<split>.log_sigma``: float32 [N], where the objective predicts a distribution
+        ``<split>.doubt.<name>``: float32 [N], of every score of ``prosmin.objectives.doubts`` that
+            the objective has
 """
 
 import logging
@@ -27,7 +29,7 @@ def main(params: Params, name: str = "") -> None:
     import torch
 
     from prosmin.data import dataset
-    from prosmin.evaluation.embedding import embed_with_sigma
+    from prosmin.evaluation.embedding import describe
     from prosmin.models import store
 
     settings, _ = store.load_description(layout.PRETRAINED)
@@ -43,10 +45,11 @@ def main(params: Params, name: str = "") -> None:
             count += len(chunk)
             common = {"labels": chunk.labels.numpy(), "digest": dataset.digests(chunk.images)}
             for encoder, model in models.items():
-                features, log_sigma = embed_with_sigma(model, chunk.images, params.embed.batch_size)
-                arrays = {"features": features, **common}
-                if log_sigma is not None:
-                    arrays["log_sigma"] = log_sigma
+                embedding = describe(model, chunk.images, params.embed.batch_size)
+                arrays = {"features": embedding.features, **common}
+                arrays |= {f"{layout.DOUBT}{score}": of for score, of in embedding.doubts.items()}
+                if embedding.log_sigma is not None:
+                    arrays["log_sigma"] = embedding.log_sigma
                 for field, values in arrays.items():
                     parts[encoder].setdefault(f"{split}.{field}", []).append(values)
     with files.whole_folder(layout.results("embed", name)) as out:
@@ -55,7 +58,7 @@ def main(params: Params, name: str = "") -> None:
                 out / layout.features(name, encoder).name,
                 {key: np.concatenate(values) for key, values in chunks.items()},
             )
-    log.info("%s: %d images, %d features", name, count, features.shape[1])
+    log.info("%s: %d images, %d features", name, count, embedding.features.shape[1])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Frozen features of images."""
+"""Frozen features of images, and the label-free scores of the networks."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prosmin.objectives.base import Objective
+from prosmin.objectives.base import Description, Objective
 
 
 @torch.inference_mode()
@@ -21,19 +23,39 @@ def embed(encoder: nn.Module, images: Tensor, batch_size: int = 512) -> np.ndarr
     return torch.cat(parts).numpy()
 
 
-@torch.inference_mode()
-def embed_with_sigma(
-    model: Objective, images: Tensor, batch_size: int = 512
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Compute features [N, F] and mean predicted log sigma [N] of uint8 images [N, C, S, S].
+@dataclass(frozen=True)
+class Embedding:
+    """Features and label-free scores of N images.
 
-    Both come from one pass. log sigma is None where the objective predicts no distribution.
+    features: float32 [N, F].
+    log_sigma: predicted log sigma, mean over dimensions, float32 [N]; ``None`` where the objective
+        predicts no distribution.
+    doubts: by name in ``prosmin.objectives.doubts``, float32 [N], high where unsure.
+    """
+
+    features: np.ndarray
+    log_sigma: np.ndarray | None
+    doubts: dict[str, np.ndarray]
+
+
+@torch.inference_mode()
+def describe(model: Objective, images: Tensor, batch_size: int = 512) -> Embedding:
+    """Compute the embedding of uint8 images [N, C, S, S], in their order and in one pass.
+
+    model: in evaluation mode.
     """
     device = next(model.parameters()).device
-    features, log_sigmas = [], []
-    for batch in torch.split(images, batch_size):
-        feature, log_sigma = model.describe(batch.to(device).float() / 255.0)
-        features.append(feature.float().cpu())
-        if log_sigma is not None:
-            log_sigmas.append(log_sigma.float().mean(1).cpu())
-    return torch.cat(features).numpy(), torch.cat(log_sigmas).numpy() if log_sigmas else None
+    parts = [
+        _on_cpu(model.describe(batch.to(device).float() / 255.0))
+        for batch in torch.split(images, batch_size)
+    ]
+    whole = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    return Embedding(whole.pop("features"), whole.pop("log_sigma", None), whole)
+
+
+def _on_cpu(description: Description) -> dict[str, Tensor]:
+    """The fields of ``Embedding`` and the doubts by their names, of one batch."""
+    rows = {"features": description.features, **description.doubts}
+    if description.log_sigma is not None:
+        rows["log_sigma"] = description.log_sigma.float().mean(1)
+    return {name: values.float().cpu() for name, values in rows.items()}

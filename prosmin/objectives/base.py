@@ -11,12 +11,32 @@ global view except itself.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from prosmin.models.networks import Encoder, momentum_copy, update_momentum
+from prosmin.objectives.doubts import DOUBTS
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the networks compute from images alone.
+
+    features: [B, F].
+    log_sigma: predicted log standard deviation [B, D]; ``None`` without a predicted distribution.
+    doubts: by name in ``DOUBTS``, float32 [B], high where the networks are
+        unsure of an image.
+    """
+
+    features: Tensor
+    log_sigma: Tensor | None = None
+    doubts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.doubts.keys() <= DOUBTS.keys(), "a score without a definition"
 
 
 class Objective(nn.Module):
@@ -31,9 +51,9 @@ class Objective(nn.Module):
     encoder: Encoder
     sigma_range: tuple[float, float] | None = None
 
-    def describe(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """images [B, C, S, S] -> features [B, F], and predicted log sigma [B, D] or ``None``."""
-        return self.encoder(images), None
+    def describe(self, images: Tensor) -> Description:
+        """Compute features, predicted log sigma and doubts of images [B, C, S, S]."""
+        return Description(self.encoder(images))
 
     def momentum_update(self, momentum: float) -> None:
         """Move the target network, if there is one. Called after every step of the optimiser."""
@@ -72,6 +92,18 @@ class Projecting(Objective):
         projection: Tensor = self.projector(self.encoder(images))
         return projection
 
+    def predicted_mean(self, projection: Tensor) -> Tensor | None:
+        """projection [B, D] -> predicted target [B, D], or ``None`` without a predictor."""
+        return None
+
+    def describe(self, images: Tensor) -> Description:
+        features = self.encoder(images)
+        projection = self.projector(features)
+        doubts = {"projection_norm": minus_length(projection)}
+        if (mean := self.predicted_mean(projection)) is not None:
+            doubts["mean_norm"] = minus_length(mean)
+        return Description(features, doubts=doubts)
+
 
 class Distilling(Projecting):
     """An online network and a target network, its moving average, which takes no gradient."""
@@ -90,6 +122,12 @@ class Distilling(Projecting):
 
     def momentum_update(self, momentum: float) -> None:
         update_momentum(self.target, self._online, momentum)
+
+
+def minus_length(vectors: Tensor) -> Tensor:
+    """Minus the Euclidean length of vectors [B, D], float32 [B]."""
+    length: Tensor = vectors.float().norm(dim=1)
+    return -length
 
 
 def batches_by_size(views: Sequence[Tensor]) -> list[Tensor]:

@@ -65,11 +65,15 @@ class MoCoV3(Distilling):
         self.follow(self.encoder, self.projector)
         self.temperature = settings.temperature
 
+    def predicted_mean(self, projection: Tensor) -> Tensor:
+        mean: Tensor = self.predictor(projection)
+        return mean
+
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         queries = [
             F.normalize(output, dim=1)
             for output in outputs_per_view(
-                lambda images: self.predictor(self.project(images)), views
+                lambda images: self.predicted_mean(self.project(images)), views
             )
         ]
         keys = [

@@ -29,8 +29,14 @@ class BYOL(Distilling):
         self.predictor = Projector(dim, hidden_dim, dim)
         self.follow(self.encoder, self.projector)
 
+    def predicted_mean(self, projection: Tensor) -> Tensor:
+        mean: Tensor = self.predictor(projection)
+        return mean
+
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
-        predictions = outputs_per_view(lambda images: self.predictor(self.project(images)), views)
+        predictions = outputs_per_view(
+            lambda images: self.predicted_mean(self.project(images)), views
+        )
         return 2.0 - 2.0 * _mean_cosine(predictions, outputs_per_view(self.targets, views[:2]))
 
 
@@ -45,6 +51,10 @@ class SimSiam(Projecting):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.norm = nn.BatchNorm1d(dim, affine=False)
         self.predictor = Projector(dim, settings.predictor_dim, dim)
+
+    def predicted_mean(self, projection: Tensor) -> Tensor:
+        mean: Tensor = self.predictor(self.norm(projection))
+        return mean
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         projections: list[Tensor] = []

@@ -10,8 +10,15 @@ from prosmin import scoring
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder, GaussianHead, Projector
 from prosmin.objectives import settings as s
-from prosmin.objectives.base import Distilling, batches_by_size, full_precision, pairs
-from prosmin.objectives.targets import normalise_targets
+from prosmin.objectives.base import (
+    Description,
+    Distilling,
+    batches_by_size,
+    full_precision,
+    minus_length,
+    pairs,
+)
+from prosmin.objectives.targets import UNIT_VARIANCE, normalise_targets
 
 
 class ProSMIN(Distilling):
@@ -42,15 +49,24 @@ class ProSMIN(Distilling):
         prediction is a distribution without width: its log sigma is minus infinity.
         """
         features = self.encoder(images)
-        projection = self.projector(features)
+        return features, *self._distribution(self.projector(features))
+
+    def _distribution(self, projection: Tensor) -> tuple[Tensor, Tensor]:
+        """projection [B, D] -> mu [B, D], log sigma [B, D]."""
         if self.sigma_range is None:
             mu = self.head(projection)
-            return features, mu, torch.full_like(mu, -math.inf)
-        return features, *self.head(projection)
+            return mu, torch.full_like(mu, -math.inf)
+        mu, log_sigma = self.head(projection)
+        return mu, log_sigma
 
-    def describe(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        features, _, log_sigma = self.predict(images)
-        return features, None if self.sigma_range is None else log_sigma
+    def describe(self, images: Tensor) -> Description:
+        features = self.encoder(images)
+        projection = self.projector(features)
+        mu, log_sigma = self._distribution(projection)
+        doubts = {"projection_norm": minus_length(projection), "mean_norm": minus_length(mu)}
+        if self.normalise in UNIT_VARIANCE:
+            doubts["unexplained"] = 1.0 - mu.float().square().mean(1)
+        return Description(features, None if self.sigma_range is None else log_sigma, doubts)
 
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tensor:

@@ -15,7 +15,13 @@ from prosmin import scoring
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder
 from prosmin.objectives import settings as s
-from prosmin.objectives.base import Distilling, full_precision, outputs_per_view
+from prosmin.objectives.base import (
+    Description,
+    Distilling,
+    full_precision,
+    minus_length,
+    outputs_per_view,
+)
 
 
 class UnitProjector(nn.Module):
@@ -85,9 +91,12 @@ class Published(Distilling):
         features = self.encoder(images)
         return features, *self.head(self.projector(features))
 
-    def describe(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        features, _, log_sigma = self.predict(images)
-        return features, log_sigma
+    def describe(self, images: Tensor) -> Description:
+        features = self.encoder(images)
+        projection = self.projector(features)
+        mu, log_sigma = self.head(projection)
+        doubts = {"projection_norm": minus_length(projection), "mean_norm": minus_length(mu)}
+        return Description(features, log_sigma, doubts)
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         predictions = outputs_per_view(

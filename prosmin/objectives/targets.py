@@ -11,6 +11,8 @@ from torch import Tensor
 
 from prosmin.common import distributed
 
+UNIT_VARIANCE = ("standardise", "whiten")  # targets have variance 1 in every dimension
+
 
 @dataclass(frozen=True)
 class Normalisation:

@@ -64,8 +64,9 @@ def observe(model: Objective, monitor: Monitor, batch_size: int = 512) -> dict[s
     def outputs(images: Tensor) -> tuple[Tensor, Tensor | None]:
         batches = torch.split(images, batch_size)
         parts = [model.describe(batch.to(device).float() / 255.0) for batch in batches]
-        features, log_sigma = zip(*parts, strict=True)
-        return torch.cat(features), None if log_sigma[0] is None else torch.cat(log_sigma)
+        log_sigma = [part.log_sigma for part in parts if part.log_sigma is not None]
+        features = torch.cat([part.features for part in parts])
+        return features, torch.cat(log_sigma) if log_sigma else None
 
     features, log_sigma = outputs(monitor.images)
     row = {"rankme": diagnostics.rankme(features), "feature_std": diagnostics.feature_std(features)}

@@ -59,6 +59,19 @@ class Features:
         self.split(name)
         return self.arrays[f"{name}.digest"]
 
+    def doubts(self, name: str) -> dict[str, np.ndarray]:
+        """Label-free scores of one split, float32 ``[N]``, high where the network is unsure.
+
+        Their names are those of ``prosmin.objectives.doubts``. An objective may have none.
+        """
+        self.split(name)
+        start = f"{name}.{layout.DOUBT}"
+        return {
+            field.removeprefix(start): values
+            for field, values in self.arrays.items()
+            if field.startswith(start)
+        }
+
     def labelled(self, name: str) -> Labelled:
         """features ``[N, F]`` and labels ``[N]`` of one split. Raises as ``require_labels``."""
         features, labels, _ = self.split(name)
@@ -91,8 +104,9 @@ def read_features(path: Path, dataset: str) -> Features:
     for count, split in zip("LMN", features.splits):
         wanted[f"{split}.features"] = ("float32", f"{count}F")
         wanted[f"{split}.labels"], wanted[f"{split}.digest"] = ("int64", count), ("uint64", count)
-        if f"{split}.log_sigma" in arrays:
-            wanted[f"{split}.log_sigma"] = ("float32", count)
+        for field in arrays:
+            if field == f"{split}.log_sigma" or field.startswith(f"{split}.{layout.DOUBT}"):
+                wanted[field] = ("float32", count)
     arrays.check(wanted)
     return features
 

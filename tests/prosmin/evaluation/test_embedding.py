@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from prosmin.evaluation.embedding import embed, embed_with_sigma
+from prosmin.evaluation.embedding import describe, embed
 from prosmin.models import store
 
 SETTINGS = store.ModelSettings(
@@ -31,18 +31,31 @@ def test_features_keep_the_order_of_the_images_whatever_the_batch():
 
 def test_log_sigma_is_the_mean_of_what_the_model_predicts():
     model = store.build_model(SETTINGS, seed=3).eval()
-    features, log_sigma = embed_with_sigma(model, IMAGES, 16)
+    found = describe(model, IMAGES, 16)
     with torch.no_grad():
         expected_features, _, expected = model.predict(IMAGES.float() / 255)
-    np.testing.assert_allclose(features, expected_features.numpy(), atol=1e-5)
-    np.testing.assert_allclose(log_sigma, expected.mean(1).numpy(), atol=1e-5)
-    np.testing.assert_allclose(features, embed(model.encoder, IMAGES), atol=1e-5)
+    np.testing.assert_allclose(found.features, expected_features.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.log_sigma, expected.mean(1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.features, embed(model.encoder, IMAGES), atol=1e-5)
+
+
+def test_doubts_are_a_number_per_image_whatever_the_batch():
+    model = store.build_model(SETTINGS, seed=3).eval()
+    found, other = (describe(model, IMAGES, size).doubts for size in (16, 50))
+    assert found.keys() == other.keys() == {"projection_norm", "mean_norm", "unexplained"}
+    for name, values in found.items():
+        assert values.shape == (50,) and values.dtype == np.float32
+        np.testing.assert_allclose(values, other[name], atol=1e-5)
+    # Monotone functions of each other, so they rank images alike.
+    np.testing.assert_allclose(found["unexplained"], 1 - found["mean_norm"] ** 2 / 4, atol=1e-5)
 
 
 @pytest.mark.gpu
 def test_a_gpu_embeds_as_a_cpu_does():
     model = store.build_model(SETTINGS, seed=3).eval()
-    here = embed_with_sigma(model, IMAGES, 16)
-    there = embed_with_sigma(model.cuda(), IMAGES, 16)
-    for ours, theirs in zip(here, there, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    here = describe(model, IMAGES, 16)
+    there = describe(model.cuda(), IMAGES, 16)
+    np.testing.assert_allclose(here.features, there.features, atol=1e-3)
+    np.testing.assert_allclose(here.log_sigma, there.log_sigma, atol=1e-3)
+    for name, values in here.doubts.items():
+        np.testing.assert_allclose(values, there.doubts[name], atol=1e-3)

@@ -7,6 +7,7 @@ from torch import nn
 
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder
+from prosmin.objectives.doubts import DOUBTS
 from prosmin.objectives.registry import build
 from prosmin.objectives.settings import TRAINED
 from tests.reference import objectives as reference
@@ -114,8 +115,28 @@ def test_it_learns_to_tell_its_batch_apart_or_to_predict_it(name):
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != "published"])
 def test_a_baseline_predicts_no_distribution(name):
-    features, log_sigma = tiny_model(name).describe(views()[0])
-    assert features.shape == (8, 6) and log_sigma is None
+    found = tiny_model(name).describe(views()[0])
+    assert found.features.shape == (8, 6) and found.log_sigma is None
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@torch.no_grad()
+def test_doubts_of_a_baseline_are_lengths_of_what_it_has(name):
+    model, images = tiny_model(name).eval(), views()[0]
+    predicts = {
+        "published": lambda z: model.head(z)[0],
+        "byol": lambda z: model.predictor(z),
+        "simsiam": lambda z: model.predictor(model.norm(z)),
+        "mocov3": lambda z: model.predictor(z),
+    }
+    projection = model.project(images)
+    slow = {"projection_norm": -projection.square().sum(1).sqrt()}
+    if name in predicts:
+        slow["mean_norm"] = -predicts[name](projection).square().sum(1).sqrt()
+    found = model.describe(images).doubts
+    assert found.keys() == slow.keys() <= DOUBTS.keys()
+    for doubt, expected in slow.items():
+        torch.testing.assert_close(found[doubt], expected)
 
 
 def test_the_published_code_leaves_half_of_the_mean_of_its_targets():
@@ -123,7 +144,7 @@ def test_the_published_code_leaves_half_of_the_mean_of_its_targets():
     for _ in range(200):
         model(batch)
     torch.testing.assert_close(model.centre, model.targets(torch.cat(batch)).mean(0) / 2)
-    assert model.describe(batch[0])[1].shape == (8, 4)
+    assert model.describe(batch[0]).log_sigma.shape == (8, 4)
 
 
 def test_the_centre_of_dino_follows_the_target_while_training_alone():

@@ -5,6 +5,7 @@ from prosmin import scoring
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder
 from prosmin.objectives import settings
+from prosmin.objectives.doubts import DOUBTS
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.objectives.targets import normalise_targets
 
@@ -104,10 +105,35 @@ def test_every_rule_is_the_mean_of_its_score_and_trains_every_online_parameter(b
 
 
 def test_a_point_prediction_has_no_sigma(batch):
-    assert tiny_model(rule="point").describe(batch[0])[1] is None
+    assert tiny_model(rule="point").describe(batch[0]).log_sigma is None
     assert tiny_model(rule="point").sigma_range is None
-    features, log_sigma = tiny_model().describe(batch[0])
-    assert features.shape == (32, 6) and log_sigma.shape == (32, 4)
+    found = tiny_model().describe(batch[0])
+    assert found.features.shape == (32, 6) and found.log_sigma.shape == (32, 4)
+
+
+@pytest.mark.parametrize("rule", ["crps", "point"])
+@torch.no_grad()
+def test_doubts_are_the_lengths_of_projection_and_mean(batch, rule):
+    model = tiny_model(rule=rule).eval()
+    _, mu, _ = model.predict(batch[0])
+    doubts = model.describe(batch[0]).doubts
+    slow = {
+        "projection_norm": [-float(z.norm()) for z in model.project(batch[0])],
+        "mean_norm": [-float(mean.norm()) for mean in mu],
+        "unexplained": [1 - float(mean @ mean) / 4 for mean in mu],
+    }
+    assert doubts.keys() == slow.keys() <= DOUBTS.keys()
+    for name, expected in slow.items():
+        torch.testing.assert_close(doubts[name], torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("normalise", "known"),
+    [("none", False), ("centre", False), ("standardise", True), ("whiten", True)],
+)
+def test_the_unexplained_share_needs_targets_of_variance_1(batch, normalise, known):
+    doubts = tiny_model(normalise=normalise).describe(batch[0]).doubts
+    assert ("unexplained" in doubts) == known
 
 
 def test_noise_is_added_to_the_normalised_target(batch):

@@ -18,6 +18,19 @@ def test_a_split_is_read_as_it_was_written(workplace):
         np.testing.assert_array_equal(found, arrays[f"val.{what}"])
 
 
+def test_the_doubts_of_a_split_are_read_by_their_names(workplace):
+    arrays = workplace.features["digits", "trained"]
+    arrays["val.doubt.width"] = np.arange(150, dtype=np.float32)
+    arrays["test.doubt.width"] = np.arange(250, dtype=np.float32)
+    workplace.write()
+    features = load_features("digits", "trained")
+    assert features.doubts("train") == {} and features.splits == ("train", "val", "test")
+    assert features.doubts("val").keys() == {"width"}
+    np.testing.assert_array_equal(features.doubts("test")["width"], np.arange(250))
+    with pytest.raises(UserError, match="'digits' has no other split"):
+        features.doubts("other")
+
+
 def test_features_that_embed_has_not_made_name_the_stage(workplace):
     with pytest.raises(
         UserError,
@@ -63,6 +76,10 @@ DAMAGE = {
     "labels with a point": (
         lambda arrays: arrays.update({"val.labels": np.zeros(150)}),
         "'val.labels' is float64 [150]",
+    ),
+    "doubts of other images": (
+        lambda arrays: arrays.update({"test.doubt.width": np.zeros(3, np.float32)}),
+        "'test.doubt.width' is float32 [3] where",
     ),
     "narrow": (
         lambda arrays: arrays.update({"test.features": arrays["test.features"][:, :3]}),
