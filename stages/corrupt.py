@@ -24,7 +24,8 @@ compared.
 Images are resized to the encoder's input first and then corrupted, as CIFAR-10-C and ImageNet-C
 are: that size chooses the constants (``prosmin.corruptions``). Each cell is corrupted once and seen
 by both encoders. Generated cells are comparable with each other, not with published numbers, which
-belong to the published files (``corrupt.source``).
+belong to the published files (``corrupt.source``). ``corrupt.images`` limits generated cells, and
+the clean images beside them, to a sample of the test images.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ import torch
 
 from prosmin.common import files
 from prosmin.common.encoders import ENCODERS, UNTRAINED
+from prosmin.common.seeds import sample_rows
 from prosmin.corruptions.textures import read_frost
 from prosmin.data import dataset
 from prosmin.evaluation import corrupted_sets, robustness
@@ -60,6 +62,8 @@ def main(params: Params) -> None:
     split = dataset.load_split(
         f"data/{params.dataset}", "test", description.image_size, description.channels
     )
+    if asked.images is not None:
+        split = _sample(split, asked.images, params.seed)
     lacking = None
     try:
         require_labels(split.labels.numpy(), params.dataset, "test")
@@ -116,6 +120,12 @@ def main(params: Params) -> None:
     ]
     files.write_csv(layout.CORRUPTION_ACCURACY, COLUMNS, rows)
     files.write_metrics(layout.metrics("corrupt"), metrics)
+
+
+def _sample(split: dataset.Split, limit: int, seed: int) -> dataset.Split:
+    """Images of ``split`` drawn at random, whatever their class; all where there are fewer."""
+    rows = torch.from_numpy(sample_rows(len(split), limit, seed, "corrupted images"))
+    return dataset.Split(split.images[rows], split.labels[rows], split.classes)
 
 
 def _cells(params: Params, split: dataset.Split, device: str) -> corrupted_sets.Cells:

@@ -107,6 +107,7 @@ class Corrupt(Section):
     severities: Annotated[tuple[Annotated[int, Range(least=1, most=5)], ...], Once] = Field(
         default=(1, 2, 3, 4, 5), min_length=1
     )
+    images: Count | None = None
     reference: Text = "random"
     batch_size: Width = 512
     bootstrap: Bootstrap = 1000
@@ -121,6 +122,8 @@ class Corrupt(Section):
             raise ValueError(f"path is {self.path!r}; it is read by source folders or arrays only")
         if self.source != "generated" and self.frost is not None:
             raise ValueError(f"frost is {self.frost!r}; it is read by source generated only")
+        if self.source != "generated" and self.images is not None:
+            raise ValueError(f"images is {self.images}; it is read by source generated only")
         whole = len(self.severities) == 5 and set(BENCHMARK) <= set(self.types)
         if self.reference == "alexnet" and not (self.source == "folders" and whole):
             raise ValueError(

@@ -10,6 +10,7 @@ from PIL import Image
 from prosmin import corruptions
 from prosmin.common import files
 from prosmin.common.errors import UserError
+from prosmin.common.seeds import sample_rows
 from prosmin.corruptions import apply
 from prosmin.data import dataset
 from prosmin.evaluation.embedding import embed
@@ -145,6 +146,26 @@ def test_the_same_params_give_the_same_bytes_whatever_the_batch_and_the_global_s
     other = params.corrupt.model_copy(update={"severities": (5, 1), "batch_size": 100})
     corrupt.main(params.model_copy(update={"corrupt": other}))
     assert written() == first
+
+
+def test_a_sample_of_the_images_is_measured_and_named(place, params):
+    corrupt.main(params)
+    every = files.read_json("metrics/corrupt.json")["trained"]
+    corrupt.main(changed(params, images=100))
+    first, metrics = written(), files.read_json("metrics/corrupt.json")["trained"]
+    assert metrics["n"] == 100 and metrics["images"] != every["images"]
+    split = dataset.load_split("data/digits", "test", 8, 1)
+    rows = sample_rows(360, 100, 3, "corrupted images")
+    network = store.load_encoder("results/pretrain", "trained")
+    logits = Probe.load("results/linear/trained.safetensors").logits(
+        embed(network, split.images[rows])
+    )
+    accuracy = (logits.argmax(1) == split.labels.numpy()[rows]).mean()
+    assert metrics["accuracy_clean"] == files.rounded(accuracy)
+    corrupt.main(changed(params, images=100))
+    assert written() == first
+    corrupt.main(changed(params, images=1000))
+    assert files.read_json("metrics/corrupt.json")["trained"] == every
 
 
 def test_another_seed_draws_other_noise(place, params):

@@ -211,6 +211,10 @@ FAULTS = {
         {"corrupt.source": "arrays", "corrupt.path": "c", "corrupt.frost": "f"},
         "corrupt: frost is 'f'; it is read by source generated only",
     ),
+    "a sample of published files": (
+        {"corrupt.source": "arrays", "corrupt.path": "c", "corrupt.images": 9},
+        "corrupt: images is 9; it is read by source generated only",
+    ),
     "alexnet in part": (
         PUBLISHED | {"corrupt.types": ["benchmark"], "corrupt.severities": [1, 5]},
         f"corrupt: {ALEXNET} it goes with source folders, types: [benchmark] and severities 1 to 5",
