@@ -11,7 +11,7 @@ from prosmin.objectives.distillation import BYOL, DINO, SimSiam
 from prosmin.objectives.external import External
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.objectives.published import Published
-from prosmin.objectives.vicreg import VICReg
+from prosmin.objectives.regularised import VICReg
 
 CLASSES: dict[type[s.Objective], type[Objective]] = {
     s.ProSMIN: ProSMIN,

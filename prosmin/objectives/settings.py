@@ -182,7 +182,7 @@ class MoCoV3:
 
 @dataclass(frozen=True, kw_only=True)
 class VICReg:
-    """Weights of the three terms of ``prosmin.objectives.vicreg``."""
+    """Weights of the three terms of ``prosmin.objectives.regularised``."""
 
     title: ClassVar = "VICReg"
 

@@ -66,6 +66,6 @@ def test_it_sees_each_module_that_training_loads_and_no_evaluation(package):
     with open(package / "evaluation/ood_scores.py", "a") as file:
         file.write("another = 1\n")
     assert code(package) == before
-    with open(package / "objectives/vicreg.py", "a") as file:
+    with open(package / "objectives/regularised.py", "a") as file:
         file.write("another = 1\n")
     assert code(package) != before
