@@ -68,6 +68,15 @@ def gather(value: Tensor) -> Tensor:
     return _Gather.apply(value) if world() > 1 else value
 
 
+def broadcast(value: Tensor) -> Tensor:
+    """Send the first process's ``value`` to all processes; no gradient passes."""
+    if world() == 1:
+        return value
+    sent = value.detach().clone(memory_format=torch.contiguous_format)
+    dist.broadcast(sent, 0)
+    return sent
+
+
 def least(values: list[float], device: torch.device) -> list[float]:
     """Return the smallest of each number over processes, so that they come to one decision."""
     if world() == 1:

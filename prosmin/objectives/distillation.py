@@ -1,4 +1,4 @@
-"""Baselines that predict a target and contrast nothing: BYOL, SimSiam, DINO."""
+"""Baselines that predict a target and contrast nothing: BYOL, SimSiam, DINO, SwAV."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from prosmin.common import distributed
 from prosmin.models.networks import Encoder, Projector
 from prosmin.objectives import settings as s
-from prosmin.objectives.base import Distilling, Projecting, outputs_per_view, pairs
+from prosmin.objectives.base import (
+    Distilling,
+    Projecting,
+    full_precision,
+    outputs_per_view,
+    pairs,
+)
 
 
 def _mean_cosine(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -19,6 +25,18 @@ def _mean_cosine(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Te
         for online, target in pairs(len(predictions))
     ]
     return torch.stack(cosines).mean()
+
+
+def _mean_cross_entropy(predicted: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Mean cross-entropy, [], over pairs of different views.
+
+    predicted: log probabilities [B, P]. targets: probabilities [B, P].
+    """
+    losses = [
+        -(targets[target] * predicted[online]).sum(1).mean()
+        for online, target in pairs(len(predicted))
+    ]
+    return torch.stack(losses).mean()
 
 
 class BYOL(Distilling):
@@ -110,7 +128,51 @@ class DINO(Distilling):
                 self.centre.lerp_(
                     distributed.mean(torch.cat(targets).mean(0)), 1.0 - self.centre_momentum
                 )
-        losses = [
-            -(soft[target] * sharp[online]).sum(1).mean() for online, target in pairs(len(views))
-        ]
-        return torch.stack(losses).mean()
+        return _mean_cross_entropy(sharp, soft)
+
+
+class SwAV(Projecting):
+    """Caron et al., NeurIPS 2020, arXiv 2006.09882, eq. 1-5, without a queue.
+
+    The target of a view is the assignment of another, global view to the prototypes. Assignments
+    are balanced over the batch of all processes and take no gradient.
+    """
+
+    def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.SwAV):
+        super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(settings.prototypes, dim), dim=1))
+        self.temperature, self.epsilon = settings.temperature, settings.epsilon
+        self.iterations = settings.iterations
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        z = [F.normalize(output, dim=1) for output in outputs_per_view(self.project, views)]
+        with full_precision(z[0]):
+            scores = [view @ self.prototypes.T for view in z]
+            count, first = len(z[0]), distributed.rank() * len(z[0])
+            assignments = [
+                balanced_assignments(distributed.gather(view), self.epsilon, self.iterations)[
+                    first : first + count
+                ]
+                for view in (score.detach() for score in scores[:2])
+            ]
+            predicted = [F.log_softmax(score / self.temperature, dim=1) for score in scores]
+            return _mean_cross_entropy(predicted, assignments)
+
+    @torch.no_grad()
+    def momentum_update(self, momentum: float) -> None:
+        """Give the prototypes unit length again after a step; there is no target network."""
+        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+
+
+def balanced_assignments(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Assign images to prototypes so that all prototypes get about equally many (Sinkhorn-Knopp).
+
+    scores: cosines [N, P]. epsilon: entropy of the assignments; near 0 they are hard. iterations:
+    how often the shares of the prototypes and those of the images are made equal.
+
+    Returns: [N, P], with sum 1 per image.
+    """
+    logarithms = scores / epsilon  # in which no large score overflows
+    for _ in range(iterations):
+        logarithms = F.log_softmax(F.log_softmax(logarithms, dim=0), dim=1)
+    return logarithms.exp()

@@ -7,11 +7,11 @@ from prosmin.models.networks import Encoder
 from prosmin.objectives import settings as s
 from prosmin.objectives.base import Objective
 from prosmin.objectives.contrastive import MoCoV3, SimCLR
-from prosmin.objectives.distillation import BYOL, DINO, SimSiam
+from prosmin.objectives.distillation import BYOL, DINO, SimSiam, SwAV
 from prosmin.objectives.external import External
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.objectives.published import Published
-from prosmin.objectives.regularised import VICReg
+from prosmin.objectives.regularised import BarlowTwins, LeJEPA, VICReg, VISReg
 
 CLASSES: dict[type[s.Objective], type[Objective]] = {
     s.ProSMIN: ProSMIN,
@@ -19,9 +19,13 @@ CLASSES: dict[type[s.Objective], type[Objective]] = {
     s.BYOL: BYOL,
     s.SimSiam: SimSiam,
     s.DINO: DINO,
+    s.SwAV: SwAV,
     s.SimCLR: SimCLR,
     s.MoCoV3: MoCoV3,
     s.VICReg: VICReg,
+    s.BarlowTwins: BarlowTwins,
+    s.LeJEPA: LeJEPA,
+    s.VISReg: VISReg,
     s.External: External,
 }
 

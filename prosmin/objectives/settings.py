@@ -41,6 +41,7 @@ WITH_SPREAD = ("crps", "energy", "kernel")  # the rules that have a lambda
 
 Lambda = Annotated[float, Range()]  # ``check_lambda`` holds its bounds
 LogSigma = Annotated[float, Range(least=-30, most=30)]
+Iterations = Annotated[int, Range(least=1, most=1024)]
 Samples = Annotated[int, Range(least=2, most=1024)]
 
 
@@ -161,6 +162,25 @@ class DINO:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SwAV:
+    """Balanced assignments to prototypes; ``prosmin.objectives.distillation``.
+
+    prototypes: how many.
+    temperature: of the softmax of the predicted assignment.
+    epsilon: entropy of the balanced assignments; near 0 they are hard.
+    iterations: of the Sinkhorn-Knopp algorithm that balances them.
+    """
+
+    title: ClassVar = "SwAV"
+
+    name: Literal["swav"] = "swav"
+    prototypes: Several = 512
+    temperature: Temperature = 0.1
+    epsilon: Temperature = 0.05
+    iterations: Iterations = 3
+
+
+@dataclass(frozen=True, kw_only=True)
 class SimCLR:
     """``prosmin.objectives.contrastive``. temperature: of the softmax over similarities."""
 
@@ -193,6 +213,46 @@ class VICReg:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BarlowTwins:
+    """``prosmin.objectives.regularised``. redundancy: weight of the off-diagonal correlations."""
+
+    title: ClassVar = "Barlow Twins"
+
+    name: Literal["barlow"] = "barlow"
+    redundancy: NonNegative = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeJEPA:
+    """A Gaussian batch by SIGReg; ``prosmin.objectives.regularised``.
+
+    regularisation: weight of SIGReg; the distance between views has the rest.
+    directions: random directions per step, along which the batch is compared with a Gaussian.
+    """
+
+    title: ClassVar = "LeJEPA"
+
+    name: Literal["lejepa"] = "lejepa"
+    regularisation: Probability = 0.05
+    directions: Width = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class VISReg:
+    """A Gaussian batch by its centre, scale and shape; ``prosmin.objectives.regularised``.
+
+    regularisation: weight of these three terms; the distance between views has the rest.
+    directions: random directions per step, along which the shape is compared with a Gaussian.
+    """
+
+    title: ClassVar = "VISReg"
+
+    name: Literal["visreg"] = "visreg"
+    regularisation: Probability = 0.9
+    directions: Width = 256
+
+
+@dataclass(frozen=True, kw_only=True)
 class External:
     """An encoder that others have trained; ``prosmin.objectives.external``."""
 
@@ -201,7 +261,21 @@ class External:
     name: Literal["external"] = "external"
 
 
-Objective = ProSMIN | Published | BYOL | SimSiam | DINO | SimCLR | MoCoV3 | VICReg | External
+Objective = (
+    ProSMIN
+    | Published
+    | BYOL
+    | SimSiam
+    | DINO
+    | SwAV
+    | SimCLR
+    | MoCoV3
+    | VICReg
+    | BarlowTwins
+    | LeJEPA
+    | VISReg
+    | External
+)
 BY_NAME: dict[str, type[Objective]] = {kind.name: kind for kind in get_args(Objective)}
 TRAINED = {name: kind for name, kind in BY_NAME.items() if kind is not External}
 

@@ -1,8 +1,10 @@
 """Losses of the baselines, computed per image in float64. Arguments are lists of views [N, D]."""
 
+import cmath
 import math
 
 import numpy as np
+from scipy.stats import norm
 
 
 def cosine(a, b):
@@ -70,6 +72,31 @@ def dino(logits, targets, centre, temperature, target_temperature):
     )
 
 
+def sinkhorn(scores, epsilon, iterations):
+    """Caron et al. 2020, eq. 3-5: scale rows to 1 / P and columns to 1 / N, in turn."""
+    weights = [[math.exp(score / epsilon) for score in row] for row in scores]
+    count, prototypes = len(weights), len(weights[0])
+    for _ in range(iterations):
+        totals = [sum(row[p] for row in weights) for p in range(prototypes)]
+        weights = [[w / total / prototypes for w, total in zip(row, totals)] for row in weights]
+        weights = [[w / sum(row) / count for w in row] for row in weights]
+    return [[w * count for w in row] for row in weights]
+
+
+def swav(projections, prototypes, temperature, epsilon, iterations):
+    scores = [[[cosine(z, c) for c in prototypes] for z in view] for view in projections]
+    wanted = [sinkhorn(view, epsilon, iterations) for view in scores[:2]]
+
+    def cross_entropy(row, assignment):
+        said = softmax([score / temperature for score in row])
+        return -sum(w * math.log(p) for w, p in zip(assignment, said))
+
+    return mean(
+        mean(cross_entropy(row, assignment) for row, assignment in zip(scores[o], wanted[v]))
+        for o, v in directed(len(scores))
+    )
+
+
 def nt_xent(first, second, temperature):
     """Chen et al. 2020, eq. 1, for each of the 2N images."""
     both, count, total = [*first, *second], len(first), 0.0
@@ -113,3 +140,67 @@ def vicreg(projections, invariance, variance, covariance):
         c = np.cov(z.T, ddof=1)
         correlated.append(sum(c[i, j] ** 2 for i in range(dim) for j in range(dim) if i != j) / dim)
     return invariance * alike + variance * mean(narrow) + covariance * 2 * mean(correlated)
+
+
+def barlow(projections, redundancy):
+    views, dim = range(len(projections)), projections[0].shape[1]
+    standard = [(z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5) for z in projections]
+
+    def distance(first, second):
+        correlation = [[mean(first[:, i] * second[:, j]) for j in range(dim)] for i in range(dim)]
+        return sum(
+            (1 - correlation[i][j]) ** 2 if i == j else redundancy * correlation[i][j] ** 2
+            for i in range(dim)
+            for j in range(dim)
+        )
+
+    twos = [(a, b) for a in views for b in views if a < b and a < 2]
+    return mean(distance(standard[a], standard[b]) for a, b in twos)
+
+
+def from_the_centre(projections):
+    """Mean squared distance of all views from the mean of the global views."""
+    return mean(
+        mean((z[i] - (projections[0][i] + projections[1][i]) / 2) ** 2)
+        for z in map(np.asarray, projections)
+        for i in range(len(z))
+    )
+
+
+def epps_pulley(values, points):
+    """N times the integral of |f - g|^2 g by the trapezoidal rule over all points, on both sides.
+
+    f: the empirical characteristic function of the values, g: exp(-t^2 / 2).
+    """
+    gaussian = [math.exp(-t * t / 2) for t in points]
+    apart = [
+        abs(mean(cmath.exp(1j * t * value) for value in values) - g) ** 2 * g
+        for t, g in zip(points, gaussian)
+    ]
+    pieces = (
+        (apart[i] + apart[i + 1]) / 2 * (points[i + 1] - points[i]) for i in range(len(points) - 1)
+    )
+    return len(values) * sum(pieces)
+
+
+def lejepa(projections, directions, weight):
+    """directions: unit vectors [K, D]."""
+    points = np.linspace(-3, 3, 33)
+    sketched = mean(epps_pulley(z @ d, points) for z in projections for d in directions)
+    return (1 - weight) * from_the_centre(projections) + weight * sketched
+
+
+def visreg(projections, directions, weight):
+    """directions: unit vectors [K, D]."""
+    terms = []
+    for z in projections:
+        count = len(z)
+        deviation = np.sqrt(((z - z.mean(0)) ** 2).sum(0) / count) + 1e-6
+        quantiles = [norm.ppf(i / (count + 1)) for i in range(1, count + 1)]
+        shape = mean(
+            (value - quantile) ** 2
+            for d in directions
+            for value, quantile in zip(sorted((z - z.mean(0)) / deviation @ d), quantiles)
+        )
+        terms.append(mean(z.mean(0) ** 2) + mean((deviation - 1) ** 2) + shape)
+    return (1 - weight) * from_the_centre(projections) + weight * mean(terms)

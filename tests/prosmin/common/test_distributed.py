@@ -27,6 +27,9 @@ KEYS = {
     "published": {"bottleneck_dim": 5},
     "dino": {"prototypes": 10},
     "simsiam": {"predictor_dim": 5},
+    "swav": {"prototypes": 10},
+    "lejepa": {"directions": 6},
+    "visreg": {"directions": 6},
 }
 
 
@@ -64,9 +67,10 @@ def two_steps():
             model, torch.optim.SGD(model.parameters(), 0.05, 0.9)
         )
         images, losses = torch.Generator().manual_seed(5), []
+        draws = torch.Generator().manual_seed(6 + rank)  # each process has draws of its own
         for _ in range(2):
             views = [torch.rand(16, 1, size, size, generator=images)[mine] for size in (8, 8, 6)]
-            loss = trained(views)
+            loss = trained(views, draws)
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from torch import nn
 
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder
+from prosmin.objectives.distillation import balanced_assignments
 from prosmin.objectives.doubts import DOUBTS
 from prosmin.objectives.registry import build
+from prosmin.objectives.regularised import sigreg, visreg
 from prosmin.objectives.settings import TRAINED
 from tests.reference import objectives as reference
 
@@ -17,6 +20,9 @@ KEYS = {
     "published": {"bottleneck_dim": 5},
     "dino": {"prototypes": 10},
     "simsiam": {"predictor_dim": 5},
+    "swav": {"prototypes": 10},
+    "lejepa": {"directions": 6},
+    "visreg": {"directions": 6},
 }
 
 
@@ -70,6 +76,17 @@ def slowly(name, model, batch):
     if name == "dino":
         logits = online(lambda x: model.prototypes(model.project(x)))
         return reference.dino(logits, target, model.centre.tolist(), 0.1, 0.04)
+    if name == "swav":
+        prototypes = model.prototypes.double().numpy()
+        return reference.swav(online(model.project), prototypes, 0.1, 0.05, 3)
+    if name == "barlow":
+        return reference.barlow(online(model.project), 0.005)
+    if name in ("lejepa", "visreg"):
+        drawn = torch.randn(4, 6, generator=torch.Generator().manual_seed(3)).double().numpy().T
+        directions = [direction / np.linalg.norm(direction) for direction in drawn]
+        if name == "lejepa":
+            return reference.lejepa(online(model.project), directions, 0.05)
+        return reference.visreg(online(model.project), directions, 0.9)
     if name == "simclr":
         return reference.simclr(online(model.project), 0.2)
     if name == "mocov3":
@@ -154,6 +171,48 @@ def test_the_centre_of_dino_follows_the_target_while_training_alone():
     assert float(model.centre.abs().max()) == 0
     model.train()(batch)
     torch.testing.assert_close(model.centre, expected)
+
+
+def test_prototypes_are_used_equally_often_and_keep_unit_length():
+    """Unless iterations are few, each of 4 prototypes gets a quarter of 40 images."""
+    scores = torch.rand(40, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    shares = balanced_assignments(scores, 0.05, 200)
+    torch.testing.assert_close(shares.sum(0), torch.full((4,), 10.0))
+    torch.testing.assert_close(shares.sum(1), torch.ones(40))
+    hard = balanced_assignments(scores, 1e-4, 3)
+    assert torch.isfinite(hard).all() and (hard.max(1).values > 0.99).float().mean() > 0.9
+    model = tiny_model("swav")
+    with torch.no_grad():
+        model.prototypes.mul_(3)
+    model.momentum_update(0.5)
+    torch.testing.assert_close(model.prototypes.norm(dim=1), torch.ones(10))
+
+
+def test_sigreg_is_the_epps_pulley_statistic_of_each_direction():
+    """Against numerical integration, for a Gaussian batch, a shifted one and a collapsed one."""
+    drawn = torch.randn(50, 1, generator=torch.Generator().manual_seed(0))
+    for z in (drawn, drawn + 1, torch.zeros(50, 1)):
+        values = z.double().numpy()[:, 0]
+
+        def apart(t, values=values):
+            gaussian = np.exp(-t * t / 2)
+            return abs(np.exp(1j * t * values).mean() - gaussian) ** 2 * gaussian
+
+        expected = 50 * quad(apart, -3, 3)[0]
+        assert float(sigreg(z[None], torch.ones(1, 1))) == pytest.approx(expected, rel=2e-3)
+    gaussian, shifted, collapsed = (
+        float(sigreg(z[None], torch.ones(1, 1))) for z in (drawn, drawn + 1, torch.zeros(50, 1))
+    )
+    assert gaussian < 0.1 * min(shifted, collapsed)
+
+
+def test_visreg_is_zero_at_the_quantiles_of_a_gaussian_and_tells_scale_from_shape():
+    quantiles = torch.special.ndtri(torch.arange(1, 200) / 200)[:, None]
+    assert float(visreg(quantiles[None], torch.ones(1, 1))) < 2e-3
+    z = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    z = (z - z.mean(0)) / z.std(0, correction=0)
+    whole, half = (float(visreg((scale * z)[None], torch.eye(4))) for scale in (1.0, 0.5))
+    assert half - whole == pytest.approx((1 - 0.5) ** 2, abs=1e-4)
 
 
 def test_an_unknown_objective_is_refused_with_the_nearest_name():
