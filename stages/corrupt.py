@@ -8,6 +8,8 @@ Writes  metrics/corrupt.json, for each encoder:
                 (``prosmin.metrics.corruption_error``); a ratio that its reference leaves undefined
                 is null
             ece_severity_<s>: mean over types of the uncalibrated ECE
+            conformal_coverage_severity_<s>, conformal_size_severity_<s>: mean over types, of the
+                conformal sets of the linear probe
             mce_unnormalised_extra: over the extra types
             error: per type the mean over severities
             feature_similarity: between corrupted and clean images

@@ -48,7 +48,7 @@ def main(params: Params, name: str = "") -> None:
         logits = probe.logits(features)[:, chosen]
         truth = np.searchsorted(chosen, columns[labels])
         scored = classification_metrics(
-            logits, truth, probe.temperature, asked.bootstrap, params.seed
+            logits, truth, probe.temperature, probe.threshold, asked.bootstrap, params.seed
         )
         rows += [(encoder, *row) for row in reliability_rows(logits, truth, probe.temperature)]
 

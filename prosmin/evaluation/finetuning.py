@@ -19,7 +19,7 @@ from prosmin.common.seeds import epoch_order, seed_networks
 from prosmin.data.dataset import Split
 from prosmin.evaluation.label_subsets import count_classes, few_labels
 from prosmin.evaluation.linear_probe import ReliabilityRow, classification_metrics, reliability_rows
-from prosmin.metrics import calibration, classification
+from prosmin.metrics import calibration, classification, conformal
 from prosmin.models.networks import Encoder, decay_groups
 from prosmin.training.schedules import warmup_cosine
 from prosmin.views.make import make_views
@@ -177,7 +177,9 @@ def evaluate_finetuned(
             best,
         )
     temperature = float(np.float32(calibration.fit_temperature(held, val_labels)))
-    scored = classification_metrics(logits, truth, temperature, bootstrap, seed)
+    probabilities = classification.softmax(held / temperature)
+    threshold = conformal.fit_threshold(probabilities, val_labels)
+    scored = classification_metrics(logits, truth, temperature, threshold, bootstrap, seed)
     rows = reliability_rows(logits, truth, temperature)
     metrics: dict[str, Any] = {**scored, "lr": best, "epochs": chosen, "n": len(test)}
     metrics["accuracy_val"] = float(classification.accuracy(held, val_labels))

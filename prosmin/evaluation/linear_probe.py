@@ -18,7 +18,7 @@ import numpy as np
 from prosmin.common.errors import UserError, shown
 from prosmin.common.files import damaged, read_arrays, write_arrays
 from prosmin.evaluation.label_subsets import Labelled, count_classes
-from prosmin.metrics import calibration, classification, selective
+from prosmin.metrics import calibration, classification, conformal, selective
 from prosmin.metrics.intervals import Metric
 
 ReliabilityRow = tuple[str, float, float, float, float, int]
@@ -40,6 +40,8 @@ class Probe:
     weight: ``[C, F]``. bias: ``[C]``.
     mean, std: ``[F]``, of the features that it was fitted to.
     temperature: divides the logits where calibrated probabilities are wanted; 1 until it is fitted.
+    threshold: of the conformal sets (``prosmin.metrics.conformal``); infinity, which puts every
+        class into every set, until it is fitted.
     """
 
     weight: np.ndarray
@@ -47,6 +49,7 @@ class Probe:
     mean: np.ndarray
     std: np.ndarray
     temperature: float = 1.0
+    threshold: float = np.inf
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Compute uncalibrated logits ``[N, C]``, float64, of features ``[N, F]``."""
@@ -68,7 +71,8 @@ class Probe:
     def save(self, path: str | Path) -> None:
         """Write the probe as a safetensors file."""
         arrays = {name: getattr(self, name) for name in ("weight", "bias", "mean", "std")}
-        write_arrays(path, arrays | {"temperature": np.array([self.temperature], np.float32)})
+        arrays["temperature"] = np.array([self.temperature], np.float32)
+        write_arrays(path, arrays | {"threshold": np.array([self.threshold])})
 
     @classmethod
     def load(cls, path: str | Path) -> "Probe":
@@ -78,11 +82,13 @@ class Probe:
         arrays.check(
             {"weight": ("float32", "CF")}
             | {name: ("float32", shape) for name, shape in vectors.items()}
+            | {"threshold": ("float64", "1")}
         )
-        if unknown := arrays.keys() - {"weight", *vectors}:
+        if unknown := arrays.keys() - {"weight", "threshold", *vectors}:
             raise damaged(path, f"it has {shown(sorted(unknown))} too")
         weights = {name: arrays[name] for name in ("weight", "bias", "mean", "std")}
-        return cls(**weights, temperature=float(arrays["temperature"][0]))
+        temperature, threshold = (float(arrays[name][0]) for name in ("temperature", "threshold"))
+        return cls(**weights, temperature=temperature, threshold=threshold)
 
 
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,13 +201,20 @@ def select(
 
 
 def classification_metrics(
-    logits: np.ndarray, labels: np.ndarray, temperature: float, bootstrap: int, seed: int
+    logits: np.ndarray,
+    labels: np.ndarray,
+    temperature: float,
+    threshold: float,
+    bootstrap: int,
+    seed: int,
 ) -> dict[str, float]:
     """Compute all classification metrics of logits ``[N, C]``, with their intervals.
 
     Metrics that depend on the scale of the logits come twice: as they are, and divided by the
     temperature, with the ending ``_calibrated``. ``accuracy_top5`` needs more than five classes;
     with five or fewer it is always 1. docs/evaluation.md defines the metrics.
+
+    threshold: of the conformal sets, which are made of the calibrated probabilities.
     """
     wanted: dict[str, Metric] = {"accuracy": partial(classification.accuracy, logits, labels)}
     if logits.shape[1] > 5:
@@ -214,6 +227,9 @@ def classification_metrics(
         wanted[f"aurc{suffix}"] = partial(selective.aurc, probabilities, labels)
         for name in errors:
             wanted[f"{name}{suffix}"] = partial(getattr(calibration, name), probabilities, labels)
+    sets = conformal.prediction_sets(classification.softmax(logits / temperature), threshold)
+    wanted["conformal_coverage"] = partial(conformal.coverage, sets, labels)
+    wanted["conformal_size"] = partial(conformal.size, sets.sum(axis=1))
     return classification.with_intervals(wanted, len(labels), bootstrap, seed) | {
         "temperature": temperature
     }
@@ -249,8 +265,13 @@ def evaluate_probe(
 
     1. The lowest NLL on val of probes fitted to train selects the l2 (``select``).
     2. The temperature is fitted on val to the selected probe, which has not seen val.
-    3. The probe is refitted to train and val with this l2 and keeps this temperature: a temperature
-       fitted to images that the probe has learned from would be too low.
+       The conformal threshold is fitted on val to its calibrated probabilities.
+    3. The probe is refitted to train and val with this l2 and keeps temperature and threshold: a
+       temperature fitted to images that the probe has learned from would be too low.
+
+    Strictly, conformal sets promise their coverage where val has chosen nothing and the probe stays
+    as it was. Here val has chosen one number, the l2, and fitted another, the temperature, and the
+    refitted probe has learned from a few more images. docs/evaluation.md has the cost, measured.
 
     bootstrap: resamples of the test set behind each interval.
     Raises ``UserError`` where the classes of the splits do not agree (``count_classes``).
@@ -262,10 +283,12 @@ def evaluate_probe(
     # Rounded as in the file, so that a probe that is read back gives exactly these numbers.
     temperature = float(np.float32(temperature))
     features, labels = (np.concatenate(parts) for parts in zip(train, val, strict=True))
-    probe = replace(fit(features, labels, classes, strength), temperature=temperature)
+    probe = fit(features, labels, classes, strength)
+    threshold = conformal.fit_threshold(classification.softmax(seen / temperature), val[1])
+    probe = replace(probe, temperature=temperature, threshold=threshold)
 
     logits = probe.logits(test[0])
-    scored = classification_metrics(logits, test[1], temperature, bootstrap, seed)
+    scored = classification_metrics(logits, test[1], temperature, threshold, bootstrap, seed)
     rows = reliability_rows(logits, test[1], temperature)
     # To choose between encoders by: the accuracy of the selected probe, which has not seen val.
     held_out = {"accuracy_val": float(classification.accuracy(seen, val[1])), "n_val": len(val[1])}

@@ -14,7 +14,8 @@ from prosmin import corruptions
 from prosmin.data.dataset import Split
 from prosmin.evaluation.embedding import embed
 from prosmin.evaluation.linear_probe import Probe
-from prosmin.metrics import calibration, classification, corruption_error
+from prosmin.metrics import calibration, classification, conformal, corruption_error
+from prosmin.metrics.classification import mean_share
 from prosmin.metrics.corruption_error import Known, Measured
 from prosmin.metrics.intervals import Metric
 
@@ -24,6 +25,8 @@ class Observer:
 
     hits: bool [T, S, N], right predictions of the probe; not filled without a probe.
     ece: [T, S], not filled without a probe.
+    covered, sizes: bool and int32 [T, S, N], whether the conformal set of an image holds its label,
+        and the number of classes in the set; not filled without a probe.
     similarity: float32 [T, S, N], cosine between the features of an image with and without
         corruption; filled where the images of the cells are ``paired`` with those of the split.
     measured: ``hits`` beside the right predictions on clean images; None without a probe.
@@ -44,6 +47,8 @@ class Observer:
         self.clean = embed(network, split.images, batch_size)
         self.hits, self.ece = np.empty((*cells, len(split)), bool), np.empty(cells)
         self.similarity = np.empty((*cells, len(split)), np.float32)
+        self.covered = np.empty((*cells, len(split)), bool)
+        self.sizes = np.empty((*cells, len(split)), np.int32)
         self.measured: Measured | None = None
         if probe:
             right = probe.logits(self.clean).argmax(axis=1) == split.labels.numpy()
@@ -64,6 +69,9 @@ class Observer:
             logits = self.probe.logits(features)
             self.hits[cell] = logits.argmax(axis=1) == labels
             self.ece[cell] = calibration.ece(classification.softmax(logits), labels)
+            probabilities = classification.softmax(logits / self.probe.temperature)
+            sets = conformal.prediction_sets(probabilities, self.probe.threshold)
+            self.covered[cell], self.sizes[cell] = conformal.covered(sets, labels), sets.sum(axis=1)
 
     def mean(self, row: int) -> float:
         """Accuracy of one type over all severities; without a probe feature similarity."""
@@ -120,6 +128,11 @@ def summarise(
         by_severity = own.ece[counted].mean(axis=0)
         for severity, mean in zip(severities, by_severity):
             values[f"ece_severity_{severity}"] = float(mean)
+        for column, severity in enumerate(severities):
+            of_images = (part[counted, column].mean(axis=0) for part in (own.covered, own.sizes))
+            covered, sizes = of_images
+            wanted[f"conformal_coverage_severity_{severity}"] = partial(mean_share, covered)
+            wanted[f"conformal_size_severity_{severity}"] = partial(conformal.size, sizes)
     if own.paired:
         similarity = own.similarity[counted]
         wanted["feature_similarity"] = partial(corruption_error.feature_similarity, similarity)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Better = Literal["higher", "lower", "neither"]
-Group = Literal["classification", "validation", "ood", "prediction", "corruption", "training"]
+Group = Literal[
+    "classification", "conformal", "validation", "ood", "prediction", "corruption", "training"
+]
 ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "neither": ""}
 
 
@@ -100,6 +102,16 @@ METRICS = (
         "ece_classwise", "ECE, class-wise", "classification", "lower", 0, 1,
         "Calibration error of the probability of each class over 15 bins of equal width, mean over "
         "classes.",
+    ),
+    Entry(
+        "conformal_coverage", "coverage of 90 % sets", "conformal", "neither", 0, 1,
+        "Share of test images whose conformal set of classes holds their label. The best value is "
+        "0.9, or the accuracy where it is higher, because every set holds the most probable class.",
+    ),
+    Entry(
+        "conformal_size", "size of 90 % sets", "conformal", "lower", 1, math.inf,
+        "Mean number of classes in the conformal set. Of two classifiers with the same coverage, "
+        "the better one has smaller sets.", "classes",
     ),
     Entry(
         "accuracy_val", "accuracy on val", "validation", "higher", 0, 1,
@@ -264,8 +276,9 @@ VARIANTS = (
         "After division of the logits by one temperature, fitted on val.",
     ),
     Variant(
-        ("ece",), "_severity_([1-5])", "ece_severity_1, … 5", "{}, severity {}",
-        "The ECE at one severity of corruption, mean over the types of the benchmark.",
+        ("ece", "conformal_coverage", "conformal_size"), "_severity_([1-5])",
+        "…_severity_1, … 5", "{}, severity {}",
+        "At one severity of corruption, mean over the types of the benchmark.",
     ),
     Variant(
         ("coverage",), "_(50|80|90)", "coverage_50, …_80, …_90", "{} of {} % intervals",

@@ -15,7 +15,7 @@ from prosmin.corruptions import apply
 from prosmin.data import dataset
 from prosmin.evaluation.embedding import embed
 from prosmin.evaluation.linear_probe import Probe
-from prosmin.metrics import calibration, classification, corruption_error
+from prosmin.metrics import calibration, classification, conformal, corruption_error
 from prosmin.metrics.corruption_error import Measured
 from prosmin.models import store
 from stages import corrupt, fetch, linear
@@ -97,6 +97,7 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
             values["accuracy_clean"] == files.read_json("metrics/linear.json")[encoder]["accuracy"]
         )
         hits[encoder], eces = np.empty((3, 2, 360), bool), np.empty((3, 2))
+        coverages, sizes = np.empty((3, 2)), np.empty((3, 2))
         for i, name in enumerate(TYPES):
             for j, severity in enumerate(SEVERITIES):
                 logits = probe.logits(
@@ -104,6 +105,10 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
                 )
                 hits[encoder][i, j] = logits.argmax(1) == labels
                 eces[i, j] = calibration.ece(classification.softmax(logits), labels)
+                probabilities = classification.softmax(logits / probe.temperature)
+                sets = conformal.prediction_sets(probabilities, probe.threshold)
+                coverages[i, j] = conformal.coverage(sets, labels)
+                sizes[i, j] = sets.sum() / 360
                 row = next(rows)
                 assert (row["encoder"], row["type"], row["severity"]) == (
                     encoder,
@@ -115,6 +120,10 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
             assert values["error"][name] == pytest.approx(1 - hits[encoder][i].mean(), abs=1e-6)
         assert values["ece_severity_1"] == pytest.approx(eces[:2, 0].mean(), rel=1e-5)
         assert values["ece_severity_5"] == pytest.approx(eces[:2, 1].mean(), rel=1e-5)
+        for j, severity in enumerate(SEVERITIES):
+            for name, of_cells in (("coverage", coverages), ("size", sizes)):
+                value = values[f"conformal_{name}_severity_{severity}"]
+                assert value == pytest.approx(of_cells[:2, j].mean(), rel=1e-5)
         assert "ece_severity_3" not in values and values["benchmark_types"] == 2
         assert values["mce_unnormalised"] == pytest.approx(1 - hits[encoder][:2].mean(), abs=1e-6)
         assert values["mce_unnormalised_extra"] == pytest.approx(

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from prosmin.common import files
 from prosmin.common.errors import UserError
-from prosmin.metrics import calibration, classification
+from prosmin.metrics import calibration, classification, conformal
 from stages import embed, fetch, linear, shift
 from stages.linear import load_probe
 from stages.params.fetch import Folder
@@ -96,6 +96,10 @@ def test_the_probe_chooses_among_the_classes_of_the_set(params):
         probabilities = classification.softmax(logits[:, columns])
         ece = calibration.ece(probabilities, np.array([columns.index(label) for label in truth]))
         assert found[encoder]["ece"] == pytest.approx(ece, abs=1e-6)
+        probe = load_probe(encoder)
+        calibrated = classification.softmax(logits[:, columns] / probe.temperature)
+        sets = conformal.prediction_sets(calibrated, probe.threshold)
+        assert found[encoder]["conformal_size"] == pytest.approx(sets.sum() / 60, abs=1e-5)
         assert (found[encoder]["classes"], found[encoder]["n"]) == (3, 60)
         known = files.read_arrays(f"results/embed/digits/{encoder}.safetensors")
         inside = np.isin(known["test.labels"], columns)

@@ -88,7 +88,7 @@ def _probe(inputs: Inputs, stage: str, item: str, title: str) -> Group:
     if not content or LEFT_OUT in content:
         return Group(title, "", [], inputs.absent(layout.metrics(stage, item), stage, item))
     calibrated = [f"{metric}_calibrated" for metric in CALIBRATED]
-    metrics = [*of_group("classification"), *calibrated]
+    metrics = [*of_group("classification"), *calibrated, *of_group("conformal")]
     return Group(title, tested(content), _rows(content, metrics))
 
 

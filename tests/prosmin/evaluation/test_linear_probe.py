@@ -1,5 +1,7 @@
 """The linear probe against scikit-learn, and the protocol: select on val, refit, read test once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -8,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from prosmin.common.errors import UserError
 from prosmin.evaluation import linear_probe
 from prosmin.evaluation.linear_probe import Probe, evaluate_probe, fit, select, standardisation
-from prosmin.metrics import calibration, classification
+from prosmin.metrics import calibration, classification, conformal
 from prosmin.metrics.catalogue import CALIBRATED, of_group
 
 GRID = [1e-4, 1e-3, 1e-2, 0.1, 1.0]
@@ -70,7 +72,7 @@ def test_a_feature_that_is_constant_up_to_rounding_gets_no_weight_on_other_sampl
 
 
 def test_a_saved_probe_gives_the_same_logits_and_the_same_bytes(digits, tmp_path):
-    probe = fit(*digits[0], 10, 0.01)
+    probe = replace(fit(*digits[0], 10, 0.01), threshold=0.1)
     for name in ("one", "other"):
         probe.save(tmp_path / f"{name}.safetensors")
     assert (tmp_path / "one.safetensors").read_bytes() == (
@@ -80,7 +82,10 @@ def test_a_saved_probe_gives_the_same_logits_and_the_same_bytes(digits, tmp_path
     assert (
         np.array_equal(loaded.logits(digits[2][0]), probe.logits(digits[2][0]))
         and loaded.temperature == 1
+        and loaded.threshold == 0.1
     )
+    replace(probe, threshold=np.inf).save(tmp_path / "few.safetensors")
+    assert Probe.load(tmp_path / "few.safetensors").threshold == np.inf
 
 
 def held_out(digits, l2):
@@ -129,6 +134,8 @@ def test_the_protocol_selects_on_val_and_refits_on_train_and_val(digits):
         == found.metrics["temperature"]
         == pytest.approx(temperature, rel=1e-6)
     )
+    calibrated = classification.softmax(seen / found.probe.temperature)
+    assert found.probe.threshold == conformal.fit_threshold(calibrated, val[1])
     assert found.metrics["accuracy_val"] == classification.accuracy(seen, val[1])
     assert found.metrics["n_val"] == len(val[1])
     both = [np.concatenate(parts) for parts in zip(train, val, strict=True)]
@@ -157,10 +164,14 @@ def test_the_report_holds_each_metric_of_the_probe_with_its_interval(digits):
     assert reported["ece"] == calibration.ece(classification.softmax(logits), test[1])
     assert reported["brier_calibrated"] == classification.brier(calibrated, test[1])
     assert reported["ece_adaptive_calibrated"] == calibration.ece_adaptive(calibrated, test[1])
+    sets = conformal.prediction_sets(calibrated, found.probe.threshold)
+    assert reported["conformal_coverage"] == conformal.coverage(sets, test[1])
+    assert reported["conformal_size"] == sets.sum() / 300
     assert reported["n"] == 300
     scored = set(reported) - {"n", "l2", "temperature", "n_val", "accuracy_val"}
     names = {name for name in scored if not name.endswith(("_low", "_high"))}
-    assert names == {*of_group("classification"), *(f"{name}_calibrated" for name in CALIBRATED)}
+    groups = (*of_group("classification"), *of_group("conformal"))
+    assert names == {*groups, *(f"{name}_calibrated" for name in CALIBRATED)}
     assert scored == {name + end for name in names for end in ("", "_low", "_high")}
     assert all(
         reported[f"{name}_low"] <= reported[name] <= reported[f"{name}_high"] for name in names

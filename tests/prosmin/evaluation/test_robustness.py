@@ -9,6 +9,7 @@ from prosmin.data.dataset import Split
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.evaluation.robustness import Observer, benchmark_types, summarise
 
+ENDS = ("low", "high")
 TYPES, SEVERITIES = ("fog", "saturate"), (1, 4)  # the second is an extra type
 
 
@@ -50,7 +51,7 @@ def observed(split, probe, paired=True):
 @pytest.fixture
 def probe():
     one = np.ones(2, np.float32)
-    return Probe(np.array([[-9, 9], [9, -9]], np.float32), 0 * one, 0 * one, one)
+    return Probe(np.array([[-9, 9], [9, -9]], np.float32), 0 * one, 0 * one, one, threshold=0.0)
 
 
 def test_a_cell_has_its_accuracy_ece_and_similarity(split, probe):
@@ -71,6 +72,12 @@ def test_a_summary_keeps_the_extra_types_apart(split, probe):
     assert found["mce_unnormalised_extra"] == 0
     assert found["mce"] == found["mce_low"] == found["mce_high"] == 1  # its own reference
     assert found["ece_severity_1"] < 0.1 and found["ece_severity_4"] == pytest.approx(0.5, abs=0.1)
+    for severity, coverage in ((1, 1.0), (4, 0.5)):
+        assert found[f"conformal_coverage_severity_{severity}"] == coverage
+        assert found[f"conformal_size_severity_{severity}"] == 1
+        for name in ("coverage", "size"):
+            low, high = (found[f"conformal_{name}_severity_{severity}_{end}"] for end in ENDS)
+            assert low <= found[f"conformal_{name}_severity_{severity}"] <= high
     assert benchmark_types(TYPES) == ["fog"]
 
 

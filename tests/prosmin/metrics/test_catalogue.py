@@ -47,7 +47,7 @@ def test_every_metric_with_an_interval_in_the_committed_run_has_an_entry():
 
 def test_every_metric_that_a_probe_or_detector_computes_has_an_entry():
     logits, labels = RNG.normal(size=(40, 7)), RNG.integers(0, 7, 40)
-    found = classification_metrics(logits, labels, 2.0, 10, 0)
+    found = classification_metrics(logits, labels, 2.0, 0.8, 10, 0)
     found |= detection.evaluate(RNG.normal(size=9), RNG.normal(size=9), resamples=9, seed=0)
     names = {name for name in found if not name.endswith(("_low", "_high"))} - {"temperature"}
     assert len(names) > 15 and all(find(name) for name in names)
@@ -60,7 +60,13 @@ def test_the_table_of_the_docs_is_that_of_the_catalogue():
 
 def test_the_metrics_without_a_direction_are_those_with_a_best_value_in_between_or_of_information():
     without = {entry.name for entry in METRICS if entry.higher_is_better is None}
-    assert without == {"coverage", "n_seen_in_training", "sigma_mean", "sigma_clamped"}
+    assert without == {
+        "conformal_coverage",
+        "coverage",
+        "n_seen_in_training",
+        "sigma_mean",
+        "sigma_clamped",
+    }
 
 
 @pytest.mark.parametrize("group", ["classification", "corruption"])
@@ -80,6 +86,7 @@ def test_a_calibrated_metric_is_better_the_same_way(metric):
     ("name", "label"),
     [
         ("ece_severity_3", "ECE, severity 3"),
+        ("conformal_size_severity_5", "size of 90 % sets, severity 5"),
         ("coverage_90", "coverage of 90 % intervals"),
         ("mce_unnormalised_extra", "mean error, extra types"),
     ],
