@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,7 +21,7 @@ from pipelines.graph import dag
 from pipelines.graph.experiment import check
 from pipelines.graph.workspace import alone, end_with_make, heard, tidy
 from prosmin.common.errors import UserError, say
-from stages.common.command import with_command
+from stages.common.command import OUTSIDE, cause, with_command
 from stages.common.stopping import raise_interrupts
 from stages.params.load import Params, load
 
@@ -146,8 +147,9 @@ def flush() -> None:
 
 def leave(code: int) -> NoReturn:
     """End at once: at a normal exit Prefect waits for minutes for a server that has gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # its reader has gone
+            stream.flush()
     os._exit(code)
 
 
@@ -165,7 +167,8 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
 def command(body: Callable[[], int]) -> NoReturn:
     """Run ``body`` and exit with its code.
 
-    Bad input is one sentence, and a stop leaves no traceback.
+    Bad input and a fault of the system are one sentence, and a stop leaves no traceback. Every
+    other error has its traceback and ends by ``leave`` too.
     """
     raise_interrupts()
     for number in heard():
@@ -175,17 +178,36 @@ def command(body: Callable[[], int]) -> NoReturn:
     end_with_make()
     try:
         leave(body())
-    except UserError as error:
+    except BaseException as error:
+        code = code_of(error)
+        with contextlib.suppress(OSError):  # the reader of the output has gone
+            explain(error, code)
+        leave(code)
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code of a command that ends by ``error``."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    outside = isinstance(error, OSError) and error.errno in OUTSIDE
+    return 2 if outside or isinstance(error, UserError) else 1
+
+
+def explain(error: BaseException, code: int) -> None:
+    """Say on standard error why the command ends."""
+    if isinstance(error, UserError):
         say(with_command(error))
-        leave(2)
-    except KeyboardInterrupt:
+    elif isinstance(error, KeyboardInterrupt):
         print("interrupted; stages that were done are kept", file=sys.stderr)
-        leave(130)
-    except SystemExit as end:
-        if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
-            with contextlib.suppress(OSError):  # the terminal has gone
-                print("stopped; stages that were done are kept", file=sys.stderr)
-        leave(end.code if isinstance(end.code, int) else 1)
+    elif isinstance(error, SystemExit):
+        if code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
+            print("stopped; stages that were done are kept", file=sys.stderr)
+    elif isinstance(error, OSError) and error.errno in OUTSIDE:
+        say(f"the run cannot go on: {cause(error)}; stages that were done are kept")
+    else:
+        traceback.print_exception(error)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The sweep as a Prefect flow: one task per point, and a ranked table at the end."""
 
+import sys
 from typing import Any
 
 from pydantic import ValidationError
@@ -7,6 +8,7 @@ from pydantic import ValidationError
 from pipelines.flows.grid import Sweep, Value, existing, prepare, table
 from pipelines.flows.points import Points
 from pipelines.flows.server import settle
+from pipelines.flows.terminal import tell
 from prosmin.common.errors import UserError
 from stages.params.yaml_file import sentences
 
@@ -71,7 +73,7 @@ def run_sweep(
                 return Completed(name="Cached", message="the experiment exists")
             why = running.run(name, point, get_run_logger().info)
             if echo:
-                print(f"{name}: {why or 'done'}", flush=True)
+                tell(f"{name}: {why or 'done'}", sys.stdout)
             if why:
                 failed[name] = why
             return Failed(message=why) if why else Completed()
@@ -93,7 +95,7 @@ def run_sweep(
         description=f"By {rank}, the {'lowest' if sweep.lowest_first else 'highest'} first.",
     )
     if echo:
-        print(aligned(ranked), flush=True)
+        tell(aligned(ranked), sys.stdout)
     text = f"{len(names) - len(failed)} of {len(names)} points done"
     if failed:
         return Failed(message=f"{text}; failed: {', '.join(failed)}")

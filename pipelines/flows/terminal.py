@@ -1,9 +1,11 @@
 """A run in the terminal: one live line per stage, or plain lines where there is no terminal."""
 
+import contextlib
 import sys
 import threading
 import time
 from collections import deque
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,6 +23,12 @@ STYLES = {
     "stopped": "red",
     "blocked": "yellow",
 }
+
+
+def tell(text: str, file: TextIO) -> None:
+    """Write a line. A run goes on where the reader of its output has gone (``| head -n 1``)."""
+    with contextlib.suppress(OSError):
+        print(text, file=file, flush=True)
 
 
 class Terminal:
@@ -74,7 +82,7 @@ class Terminal:
     def _say(self, text: str) -> None:
         if not self._live:
             with self._guard:
-                print(text, file=sys.stderr, flush=True)
+                tell(text, sys.stderr)
 
     def _render(self) -> RenderableType:
         shown = Table.grid(padding=(0, 2))

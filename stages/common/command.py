@@ -63,8 +63,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
     except OSError as error:
         if error.errno not in OUTSIDE:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(f"{stage} cannot go on: {error.strerror}{where}; nothing half-written was kept")
+        _fail(f"{stage} cannot go on: {cause(error)}; nothing half-written was kept")
     except (MemoryError, RuntimeError) as error:
         if _peer_lost(error):
             log.warning("another process of this stage has ended (%s)", reason(error))
@@ -97,6 +96,11 @@ def with_command(error: UserError) -> str:
         dataset = re.match(r"data/([^/\s]+)", message)
         target = target.format(dataset=dataset[1]) if dataset else ""
     return f"{message}: `dvc repro{target}`"
+
+
+def cause(error: OSError) -> str:
+    """The words of the system for an error, with the file in brackets where it is known."""
+    return f"{error.strerror} ({error.filename})" if error.filename else f"{error.strerror}"
 
 
 def _told(stage: str, argument: str) -> str:
