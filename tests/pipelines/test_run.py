@@ -1,0 +1,75 @@
+"""How a command of the pipelines ends: its code, and its words on standard error."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.engine.execute import Result
+from pipelines.flows.terminal import Terminal
+from tests.pipelines.conftest import ROOT
+
+
+def ended(body: str, **options) -> subprocess.CompletedProcess[str]:
+    """A command whose body is a line of Python."""
+    code = f"""
+import errno, sys
+from pipelines.run import command
+from prosmin.common.errors import UserError
+
+def body():
+    {body}
+
+command(body)
+"""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("return 3", 3, ""),
+        ("raise UserError('epochs is 0')", 2, "error: epochs is 0\n"),
+        (
+            "raise OSError(errno.EROFS, 'Read-only file system', '.dvc/tmp/lock')",
+            2,
+            "error: the run cannot go on: Read-only file system (.dvc/tmp/lock); "
+            "stages that were done are kept\n",
+        ),
+        ("raise KeyboardInterrupt", 130, "interrupted; stages that were done are kept\n"),
+        ("sys.exit(143)", 143, "stopped; stages that were done are kept\n"),
+    ],
+)
+def test_it_ends_with_a_code_and_a_sentence(body, code, said):
+    done = ended(body, capture_output=True)
+    assert (done.returncode, done.stderr, done.stdout) == (code, said, "")
+
+
+def test_a_defect_keeps_its_traceback():
+    done = ended("return 1 // 0", capture_output=True)
+    assert done.returncode == 1 and "ZeroDivisionError: integer division" in done.stderr
+
+
+@pytest.mark.parametrize("body", ["sys.stdout.write('done'); return 0", "raise UserError('no')"])
+def test_without_a_reader_it_still_ends(body):
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = ended(body, stdout=writer, stderr=writer, timeout=60, env=buffered)
+    os.close(writer)
+    assert done.returncode == (0 if "done" in body else 2)
+
+
+def test_a_run_goes_on_when_the_reader_of_its_lines_has_gone(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stderr", stream)
+    view = Terminal()
+    view.started("linear")
+    view.ended(Result("linear", "ran", 1.0))
+    monkeypatch.undo()
+    assert view.results["linear"].done
+    with pytest.raises(BrokenPipeError):
+        stream.close()
