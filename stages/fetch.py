@@ -27,7 +27,10 @@ log = logging.getLogger("fetch")
 
 # Settings that the manifest leaves out, because they do not decide the stored images. A change of
 # the manifest would run all later stages anew.
-OMITTED = {"path", "files", "max_unreadable"}
+OMITTED = {"path", "files", "max_unreadable", "human_labels"}
+
+# Share of test images whose label most people chose, below which the rows probably do not match.
+AGREEMENT = 0.5
 
 
 def main(params: Params, name: str | None = None, *rest: str) -> None:
@@ -44,6 +47,8 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
     settings = params.fetch[name]
     shared = {key: getattr(settings, key) for key in Dataset.model_fields}
     try:
+        if settings.human_labels is not None:
+            shared["human_labels"] = parquet.human_labels(settings.human_labels)
         source = open_source(settings)
         for note in writing.cautions(source, settings.test_fraction):
             log.warning("%s: %s", name, note)
@@ -94,6 +99,14 @@ def warn(manifest: dict[str, Any]) -> None:
             ", ".join(f"{pair} {count}" for pair, count in shared.items()),
             " = ".join(duplicates["examples"][0]),
             duplicates["conflicting_labels"],
+        )
+    agreement = manifest.get("human_labels", {}).get("agreement", 1.0)
+    if agreement < AGREEMENT:
+        log.warning(
+            "%s: most people chose the label of only %.1f %% of the test images; the rows of "
+            "fetch.%s.human_labels must be those of the source, "
+            "its columns in the order of the classes",
+            *(manifest["name"], 100 * agreement, manifest["name"]),
         )
     if manifest["quarantined"]:
         count = len(manifest["quarantined"])

@@ -19,6 +19,8 @@ from prosmin.common.errors import UserError, reason, shown
 SPLITS = ("train", "val", "test")
 RAW_SIDE = 64  # pixels; for smaller images, time of decoding matters more than space on the disk
 NO_LABEL = -1
+HUMAN_LABELS = "human_labels.safetensors"
+"""The file beside the splits of a dataset whose test images people have labelled."""
 
 _KEY = b"prosmin"
 _BATCH_ROWS = 4096

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from prosmin.common.errors import UserError, nearest, shown
-from prosmin.common.files import AGAIN, FETCH, read_json
-from prosmin.data.arrow import NO_LABEL, SPLITS, SplitReader
+from prosmin.common.files import AGAIN, FETCH, read_arrays, read_json
+from prosmin.data.arrow import HUMAN_LABELS, NO_LABEL, SPLITS, SplitReader
 from prosmin.data.picture import decode
 
 _CHUNK = 1024  # images converted at a time
@@ -136,6 +136,21 @@ def chunks(
         yield load_split(
             folder, split, image_size, channels, range(start, min(start + size, count))
         )
+
+
+def load_human_labels(folder: str | Path) -> NDArray[np.float64] | None:
+    """Load how people labelled the test images: the share that chose each class, [N, C].
+
+    Returns None where the dataset has no labels of people. Raises ``UserError`` for a damaged file.
+    """
+    path = Path(folder, HUMAN_LABELS)
+    if not path.exists():
+        return None
+    arrays = read_arrays(path)
+    arrays.check({"shares": ("float32", "NC")})
+    shares = arrays["shares"].astype(np.float64)
+    normalised: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def digests(images: Tensor) -> NDArray[np.uint64]:

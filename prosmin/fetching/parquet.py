@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow
+from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile
 
-from prosmin.common.errors import ConfigError, UserError
+from prosmin.common.errors import ConfigError, UserError, listed
 from prosmin.data.picture import AnyImage
 from prosmin.fetching.columns import check_columns, class_numbers, image_content
 from prosmin.fetching.listing import escape_unprintable
@@ -55,6 +56,46 @@ def parquet(files: Mapping[str, str], image: str = "image", label: str | None = 
         split: Images(labels[split], _reader(opened, image)) for split, opened in shards.items()
     }
     return Source(classes, images)
+
+
+def human_labels(path: str, tolerance: float = 1e-3) -> NDArray[np.float32]:
+    """Read the labels that people gave to images: the share of people per class, float32 [N, C].
+
+    The file has a row per image and the columns p0, p1, ... in the order of the classes. Other
+    columns are not read.
+
+    tolerance: by which rounding may move the sum of a row from 1.
+
+    Raises:
+        ConfigError: where there is no such file.
+        UserError: for a file that holds no such shares.
+    """
+    where = Path(path).expanduser()
+    if not where.is_file():
+        raise ConfigError("human_labels", path, "there is no such Parquet file")
+    file = _open(where)
+    count = sum(name[:1] == "p" and name[1:].isdecimal() for name in file.schema_arrow.names)
+    columns = [f"p{place}" for place in range(count)]
+    if count < 2 or not set(columns) <= set(file.schema_arrow.names):
+        there = listed(file.schema_arrow.names)
+        raise UserError(f"{path} must have a column per class, p0, p1, ...; it has {there}")
+    with _reading(where):
+        table = file.read(columns=columns)
+    for name in columns:
+        kind = table[name].type
+        if not (pyarrow.types.is_floating(kind) or pyarrow.types.is_integer(kind)):
+            raise UserError(f"column {name} of {path} holds {kind}; it must hold numbers")
+    shares = np.stack([table[name].to_numpy().astype(np.float64) for name in columns], axis=1)
+    sums = shares.sum(axis=1)
+    valid = (shares >= 0).all(axis=1) & (np.abs(sums - 1) <= tolerance)  # NaN is not valid
+    if not valid.all():
+        row = int(np.flatnonzero(~valid)[0])
+        raise UserError(
+            f"row {row} of {path} holds {np.round(shares[row], 4).tolist()}; "
+            "shares must be at least 0 and sum to 1"
+        )
+    normalised: NDArray[np.float32] = (shares / sums[:, None]).astype(np.float32)
+    return normalised
 
 
 @contextlib.contextmanager

@@ -27,17 +27,24 @@ class Images:
 
     labels: int64 [N], number of the class; -1 throughout for images without labels.
     read: maps ascending row numbers to pairs of an image and its file or row, for messages.
+    taken: int64 [N], rows of these images in the split of the source. None: they are all of it.
     """
 
     labels: Rows
     read: Callable[[Rows], Iterator[tuple[AnyImage, str]]]
+    taken: Rows | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def rows(self) -> Rows:
+        """The row of each image in the split of the source, int64 [N]."""
+        return np.arange(len(self)) if self.taken is None else self.taken
+
     def take(self, rows: Rows) -> "Images":
         """Return the images of these ascending rows."""
-        return Images(self.labels[rows], lambda chosen: self.read(rows[chosen]))
+        return Images(self.labels[rows], lambda chosen: self.read(rows[chosen]), self.rows[rows])
 
     def __iter__(self) -> Iterator[tuple[AnyImage, int, str]]:
         for label, (image, source) in zip(self.labels.tolist(), self.read(np.arange(len(self)))):

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.common.seeds import generator
@@ -68,6 +69,24 @@ def check_classes(classes: tuple[str, ...] | None, splits: Mapping[str, Images])
         raise UserError(f"train has images of class {classes[missing[0]]!r}, but test has none")
     if absent := sorted(set(range(len(classes))) - present["train"]):
         raise UserError(f"class {classes[absent[0]]!r} has no images in train")
+
+
+def check_human_labels(
+    shares: NDArray[np.float32], source: Source, splits: Mapping[str, Images], transform: str
+) -> None:
+    """Raise ``ConfigError`` where labels of people cannot be those of the test images."""
+    key = "human_labels"
+    if source.classes is None or transform != "none" or "test" not in splits:
+        allowed = "it needs test images with labels and transform none"
+        raise ConfigError(key, f"{len(shares)} rows", allowed)
+    origin = "test" if "test" in source.splits else "train"
+    images, (rows, classes) = len(source.splits[origin]), shares.shape
+    if rows != images:
+        allowed = f"the {origin} split of the source has {images} images; it needs a row for each"
+        raise ConfigError(key, f"{rows} rows", allowed)
+    if classes != len(source.classes):
+        allowed = f"there are {len(source.classes)} classes; it needs a column for each"
+        raise ConfigError(key, f"{classes} columns", allowed)
 
 
 def hold_out(

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from prosmin.common.errors import UserError
-from prosmin.data.arrow import NO_LABEL, RAW_SIDE, Layout, SplitReader, SplitWriter
+from prosmin.common.files import write_arrays
+from prosmin.data.arrow import HUMAN_LABELS, NO_LABEL, RAW_SIDE, Layout, SplitReader, SplitWriter
 from prosmin.data.picture import AnyImage, Unreadable, decode, encode, read_header
 from prosmin.fetching.listing import by_ending, escape_unprintable
 from prosmin.fetching.manifest import EXAMPLES, Written, describe
 from prosmin.fetching.sources import Images, Source
-from prosmin.fetching.splits import check_classes, divide
+from prosmin.fetching.splits import check_classes, check_human_labels, divide
 from prosmin.fetching.variants import transformed, transformed_layout
 
 _CHUNK = 256  # images decoded at a time
@@ -40,6 +42,7 @@ def write_dataset(
     limit: Mapping[str, int] | None = None,
     max_unreadable: float = 0.01,
     transform: str = "none",
+    human_labels: NDArray[np.float32] | None = None,
     workers: int = 1,
 ) -> dict[str, Any]:
     """Write ``<split>.arrow`` for every split into ``folder``.
@@ -47,6 +50,8 @@ def write_dataset(
     val_fraction, test_fraction, limit: as for ``prosmin.fetching.splits.divide``.
     max_unreadable: share of the images that may be left out because they cannot be decoded.
     transform: as for ``prosmin.fetching.variants.transformed``; ``none`` writes the images.
+    human_labels: share of people that chose each class, [M, C], by the rows of the split of the
+        source that the test images are from. They are written beside the test images, row by row.
     workers: number of images decoded at a time.
 
     Returns: the manifest.
@@ -58,9 +63,12 @@ def write_dataset(
     total = sum(map(len, splits.values()))
     quarantined: list[dict[str, str]] = []
     written = {}
+    kept: dict[str, list[int]] = {split: [] for split in splits}  # places of readable images
+    if human_labels is not None:
+        check_human_labels(human_labels, source, splits, transform)
     with tqdm(total=total, unit=" images", disable=None) as bar:
         for split, images in splits.items():
-            rows = _decoded(images, layout, quarantined, converted, bar, workers)
+            rows = _decoded(images, layout, kept[split], quarantined, converted, bar, workers)
             written[split] = _write_split(_file(folder, split), layout, rows)
     _check_unreadable(quarantined, total, max_unreadable)
     _check_written(source.classes, written)
@@ -71,8 +79,15 @@ def write_dataset(
             split: _transform_split(_file(folder, split), layout, transform, seed, split)
             for split in splits
         }
+    people = {}
+    if human_labels is not None:
+        shares = human_labels[splits["test"].rows[kept["test"]]]
+        write_arrays(folder / HUMAN_LABELS, {"shares": shares})
+        agrees = shares.argmax(axis=1) == written["test"].labels
+        people["human_labels"] = {"agreement": round(float(agrees.mean()), 4)}
     return {
         **describe(layout, classes, written),
+        **people,
         "converted": {name: count for name, count in sorted(converted.items()) if count},
         "quarantined": quarantined,
         "not_read": {
@@ -169,6 +184,7 @@ class Omitted:
 def _decoded(
     images: Images,
     layout: Layout,
+    kept: list[int],
     quarantined: list[dict[str, str]],
     converted: Counter[str],
     bar: tqdm,
@@ -176,8 +192,8 @@ def _decoded(
 ) -> Iterator[Row]:
     """Decode every image, ``_CHUNK`` images at a time.
 
-    Unreadable images are added to ``quarantined``. ``_survey`` has counted their changes, which are
-    taken out of ``converted``.
+    The places of readable images are added to ``kept``, unreadable images to ``quarantined``.
+    ``_survey`` has counted the changes of these, which are taken out of ``converted``.
     """
 
     def prepare(item: tuple[AnyImage, int, str]) -> Row | Omitted:
@@ -187,19 +203,21 @@ def _decoded(
         except Unreadable as error:
             return Omitted(source, str(error), _surveyed_changes(image, layout))
 
-    items = iter(images)
+    items, start = iter(images), 0
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # Pillow decodes outside the interpreter lock. Threads pay for large images; small images
         # take twice as long in threads.
         map_images = pool.map if layout.encoding == "encoded" else map
         while chunk := list(itertools.islice(items, _CHUNK)):
-            for result in map_images(prepare, chunk):
+            for place, result in enumerate(map_images(prepare, chunk), start):
                 if isinstance(result, Row):
+                    kept.append(place)
                     yield result
                 else:
                     log.warning("left out %s: %s", result.source, result.reason)
                     quarantined.append({"source": result.source, "reason": result.reason})
                     converted.subtract(result.changes)
+            start += len(chunk)
             bar.update(len(chunk))
 
 

@@ -18,6 +18,7 @@ class Dataset(Section):
     limit: dict[SplitName, Count] = {}
     max_unreadable: Probability = 0.01
     transform: Transform = "none"
+    human_labels: Text | None = None
 
     @model_validator(mode="after")
     def _leaves_train(self) -> "Dataset":

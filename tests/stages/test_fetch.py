@@ -513,6 +513,21 @@ def unknown_hub_config():
     Path("in/README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
 
 
+@malformed(
+    {**GOOD, "human_labels": "people.parquet"},
+    "fetch.mine.human_labels is 'people.parquet'; there is no such Parquet file",
+)
+def missing_labels_of_people(): ...
+
+
+@malformed(
+    {**GOOD, "human_labels": "people.parquet"},
+    "fetch.mine.human_labels is '8 rows'; the train split of the source has 1797 images",
+)
+def labels_of_too_few_people():
+    pq.write_table(pyarrow.table({f"p{label}": [0.1] * 8 for label in range(10)}), "people.parquet")
+
+
 def assert_one_clear_error(text: str, message: str) -> None:
     lines = [line for line in text.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0], text
@@ -772,3 +787,14 @@ def test_the_same_images_elsewhere_give_the_same_files(workspace, monkeypatch):
         left({"source": "folder", "path": str(workspace / "elsewhere/images")}),
         left(moved),
     ) == first
+
+
+def test_labels_of_people_that_contradict_the_labels_are_warned_of(workspace, monkeypatch, caplog):
+    """Everybody chose class 0, which is the label of a tenth of the digits."""
+    columns = {f"p{label}": [float(label == 0)] * 1797 for label in range(10)}
+    pq.write_table(pyarrow.table(columns), "people.parquet")
+    configure({**GOOD, "human_labels": "people.parquet"})
+    assert start(monkeypatch, "mine") == 0
+    agreement = read_manifest("data/mine")["human_labels"]["agreement"]
+    assert f"label of only {100 * agreement:.1f} % of the test images" in caplog.text
+    assert "people.parquet" not in Path("data/mine/manifest.json").read_text()

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prosmin.common.errors import ConfigError, UserError
 from prosmin.data.picture import Unreadable, decode
-from prosmin.fetching.parquet import parquet
+from prosmin.fetching.parquet import human_labels, parquet
 from tests.prosmin.fetching.samples import place, table, values
 
 
@@ -66,3 +67,44 @@ def test_a_row_of_a_parquet_file_names_no_file(tmp_path):
     for image, _, _ in source.splits["train"]:
         with pytest.raises(Unreadable, match="only the path of a file, which is not read"):
             decode(image)
+
+
+# --- labels of people -----------------------------------------------------------------------------
+
+
+def human(path, **columns) -> str:
+    pq.write_table(pyarrow.table(columns), path)
+    return str(path)
+
+
+def test_labels_of_people_are_shares_in_the_order_of_the_classes(tmp_path):
+    path = human(tmp_path / "a.parquet", p1=[0.2501, 1], other=["x", "y"], p0=[0.75, 0])
+    shares = human_labels(path)
+    assert shares.dtype == np.float32
+    np.testing.assert_allclose(shares, [[0.75, 0.25], [0, 1]], atol=1e-4)
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"p0": [1.0]}, "must have a column per class, p0, p1, ...; it has p0"),
+        ({"p0": [1.0], "p2": [0.0]}, "must have a column per class"),
+        ({"p0": ["a"], "p1": ["b"]}, "column p0 of .* holds string; it must hold numbers"),
+        ({"p0": [1.0, 0.5], "p1": [0.0, 0.4]}, r"row 1 of .* holds \[0.5, 0.4\]; shares must"),
+        ({"p0": [1.5], "p1": [-0.5]}, "row 0 of .*; shares must be at least 0"),
+        ({"p0": [1.0, None], "p1": [0.0, 1.0]}, "row 1 of .*; shares must be at least 0"),
+        ({"p0": [float("nan")], "p1": [1.0]}, "row 0 of .*; shares must be at least 0"),
+    ],
+)
+def test_labels_of_people_that_are_no_shares_are_refused(tmp_path, columns, message):
+    with pytest.raises(UserError, match=message):
+        human_labels(human(tmp_path / "a.parquet", **columns))
+
+
+def test_a_file_that_is_no_table_of_people_is_refused(tmp_path):
+    (tmp_path / "a.parquet").write_text("p0,p1")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        human_labels(str(tmp_path / "a.parquet"))
+    with pytest.raises(ConfigError, match="^human_labels is .*; there is no such Parquet file$"):
+        human_labels(str(tmp_path / "b.parquet"))
