@@ -35,7 +35,7 @@ def _top_label(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarra
     return probabilities.max(axis=1), (probabilities.argmax(axis=1) == labels).astype(np.float64)
 
 
-def _binned_error(confidence: np.ndarray, hit: np.ndarray, counts: Counts, bins: int) -> np.ndarray:
+def binned_error(confidence: np.ndarray, hit: np.ndarray, counts: Counts, bins: int) -> np.ndarray:
     """``[R]``: sum over equal-width bins of |sum of (confidence - hit)| / N."""
     cells = np.zeros((len(hit), bins))
     cells[np.arange(len(hit)), _equal_width(confidence, bins)] = confidence - hit
@@ -63,7 +63,7 @@ def ece(
     probability (Guo et al. 2017, eq. 3).
     """
     confidence, hit = _top_label(probabilities, labels)
-    return _as_asked(_binned_error(confidence, hit, _rows(counts, len(hit)), bins), counts)
+    return _as_asked(binned_error(confidence, hit, _rows(counts, len(hit)), bins), counts)
 
 
 @on(Scale(finest=4))
@@ -109,7 +109,7 @@ def ece_classwise(
     rows = _rows(counts, len(labels))
     classes = range(probabilities.shape[1])
     errors = [
-        _binned_error(probabilities[:, c], (labels == c).astype(np.float64), rows, bins)
+        binned_error(probabilities[:, c], (labels == c).astype(np.float64), rows, bins)
         for c in classes
     ]
     return _as_asked(np.mean(errors, axis=0), counts)

@@ -12,7 +12,14 @@ from typing import Literal
 
 Better = Literal["higher", "lower", "neither"]
 Group = Literal[
-    "classification", "conformal", "validation", "ood", "prediction", "corruption", "training"
+    "classification",
+    "conformal",
+    "validation",
+    "ood",
+    "prediction",
+    "uncertainty",
+    "corruption",
+    "training",
 ]
 ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "neither": ""}
 
@@ -183,6 +190,38 @@ METRICS = (
         "Spearman's rank correlation over images between mean predicted log sigma and mean "
         "absolute error.",
     ),
+    # --- uncertainty ---
+    Entry(
+        "recall_at_1", "Recall@1", "uncertainty", "higher", 0, 1,
+        "Share of test images whose nearest other test image, by cosine of the features, is of "
+        "the same class.",
+    ),
+    Entry(
+        "r_auroc", "R-AUROC", "uncertainty", "higher", 0, 1,
+        "Probability that an image with a wrong nearest neighbour, as in Recall@1, has a higher "
+        "uncertainty than an image with a right one; ties count half. 0.5 is chance, and the value "
+        "of a constant.",
+    ),
+    Entry(
+        "crop_test", "crop test", "uncertainty", "higher", 0, 1,
+        "Share of test images of which a central crop of 10 to 75 % of the side, drawn at random, "
+        "has a higher uncertainty than the whole image. Needs no labels.",
+    ),
+    Entry(
+        "human_correlation", "rank correlation with people", "uncertainty", "higher", -1, 1,
+        "Spearman's rank correlation over test images between the uncertainty and the entropy of "
+        "the labels that people gave.",
+    ),
+    Entry(
+        "nll_human", "NLL of people's labels", "uncertainty", "lower", 0, math.inf,
+        "Cross-entropy of the probabilities of the linear probe to the distribution of the labels "
+        "that people gave, mean over test images.", "nats",
+    ),
+    Entry(
+        "ece_human", "ECE against people", "uncertainty", "lower", 0, 1,
+        "ECE of the linear probe with the share of people that chose its top label in place of the "
+        "accuracy.",
+    ),
     # --- corruption ---
     Entry(
         "accuracy_clean", "accuracy, uncorrupted", "corruption", "higher", 0, 1,
@@ -272,13 +311,19 @@ CALIBRATED = tuple(
 )
 VARIANTS = (
     Variant(
-        CALIBRATED, "_(calibrated)", "…_calibrated", "{}, calibrated",
+        (*CALIBRATED, "nll_human", "ece_human"), "_(calibrated)", "…_calibrated", "{}, calibrated",
         "After division of the logits by one temperature, fitted on val.",
     ),
     Variant(
         ("ece", "conformal_coverage", "conformal_size"), "_severity_([1-5])",
         "…_severity_1, … 5", "{}, severity {}",
         "At one severity of corruption, mean over the types of the benchmark.",
+    ),
+    Variant(
+        ("recall_at_1", "r_auroc"), "_(train|val)(?:_neighbours)?",
+        "…_train_neighbours, …_val", "{} ({})",
+        "Of test images with their neighbours among the training images of the same dataset, and "
+        "of the images of val with their neighbours in val.",
     ),
     Variant(
         ("coverage",), "_(50|80|90)", "coverage_50, …_80, …_90", "{} of {} % intervals",
