@@ -1,7 +1,8 @@
-"""Scoring rules for a predicted diagonal Gaussian, as losses: smaller is better.
+"""Scoring rules for a predicted Gaussian, as losses: smaller is better.
 
-``rule`` makes one of them ready for use, by its name in ``prosmin.objectives.settings.RULES``. The
-default is the CRPS.
+``identification`` scores the answer to a question: which of many targets is the right one? The
+others score a diagonal Gaussian by the target alone. ``rule`` makes one of these ready for use, by
+its name in ``prosmin.objectives.settings.RULES``. The default is the CRPS.
 
 For a prediction P = N(mu, sigma^2) and an observation y, per dimension,
 
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from prosmin.common.errors import ConfigError
@@ -211,6 +213,28 @@ def log_score(mu: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
 def absolute_error(mu: Tensor, y: Tensor) -> Tensor:
     """2 |mu - y|, elementwise: what ``crps`` becomes as sigma goes to 0."""
     return 2.0 * (mu - y).abs()
+
+
+def identification(
+    mean: Tensor, log_width: Tensor, candidates: Tensor, own: Tensor, left_out: Tensor
+) -> Tensor:
+    """Logarithmic score of the question which candidate is the target of an image, in nats [B].
+
+    The answer is p(j) proportional to N(y_j; mean, width^2 I), the predicted density of candidate
+    j. The score -log p(own) is strictly proper for a categorical answer (Gneiting & Raftery 2007,
+    sec. 3). The constant of the density is the same for all candidates and cancels. On unit
+    vectors -|y - mean|^2 / 2 width^2 = (y . mean - 1) / width^2, so a fixed width is InfoNCE at
+    the temperature width^2.
+
+    mean: [B, D], of length 1.
+    log_width: [B].
+    candidates: y, [M, D], of length 1.
+    own: row of the right candidate of each image, int64 [B].
+    left_out: row of the candidate that is not asked about, int64 [B].
+    """
+    logits = (mean * torch.exp(-2.0 * log_width)[:, None]) @ candidates.T
+    logits = logits.scatter(1, left_out[:, None], -torch.inf)
+    return F.cross_entropy(logits, own, reduction="none")
 
 
 Score = Callable[[Tensor, Tensor, Tensor, torch.Generator | None], Tensor]

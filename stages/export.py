@@ -151,7 +151,10 @@ def _origin(trained: dict[str, Any]) -> str:
             f"evaluated on `{trained['dataset']}` (prosmin {trained['prosmin']})"
         )
     objective = trained["params"]["objective"]
-    rule = f", {objective['rule']} score" if objective["name"] == "prosmin" else ""
+    weights = {objective.get("rule"): objective.get("regression")}
+    weights["identification"] = objective.get("identification")
+    scores = " and ".join(name for name, weight in weights.items() if name and weight)
+    rule = f", {scores} score" if scores else ""
     epochs, batch = (trained["params"][key] for key in ("epochs", "batch_size"))
     return (
         f"trained without labels by `{objective['name']}`{rule} on {trained['images']} images of "

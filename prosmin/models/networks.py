@@ -1,10 +1,11 @@
-"""Encoder, projector and Gaussian predictor, and the momentum copy of the first two.
+"""Encoder, projector, Gaussian predictor and width, and the momentum copy of the first two.
 
 Letters in shapes: B images, C channels, S pixels a side, F features, D dimensions of the
 projection.
 """
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from prosmin.common.errors import ConfigError
 
 CACHED_PIXELS = 2**16  # of a part of a batch in evaluation on a CPU
 CACHED_IMAGES = 8  # fewest images of such a part; matrix products of fewer images are slow
+LOG_WIDTH = (-5.0, 3.0)  # clamp of ``WidthHead``, far beyond the widths that training chooses
 
 
 class Encoder(nn.Module):
@@ -110,6 +112,35 @@ class GaussianHead(nn.Module):
 
     def forward(self, projection: Tensor) -> tuple[Tensor, Tensor]:
         return self.mu(projection), self.log_sigma(projection).clamp(*self.range)
+
+
+class WidthHead(nn.Module):
+    """Log width of an isotropic density, one per image: [B, D] -> float32 [B].
+
+    how: ``predicted``: a linear map of the projection; ``constant``: one learned number for all
+        images; ``fixed``: the initial width throughout.
+    initial: width at the start; that of ``predicted`` varies around it, by random weights.
+    """
+
+    def __init__(self, dim: int, how: str, initial: float):
+        super().__init__()
+        self.linear = nn.Linear(dim, 1) if how == "predicted" else None
+        bias = torch.full((1,), math.log(initial))
+        if self.linear is not None:
+            self.linear.bias = nn.Parameter(bias)
+        elif how == "constant":
+            self.bias = nn.Parameter(bias)
+        else:
+            self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, projection: Tensor) -> Tensor:
+        with torch.autocast(projection.device.type, enabled=False):  # bf16 would round it by 1 %
+            if self.linear is not None:
+                log_width = self.linear(projection.float()).squeeze(1)
+            else:
+                log_width = self.bias.expand(len(projection))
+            clamped: Tensor = log_width.clamp(*LOG_WIDTH)
+            return clamped
 
 
 def momentum_copy(*modules: nn.Module) -> nn.ModuleList:

@@ -26,6 +26,10 @@ from prosmin.common.settings import (
 Estimator = Literal["closed_form", "monte_carlo"]
 Normalisation = Literal["none", "centre", "standardise", "whiten"]
 NORMALISATIONS = get_args(Normalisation)
+Heads = Literal["shared", "own", "stopped"]
+HEADS = get_args(Heads)
+WidthKind = Literal["predicted", "constant", "fixed"]
+WIDTHS = get_args(WidthKind)
 
 # The scoring rules and their estimators. The last two are controls: "distance"
 # is the CRPS without its spread term, best at sigma 0; "point" predicts no distribution at all.
@@ -41,6 +45,7 @@ WITH_SPREAD = ("crps", "energy", "kernel")  # the rules that have a lambda
 
 Lambda = Annotated[float, Range()]  # ``check_lambda`` holds its bounds
 LogSigma = Annotated[float, Range(least=-30, most=30)]
+InitialWidth = Annotated[float, Range(least=0.01, most=20)]  # within the clamp of the width
 Iterations = Annotated[int, Range(least=1, most=1024)]
 Samples = Annotated[int, Range(least=2, most=1024)]
 
@@ -63,9 +68,17 @@ def check_lambda(value: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ProSMIN:
-    """A predicted distribution under a proper scoring rule; ``prosmin.objectives.prosmin``.
+    """A predicted distribution under proper scoring rules; ``prosmin.objectives.prosmin``.
 
-    rule: one of ``RULES``.
+    regression: weight of the score ``rule`` of the predicted distribution; 0: no such term.
+    identification: weight of ``prosmin.scoring.identification``; 0: no such term.
+    heads: of the regression beside the identification. ``shared``: both terms have one mean;
+        ``own``: a mean each; ``stopped``: a mean each, and the regression sends no gradient to
+        projector and encoder.
+    width: of the density that identifies a target: ``predicted`` per image, ``constant`` (learned,
+        the same for all images) or ``fixed``.
+    initial_width: at the start; of a ``fixed`` width throughout.
+    rule: of the regression, one of ``RULES``.
     estimator: the closed form of the score, or its Monte Carlo estimate.
     samples: of the Monte Carlo estimate.
     lambda_: weight of the spread term; the rule is proper at 1 only.
@@ -79,6 +92,11 @@ class ProSMIN:
     title: ClassVar = "ProSMIN"
 
     name: Literal["prosmin"] = "prosmin"
+    regression: NonNegative = 1.0
+    identification: NonNegative = 0.0
+    heads: Heads = "shared"
+    width: WidthKind = "predicted"
+    initial_width: InitialWidth = 0.2
     rule: str = "crps"
     estimator: Estimator = "closed_form"
     samples: Samples = 4
@@ -92,6 +110,10 @@ class ProSMIN:
     def __post_init__(self) -> None:
         one_of("rule", self.rule, RULES)
         one_of("normalise", self.normalise, NORMALISATIONS)
+        one_of("heads", self.heads, HEADS)
+        one_of("width", self.width, WIDTHS)
+        if self.identification == 0:
+            self._check_alone()
         ascending("log_sigma", self.log_sigma, strictly=True)
         check_lambda(self.lambda_)
         if self.estimator not in RULES[self.rule]:
@@ -100,6 +122,14 @@ class ProSMIN:
         if self.rule not in WITH_SPREAD and self.lambda_ != 1.0:
             weightless = f"the rule {self.rule} has no spread term to weigh; leave it at 1"
             raise Refused("lambda", self.lambda_, weightless)
+
+    def _check_alone(self) -> None:
+        """Refuse keys with which nothing trains the encoder without the identification."""
+        if self.regression == 0:
+            raise Refused("regression", 0.0, "it must be above 0 where identification is 0")
+        if self.heads == "stopped":
+            untrained = "nothing would train the encoder; set identification above 0"
+            raise Refused("heads", self.heads, untrained)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,8 +145,13 @@ def test_a_second_run_writes_the_same_bytes(place, params):
 
 def test_an_objective_that_predicts_no_distribution_leaves_empty_results(place, params):
     try:
-        for objective, expected in (("byol", []), ("published", ["clean", "contrast"])):
-            keep_networks(place, params, name=objective)
+        for objective, expected in (
+            ({"name": "byol"}, []),
+            ({"name": "published"}, ["clean", "contrast"]),
+            ({"identification": 1.0, "regression": 0.0}, []),
+            ({"identification": 1.0, "heads": "stopped"}, ["clean", "contrast"]),
+        ):
+            keep_networks(place, params, **objective)
             stage.main(params, "digits")
             found, scores = files.read_json(WRITTEN[0]), files.read_arrays(WRITTEN[2])
             assert {encoder: list(values) for encoder, values in found.items()} == dict.fromkeys(

@@ -22,7 +22,14 @@ ALL += [
     for estimator in estimators
 ]
 ALL += [("prosmin", {"normalise": how}) for how in ("none", "centre", "standardise")]
+IDENTIFICATION = {"regression": 0.0, "identification": 1.0}
+ALL += [("prosmin", IDENTIFICATION), ("prosmin", IDENTIFICATION | {"width": "constant"})]
+ALL += [
+    ("prosmin", {"regression": 0.3, "identification": 1.0, "heads": heads})
+    for heads in ("shared", "stopped")
+]
 ALL += [(name, {"parts": 2}) for name in TRAINED]  # on top of two processes
+ALL += [("prosmin", IDENTIFICATION | {"parts": 2})]
 KEYS = {
     "published": {"bottleneck_dim": 5},
     "dino": {"prototypes": 10},

@@ -1,14 +1,18 @@
 """Encoders, heads and momentum copies compute what they document."""
 
+import math
+
 import pytest
 import torch
 
 from prosmin.common.errors import ConfigError
 from prosmin.models.backbone import build_backbone
 from prosmin.models.networks import (
+    LOG_WIDTH,
     Encoder,
     GaussianHead,
     Projector,
+    WidthHead,
     momentum_copy,
     update_momentum,
 )
@@ -74,6 +78,30 @@ def test_log_sigma_stays_within_its_clamp():
     with torch.no_grad():
         _, log_sigma = head(100 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0)))
     assert float(log_sigma.min()) == -1.0 and float(log_sigma.max()) == 0.5
+
+
+@pytest.mark.parametrize("how", ["predicted", "constant", "fixed"])
+def test_the_width_starts_at_its_initial_value(how):
+    torch.manual_seed(0)
+    head = WidthHead(4, how, 0.3)
+    assert head(torch.zeros(2, 4)).tolist() == pytest.approx([math.log(0.3)] * 2)
+    projection = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        log_width = head(projection.bfloat16())
+    assert log_width.dtype == torch.float32 and log_width.shape == (64,)
+    assert (len(log_width.unique()) > 1) == (how == "predicted")
+    assert [name for name, _ in head.named_parameters()] == {
+        "predicted": ["linear.weight", "linear.bias"],
+        "constant": ["bias"],
+        "fixed": [],
+    }[how]
+
+
+def test_the_width_stays_within_its_clamp():
+    head = WidthHead(4, "predicted", 0.2)
+    with torch.no_grad():
+        log_width = head(1000 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0)))
+    assert (float(log_width.min()), float(log_width.max())) == LOG_WIDTH
 
 
 def test_momentum_copy_shares_no_storage_and_takes_no_gradient():

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -5,8 +7,9 @@ from prosmin import scoring
 from prosmin.common.errors import ConfigError
 from prosmin.models.networks import Encoder
 from prosmin.objectives import settings
+from prosmin.objectives.contrastive import nt_xent
 from prosmin.objectives.doubts import DOUBTS
-from prosmin.objectives.prosmin import ProSMIN
+from prosmin.objectives.prosmin import ProSMIN, identification_scores
 from prosmin.objectives.targets import normalise_targets
 
 
@@ -149,3 +152,141 @@ def test_whitening_without_shrinkage_needs_enough_images():
     with pytest.raises(ConfigError, match="needs more than 2 images"):
         tiny_model(shrinkage=0.0).check_batch(2)
     tiny_model(shrinkage=0.1).check_batch(2)
+
+
+# --- identification -------------------------------------------------------------------------------
+
+ALONE = {"regression": 0.0, "identification": 1.0}
+BOTH = {"regression": 0.3, "identification": 2.0}
+
+
+def slow_identification(model, views):
+    """The score of every pair of views and every image, from densities of unit vectors."""
+    sizes = [views[:2], *([view] for view in views[2:])]
+    outputs = [model.predict_from(model.project(torch.cat(group))) for group in sizes]
+    mean, log_width = (
+        [each for part in parts for each in part.split(len(views[0]))]
+        for parts in ([out.mean for out in outputs], [out.log_width for out in outputs])
+    )
+    y = [unit(each) for each in model.targets(torch.cat(views[:2])).split(len(views[0]))]
+    scores = []
+    for online, target in [(o, t) for o in range(len(views)) for t in (0, 1) if o != t]:
+        for image in range(len(views[0])):
+            law = torch.distributions.Independent(
+                torch.distributions.Normal(
+                    unit(mean[online])[image], log_width[online][image].exp()
+                ),
+                1,
+            )
+            densities = {
+                (view, row): law.log_prob(y[view][row])
+                for view in (0, 1)
+                for row in range(len(views[0]))
+                if (view, row) != (1 - target, image)
+            }
+            right = densities[target, image]
+            scores.append(torch.logsumexp(torch.stack(list(densities.values())), 0) - right)
+    return torch.stack(scores).mean()
+
+
+def unit(vectors):
+    return vectors / vectors.norm(dim=1, keepdim=True)
+
+
+def few(count=6, local=0):
+    generator = torch.Generator().manual_seed(1)
+    sides = (8, 8, 6, 5)[: 2 + local]
+    return [torch.rand(count, 1, side, side, generator=generator) for side in sides]
+
+
+@pytest.mark.parametrize("local", [0, 2])
+@pytest.mark.parametrize("width", ["predicted", "constant", "fixed"])
+@torch.no_grad()
+def test_the_identification_equals_densities_of_every_candidate(local, width):
+    model, views = tiny_model(**ALONE, width=width, initial_width=0.5), few(local=local)
+    torch.testing.assert_close(model(views), slow_identification(model, views))
+
+
+@torch.no_grad()
+def test_the_loss_is_the_weighted_sum_of_its_terms(batch):
+    model = tiny_model(**BOTH)
+    seen = torch.cat(batch)
+    prediction = model.predict_from(model.project(seen))
+    assert prediction.mean is prediction.mu  # heads: shared
+    y = model.targets(seen)
+    first = scoring.crps(prediction.mu[:32], prediction.log_sigma[:32].exp(), y[32:])
+    second = scoring.crps(prediction.mu[32:], prediction.log_sigma[32:].exp(), y[:32])
+    expected = 0.3 * (first.mean() + second.mean()) / 2 + 2 * slow_identification(model, batch)
+    torch.testing.assert_close(model(batch), expected)
+
+
+@torch.no_grad()
+def test_a_fixed_width_between_equal_networks_is_nt_xent(batch):
+    z = tiny_model().project(torch.cat(batch)).split(32)
+    width = 0.4
+    log_widths = [torch.full((32,), math.log(width))] * 2
+    scores = identification_scores(z, log_widths, z)
+    expected = nt_xent(*(unit(each) for each in z), width**2)
+    torch.testing.assert_close(torch.stack(scores).mean(), expected)
+
+
+@pytest.mark.parametrize("rule", ["crps", "point"])
+@pytest.mark.parametrize("heads", ["shared", "own", "stopped"])
+@pytest.mark.parametrize("width", ["predicted", "constant", "fixed"])
+def test_both_terms_train_every_online_parameter(batch, rule, heads, width):
+    model = tiny_model(**BOTH, rule=rule, heads=heads, width=width)
+    model(batch).backward()
+    for name, parameter in model.named_parameters():
+        has = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        assert has != name.startswith("target."), name
+
+
+def gradients(model, batch):
+    model(batch).backward()
+    return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+
+
+def test_stopped_heads_learn_as_alone_and_leave_the_encoder_to_the_identification(batch):
+    both = tiny_model(regression=1.0, identification=1.0, heads="stopped")
+    alone = [tiny_model(**ALONE), tiny_model()]
+    for model in alone:
+        known = {name: both.state_dict()[name] for name in model.state_dict()}
+        model.load_state_dict(known)
+    found = gradients(both, batch)
+    identified, regressed = (gradients(model, batch) for model in alone)
+    assert found.keys() == identified.keys() | regressed.keys()
+    for name, gradient in found.items():
+        expected = regressed[name] if name.startswith("head.") else identified[name]
+        torch.testing.assert_close(gradient, expected, msg=name)
+
+
+@torch.no_grad()
+def test_the_identification_alone_predicts_a_width_and_no_sigma(batch):
+    model = tiny_model(**ALONE)
+    found = model.describe(batch[0])
+    assert model.sigma_range is None and found.log_sigma is None
+    assert found.doubts.keys() == {"width", "mean_norm", "projection_norm"}
+    prediction = model.predict_from(model.project(batch[0]))
+    torch.testing.assert_close(found.doubts["width"], prediction.log_width)
+    torch.testing.assert_close(found.doubts["mean_norm"], -prediction.mean.norm(dim=1))
+
+
+@pytest.mark.parametrize("width", ["constant", "fixed"])
+def test_a_width_that_all_images_share_is_no_doubt(batch, width):
+    assert "width" not in tiny_model(**ALONE, width=width).describe(batch[0]).doubts
+
+
+@torch.no_grad()
+def test_doubts_of_two_means_are_those_of_the_regression(batch):
+    model = tiny_model(**BOTH, heads="own")
+    found = model.describe(batch[0])
+    mu = model.predict(batch[0])[1]
+    assert set(found.doubts) == set(DOUBTS) and found.log_sigma.shape == (32, 4)
+    torch.testing.assert_close(found.doubts["mean_norm"], -mu.norm(dim=1))
+    torch.testing.assert_close(found.doubts["unexplained"], 1 - mu.square().sum(1) / 4)
+
+
+def test_without_identification_there_is_no_weight_for_it():
+    assert {name.split(".")[0] for name in tiny_model().state_dict()} == {
+        *("encoder", "projector", "head", "target")
+    }

@@ -77,6 +77,10 @@ def test_a_lambda_without_a_minimum_is_refused(kind, value):
         ),
         ({"rule": "point", "lambda_": 0.5}, "lambda is 0.5; the rule point has no spread term"),
         ({"rule": "energy", "estimator": "monte_carlo", "lambda_": 1.5}, "below sqrt"),
+        ({"heads": "stoped"}, "did you mean 'stopped'"),
+        ({"width": "constnat"}, "did you mean 'constant'"),
+        ({"heads": "stopped"}, "heads is 'stopped'; nothing would train the encoder; set iden"),
+        ({"regression": 0.0}, "regression is 0.0; it must be above 0 where identification is 0"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(keys, message):

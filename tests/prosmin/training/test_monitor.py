@@ -4,6 +4,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from prosmin.data.dataset import Split
+from prosmin.models.networks import Encoder
+from prosmin.objectives.registry import build
 from prosmin.training import diagnostics, monitor
 from prosmin.training.monitor import Monitor
 
@@ -50,3 +52,20 @@ def test_a_monitor_of_few_images_has_them_all_in_their_order():
     assert (
         found.images.equal(images) and found.bank.equal(images) and found.labels.equal(split.labels)
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "has_sigma"),
+    [
+        ({}, True),
+        ({"identification": 1.0, "heads": "stopped"}, True),
+        ({"identification": 1.0, "regression": 0.0}, False),
+    ],
+)
+def test_sigma_is_watched_where_the_objective_predicts_it(keys, has_sigma):
+    backbone = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 6))
+    backbone.num_features = 6
+    model = build(Encoder(backbone, [0.5], [0.25]), 12, 4, keys)
+    images = torch.arange(20 * 64, dtype=torch.int32).to(torch.uint8).view(20, 1, 8, 8)
+    row = monitor.observe(model, Monitor(images), batch_size=7)
+    assert ({"sigma_mean", "sigma_clamped"} <= row.keys()) == has_sigma and "rankme" in row

@@ -297,6 +297,23 @@ FAULTS = {
         {"pretrain.objective.rule": "log", "pretrain.objective.lambda": 1.2},
         "pretrain.objective.lambda is 1.2; the rule log has no spread term to weigh; leave it at 1",
     ),
+    "no term": (
+        {"pretrain.objective.regression": 0},
+        "pretrain.objective.regression is 0; it must be above 0 where identification is 0",
+    ),
+    "no score for the encoder": (
+        {"pretrain.objective.heads": "stopped"},
+        "pretrain.objective.heads is 'stopped'; nothing would train the encoder; ",
+    ),
+    "unknown width": (
+        {"pretrain.objective.width": "predict"},
+        "pretrain.objective.width is 'predict'; allowed: predicted, constant, fixed ",
+        "(did you mean 'predicted'?)",
+    ),
+    "width at no image": (
+        {"pretrain.objective.initial_width": 0.001},
+        "pretrain.objective.initial_width is 0.001; it must be at least 0.01",
+    ),
     # lists
     "empty grid": ({"knn.k": []}, "knn.k is []; it must be given at least 1 entry"),
     "no corruption": (
@@ -629,6 +646,8 @@ def test_numbers_are_numbers_however_yaml_reads_them(tmp_path, written, read):
         {"pretrain.objective.rule": "energy", "pretrain.objective.estimator": "monte_carlo"},
         {"pretrain.objective": {"name": "byol"}},
         {"pretrain.objective": {"name": "dino", "prototypes": 16}},
+        {"pretrain.objective": {"name": "prosmin", "regression": 0, "identification": 1}},
+        {"pretrain.objective.identification": 1.0, "pretrain.objective.heads": "stopped"},
         {"pretrain.objective": ABSENT},
         {"embed": ABSENT, "lowshot": ABSENT, "report": ABSENT, "pretrain.views": ABSENT},
         {"fetch.own": HUB, "dataset": "own"},
