@@ -2,6 +2,8 @@
 
 Nothing heavy is imported here, so a program that only reads settings loads no torch. A keyword of
 Python has an underscore at its end: a file writes ``lambda`` for ``lambda_``.
+
+Longer than 300 lines, because the settings of all objectives are one union.
 """
 
 import math

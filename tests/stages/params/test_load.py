@@ -259,7 +259,7 @@ FAULTS = {
     ),
     "objective without a name": (
         {"pretrain.objective": {"lambda": 1.0}},
-        "pretrain.objective.name is missing; allowed: byol, dino, ",
+        "pretrain.objective.name is missing; allowed: barlow, byol, ",
     ),
     "number for an objective": (
         {"pretrain.objective": 5},
@@ -427,7 +427,7 @@ FAULTS = {
     ),
     "unknown objective": (
         {"pretrain.objective.name": "simclear"},
-        "pretrain.objective.name is 'simclear'; allowed: byol, dino, mocov3, prosmin, ",
+        "pretrain.objective.name is 'simclear'; allowed: barlow, byol, dino, ",
         "(did you mean 'simclr'?)",
     ),
     "unknown rule": (
