@@ -15,6 +15,7 @@ from prosmin.common.encoders import TRAINED
 from prosmin.common.errors import UserError
 from prosmin.evaluation import knn
 from prosmin.evaluation.linear_probe import Probe
+from prosmin.evaluation.ood_scores import DETECTORS
 from prosmin.metrics import classification, selective
 from prosmin.metrics.catalogue import Entry, entry_of
 from prosmin.metrics.classification import Metric
@@ -24,7 +25,6 @@ from stages.common.features import read_features
 from stages.params.load import Params, load
 
 WORKSPACE = "workspace"
-DETECTORS = ("knn", "mahalanobis", "msp", "combined", "sigma")
 
 
 class Row(NamedTuple):
@@ -128,7 +128,7 @@ def read(run: Results) -> Results:
         scores = files.read_arrays(path)
         outside = run.folder / layout.features(name, TRAINED)
         run.others[name] = read_features(outside, name).digests("test")
-        for detector in DETECTORS:
+        for detector in (name for name, entry in DETECTORS.items() if entry.drawn):
             keys = [f"{TRAINED}.{detector}.{kind}" for kind in ("id", "ood")]
             if keys[0] in scores:
                 scores.check({key: (files.NUMBER, letter) for key, letter in zip(keys, "io")})

@@ -168,9 +168,56 @@ def relative_mahalanobis(train: Sample, query: Sample, settings: Settings) -> Ar
     Ren et al. 2021 (arXiv 2106.09022), eq. 2. Both covariances are shrunk as for ``mahalanobis``.
     """
     known = train.features[_given(train.labels) >= 0].astype(np.float64)
+    to_all = _to_mean(known, query.features, settings.shrinkage)
+    scores: Array = _to_classes(train, query, settings.shrinkage) - to_all
+    return scores
+
+
+def mahalanobis_normalised(train: Sample, query: Sample, settings: Settings) -> Array:
+    """``mahalanobis`` of L2-normalised features: Mahalanobis++ (Mueller and Hein, ICML 2025).
+
+    The norms of features vary more than a Gaussian with one covariance for all classes allows.
+    """
+    return _to_classes(_unit_length(train), _unit_length(query), settings.shrinkage)
+
+
+def gaussian(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Squared Mahalanobis distance to the mean of all training images under their covariance.
+
+    ``mahalanobis`` with one class for all images, so it needs no labels.
+    """
+    return _to_mean(train.features.astype(np.float64), query.features, settings.shrinkage)
+
+
+def ssd(train: Sample, query: Sample, settings: Settings) -> Array:
+    """``gaussian`` of L2-normalised, then standardised features.
+
+    SSD with one cluster (Sehwag et al., ICLR 2021, sec. 3), apart from the shrinkage.
+    """
+    known, asked = (_unit_length(sample).features.astype(np.float64) for sample in (train, query))
+    mean, deviation = known.mean(axis=0), known.std(axis=0) + 1e-10
+    known, asked = (known - mean) / deviation, (asked - mean) / deviation
+    return _to_mean(known, asked, settings.shrinkage)
+
+
+def feature_norm(train: Sample, query: Sample, settings: Settings) -> Array:
+    """Minus the Euclidean norm of the features, which is often small for OOD images.
+
+    Park et al., ICCV 2023 (arXiv 2310.05316), who explain it.
+    """
+    scores: Array = -np.linalg.norm(query.features.astype(np.float64), axis=1)
+    return scores
+
+
+def _unit_length(sample: Sample) -> Sample:
+    return replace(sample, features=unit(sample.features))
+
+
+def _to_mean(known: Array, asked: Array, shrinkage: float) -> Array:
+    """Squared Mahalanobis distance [N] of ``asked`` [N, F] to the mean of ``known``."""
     centre = known.mean(axis=0)
-    asked = (query.features - centre) @ _whitening(known - centre, settings.shrinkage)
-    scores: Array = _to_classes(train, query, settings.shrinkage) - np.square(asked).sum(axis=1)
+    whitened = (asked - centre) @ _whitening(known - centre, shrinkage)
+    scores: Array = np.square(whitened).sum(axis=1)
     return scores
 
 

@@ -31,7 +31,8 @@ class Detector:
     needs: fields of ``Sample`` that ``score`` reads beside the features: ``labels`` and ``head`` of
         the training images, ``logits`` and ``log_sigma`` of the images to score.
     colour, dash: of its line in figures: a colour of the report's palette, a dash of Matplotlib.
-    drawn: figures show the detector. Tables show all detectors.
+    drawn: figures and comparisons of runs show the detector. Tables show all detectors.
+    headline: the terminal, the model card and the abstract of the report name the detector.
     parts: the detectors of a combined score (``combined``).
     """
 
@@ -41,7 +42,16 @@ class Detector:
     colour: str = "ink"
     dash: str | tuple[int, tuple[float, ...]] = "-"
     drawn: bool = False
+    headline: bool = False
     parts: tuple[str, ...] = ()
+
+    @property
+    def label_free(self) -> bool:
+        """No label has an influence on the scores."""
+        supervised = {"labels", "logits", "head"}
+        return all(DETECTORS[part].label_free for part in self.parts) and not (
+            supervised & set(self.needs)
+        )
 
     @property
     def from_networks(self) -> bool:
@@ -60,18 +70,32 @@ DETECTORS = {
     "max_logit": Detector("max-logit", formulas.max_logit, LOGITS, "orange", "--"),
     "entropy": Detector("entropy", formulas.entropy, LOGITS, "orange"),
     "energy": Detector("energy", formulas.energy, LOGITS, "red", "--"),
-    "knn": Detector("k-NN distance", formulas.knn, (), "trained", drawn=True),
-    "mahalanobis": Detector("Mahalanobis", formulas.mahalanobis, LABELS, "green", "-.", drawn=True),
+    "knn": Detector("k-NN distance", formulas.knn, (), "trained", drawn=True, headline=True),
+    "mahalanobis": Detector(
+        "Mahalanobis", formulas.mahalanobis, LABELS, "green", "-.", drawn=True, headline=True
+    ),
+    "mahalanobis_normalised": Detector(
+        "Mahalanobis, normalised", formulas.mahalanobis_normalised, LABELS, "green", ":"
+    ),
     "relative_mahalanobis": Detector(
         "Mahalanobis, relative", formulas.relative_mahalanobis, LABELS, "green", "--"
     ),
+    "gaussian": Detector("Mahalanobis, one Gaussian", formulas.gaussian, (), "trained", "-."),
+    "ssd": Detector("SSD", formulas.ssd, (), "trained", "--"),
+    "feature_norm": Detector("feature norm", formulas.feature_norm, (), "trained", ":"),
     "vim": Detector("ViM", formulas.vim, ("head", *LOGITS), "green"),
     "combined": Detector("k-NN + Mahalanobis", drawn=True, parts=("knn", "mahalanobis")),
     "combined_sigma": Detector(
         "k-NN + Mahalanobis + σ", dash="--", parts=("knn", "mahalanobis", "sigma")
     ),
     "sigma": Detector(
-        "predicted sigma", formulas.sigma, ("log_sigma",), "purple", (0, (3, 1.2)), drawn=True
+        "predicted sigma",
+        formulas.sigma,
+        ("log_sigma",),
+        "purple",
+        (0, (3, 1.2)),
+        drawn=True,
+        headline=True,
     ),
     "view_score": Detector("score of views", colour="red", drawn=True),
     "view_score_constant": Detector("score of views, σ fixed", colour="red", dash=":"),

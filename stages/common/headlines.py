@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from prosmin.common.encoders import ENCODERS
 from prosmin.common.files import Section, read_metrics
+from prosmin.evaluation.ood_scores import DETECTORS
 from prosmin.metrics.catalogue import Entry, entry_of
 from stages.common import layout
 from stages.params.load import Params
 
-DETECTORS = ("mahalanobis", "knn", "sigma")
 TEST_IMAGES = "test images"
 
 
@@ -105,7 +105,7 @@ def _sources(params: Params) -> Iterator[_Source]:
     for name in params.finetune.datasets:
         yield _Source(f"fine-tuned on {name}", layout.metrics("finetune", name), ("accuracy",))
     for name, distance in params.ood.sets.items():
-        for detector in DETECTORS:
+        for detector in (name for name, entry in DETECTORS.items() if entry.headline):
             of = f"OOD, {name} ({distance}), {detector}"
             yield _Source(of, layout.metrics("ood", name), (detector, "auroc"))
     for metric in ("mce_unnormalised", "feature_similarity"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
 from prosmin.corruptions import BENCHMARK
+from prosmin.evaluation.ood_scores import DETECTORS
 from prosmin.metrics.catalogue import entry_of
 from stages.common import layout
 from stages.report.figures.lines import detector_line
@@ -13,9 +14,6 @@ from stages.report.tables.rows import Row, Value, row
 
 MINUS = "\u2212"
 TO = "\u2060\u2013\u2060"  # an en dash without a line break
-
-# The abstract names these detectors; the table has all.
-ABSTRACT_DETECTORS = ("knn", "mahalanobis", "sigma")
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -145,8 +143,8 @@ def _ood(inputs: Inputs) -> str:
     auroc_ranges, evaluated = ranges(sets), sum(bool(ood_set.detections) for ood_set in sets)
     spans = [
         f"{auroc_ranges[name][0]:.2f}{TO}{auroc_ranges[name][1]:.2f} by {detector_line(name).label}"
-        for name in ABSTRACT_DETECTORS
-        if name in auroc_ranges
+        for name, entry in DETECTORS.items()
+        if entry.headline and name in auroc_ranges
     ]
     if not spans:
         return ""

@@ -1,5 +1,6 @@
 """Detectors against pytorch-ood, SciPy and their definitions written out."""
 
+from dataclasses import replace
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -17,6 +18,9 @@ from pytorch_ood.detector import (
 )
 from scipy.spatial.distance import cdist
 from scipy.stats import entropy
+from sklearn.covariance import ShrunkCovariance
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler, normalize
 
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.evaluation import knn, ood_detectors
@@ -160,6 +164,54 @@ def test_mahalanobis_is_the_definition_written_out(ood_digits, shrinkage):
         ood_detectors.mahalanobis(train, inside, Settings(shrinkage=shrinkage)),
         expected,
         rtol=1e-8,
+    )
+
+
+def test_mahalanobis_normalised_is_mahalanobis_of_unit_vectors(ood_digits):
+    train, inside, _ = ood_digits
+    unit = [replace(sample, features=normalize(sample.features)) for sample in (train, inside)]
+    np.testing.assert_allclose(
+        ood_detectors.mahalanobis_normalised(train, inside, DEFAULTS),
+        ood_detectors.mahalanobis(*unit, DEFAULTS),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1, 0.7])
+def test_one_gaussian_is_the_librarys(ood_digits, shrinkage):
+    """The covariance without labels, shrunk towards its mean variance, in scikit-learn."""
+    train, inside, _ = ood_digits
+    library = ShrunkCovariance(shrinkage=shrinkage).fit(train.features.astype(np.float64))
+    found = ood_detectors.gaussian(
+        Sample(train.features), Sample(inside.features), Settings(shrinkage=shrinkage)
+    )
+    np.testing.assert_allclose(found, library.mahalanobis(inside.features), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shrinkage", [0.01, 0.1])
+def test_ssd_is_the_librarys_gaussian_behind_its_normaliser_and_scaler(ood_digits, shrinkage):
+    train, inside, _ = ood_digits
+    prepare = make_pipeline(Normalizer(), StandardScaler())
+    known = prepare.fit_transform(train.features.astype(np.float64))
+    library = ShrunkCovariance(shrinkage=shrinkage).fit(known)
+    expected = library.mahalanobis(prepare.transform(inside.features.astype(np.float64)))
+    found = ood_detectors.ssd(
+        Sample(train.features), Sample(inside.features), Settings(shrinkage=shrinkage)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_normalised_detectors_do_not_see_the_length_of_a_feature(ood_digits):
+    train, inside, _ = ood_digits
+    longer = replace(inside, features=3 * inside.features)
+    for score in (ood_detectors.ssd, ood_detectors.mahalanobis_normalised, ood_detectors.knn):
+        np.testing.assert_allclose(
+            score(train, longer, DEFAULTS), score(train, inside, DEFAULTS), rtol=1e-4
+        )
+    np.testing.assert_allclose(
+        ood_detectors.feature_norm(train, longer, DEFAULTS),
+        -3 * np.linalg.norm(inside.features, axis=1),
+        rtol=1e-6,
     )
 
 

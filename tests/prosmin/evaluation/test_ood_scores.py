@@ -15,6 +15,7 @@ from prosmin.metrics import detection
 DEFAULTS = Settings()
 COMBINED = [name for name, entry in ood_scores.DETECTORS.items() if entry.parts]
 COMPUTED = [name for name, entry in ood_scores.DETECTORS.items() if entry.score]
+LABEL_FREE = [name for name in COMPUTED if ood_scores.DETECTORS[name].label_free]
 ALL = [*COMPUTED, *COMBINED]
 
 
@@ -39,7 +40,7 @@ def test_scores_are_high_where_the_answer_is_obvious(name):
         return Sample(features, log_sigma=sigmas, logits=logits, labels=labels, head=head)
 
     train, inside = (sample(centres[labels], -2.0) for _ in range(2))
-    outside = sample(np.array([-5.0, -5.0, -5.0]), 1.0)
+    outside = sample(np.array([-1.0, -1.0, -4.0]), 1.0)  # of small norm as well
     low, high = (ood_scores.score_all(train, each, DEFAULTS)[name] for each in (inside, outside))
     found = detection.evaluate(low, high, resamples=100, seed=0)
     assert found["auroc"] == found["aupr_ood"] == found["aupr_id"] == 1.0
@@ -122,7 +123,14 @@ def test_a_k_that_the_training_images_allow_is_allowed_without_the_held_out_ones
 @pytest.mark.parametrize(
     ("lacking", "left"),
     [
-        ({"labels", "logits", "head"}, ["knn", "sigma"]),
+        (
+            {"labels", "logits", "head"},
+            [
+                name
+                for name, entry in ood_scores.DETECTORS.items()
+                if entry.score and entry.label_free
+            ],
+        ),
         ({"log_sigma"}, [name for name in ALL if "sigma" not in name]),
         ({"head"}, [name for name in ALL if name != "vim"]),
     ],
@@ -130,6 +138,12 @@ def test_a_k_that_the_training_images_allow_is_allowed_without_the_held_out_ones
 def test_what_the_samples_lack_leaves_the_detectors_that_need_it_out(ood_digits, lacking, left):
     bare = [replace(each, **dict.fromkeys(lacking)) for each in ood_digits[:2]]
     assert list(ood_scores.score_all(*bare, DEFAULTS)) == left
+
+
+def test_a_detector_is_label_free_where_none_of_its_parts_reads_labels():
+    free = {name for name, entry in ood_scores.DETECTORS.items() if entry.label_free}
+    assert free >= {"knn", "gaussian", "ssd", "feature_norm", "sigma", "view_score"}
+    assert not free & {"msp", "vim", "mahalanobis", "combined", "combined_sigma"}
 
 
 def test_an_entry_is_computed_or_made_of_parts_or_comes_from_the_networks():
