@@ -230,6 +230,29 @@ def test_a_fixed_width_between_equal_networks_is_nt_xent(batch):
     torch.testing.assert_close(torch.stack(scores).mean(), expected)
 
 
+def test_the_identification_keeps_no_more_memory_for_its_gradient_than_nt_xent():
+    generator = torch.Generator().manual_seed(0)
+    z = [torch.randn(64, 4, generator=generator, requires_grad=True) for _ in range(2)]
+    log_widths = [torch.zeros(64, requires_grad=True) for _ in range(2)]
+    targets = [each.detach() for each in z]
+    identified = kept(lambda: torch.stack(identification_scores(z, log_widths, targets)).mean())
+    assert identified <= kept(lambda: nt_xent(*(unit(each) for each in z), 0.2)) * 1.1
+
+
+def kept(loss):
+    """Bytes that autograd keeps from a loss for its gradient."""
+    sizes = {}
+
+    def note(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        value = loss()
+    assert value.requires_grad
+    return sum(sizes.values())
+
+
 @pytest.mark.parametrize("rule", ["crps", "point"])
 @pytest.mark.parametrize("heads", ["shared", "own", "stopped"])
 @pytest.mark.parametrize("width", ["predicted", "constant", "fixed"])
