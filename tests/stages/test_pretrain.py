@@ -33,6 +33,7 @@ from stages import (
 )
 from stages import export as export_stage
 from stages.common import declared, inputs
+from stages.common.features import load_features
 from stages.common.headlines import rows
 from stages.params.load import load
 from stages.params.pretrain import FileWeights
@@ -132,6 +133,8 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
     found = files.read_json("metrics/pretrain.json")
     assert found["images"] == 48 and "knn_accuracy" not in found
     embed.main(params, "digits")
+    doubts = load_features("digits", "trained").doubts("test")
+    assert doubts.keys() == {"projection_norm", "mean_norm", "unexplained"}
     for name in ("digits_inverted", "patches"):
         fetch.main(params, name)
         embed.main(params, name)
@@ -200,7 +203,7 @@ def test_an_external_encoder_takes_the_place_of_a_trained_one(tmp_path, monkeypa
     assert files.read_csv("plots/pretrain/loss.csv") == []
     embed.main(params, "digits")
     assert not any(
-        "log_sigma" in name
+        "log_sigma" in name or "doubt" in name
         for name in files.read_arrays("results/embed/digits/trained.safetensors")
     )
     export_stage.main(params)
