@@ -91,7 +91,12 @@ def run_graph(
             results = _run_here(stages, downstream, force, workers, lock)
             ending = _ending(results)
             if saved and ending.is_completed():
-                kept = saved.save()
+                ran = {
+                    stage: result.seconds
+                    for stage, result in results.items()
+                    if result.outcome == "ran"
+                }
+                kept = saved.save(next(iter(results)), ran)
                 log.info("experiment %s: see it with `dvc exp show`", kept)
                 log.info("take it over with `dvc exp apply %s`", kept)
                 if view := VIEW.get():

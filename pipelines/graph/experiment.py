@@ -8,13 +8,14 @@ can be used.
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from stages.params.yaml_file import INTERPOLATION, read
 
 # A commit and the uncommitted changes, as ``take_snapshot`` returns them.
 SNAPSHOT = r"[0-9a-f]{40,64}(\+[0-9a-f]{40,64})?"
+SECONDS = "seconds: "  # how the line of the stages begins in the message of an experiment
 LONGEST = 4000  # characters of a change; DVC's grammar takes many seconds to read more
 
 
@@ -37,16 +39,42 @@ class Experiment:
     origin: Path
     name: str | None
 
-    def save(self) -> str:
-        """Commit the results for ``dvc exp show`` in the folder of origin; returns the name."""
+    def save(self, stage: str, seconds: Mapping[str, float]) -> str:
+        """Commit the results for ``dvc exp show`` in the folder of origin; returns the name.
+
+        stage: one that is up to date. DVC notes the results that it has of all stages, or of those
+            that are named, as of the settings of the experiment. Every stage of the run has been
+            noted already, and results of other stages are of other settings or missing.
+        seconds: of the stages that ran, by name. They stand in the message of the commit, from
+            which ``seconds_of`` reads them.
+        """
+        times = {stage: round(value, 2) for stage, value in seconds.items()}
+        message = f"experiment {self.name or ''}\n\n{SECONDS}{json.dumps(times)}"
         untracked = git(self.folder, "ls-files", "--others", "--exclude-standard").splitlines()
         with dag.opened() as repo:
-            saved = repo.experiments.save(name=self.name, include_untracked=untracked, force=False)
+            saved = repo.experiments.save(
+                targets=[stage],
+                name=self.name,
+                include_untracked=untracked,
+                force=False,
+                message=message,
+            )
             name = self.name or repo.experiments.get_exact_name([saved])[saved]
         # Git creates the reference completely or not at all, and beside another fetch.
         words = ("fetch", "--quiet", "--no-tags", str(self.folder), "refs/exps/*:refs/exps/*")
         git(self.origin, *words, fails="cannot be kept")
         return name
+
+
+def seconds_of(reference: str) -> dict[str, float]:
+    """Seconds of the stages that ran in an experiment, by name; not of those that DVC restored.
+
+    reference: of git.
+    """
+    for line in git(Path(), "log", "-1", "--format=%B", reference).splitlines():
+        if line.startswith(SECONDS):
+            return json.loads(line.removeprefix(SECONDS))
+    return {}
 
 
 @contextlib.contextmanager

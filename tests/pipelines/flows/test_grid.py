@@ -11,18 +11,17 @@ from pipelines.graph.revisions import stale
 from prosmin.common.errors import UserError
 from stages.common import declared
 from stages.params.load import load
-from tests.pipelines.conftest import ROOT, Project
+from tests.pipelines.conftest import ROOT
 
 RANK = "metrics/leaf/one.json:trained.accuracy"
 
 
 @pytest.mark.integration
 @pytest.mark.timeout(200)
-def test_what_a_point_has_not_made_is_left_out_though_its_commit_has_it(tmp_path, monkeypatch):
-    project = Project(tmp_path / "a project", {})
+def test_what_a_point_has_not_made_is_left_out_though_its_commit_has_it(project, monkeypatch):
     project.run("dvc", "repro", "-q")
     project.commit()
-    project.run("dvc", "exp", "run", "-S", "pretrain.epochs=5", "-n", "part", "leaf@one")
+    project.flow("leaf@one", "--set", "pretrain.epochs=5", "--name", "part")
     monkeypatch.chdir(project.folder)
     (row,) = table(
         Sweep(grid={"seed": [0]}, rank=RANK, show=[RANK.replace("one", "two")]),
