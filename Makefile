@@ -3,12 +3,13 @@
 #   make flow        the same, with stages in parallel         ARGS="--set pretrain.epochs=5"
 #   make dashboard   Prefect's web pages on this machine       PORT=4300
 #   make sweep       one experiment per point of a grid        FILE=sweeps/lambda.yaml
+#   make study       compare methods over seeds            FILE=studies/digits.yaml
 #   make test        run the tests                             ARGS="-k scoring"
 #   make lint        check style, types, lists of dvc.yaml
 #   make lock        resolve requirements.lock again           ARGS=--upgrade: newest versions
 #   make ... PYTHON=/path/to/python    choose the Python of .venv
 
-.PHONY: help repro flow dashboard sweep test lint lock environment
+.PHONY: help repro flow dashboard sweep study test lint lock environment
 
 # Settings for another Python must not reach this one.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
@@ -31,6 +32,9 @@ dashboard: environment
 
 sweep: environment
 	@$(run_in_venv) python -m pipelines.sweep $(FILE) $(ARGS)
+
+study: environment
+	@$(run_in_venv) python -m pipelines.study $(FILE) $(ARGS)
 
 test: environment
 	@$(in_venv) python -m pytest $(ARGS)

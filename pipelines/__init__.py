@@ -1,4 +1,7 @@
-"""The programs that run the graph: ``make repro``, ``flow``, ``dashboard`` and ``sweep``."""
+"""The programs that run the graph: ``make repro``, ``flow``, ``dashboard``, ``sweep``, ``study``.
+
+More than 12 entries, because every command is an entry.
+"""
 
 import sys
 

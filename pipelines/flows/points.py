@@ -1,16 +1,36 @@
-"""Points of a sweep, each in a process and a folder of its own, with a part of the machine."""
+"""Points of a sweep or study, each in a process and a folder of its own, on its cores."""
 
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from pipelines.engine import machine
 from pipelines.engine.execute import ended, guarded
-from pipelines.flows.grid import Sweep, Value, written
+from pipelines.flows.grid import Value, written
 from pipelines.flows.server import stop
+
+
+@dataclass(frozen=True)
+class Point:
+    """An experiment to run.
+
+    changes: of params, by dotted key.
+    stages: to run, with all that they need; empty: all stages.
+    title: in the name of its task; left out: the changes.
+    """
+
+    changes: Mapping[str, Value]
+    stages: Sequence[str] = field(default=())
+    title: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The title, or the changes where it has none."""
+        return self.title or ", ".join(f"{key}={value}" for key, value in self.changes.items())
 
 
 class Slots:
@@ -38,16 +58,16 @@ class Slots:
 class Points:
     """Runs points as processes below guards, each in the thread that asks."""
 
-    def __init__(self, sweep: Sweep, snapshot: str, slots: int):
-        self.sweep, self.snapshot, self.slots = sweep, snapshot, Slots(slots)
+    def __init__(self, snapshot: str, slots: int):
+        self.snapshot, self.slots = snapshot, Slots(slots)
         self._running: dict[str, subprocess.Popen[str]] = {}
         self._guard, self._stopped = threading.Lock(), False
 
-    def run(self, name: str, point: Mapping[str, Value], show: Callable[[str], None]) -> str:
+    def run(self, name: str, point: Point, show: Callable[[str], None]) -> str:
         """Run a point; returns why it failed, or an empty string."""
-        command = [sys.executable, "-m", "pipelines.run", *self.sweep.stages]
+        command = [sys.executable, "-m", "pipelines.run", *point.stages]
         command += ["--name", name, "--snapshot", self.snapshot]
-        command += ["--set", *(f"{key}={written(value)}" for key, value in point.items())]
+        command += ["--set", *(f"{key}={written(value)}" for key, value in point.changes.items())]
         with self.slots.taken() as share:
             with self._guard:
                 if self._stopped:

@@ -1,12 +1,13 @@
 """The sweep as a Prefect flow: one task per point, and a ranked table at the end."""
 
 import sys
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.flows.grid import Sweep, Value, existing, prepare, table
-from pipelines.flows.points import Points
+from pipelines.flows.grid import Sweep, existing, prepare, table
+from pipelines.flows.points import Point, Points
 from pipelines.flows.server import settle
 from pipelines.flows.terminal import tell
 from prosmin.common.errors import UserError
@@ -57,15 +58,47 @@ def run_sweep(
     points = sweep.points()
     width = len(str(len(points) - 1))
     names = {f"{name}-{place:0{width}}": point for place, point in enumerate(points)}
-    done, failed = existing(), dict[str, str]()
-    running = Points(sweep, snapshot, slots)
+    running = Points(snapshot, slots)
+    failed = run_points(
+        {name: Point(point, sweep.stages) for name, point in names.items()},
+        running,
+        existing(),
+        echo,
+    )
+    ranked = table(sweep, names, failed)
+    create_table_artifact(
+        ranked,
+        key="ranking",
+        description=f"By {rank}, the {'lowest' if sweep.lowest_first else 'highest'} first.",
+    )
+    if echo:
+        tell(aligned(ranked), sys.stdout)
+    text = f"{len(names) - len(failed)} of {len(names)} points done"
+    if failed:
+        return Failed(message=f"{text}; failed: {', '.join(failed)}")
+    return Completed(message=text)
 
-    def start(name: str, point: dict[str, Value]) -> Any:
-        settings = ", ".join(f"{key}={value}" for key, value in point.items())
 
+def run_points(
+    points: Mapping[str, Point], running: Points, done: Collection[str], echo: bool
+) -> dict[str, str]:
+    """Run points as tasks of the flow that calls, and wait for all of them.
+
+    Args:
+        points: By the name of their experiment.
+        running: Starts them; it is stopped where the flow is.
+        done: Names of experiments that exist. They are not run again.
+        echo: Whether to write to the terminal too.
+
+    Returns:
+        Why a point failed, by name.
+    """
+    failed: dict[str, str] = {}
+
+    def start(name: str, point: Point) -> Any:
         @task(
             name="point",
-            task_run_name=f"{name}: {settings}",
+            task_run_name=f"{name}: {point.shown}",
             persist_result=False,
         )
         def work() -> State[Any]:
@@ -80,26 +113,17 @@ def run_sweep(
 
         return work.submit()
 
-    futures = [start(name, point) for name, point in names.items()]
+    futures = [start(name, point) for name, point in points.items()]
     try:
         for future in futures:
             future.wait()
-    finally:
+    except BaseException:
         running.stop()
+        raise
+    finally:
         for future in futures:
             future.wait()
-    ranked = table(sweep, names, failed)
-    create_table_artifact(
-        ranked,
-        key="ranking",
-        description=f"By {rank}, the {'lowest' if sweep.lowest_first else 'highest'} first.",
-    )
-    if echo:
-        tell(aligned(ranked), sys.stdout)
-    text = f"{len(names) - len(failed)} of {len(names)} points done"
-    if failed:
-        return Failed(message=f"{text}; failed: {', '.join(failed)}")
-    return Completed(message=text)
+    return failed
 
 
 def aligned(rows: list[dict[str, Any]]) -> str:

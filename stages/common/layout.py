@@ -35,6 +35,7 @@ KNN_GRID = plot("knn", "grid")
 EXPORT = results("export")
 REPORT = results("report") / "index.html"
 COMPARISON = results("compare") / "index.html"
+STUDIES = results("study")  # a folder per study
 DOUBT = "doubt."  # start of the fields of label-free scores in a file of features
 
 

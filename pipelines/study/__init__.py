@@ -1,0 +1,1 @@
+"""Methods compared on the whole evaluation, over seeds, with equal tuning effort."""

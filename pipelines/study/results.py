@@ -1,0 +1,64 @@
+"""The metrics of experiments, read from git."""
+
+import io
+import json
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipelines.graph.experiment import git, seconds_of
+from pipelines.study.claims import Files
+from stages.common import current, declared, layout
+
+PARTS = (declared.PARAMS, declared.GRAPH, declared.LOCK, layout.METRICS)
+TRAINING = "pretrain"  # the stage whose seconds are the cost of a method; others evaluate it
+
+
+@dataclass(frozen=True)
+class Result:
+    """One experiment. files: its metrics by path. seconds: of the stages that ran, by name."""
+
+    files: Files
+    seconds: Mapping[str, float]
+
+    def value(self, metric: str) -> float | None:
+        """A number, such as metrics/linear.json:trained.accuracy_val; None where it is missing."""
+        path, _, key = metric.partition(":")
+        content: Any = self.files.get(path, {})
+        for step in key.split("."):
+            content = content.get(step) if isinstance(content, Mapping) else None
+        return float(content) if isinstance(content, int | float) else None
+
+
+def references() -> dict[str, str]:
+    """The experiments that stand on the last commit: git's reference by name."""
+    head = git(Path(), "rev-parse", "HEAD").strip()
+    folder = f"refs/exps/{head[:2]}/{head[2:]}/"
+    listed = git(Path(), "for-each-ref", "--format=%(refname)", folder).splitlines()
+    return {reference.removeprefix(folder): reference for reference in listed}
+
+
+@cache
+def read(reference: str) -> Result:
+    """The metrics of an experiment, without those that are not of its own settings."""
+    present = set(git(Path(), "ls-tree", "--name-only", reference).splitlines())
+    names = [str(path) for path in PARTS if str(path) in present]
+    archive = subprocess.run(
+        ["git", "archive", "--format=tar", reference, "--", *names], capture_output=True, check=True
+    ).stdout
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(folder, filter="data")
+        stale = current.stale(folder)
+        files = {}
+        for path in sorted((folder / layout.METRICS).rglob("*.json")):
+            name = str(path.relative_to(folder))
+            if current.belongs(name, stale):
+                files[name] = json.loads(path.read_text())
+    return Result(files, seconds_of(reference))
