@@ -33,6 +33,7 @@ from stages.params.load import Params
 
 CLEAN = "clean"
 SEEN = 512  # training images at most, for the statistics of the targets
+COMPONENTS = 2000  # training images at most, whose predictions make up the mixture
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,14 @@ def main(params: Params, name: str = "") -> None:
         views = ViewSettings(size=settings.image_size, **own)
         splits = list(trained["params"]["splits"])
     seeing = prediction.Seeing(asked.views, views, seed)
-    training = _training_images(params.dataset, splits, settings, seed)
+    training = _training_images(params.dataset, splits, settings)
+    known, components = (
+        training[sample_rows(len(training), limit, seed, purpose)]
+        for limit, purpose in (
+            (SEEN, "statistics of the targets"),
+            (COMPONENTS, "components of the predictive mixture"),
+        )
+    )
     images = dataset.load_split(
         f"data/{name}", "test", settings.image_size, settings.channels
     ).images
@@ -68,7 +76,7 @@ def main(params: Params, name: str = "") -> None:
                 *(name, encoder),
             )
             continue
-        reference = prediction.fit_reference(model, training, seeing)
+        reference = prediction.fit_reference(model, known, seeing, components)
         for condition, content in conditions.items():
             measured = prediction.measure(model, content, reference, seeing)
             values = prediction.summarise(measured, asked.bootstrap, seed)
@@ -94,10 +102,8 @@ def main(params: Params, name: str = "") -> None:
     files.write_metrics(layout.metrics("prediction", name), metrics)
 
 
-def _training_images(
-    name: str, splits: list[str], settings: store.ModelSettings, seed: int
-) -> torch.Tensor:
-    """Draw at most ``SEEN`` of the images that the network was trained on."""
+def _training_images(name: str, splits: list[str], settings: store.ModelSettings) -> torch.Tensor:
+    """Load the images that the network was trained on."""
     folder = f"data/{name}"
     present = [split for split in dataset.split_names(folder) if split in splits]
     if not present:
@@ -109,8 +115,7 @@ def _training_images(
         dataset.load_split(folder, split, settings.image_size, settings.channels).images
         for split in present
     ]
-    images = torch.cat(parts)
-    return images[sample_rows(len(images), SEEN, seed, "statistics of the targets")]
+    return torch.cat(parts)
 
 
 if __name__ == "__main__":

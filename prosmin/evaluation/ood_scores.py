@@ -101,6 +101,8 @@ DETECTORS = {
     "view_score_constant": Detector("score of views, σ fixed", colour="red", dash=":"),
     "disagreement": Detector("disagreement", colour="purple"),
     "disagreement_constant": Detector("disagreement, σ fixed", colour="purple", dash=":"),
+    "mixture": Detector("predictive mixture", colour="trained"),
+    "mixture_constant": Detector("predictive mixture, σ fixed", colour="trained", dash=":"),
 }
 
 

@@ -9,12 +9,16 @@ Training normalises targets by the statistics of their batch. Here the score of 
 depend on the other images, so the statistics are those of training images, computed once
 (``fit_reference``), and the networks run in evaluation mode.
 
-Letters in shapes: N images, V views, D dimensions of the projection, L levels, B bins.
+The predictions of training images, taken together, are a density of targets: a mixture of
+Gaussians. Where it is low, a target is new.
+
+Letters in shapes: N images, V views, D dimensions of the projection, L levels, B bins, M components
+of the mixture.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -36,7 +40,7 @@ from prosmin.views.settings import ViewSettings
 LEVELS = (50, 80, 90)  # central intervals whose coverage is counted, in per cent
 BINS = 20  # of the PIT histogram
 _CHUNK = 256  # images at a time; a constant, because the drawn views depend on it
-_REFERENCE, _MEASURE = 0, 1  # purposes of a random stream, part of its seed
+_REFERENCE, _MEASURE, _MIXTURE = 0, 1, 2  # purposes of a random stream, part of its seed
 
 Predicting = ProSMIN | Published  # the objectives that predict a distribution
 
@@ -57,16 +61,23 @@ class Reference:
     normalisation: of the targets.
     sigma: [D], the control for predicted sigma: per dimension the constant standard deviation with
         the lowest CRPS around the predicted means.
+    mixture: mu and sigma [M, D] of the predictions that make up the mixture.
     """
 
     normalisation: Normalisation
     sigma: Tensor
+    mixture: tuple[Tensor, Tensor]
 
 
-def fit_reference(model: Predicting, images: Tensor, seeing: Seeing) -> Reference:
+def fit_reference(
+    model: Predicting, images: Tensor, seeing: Seeing, components: Tensor | None = None
+) -> Reference:
     """Compute the reference from training images, uint8 [N, C, S, S].
 
     The targets are normalised as in the training of the model.
+
+    components: the training images whose predictions, from one view per image, make up the mixture,
+        uint8 [M, C, S, S]; ``None``: ``images``.
     """
     mu, _, y = (
         torch.cat(parts) for parts in zip(*_look(model, images, seeing, _REFERENCE), strict=True)
@@ -78,7 +89,11 @@ def fit_reference(model: Predicting, images: Tensor, seeing: Seeing) -> Referenc
             y.flatten(0, 1), model.normalise, model.shrinkage, torch.float64
         )
     errors = torch.cat([y - mu for mu, y in _pairs(mu, normalisation(y))])
-    return Reference(normalisation, best_constant(errors))
+    single = replace(seeing, views=1)
+    components = images if components is None else components
+    centres, log_sigmas, _ = zip(*_look(model, components, single, _MIXTURE), strict=True)
+    mixture = torch.cat(centres)[:, 0], torch.cat(log_sigmas)[:, 0].exp()
+    return Reference(normalisation, best_constant(errors), mixture)
 
 
 def best_constant(errors: Tensor) -> Tensor:
@@ -99,6 +114,22 @@ def best_constant(errors: Tensor) -> Tensor:
     return ((low + high) / 2).exp()
 
 
+def log_density(y: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
+    """Log density of a mixture of M Gaussians of equal weight, float64 [n].
+
+    y: [n, D]. mu: [M, D]. sigma: standard deviations [M, D], or [D] for all components.
+    """
+    y, mu = y.double(), mu.double()
+    sigma = sigma.double().expand_as(mu)
+    precision = sigma.pow(-2)
+    # Two matrix products; in float32 they would lose the digits of small differences y - mu.
+    squares = y.square() @ precision.T - 2.0 * (y @ (mu * precision).T)
+    squares += (mu.square() * precision).sum(1)
+    logarithms = -0.5 * squares - sigma.log().sum(1)
+    constant = math.log(len(mu)) + 0.5 * mu.shape[1] * math.log(2.0 * math.pi)
+    return logarithms.logsumexp(1) - constant
+
+
 @dataclass(frozen=True)
 class Measured:
     """Scores of N images, float64 [N] unless said otherwise.
@@ -111,6 +142,8 @@ class Measured:
     error: mean |y - mu|.
     disagreement: mean E|X_i - X_j| of predictions from two views.
     disagreement_constant: the same with constant sigma.
+    mixture: minus the log density of the targets under the mixture, per dimension, mean over views.
+    mixture_constant: the same with constant sigma.
     """
 
     inside: np.ndarray
@@ -121,14 +154,19 @@ class Measured:
     error: np.ndarray
     disagreement: np.ndarray
     disagreement_constant: np.ndarray
+    mixture: np.ndarray
+    mixture_constant: np.ndarray
 
 
 def measure(model: Predicting, images: Tensor, reference: Reference, seeing: Seeing) -> Measured:
     """Score images uint8 [N, C, S, S] of any dataset; N is at least 1."""
-    parts = [
-        _measure(mu, log_sigma, reference.normalisation(y), reference.sigma)
-        for mu, log_sigma, y in _look(model, images, seeing, _MEASURE)
-    ]
+    parts = []
+    for mu, log_sigma, y in _look(model, images, seeing, _MEASURE):
+        y = reference.normalisation(y)
+        parts.append(
+            _measure(mu, log_sigma, y, reference.sigma)
+            | _surprise(y, *reference.mixture, reference.sigma)
+        )
     rows = {
         name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]
     }
@@ -174,6 +212,15 @@ def _measure(mu: Tensor, log_sigma: Tensor, y: Tensor, constant: Tensor) -> dict
     return rows | {"inside": inside, "log_sigma": log_sigma.mean((1, 2))}
 
 
+def _surprise(y: Tensor, mu: Tensor, sigma: Tensor, constant: Tensor) -> dict[str, Tensor]:
+    """The two fields of ``Measured`` about the mixture, of y [N, V, D]."""
+    widths = {"mixture": sigma, "mixture_constant": constant}
+    return {
+        name: -log_density(y.flatten(0, 1), mu, width).view(y.shape[:2]).mean(1) / y.shape[2]
+        for name, width in widths.items()
+    }
+
+
 def _pairs(mu: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Pair the prediction of view i with the target of view i + shift, for each shift.
 
@@ -206,6 +253,7 @@ def view_scores(measured: Measured) -> dict[str, np.ndarray]:
 
     view_score: S of ``prosmin.scoring`` with lambda 1, the expected loss between two views.
     disagreement: expected distance of samples predicted from two views.
+    mixture: how unlikely the targets are under the predictions of training images.
     With the ending ``_constant`` the same with a constant sigma, the control.
     """
     return {
@@ -213,6 +261,8 @@ def view_scores(measured: Measured) -> dict[str, np.ndarray]:
         "view_score_constant": 2 * measured.crps_constant,
         "disagreement": measured.disagreement,
         "disagreement_constant": measured.disagreement_constant,
+        "mixture": measured.mixture,
+        "mixture_constant": measured.mixture_constant,
     }
 
 

@@ -115,7 +115,8 @@ def test_it_writes_what_the_library_says_of_each_condition(place, params):
         np.testing.assert_allclose(
             scores[f"{encoder}.disagreement_constant"], clean.disagreement_constant, rtol=1e-4
         )
-    assert len(scores) == 8 and all(
+        np.testing.assert_allclose(scores[f"{encoder}.mixture"], clean.mixture, rtol=1e-4)
+    assert len(scores) == 2 * len(prediction.view_scores(clean)) and all(
         each.dtype == np.float64 and each.shape == (40,) for each in scores.values()
     )
 

@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from sklearn.datasets import load_digits
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from prosmin import scoring
 from prosmin.evaluation import prediction
@@ -62,7 +63,8 @@ def measured(mu, log_sigma, y, constant=None):
         mu, log_sigma, y, torch.ones(mu.shape[-1]) if constant is None else constant
     )
     rows = {name: values.double().numpy() for name, values in rows.items()}
-    return prediction.Measured(**rows | {"pit": rows["pit"].mean(0)})
+    unmeasured = dict.fromkeys(("mixture", "mixture_constant"), np.empty(0))
+    return prediction.Measured(**rows | unmeasured | {"pit": rows["pit"].mean(0)})
 
 
 def test_targets_that_come_as_predicted_are_covered_as_they_should_be():
@@ -133,6 +135,32 @@ def test_a_sigma_that_knows_its_errors_has_skill_and_one_that_does_not_has_none(
     assert guesses["sigma_error_correlation_low"] < 0 < guesses["sigma_error_correlation_high"]
 
 
+def mixture_of(mu, sigma):
+    """The mixture in PyTorch's own words."""
+    parts = Independent(Normal(mu, sigma.expand_as(mu)), 1)
+    return MixtureSameFamily(Categorical(torch.ones(len(mu))), parts)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_the_density_is_that_of_torchs_mixture(constant):
+    rng = torch.Generator().manual_seed(0)
+    mu = torch.randn(50, 6, generator=rng, dtype=torch.float64)
+    sigma = torch.exp(torch.randn(50, 6, generator=rng, dtype=torch.float64) - 2)
+    sigma = sigma[0] if constant else sigma
+    y = torch.cat([mu[:5] + 0.01, 3 * torch.randn(20, 6, generator=rng, dtype=torch.float64)])
+    found = prediction.log_density(y, mu, sigma)
+    torch.testing.assert_close(found, mixture_of(mu, sigma).log_prob(y))
+
+
+def test_the_density_keeps_its_digits_where_sigma_is_small():
+    """1e4 standard deviations from 0, in float32 as networks give it."""
+    mu = torch.full((3, 4), 10.0)
+    y = mu[:1] + 1e-3 * torch.tensor([1.0, 0.0, -1.0, 2.0])
+    expected = norm.logpdf((y[0] - mu[0]).double().numpy(), 0, 1e-3).sum()
+    found = prediction.log_density(y, mu, torch.full((4,), 1e-3))
+    assert float(found) == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.fixture(scope="module")
 def model():
     return store.build_model(SETTINGS, seed=1).eval()
@@ -150,7 +178,8 @@ def test_the_numbers_of_an_image_do_not_depend_on_those_that_come_with_it(
     alone, among = (
         prediction.measure(model, IMAGES[30 : 30 + count], reference, SEEING) for count in (10, 25)
     )
-    for name in ("inside", "crps", "crps_constant", "log_sigma", "error", "disagreement"):
+    names = ("inside", "crps", "crps_constant", "log_sigma", "error", "disagreement", "mixture")
+    for name in names:
         np.testing.assert_allclose(
             getattr(among, name)[:10], getattr(alone, name), rtol=1e-4, atol=1e-5
         )
@@ -163,6 +192,22 @@ def test_the_seed_draws_the_views(model, reference):
     )
     np.testing.assert_array_equal(first.crps, again.crps)
     assert not np.array_equal(first.crps, other.crps)
+
+
+def test_the_mixture_is_made_of_predictions_from_one_view_of_each_component(model, reference):
+    chosen = IMAGES[40:52]
+    found = prediction.fit_reference(model, IMAGES[:30], SEEING, chosen)
+    torch.testing.assert_close(found.sigma, reference.sigma)
+    single = Seeing(1, SEEING.settings, 0)
+    mu, log_sigma, _ = next(prediction._look(model, chosen, single, prediction._MIXTURE))
+    measured = prediction.measure(model, IMAGES[30:33], found, SEEING)
+    y = next(prediction._look(model, IMAGES[30:33], SEEING, prediction._MEASURE))[2]
+    y = found.normalisation(y).double()
+    widths = {"mixture": log_sigma[:, 0].exp(), "mixture_constant": found.sigma}
+    for name, sigma in widths.items():
+        density = mixture_of(mu[:, 0].double(), sigma.double())
+        expected = [-density.log_prob(views).mean() / 4 for views in y]
+        np.testing.assert_allclose(getattr(measured, name), expected, rtol=1e-6)
 
 
 def test_the_reference_whitens_the_training_targets_and_knows_nothing_else(model, reference):
