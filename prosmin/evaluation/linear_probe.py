@@ -1,33 +1,39 @@
 """The linear probe: multinomial logistic regression on frozen features.
 
-The objective is ``mean NLL + l2 / 2 * ||weight||^2`` over standardised features; the bias has no
-penalty. With the mean, ``l2`` has the same effect for any number N of samples; scikit-learn's C is
+``prosmin.common.compute.logistic`` has the objective and its minimisation. The objective has the
+mean over the N samples, so ``l2`` has the same effect for any N; scikit-learn's C is
 ``1 / (N * l2)``.
 
 Letters in shapes: N images, F features, C classes.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from prosmin.common.compute.backend import NUMPY, chunks, rows_at_once
+from prosmin.common.compute.logistic import (
+    COARSE,
+    FINE,
+    Regression,
+    Solution,
+    Standard,
+)
 from prosmin.common.errors import UserError, shown
 from prosmin.common.files import damaged, read_arrays, write_arrays
+from prosmin.common.seeds import sample_rows
 from prosmin.evaluation.label_subsets import Labelled, count_classes
 from prosmin.metrics import calibration, classification, conformal, selective
 from prosmin.metrics.intervals import Metric
 
 ReliabilityRow = tuple[str, float, float, float, float, int]
 
-ITERATIONS = 1000  # of L-BFGS, at most
-# L-BFGS stops where a step reduces the objective by ``ftol`` or less, relative to the larger of the
-# objective and 1, or where no slope is larger than ``gtol``.
-FINE = {"ftol": 1e-13, "gtol": 1e-6}
-COARSE = {"ftol": 1e-5, "gtol": 1e-4}
+HELD_OUT = 50_000  # images of val, at most, that temperature and conformal threshold are fitted to
 RISE = 1.01  # the search of l2 ends at this multiple of the lowest NLL
 
 log = logging.getLogger(__name__)
@@ -58,9 +64,30 @@ class Probe:
                 f"features have shape {features.shape}; "
                 f"the probe was fitted to [N, {len(self.mean)}]"
             )
-        standard = (features.astype(np.float64) - self.mean) / self.std
-        logits: np.ndarray = standard @ self.weight.astype(np.float64).T + self.bias
+        logits = np.empty((len(features), len(self.bias)))
+        weight = self.weight.astype(np.float64).T
+
+        def fill(rows: slice) -> None:
+            standard = (features[rows].astype(np.float64) - self.mean) / self.std
+            np.add(standard @ weight, self.bias, out=logits[rows])
+
+        list(NUMPY.map(fill, self._chunks(features)))
         return logits
+
+    def _chunks(self, features: np.ndarray) -> Iterator[slice]:
+        return chunks(len(features), rows_at_once(*self.weight.shape))
+
+    def average(self, metric: Callable[[np.ndarray, np.ndarray], Any], held: Labelled) -> float:
+        """Compute a metric that is a mean over images, without the logits of all at once.
+
+        metric: of logits and labels.
+        """
+        features, labels = held
+
+        def total(rows: slice) -> float:
+            return float(metric(self.logits(features[rows]), labels[rows])) * len(labels[rows])
+
+        return sum(NUMPY.map(total, self._chunks(features))) / len(labels)
 
     @property
     def linear(self) -> tuple[np.ndarray, np.ndarray]:
@@ -91,85 +118,34 @@ class Probe:
         return cls(**weights, temperature=temperature, threshold=threshold)
 
 
-def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation ``[F]`` of features ``[N, F]``, float32.
-
-    A feature that is constant to float32 rounding gets a standard deviation of 1.
-    """
-    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    std = np.where(std <= 1e-6 * np.abs(mean), 1.0, std)
-    return mean.astype(np.float32), std.astype(np.float32)
-
-
-class _Regression:
-    """The objective over features [N, F], which it standardises, and labels [N].
-
-    The solution is a flat matrix [C, F + 1]; its last column is the bias.
-    """
-
-    def __init__(
-        self,
-        features: np.ndarray,
-        labels: np.ndarray,
-        classes: int,
-        standard: tuple[np.ndarray, np.ndarray] | None = None,
-    ):
-        if not np.isfinite(features).all():
-            raise UserError(
-                "the features hold values that are not finite; no probe can be fitted to them"
-            )
-        self.mean, self.std = standard or standardisation(features)
-        self.inputs = (features.astype(np.float64) - self.mean) / self.std
-        self.truth = np.eye(classes)[labels]
-        self.shape = (classes, self.inputs.shape[1] + 1)
-
-    def __call__(self, flat: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
-        """Return the objective and its gradient at a solution."""
-        weight, bias = flat.reshape(self.shape)[:, :-1], flat.reshape(self.shape)[:, -1]
-        logp = classification.log_softmax(self.inputs @ weight.T + bias)  # [N, C]
-        count = len(self.inputs)
-        slope = (np.exp(logp) - self.truth) / count  # [N, C], of the mean NLL in the logits
-        gradient = np.column_stack([slope.T @ self.inputs + l2 * weight, slope.sum(axis=0)])
-        value = -(logp * self.truth).sum() / count + l2 / 2 * (weight**2).sum()
-        return value, gradient.ravel()
-
-    def minimise(
-        self, l2: float, start: np.ndarray | None, precision: dict[str, float]
-    ) -> np.ndarray:
-        """Find the solution by L-BFGS from ``start`` (None: zero)."""
-        from scipy.optimize import minimize
-
-        options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "maxcor": 20, **precision}
-        start = np.zeros(self.shape).ravel() if start is None else start
-        result = minimize(self, start, args=(l2,), jac=True, method="L-BFGS-B", options=options)
-        if result.status == 1:
-            log.warning(
-                "the probe with l2 %g has not converged after %d iterations", l2, result.nit
-            )
-        solution: np.ndarray = result.x
-        return solution
-
-    def probe(self, flat: np.ndarray) -> Probe:
-        """Make a probe of a solution."""
-        whole = flat.reshape(self.shape).astype(np.float32)
-        return Probe(whole[:, :-1].copy(), whole[:, -1].copy(), self.mean, self.std)
-
-
 def fit(
     features: np.ndarray,
     labels: np.ndarray,
     classes: int,
     l2: float,
-    standard: tuple[np.ndarray, np.ndarray] | None = None,
+    standard: Standard | None = None,
 ) -> Probe:
     """Fit a probe to features ``[N, F]`` and labels ``[N]`` in 0..classes-1.
 
     standard: mean and std ``[F]`` to standardise by. None: those of ``features``.
-    A probe that has not converged after ``ITERATIONS`` is used all the same, and a warning logged.
+    A probe that has not converged is used all the same, and a warning logged.
     Raises ``UserError`` for features that are not finite.
     """
-    regression = _Regression(features, labels, classes, standard)
-    return regression.probe(regression.minimise(l2, None, FINE))
+    regression = Regression([(features, labels)], classes, standard)
+    return _probe(regression, regression.minimise(l2, None, FINE))
+
+
+def refit(probe: Probe, parts: Sequence[Labelled], l2: float) -> Probe:
+    """Fit a probe to the images of all parts, from the weights of ``probe``, of fewer images."""
+    regression = Regression(parts, len(probe.bias))
+    weights = probe.weight.astype(np.float64), probe.bias.astype(np.float64)
+    start = Solution(*weights).moved((probe.mean, probe.std), regression.standard)
+    return _probe(regression, regression.minimise(l2, start, FINE))
+
+
+def _probe(regression: Regression, solution: Solution) -> Probe:
+    weights = solution.weight.astype(np.float32), solution.bias.astype(np.float32)
+    return Probe(*weights, *regression.standard)
 
 
 def select(
@@ -183,21 +159,21 @@ def select(
     only rises from there, and weak l2 would take most of the time. The chosen l2 is then fitted to
     full precision. Of equal NLL the stronger l2 wins. Warns of a choice at the edge of the grid.
     """
-    regression = _Regression(*train, classes)
-    solution, lowest, chosen = None, np.inf, (np.nan, np.zeros(0))
+    regression = Regression([train], classes)
+    solution: Solution | None = None
+    best, lowest, chosen = np.nan, np.inf, solution
     for strength in sorted(l2, reverse=True):
         solution = regression.minimise(strength, solution, COARSE)
-        error = float(classification.nll(regression.probe(solution).logits(val[0]), val[1]))
+        error = _probe(regression, solution).average(classification.nll, val)
         if error < lowest:
-            lowest, chosen = error, (strength, solution)
+            best, lowest, chosen = strength, error, solution
         elif error > RISE * lowest:
             break
-    best, solution = chosen
     if len(l2) > 1 and best in (min(l2), max(l2)):
         log.warning(
             "l2 %g, at the edge of its grid, has the lowest held-out NLL; widen the grid", best
         )
-    return best, regression.probe(regression.minimise(best, solution, FINE))
+    return best, _probe(regression, regression.minimise(best, chosen, FINE))
 
 
 def classification_metrics(
@@ -219,14 +195,16 @@ def classification_metrics(
     wanted: dict[str, Metric] = {"accuracy": partial(classification.accuracy, logits, labels)}
     if logits.shape[1] > 5:
         wanted["accuracy_top5"] = partial(classification.top_k_accuracy, logits, labels, 5)
-    errors = ("ece", "ece_adaptive", "ece_classwise")
+    errors = ("ece", "ece_adaptive")
     for suffix, scaled in (("", logits), ("_calibrated", logits / temperature)):
         probabilities = classification.softmax(scaled)
+        binned = calibration.ClasswiseBins(probabilities, labels)
         wanted[f"nll{suffix}"] = partial(classification.nll, scaled, labels)
         wanted[f"brier{suffix}"] = partial(classification.brier, probabilities, labels)
         wanted[f"aurc{suffix}"] = partial(selective.aurc, probabilities, labels)
         for name in errors:
             wanted[f"{name}{suffix}"] = partial(getattr(calibration, name), probabilities, labels)
+        wanted[f"ece_classwise{suffix}"] = partial(calibration.binned_ece_classwise, binned)
     sets = conformal.prediction_sets(classification.softmax(logits / temperature), threshold)
     wanted["conformal_coverage"] = partial(conformal.coverage, sets, labels)
     wanted["conformal_size"] = partial(conformal.size, sets.sum(axis=1))
@@ -265,7 +243,8 @@ def evaluate_probe(
 
     1. The lowest NLL on val of probes fitted to train selects the l2 (``select``).
     2. The temperature is fitted on val to the selected probe, which has not seen val.
-       The conformal threshold is fitted on val to its calibrated probabilities.
+       The conformal threshold is fitted on val to its calibrated probabilities. Of a larger val,
+       both take ``HELD_OUT`` images, drawn at random.
     3. The probe is refitted to train and val with this l2 and keeps temperature and threshold: a
        temperature fitted to images that the probe has learned from would be too low.
 
@@ -278,18 +257,21 @@ def evaluate_probe(
     """
     classes = count_classes({"train": train[1], "val": val[1], "test": test[1]})
     strength, selected = select(train, val, classes, l2)
-    seen = selected.logits(val[0])
-    temperature = calibration.fit_temperature(seen, val[1])
+    drawn = sample_rows(len(val[1]), HELD_OUT, seed, "held out to calibrate")
+    seen, truth = selected.logits(val[0][drawn]), val[1][drawn]
+    temperature = calibration.fit_temperature(seen, truth)
     # Rounded as in the file, so that a probe that is read back gives exactly these numbers.
     temperature = float(np.float32(temperature))
-    features, labels = (np.concatenate(parts) for parts in zip(train, val, strict=True))
-    probe = fit(features, labels, classes, strength)
-    threshold = conformal.fit_threshold(classification.softmax(seen / temperature), val[1])
+    probe = refit(selected, (train, val), strength)
+    threshold = conformal.fit_threshold(classification.softmax(seen / temperature), truth)
     probe = replace(probe, temperature=temperature, threshold=threshold)
 
     logits = probe.logits(test[0])
     scored = classification_metrics(logits, test[1], temperature, threshold, bootstrap, seed)
     rows = reliability_rows(logits, test[1], temperature)
     # To choose between encoders by: the accuracy of the selected probe, which has not seen val.
-    held_out = {"accuracy_val": float(classification.accuracy(seen, val[1])), "n_val": len(val[1])}
+    held_out = {
+        "accuracy_val": selected.average(classification.accuracy, val),
+        "n_val": len(val[1]),
+    }
     return Evaluation(probe, scored | {"l2": strength, "n": len(test[1])} | held_out, rows)

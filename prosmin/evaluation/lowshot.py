@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from prosmin.common.compute.logistic import standardisation
 from prosmin.evaluation.label_subsets import Labelled, count_classes, few_labels
-from prosmin.evaluation.linear_probe import fit, standardisation
+from prosmin.evaluation.linear_probe import fit
 from prosmin.metrics import classification
 from prosmin.metrics.intervals import over_draws
 

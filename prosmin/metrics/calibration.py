@@ -94,25 +94,66 @@ def ece_adaptive(
     return _as_asked(np.array(values), counts)
 
 
-# The probabilities of two classes can be wrong by 1 for one image, so the mean over classes lies in
-# [0, 2 / classes].
-@on(lambda probabilities: Scale(0.0, 2 / probabilities.shape[1], finest=4))
+class ClasswiseBins:
+    """The bins of ``ece_classwise``, filled once for many resamples.
+
+    Of C probabilities per sample fewer than ``bins`` lie above the first bin, so these are kept as
+    a sparse matrix. The first bin is one product with all probabilities, less its excess.
+    """
+
+    def __init__(self, probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS):
+        from scipy.sparse import csr_array
+
+        check_predictions(probabilities, labels, probabilities=True)
+        n, classes = probabilities.shape
+        self.probabilities, self.classes, self.bins = probabilities, classes, bins
+        above = probabilities > np.linspace(0, 1, bins + 1)[1]
+        row, column = np.nonzero(above)
+        confidence = probabilities[row, column]
+        low = np.flatnonzero(~above[np.arange(n), labels])  # samples whose label is in bin 0
+        cells = (  # row, cell and sum of (confidence - hit)
+            (
+                row,
+                column * bins + _equal_width(confidence, bins),
+                confidence - (labels[row] == column),
+            ),
+            (row, column * bins, -confidence),
+            (low, labels[low] * bins, np.full(len(low), -1.0)),
+        )
+        rows, places, gaps = (np.concatenate(parts) for parts in zip(*cells, strict=True))
+        self.gaps = csr_array((gaps, (rows, places)), shape=(n, classes * bins))
+
+    def errors(self, counts: Counts) -> np.ndarray:
+        """``ece_classwise`` of each resample, ``[R]`` of counts ``[R, N]``."""
+        sums = np.ascontiguousarray(counts @ self.gaps).reshape(-1, self.classes, self.bins)
+        sums[:, :, 0] += counts @ self.probabilities
+        errors: np.ndarray = np.abs(sums).sum(axis=(1, 2)) / (self.classes * counts.sum(axis=1))
+        return errors
+
+
+def _classwise_scale(classes: int) -> Scale:
+    """The probabilities of two classes can be wrong by 1 for one image: at most 2 / classes."""
+    return Scale(0.0, 2 / classes, finest=4)
+
+
+@on(lambda probabilities: _classwise_scale(probabilities.shape[1]))
 def ece_classwise(
     probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None, bins: int = BINS
 ) -> "float | np.ndarray":
     """Mean over classes c of the equal-width calibration error of p_c for "the label is c".
 
     In [0, 1]. The "classwise-ECE" of Kull et al. 2019, eq. 3, and the static calibration error of
-    Nixon et al. 2019.
+    Nixon et al. 2019. For many resamples, ``binned_ece_classwise`` fills the bins once.
     """
-    check_predictions(probabilities, labels, probabilities=True)
-    rows = _rows(counts, len(labels))
-    classes = range(probabilities.shape[1])
-    errors = [
-        binned_error(probabilities[:, c], (labels == c).astype(np.float64), rows, bins)
-        for c in classes
-    ]
-    return _as_asked(np.mean(errors, axis=0), counts)
+    return binned_ece_classwise(ClasswiseBins(probabilities, labels, bins), counts)
+
+
+@on(lambda binned: _classwise_scale(binned.classes))
+def binned_ece_classwise(
+    binned: ClasswiseBins, counts: Counts | None = None
+) -> "float | np.ndarray":
+    """``ece_classwise`` of bins that are filled."""
+    return _as_asked(binned.errors(_rows(counts, len(binned.probabilities))), counts)
 
 
 def reliability(

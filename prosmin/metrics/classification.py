@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from prosmin.common.compute.backend import chunks, rows_at_once
 from prosmin.common.errors import UserError
 from prosmin.metrics import intervals
 from prosmin.metrics.intervals import PROPORTION, Scale, on
@@ -62,14 +63,19 @@ def check_predictions(
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities ``[N, C]`` of logits ``[N, C]``, float64; finite for finite logits."""
-    shifted: np.ndarray = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    logs: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    logs = np.empty(logits.shape)
+    for rows in chunks(len(logits), rows_at_once(logits.shape[1])):
+        part = logits[rows].astype(np.float64)
+        part -= part.max(axis=1, keepdims=True)
+        part -= np.log(np.exp(part).sum(axis=1, keepdims=True))
+        logs[rows] = part
     return logs
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities ``[N, C]`` of logits ``[N, C]``, in float64."""
-    probabilities: np.ndarray = np.exp(log_softmax(logits))
+    logs = log_softmax(logits)
+    probabilities: np.ndarray = np.exp(logs, out=logs)
     return probabilities
 
 
@@ -132,7 +138,9 @@ def brier(
 ) -> "float | np.ndarray":
     """Mean over samples of the squared error summed over classes, in [0, 2] (Brier 1950)."""
     check_predictions(probabilities, labels, probabilities=True)
-    return mean(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1), counts)
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
+    others = np.einsum("nc,nc->n", probabilities, probabilities) - own**2
+    return mean(np.maximum(others, 0) + (1 - own) ** 2, counts)
 
 
 def with_intervals(

@@ -17,9 +17,11 @@ level and the level plus 1 / (n + 1), apart from ties.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
+from prosmin.common.compute.backend import chunks, rows_at_once
 from prosmin.common.errors import UserError
 from prosmin.metrics.classification import Counts, check_predictions, mean
 from prosmin.metrics.intervals import PROPORTION, Scale, on
@@ -54,7 +56,14 @@ def fit_threshold(probabilities: np.ndarray, labels: np.ndarray, level: float = 
     probabilities: ``[N, C]`` of images that the classifier was not fitted to. labels: ``[N]``.
     """
     check_predictions(probabilities, labels, probabilities=True)
-    own = np.sort(np.take_along_axis(scores(probabilities), labels[:, None], axis=1)[:, 0])
+    own = np.sort(
+        np.concatenate(
+            [
+                np.take_along_axis(scores(probabilities[rows]), labels[rows, None], axis=1)[:, 0]
+                for rows in _parts(probabilities)
+            ]
+        )
+    )
     # Rounded before the ceiling: (9 + 1) 0.9 is 9, but not in floating point for every n and level.
     place = math.ceil(round((len(own) + 1) * level, 9))
     return float(own[place - 1]) if place <= len(own) else math.inf
@@ -64,8 +73,13 @@ def prediction_sets(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """The classes of the set of each image, bool [N, C], from probabilities [N, C]."""
     if math.isnan(threshold) or threshold < 0:
         raise UserError(f"the conformal threshold is {threshold}; it must be at least 0")
-    sets: np.ndarray = scores(probabilities) <= threshold
-    return sets
+    sets = [scores(probabilities[rows]) <= threshold for rows in _parts(probabilities)]
+    return np.concatenate(sets)
+
+
+def _parts(probabilities: np.ndarray) -> Iterator[slice]:
+    """Rows whose scores are computed at a time, because the scores of all need much memory."""
+    return chunks(len(probabilities), rows_at_once(probabilities.shape[1]))
 
 
 @on(PROPORTION)

@@ -1,5 +1,7 @@
 """Calibration errors against torchmetrics, a loop over bins and hand-worked cases; temperature."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torchmetrics.functional.classification import (
 )
 
 from prosmin.common.errors import UserError
-from prosmin.metrics import calibration, classification
+from prosmin.metrics import calibration, classification, intervals
 from tests.reference import calibration as reference
 
 
@@ -51,6 +53,30 @@ def test_classwise_ece_equals_torchmetrics_averaged_over_classes():
     assert calibration.ece_classwise(probabilities, labels) == pytest.approx(
         np.mean(oracle), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("bins", [1, 4, 15])
+@pytest.mark.parametrize("classes", [2, 5, 40])
+def test_classwise_ece_of_resamples_is_that_of_each_class_alone(classes, bins):
+    """Against dense bins of every class, for confident and for even predictions."""
+    for sharpen in (0.3, 1, 8):
+        logits, labels = predictions(200, classes, sharpen=sharpen)
+        probabilities = classification.softmax(logits)
+        probabilities[:3] = np.eye(classes)[[0, 1, 1]]  # on the edges of bins
+        counts = np.concatenate(list(intervals.resamples(200, 7, seed=0)))
+        expected = np.mean(
+            [
+                calibration.binned_error(probabilities[:, c], labels == c, counts, bins)
+                for c in range(classes)
+            ],
+            axis=0,
+        )
+        ours = calibration.ece_classwise(probabilities, labels, counts, bins)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
+        binned = calibration.ClasswiseBins(probabilities, labels)
+        assert intervals.scale_of(
+            partial(calibration.binned_ece_classwise, binned)
+        ) == intervals.scale_of(partial(calibration.ece_classwise, probabilities, labels))
 
 
 @pytest.mark.parametrize("n", [600, 601, 7])
