@@ -14,10 +14,10 @@ import json
 from benchmarks.trust import small
 from benchmarks.trust import mutants
 
-found = mutants.run(20, len(small.KINDS), seed=1)
-refused = [mutant.said for mutant in found if mutant.outcome == "refused"]
-print(json.dumps({"kinds": len(small.KINDS), "of": [mutant.kind for mutant in found],
-                  "failed": [mutant for mutant in found if mutant.failed], "refused": refused}))
+tried = mutants.run(20, len(small.KINDS), seed=1)
+refused = [mutant.said for mutant in tried if mutant.outcome == "refused"]
+print(json.dumps({"kinds": len(small.KINDS), "of": [mutant.kind for mutant in tried],
+                  "failed": [mutant for mutant in tried if mutant.failed], "refused": refused}))
 """
 
 
@@ -25,6 +25,6 @@ print(json.dumps({"kinds": len(small.KINDS), "of": [mutant.kind for mutant in fo
 def test_a_damaged_file_of_each_kind_is_read_or_refused_in_one_sentence():
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["failed"] == []
-    assert len(set(found["of"])) == found["kinds"] + 1 and len(found["refused"]) > 30
+    summary = json.loads(done.stdout)
+    assert summary["failed"] == []
+    assert len(set(summary["of"])) == summary["kinds"] + 1 and len(summary["refused"]) > 30

@@ -128,13 +128,13 @@ class Project:
         self.run("python -c", RUN, *STAGES)
         self.run("dvc commit --force --quiet", *(stage.replace(" ", "@") for stage in STAGES))
 
-    def apply(self, found: Recipe) -> None:
+    def apply(self, change: Recipe) -> None:
         """Write the new files of a recipe and apply its diffs."""
         self.run("git checkout -q -- params.yaml")
-        for name, content in found.files.items():
+        for name, content in change.files.items():
             assert not (self.folder / name).exists(), f"{name} exists already"
             (self.folder / name).write_text(content)
-        for diff in found.diffs:
+        for diff in change.diffs:
             (self.folder / ".git/change.diff").write_text(diff)
             self.run("git apply --recount .git/change.diff")
         shutil.copy(self.folder / "params.yaml", self.folder / ".git/params.yaml")

@@ -30,11 +30,11 @@ def read(project: Project, name: str) -> dict:
 
 def follow(project: Project, title: str) -> str:
     """Apply a recipe, run its commands and return what they print."""
-    found = recipe(title)
-    project.apply(found)
-    said = "".join(project.run(command) for command in found.commands)
+    change = recipe(title)
+    project.apply(change)
+    said = "".join(project.run(command) for command in change.commands)
     project.run("python -m pipelines.deps")
-    modules = [name for name in found.changed if name.endswith(".py")]
+    modules = [name for name in change.changed if name.endswith(".py")]
     project.run("ruff check", *modules)
     project.run("ruff format --check", *modules)
     return said

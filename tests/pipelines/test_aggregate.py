@@ -43,7 +43,7 @@ def project(tmp_path_factory):
 
 
 def cells(said: str, label: str) -> list[str]:
-    line = next(each for each in said.splitlines() if each.startswith(f"| {label}"))
+    line = next(row for row in said.splitlines() if row.startswith(f"| {label}"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
@@ -57,19 +57,19 @@ def test_the_mean_over_seeds_and_the_paired_difference(project):
         ("linear probe: accuracy", ACCURACIES, "better"),
         ("corruption: mean error (lower is better)", ERRORS, "worse"),
     ):
-        found = cells(said, label)
+        columns = cells(said, label)
         low, high = ttest_1samp(values["a"], 0).confidence_interval(0.95)
-        each = " ".join(f"{value:.3f}" for value in values["a"])
-        assert found[1:5] == [
+        by_seed = " ".join(f"{value:.3f}" for value in values["a"])
+        assert columns[1:5] == [
             f"{np.mean(values['a']):.3f}",
             f"[{low:.3f}, {high:.3f}]",
-            each,
+            by_seed,
             "0.500",
         ]
         gain = np.subtract(values["a"], values["b"])
         low, high = ttest_1samp(gain, 0).confidence_interval(0.95)
         apart = verdict if low > 0 or high < 0 else ""
-        assert found[5:7] == [f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]", apart]
+        assert columns[5:7] == [f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]", apart]
     assert "better" in said and "worse" in said
 
 
@@ -137,12 +137,12 @@ def test_better_is_better_whatever_a_dataset_is_called(tmp_path):
         runs = {}
         for seed in range(3):
             folder = tmp_path / group / str(seed)
-            each = start + 0.01 * seed * (1 if group == "new" else 2)
+            value = start + 0.01 * seed * (1 if group == "new" else 2)
             for name, metrics in values.items():
-                write_json(folder / f"{name}.json", {"trained": dict.fromkeys(metrics, each)})
-            write_json(folder / "ood/receipts.json", {"trained": {"knn": {"auroc": each}}})
-            found = {row.label: row for row in headlines.rows(params, folder)}
-            runs[seed] = aggregate.Run(group, params, found)
+                write_json(folder / f"{name}.json", {"trained": dict.fromkeys(metrics, value)})
+            write_json(folder / "ood/receipts.json", {"trained": {"knn": {"auroc": value}}})
+            headline_rows = {row.label: row for row in headlines.rows(params, folder)}
+            runs[seed] = aggregate.Run(group, params, headline_rows)
         groups.append(runs)
     said = {line.split(" | ")[0].strip("| "): line for line in list(aggregate.table(*groups))[2:]}
     verdicts = {label: line.strip(" |").rpartition("| ")[2] for label, line in said.items()}

@@ -29,7 +29,7 @@ import runpy, sys
 sys.version_info = {version}
 for name in {lacking}:
     sys.modules[name] = None
-arguments = [each for each in sys.argv[1:] if each != "-I"]
+arguments = [word for word in sys.argv[1:] if word != "-I"]
 if arguments[0] == "-c":
     exec(arguments[1], {{"__name__": "__main__"}})
 else:

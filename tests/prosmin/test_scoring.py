@@ -48,11 +48,13 @@ def test_expected_score_is_least_at_the_implied_sigma(lambda_, tau):
         sigma = torch.tensor(math.exp(log_sigma), dtype=torch.float64)
         return float((weight * scoring.crps(torch.zeros_like(y), sigma, y, lambda_)).sum())
 
-    found = optimize.minimize_scalar(
+    minimum = optimize.minimize_scalar(
         expected, bounds=(-6, 6), method="bounded", options={"xatol": 1e-8}
     )
     # The quadrature sees the kink of the score at y = mu through sigma alone: a tolerance of 1 %.
-    assert math.exp(found.x) == pytest.approx(tau * scoring.implied_sigma_factor(lambda_), rel=0.01)
+    assert math.exp(minimum.x) == pytest.approx(
+        tau * scoring.implied_sigma_factor(lambda_), rel=0.01
+    )
 
 
 def test_implied_sigma_factor_has_the_published_values():
@@ -142,7 +144,7 @@ def test_energy_score_is_what_its_definition_says(predictions, lambda_):
     mu, sigma, y = predictions
     x, x2 = samples_of(mu, sigma)
     draws = 2 * np.linalg.norm(x - y.numpy(), axis=2) - lambda_ * np.linalg.norm(x - x2, axis=2)
-    many = [each.repeat(20_000, 1, 1).flatten(0, 1) for each in predictions]
+    many = [values.repeat(20_000, 1, 1).flatten(0, 1) for values in predictions]
     estimate = scoring.energy_monte_carlo(*many, lambda_, 3, torch.Generator().manual_seed(1)).view(
         -1, 6
     )
@@ -154,7 +156,7 @@ def test_energy_score_is_what_its_definition_says(predictions, lambda_):
 
 
 def test_energy_score_in_one_dimension_is_the_crps(predictions):
-    flat = [each.reshape(-1, 1) for each in predictions]
+    flat = [values.reshape(-1, 1) for values in predictions]
     energy, crps = (
         rule(*flat, 1.1, 5, torch.Generator().manual_seed(4))
         for rule in (scoring.energy_monte_carlo, scoring.crps_monte_carlo)
@@ -173,7 +175,7 @@ def test_kernel_score_is_what_its_definition_says(predictions, bandwidth):
     draws = k(x, x2) - 2 * k(x, y.numpy()) + 1
     exact = scoring.kernel(mu, sigma, y, bandwidth=bandwidth).numpy()
     assert (np.abs(exact - draws.mean(0)) < 4 * draws.std(0) / math.sqrt(len(draws))).all()
-    many = [each.repeat(20_000, 1, 1).flatten(0, 1) for each in predictions]
+    many = [values.repeat(20_000, 1, 1).flatten(0, 1) for values in predictions]
     draw = torch.Generator().manual_seed(1)
     estimate = (
         scoring.kernel_monte_carlo(*many, bandwidth=bandwidth, samples=3, generator=draw)
@@ -184,7 +186,7 @@ def test_kernel_score_is_what_its_definition_says(predictions, bandwidth):
 
 
 def test_log_score_is_the_negative_log_density(predictions):
-    mu, sigma, y = (each.numpy() for each in predictions)
+    mu, sigma, y = (values.numpy() for values in predictions)
     np.testing.assert_allclose(
         scoring.log_score(*predictions).numpy(), -stats.norm(mu, sigma).logpdf(y)
     )
@@ -225,7 +227,7 @@ def test_gradients_of_the_other_rules_pass_gradcheck(predictions, rule):
         3 if rule in ("energy", "kernel_monte_carlo") else None,
     )
     score = scoring.rule(name, samples=samples)
-    inputs = tuple(each.clone().requires_grad_() for each in predictions)
+    inputs = tuple(values.clone().requires_grad_() for values in predictions)
     assert torch.autograd.gradcheck(
         lambda *given: score(*given, torch.Generator().manual_seed(2)), inputs
     )
@@ -294,6 +296,8 @@ def test_expected_identification_is_least_at_the_true_direction_and_width_and_th
         )
         return float((answer * scores).sum())
 
-    found = optimize.minimize(expected, [0.0, 0.0], method="Nelder-Mead", options={"fatol": 1e-12})
-    assert found.x == pytest.approx([direction, math.log(width)], abs=1e-4)
-    assert found.fun == pytest.approx(-float((answer * answer.log()).sum()), abs=1e-9)
+    minimum = optimize.minimize(
+        expected, [0.0, 0.0], method="Nelder-Mead", options={"fatol": 1e-12}
+    )
+    assert minimum.x == pytest.approx([direction, math.log(width)], abs=1e-4)
+    assert minimum.fun == pytest.approx(-float((answer * answer.log()).sum()), abs=1e-9)

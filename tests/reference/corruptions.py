@@ -58,7 +58,8 @@ def stretched(image, amplitude, smoothing, shifts, field):
     if not amplitude:
         return image
     across, down = (
-        amplitude * gaussian_filter(each, smoothing, mode="reflect", truncate=3) for each in field
+        amplitude * gaussian_filter(component, smoothing, mode="reflect", truncate=3)
+        for component in field
     )
     rows, columns = np.mgrid[:side, :side]
     moved = [

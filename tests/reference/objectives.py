@@ -28,7 +28,7 @@ def published(mu, sigma, targets, noise, weight):
     scores = []
     for view in range(len(mu)):
         for other in (0, 1):
-            x = [mu[view] + sigma[view] * each for each in noise[2 * view + other]]
+            x = [mu[view] + sigma[view] * draw for draw in noise[2 * view + other]]
             distance = mean(np.abs(sample - targets[other]).mean() for sample in x)
             spread = mean(
                 np.abs(x[i] - x[j]).mean() for i in range(len(x)) for j in range(i + 1, len(x))

@@ -70,8 +70,8 @@ class Workplace:
 
     def written(self) -> dict[str, bytes]:
         """All files but the inputs, by relative path."""
-        found = (path for path in self.folder.rglob("*") if path.is_file())
-        named = {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
+        paths = (path for path in self.folder.rglob("*") if path.is_file())
+        named = {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
         inputs = ("params.yaml", "results/embed/")
         return {name: content for name, content in named.items() if not name.startswith(inputs)}
 

@@ -80,13 +80,13 @@ def test_every_name_allowed_in_params_is_a_type_and_the_other_way_round():
 
 def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
     corrupt.main(params)
-    found = files.read_json("metrics/corrupt.json")
+    metrics = files.read_json("metrics/corrupt.json")
     rows = iter(files.read_csv("plots/corrupt/accuracy.csv"))
     split = dataset.load_split("data/digits", "test", 8, 1)
     labels = split.labels.numpy()
     hits, clean = {}, {}
-    assert list(found) == ["trained", "random"]
-    for encoder, values in found.items():
+    assert list(metrics) == ["trained", "random"]
+    for encoder, values in metrics.items():
         network = store.load_encoder("results/pretrain", encoder)
         probe = Probe.load(f"results/linear/{encoder}.safetensors")
         clean[encoder] = probe.logits(embed(network, split.images)).argmax(1) == labels
@@ -134,8 +134,10 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
             < values["mce_unnormalised"]
             < values["mce_unnormalised_high"]
         )
-    own, reference = found["trained"], found["random"]
-    model, floor = (Measured(hits[each][:2], clean[each]) for each in ("trained", "random"))
+    own, reference = metrics["trained"], metrics["random"]
+    model, floor = (
+        Measured(hits[encoder][:2], clean[encoder]) for encoder in ("trained", "random")
+    )
     assert own["mce"] == pytest.approx(corruption_error.mce(model, floor), abs=1e-5)
     assert own["mce_low"] < own["mce"] < own["mce_high"]
     assert own["relative_mce"] == pytest.approx(
@@ -187,13 +189,15 @@ def test_another_seed_draws_other_noise(place, params):
 def test_extra_types_alone_have_no_number_of_the_benchmark(place, params):
     """Saturation is nothing to grey images."""
     corrupt.main(changed(params, types=("saturate",)))
-    found = files.read_json("metrics/corrupt.json")["trained"]
+    metrics = files.read_json("metrics/corrupt.json")["trained"]
     assert (
-        not {"mce", "mce_unnormalised", "relative_mce"} & set(found)
-        and found["benchmark_types"] == 0
+        not {"mce", "mce_unnormalised", "relative_mce"} & set(metrics)
+        and metrics["benchmark_types"] == 0
     )
-    assert found["mce_unnormalised_extra"] == pytest.approx(1 - found["accuracy_clean"], abs=1e-6)
-    assert found["ece_severity_1"] == pytest.approx(
+    assert metrics["mce_unnormalised_extra"] == pytest.approx(
+        1 - metrics["accuracy_clean"], abs=1e-6
+    )
+    assert metrics["ece_severity_1"] == pytest.approx(
         files.read_json("metrics/linear.json")["trained"]["ece"], rel=1e-4
     )
 
@@ -203,12 +207,12 @@ def test_a_reference_from_a_file(place, params):
     before = files.read_json("metrics/corrupt.json")
     files.write_json("reference.json", before["random"])
     corrupt.main(changed(params, reference="reference.json"))
-    found = files.read_json("metrics/corrupt.json")
+    metrics = files.read_json("metrics/corrupt.json")
     for name in ("mce", "relative_mce"):
-        assert found["trained"][name] == pytest.approx(before["trained"][name], rel=1e-4)
-        assert found["random"][name] == 1.0  # exactly, though the file holds rounded errors
+        assert metrics["trained"][name] == pytest.approx(before["trained"][name], rel=1e-4)
+        assert metrics["random"][name] == 1.0  # exactly, though the file holds rounded errors
     assert (
-        found["random"]["mce_low"] < 1 < found["random"]["mce_high"]
+        metrics["random"]["mce_low"] < 1 < metrics["random"]["mce_high"]
     )  # a fixed reference is not resampled
 
 
@@ -246,8 +250,8 @@ def test_a_ratio_that_its_reference_leaves_undefined_is_null(place, params):
     del content["accuracy_clean"]
     files.write_json("reference.json", content)
     corrupt.main(changed(params, reference="reference.json"))
-    found = files.read_json("metrics/corrupt.json")["random"]
-    assert found["mce"] == 1 and found["relative_mce"] is None
+    metrics = files.read_json("metrics/corrupt.json")["random"]
+    assert metrics["mce"] == 1 and metrics["relative_mce"] is None
 
 
 def generated(split, name, severity):
@@ -310,16 +314,16 @@ def test_published_folders_give_the_numbers_of_the_same_images(place, params):
                 Image.fromarray(image[0].numpy()).save(path)
     asked = changed(params, source="folders", path="digits-folders")
     corrupt.main(asked)
-    found = files.read_json("metrics/corrupt.json")
+    metrics = files.read_json("metrics/corrupt.json")
     for encoder, values in expected.items():
         for name in set(values) - set(SOURCE):
             value = values[name]
             if name == "feature_similarity":
                 assert (
-                    name not in found[encoder]
+                    name not in metrics[encoder]
                 )  # the files come in another order than the clean images
             elif not name.endswith(("_low", "_high")):  # resamples meet the images in another order
-                assert found[encoder][name] == pytest.approx(value, rel=1e-4)
+                assert metrics[encoder][name] == pytest.approx(value, rel=1e-4)
     next(iter((place / "digits-folders/contrast/5/3").iterdir())).unlink()
     before = written()
     with pytest.raises(
@@ -344,7 +348,7 @@ def test_frost_of_a_folder(place, params):
 def test_feature_similarity_is_the_mean_cosine_of_centred_features(place, params):
     corrupt.main(params)
     split = dataset.load_split("data/digits", "test", 8, 1)
-    for encoder, found in list(files.read_json("metrics/corrupt.json").items()):
+    for encoder, values in list(files.read_json("metrics/corrupt.json").items()):
         network = store.load_encoder("results/pretrain", encoder)
         clean = embed(network, split.images).astype(np.float64)
         cosines = []
@@ -353,11 +357,11 @@ def test_feature_similarity_is_the_mean_cosine_of_centred_features(place, params
                 features = embed(network, generated(split, name, severity)).astype(np.float64)
                 for own, other in zip(features - clean.mean(0), clean - clean.mean(0)):
                     cosines.append(own @ other / np.sqrt((own @ own) * (other @ other)))
-        assert found["feature_similarity"] == pytest.approx(np.mean(cosines), abs=1e-5)
+        assert values["feature_similarity"] == pytest.approx(np.mean(cosines), abs=1e-5)
         assert (
-            found["feature_similarity_low"]
-            < found["feature_similarity"]
-            < found["feature_similarity_high"]
+            values["feature_similarity_low"]
+            < values["feature_similarity"]
+            < values["feature_similarity_high"]
             <= 1
         )
 
@@ -371,9 +375,9 @@ def test_without_labels_the_features_alone_are_compared(place, params):
     asked = params.model_copy(update={"dataset": "bare", "fetch": {**params.fetch, "bare": bare}})
     fetch.main(asked, "bare")
     corrupt.main(asked)
-    found = files.read_json("metrics/corrupt.json")
-    assert found["left_out"] == "the test split of dataset 'bare' has no labels."
-    assert {name for name in found["trained"] if not name.endswith(("_low", "_high"))} == {
+    metrics = files.read_json("metrics/corrupt.json")
+    assert metrics["left_out"] == "the test split of dataset 'bare' has no labels."
+    assert {name for name in metrics["trained"] if not name.endswith(("_low", "_high"))} == {
         "feature_similarity",
         "benchmark_types",
         "n",

@@ -76,7 +76,9 @@ def test_the_code_on_the_card_gives_the_encoder(pretrained, tmp_path, monkeypatc
     given: dict = {}
     exec(re.search("```python\n(.*?)```", card, re.DOTALL)[1], given)
     images = torch.rand(3, pretrained.channels, pretrained.image_size, pretrained.image_size)
-    mean, std = (torch.tensor(each)[:, None, None] for each in (pretrained.mean, pretrained.std))
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (pretrained.mean, pretrained.std)
+    )
     with torch.inference_mode():
         ours = models.load_encoder(tmp_path / "results/pretrain")(images)
         torch.testing.assert_close(
@@ -104,7 +106,7 @@ def test_timm_itself_loads_what_it_has_a_name_for(pretrained, tmp_path):
             ]
             ours = convert(given, pretrained.image_size, pretrained.channels)[0].float() / 255
             scaled = [
-                torch.tensor(each)[:, None, None] for each in (pretrained.mean, pretrained.std)
+                torch.tensor(values)[:, None, None] for values in (pretrained.mean, pretrained.std)
             ]
             theirs = transform(picture) * scaled[1] + scaled[0]
             assert (theirs - ours).abs().max() < 2 / 255

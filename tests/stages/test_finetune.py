@@ -57,26 +57,26 @@ def here(made, monkeypatch):
 
 def test_both_encoders_with_all_labels_and_with_a_few(params):
     finetune.main(params, "digits")
-    found = files.read_json("metrics/finetune/digits.json")
+    metrics = files.read_json("metrics/finetune/digits.json")
     for encoder in ("trained", "random"):
-        assert found[encoder]["n"] == 60 and found[encoder]["lr"] == params.finetune.lr[0]
+        assert metrics[encoder]["n"] == 60 and metrics[encoder]["lr"] == params.finetune.lr[0]
         assert (
             0
-            <= found[encoder]["accuracy_low"]
-            <= found[encoder]["accuracy"]
-            <= found[encoder]["accuracy_high"]
+            <= metrics[encoder]["accuracy_low"]
+            <= metrics[encoder]["accuracy"]
+            <= metrics[encoder]["accuracy_high"]
         )
-        few = found[encoder]["per_class_2"]
+        few = metrics[encoder]["per_class_2"]
         assert (few["labels"], few["draws"]) == (20, 3) and few["accuracy_low"] <= few["accuracy"]
-        assert found[encoder]["percent_12.5"] == few  # of 160 labels, so the same ones
-    assert found["trained"]["epochs"] == 1 and not any(
-        key.startswith("after_") for key in found["trained"]
+        assert metrics[encoder]["percent_12.5"] == few  # of 160 labels, so the same ones
+    assert metrics["trained"]["epochs"] == 1 and not any(
+        key.startswith("after_") for key in metrics["trained"]
     )
-    tried = {count: found["random"][f"after_{count}_epochs"] for count in (1, 2)}
+    tried = {count: metrics["random"][f"after_{count}_epochs"] for count in (1, 2)}
     chosen = min(tried, key=lambda count: tried[count]["nll_val"])
     assert (
-        found["random"]["epochs"] == chosen
-        and found["random"]["accuracy"] == tried[chosen]["accuracy"]
+        metrics["random"]["epochs"] == chosen
+        and metrics["random"]["accuracy"] == tried[chosen]["accuracy"]
     )
     rows = files.read_csv("plots/finetune/digits.csv")
     counts = [
@@ -92,8 +92,8 @@ def test_both_encoders_with_all_labels_and_with_a_few(params):
 
 def test_without_a_val_split_a_part_of_train_takes_its_place(params):
     finetune.main(params, "patches")
-    found = files.read_json("metrics/finetune/patches.json")["trained"]
-    assert found["n_val"] == 16 and "accuracy_top5" not in found
+    metrics = files.read_json("metrics/finetune/patches.json")["trained"]
+    assert metrics["n_val"] == 16 and "accuracy_top5" not in metrics
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ def test_it_writes_metrics_and_the_grid(workplace, params):
     knn.main(params)
     first = workplace.written()
     assert sorted(first) == ["metrics/knn.json", "plots/knn/grid.csv"]
-    found, grid = files.read_json("metrics/knn.json"), files.read_csv("plots/knn/grid.csv")
+    metrics, grid = files.read_json("metrics/knn.json"), files.read_csv("plots/knn/grid.csv")
     assert len(grid) == 2 * len(params.knn.k) * len(params.knn.temperature)
-    for encoder, scored in found.items():
+    for encoder, scored in metrics.items():
         best = max(float(row["accuracy"]) for row in grid if row["encoder"] == encoder)
         chosen = [row for row in grid if row["encoder"] == encoder and int(row["k"]) == scored["k"]]
         assert best in [
@@ -22,7 +22,7 @@ def test_it_writes_metrics_and_the_grid(workplace, params):
             if float(row["temperature"]) == scored["temperature"]
         ]
         assert scored["n"] == 250
-    assert found["trained"]["accuracy_low"] > found["random"]["accuracy_high"]
+    assert metrics["trained"]["accuracy_low"] > metrics["random"]["accuracy_high"]
     knn.main(params)
     assert workplace.written() == first
 

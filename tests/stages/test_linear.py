@@ -19,15 +19,15 @@ def test_it_writes_probes_metrics_and_the_reliability_diagram(workplace, params)
     ]
     written = files.read_json("metrics/linear.json")
     assert list(written) == ["trained", "random"]
-    for encoder, found in written.items():
+    for encoder, values in written.items():
         arrays = workplace.features["digits", encoder]
         probe = Probe.load(f"results/linear/{encoder}.safetensors")
         logits, labels = probe.logits(arrays["test.features"]), arrays["test.labels"]
-        assert found["accuracy"] == files.rounded(classification.accuracy(logits, labels))
-        assert found["nll_calibrated"] == files.rounded(
+        assert values["accuracy"] == files.rounded(classification.accuracy(logits, labels))
+        assert values["nll_calibrated"] == files.rounded(
             classification.nll(logits / probe.temperature, labels)
         )
-        assert found["n"] == 250 and found["l2"] in params.linear.l2
+        assert values["n"] == 250 and values["l2"] in params.linear.l2
         rows = [
             row
             for row in files.read_csv("plots/linear/reliability.csv")

@@ -14,12 +14,12 @@ def test_it_writes_the_mean_over_draws_of_each_setting(workplace, params):
     lowshot.main(params)
     first = workplace.written()
     assert sorted(first) == ["metrics/lowshot.json", "plots/lowshot/accuracy.csv"]
-    found, rows = (
+    metrics, rows = (
         files.read_json("metrics/lowshot.json"),
         files.read_csv("plots/lowshot/accuracy.csv"),
     )
     for encoder in ("trained", "random"):
-        labels = {name: scored["labels"] for name, scored in found[encoder].items()}
+        labels = {name: scored["labels"] for name, scored in metrics[encoder].items()}
         # 650 labels of 10 classes: 1 % is 0.65 per class, 10 % is 6.5, which rounds to even.
         assert labels == {
             "per_class_1": 10,
@@ -28,15 +28,15 @@ def test_it_writes_the_mean_over_draws_of_each_setting(workplace, params):
             "percent_1": 10,
             "percent_10": 60,
         }
-        for name, scored in found[encoder].items():
+        for name, scored in metrics[encoder].items():
             drawn = [row for row in rows if row["encoder"] == encoder and row["setting"] == name]
             accuracies = [float(row["accuracy"]) for row in drawn]
             assert len(drawn) == scored["draws"] == params.lowshot.draws
             assert scored["accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-6)
             assert scored["accuracy_low"] <= scored["accuracy"] <= scored["accuracy_high"]
     assert (
-        found["trained"]["per_class_10"]["accuracy_low"]
-        > found["random"]["per_class_10"]["accuracy_high"]
+        metrics["trained"]["per_class_10"]["accuracy_low"]
+        > metrics["random"]["per_class_10"]["accuracy_high"]
     )
     lowshot.main(params)
     assert workplace.written() == first

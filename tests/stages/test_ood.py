@@ -83,10 +83,10 @@ def outputs(workplace):
 def test_it_writes_scores_metrics_curves_and_examples(ready, params):
     ood.main(params, "patches")
     assert sorted(outputs(ready)) == WRITTEN
-    found = files.read_json("metrics/ood/patches.json")
+    metrics = files.read_json("metrics/ood/patches.json")
     facts = ["distance", "labelled", "n_id", "n_ood", "n_seen_in_training", "accuracy_id"]
-    assert list(found) == ["trained", "random", *facts] and found["n_seen_in_training"] == 0
-    assert (found["distance"], found["labelled"], found["n_id"], found["n_ood"]) == (
+    assert list(metrics) == ["trained", "random", *facts] and metrics["n_seen_in_training"] == 0
+    assert (metrics["distance"], metrics["labelled"], metrics["n_id"], metrics["n_ood"]) == (
         "far",
         True,
         250,
@@ -96,9 +96,9 @@ def test_it_writes_scores_metrics_curves_and_examples(ready, params):
     scores = files.read_arrays("results/ood/patches/scores.safetensors")
     curves = files.read_csv("plots/ood/patches.csv")
     for encoder in ("trained", "random"):
-        assert found["accuracy_id"][encoder] == probes[encoder]["accuracy"]
-        assert list(found[encoder]) == DETECTORS
-        for detector, values in found[encoder].items():
+        assert metrics["accuracy_id"][encoder] == probes[encoder]["accuracy"]
+        assert list(metrics[encoder]) == DETECTORS
+        for detector, values in metrics[encoder].items():
             inside, outside = (scores[f"{encoder}.{detector}.{kind}"] for kind in ("id", "ood"))
             assert inside.dtype == np.float64 and inside.shape == outside.shape == (250,)
             expected = roc_auc_score(np.repeat([0, 1], 250), np.concatenate([inside, outside]))
@@ -111,7 +111,7 @@ def test_it_writes_scores_metrics_curves_and_examples(ready, params):
             assert 2 < len(points) <= 100 and auc(*points.T) == pytest.approx(
                 values["auroc"], abs=0.01
             )
-    assert found["trained"]["mahalanobis"]["auroc"] > 0.95
+    assert metrics["trained"]["mahalanobis"]["auroc"] > 0.95
     np.testing.assert_array_equal(
         scores["trained.sigma.id"], ready.features["digits", "trained"]["test.log_sigma"]
     )
@@ -194,10 +194,10 @@ def test_without_labels_the_label_free_detectors_are_left_and_marked(ready, para
             (ready.folder / f"results/linear/{encoder}.safetensors").unlink(missing_ok=True)
     ready.write()
     ood.main(params, "patches")
-    found = files.read_json("metrics/ood/patches.json")
-    assert found["labelled"] is False and "accuracy_id" not in found
+    metrics = files.read_json("metrics/ood/patches.json")
+    assert metrics["labelled"] is False and "accuracy_id" not in metrics
     free = [name for name in DETECTORS if ood_scores.DETECTORS[name].label_free]
-    assert list(found["trained"]) == list(found["random"]) == free
+    assert list(metrics["trained"]) == list(metrics["random"]) == free
 
 
 def test_images_of_the_training_set_are_counted_and_warned_of(ready, params, caplog):
@@ -230,8 +230,8 @@ def test_a_network_that_predicts_no_sigma_leaves_its_detectors_out(ready, params
     for name in ("digits", "patches"):
         files.write_arrays(f"results/prediction/{name}/scores.safetensors", {})
     ood.main(params, "patches")
-    found = files.read_json("metrics/ood/patches.json")
-    assert list(found["trained"]) == [
+    metrics = files.read_json("metrics/ood/patches.json")
+    assert list(metrics["trained"]) == [
         name for name in DETECTORS if "sigma" not in name and name not in PREDICTED
     ]
 
@@ -245,15 +245,15 @@ def test_a_new_detector_is_a_function_and_its_entry(ready, params, monkeypatch):
     entry = Detector("norm of the features", norm, colour="purple", dash=":", drawn=True)
     monkeypatch.setitem(ood_scores.DETECTORS, "norm", entry)
     ood.main(params, "patches")
-    found = files.read_json("metrics/ood/patches.json")
+    metrics = files.read_json("metrics/ood/patches.json")
     scores = files.read_arrays("results/ood/patches/scores.safetensors")
     features = ready.features["patches", "random"]["test.features"]
     np.testing.assert_array_equal(scores["random.norm.ood"], np.linalg.norm(features, axis=1))
-    assert set(found["trained"]) == {*DETECTORS, "norm"}
+    assert set(metrics["trained"]) == {*DETECTORS, "norm"}
     assert "norm" in {row["detector"] for row in files.read_csv("plots/ood/patches.csv")}
     line = lines.detector_line("norm")
     assert (line.label, line.colour, line.dash) == ("norm of the features", "purple", ":")
-    assert lines.detectors_drawn(found["trained"])[-1] == "norm"
+    assert lines.detectors_drawn(metrics["trained"])[-1] == "norm"
 
 
 def test_an_ood_set_needs_no_labels_and_no_other_split_than_test(ready, params):
@@ -262,7 +262,7 @@ def test_an_ood_set_needs_no_labels_and_no_other_split_than_test(ready, params):
     for encoder in ("trained", "random"):
         arrays = ready.features["patches", encoder]
         ready.features["patches", encoder] = {
-            name: each for name, each in arrays.items() if name.startswith("test.")
+            name: array for name, array in arrays.items() if name.startswith("test.")
         }
         ready.features["patches", encoder]["test.labels"][:] = -1
     ready.write()

@@ -82,7 +82,7 @@ def place(made, monkeypatch):
 
 def test_it_writes_what_the_library_says_of_each_condition(place, params):
     stage.main(params, "digits")
-    found, scores = files.read_json(WRITTEN[0]), files.read_arrays(WRITTEN[2])
+    metrics, scores = files.read_json(WRITTEN[0]), files.read_arrays(WRITTEN[2])
     curves = files.read_csv(WRITTEN[1])
     images = dataset.load_split("data/digits", "test", 8, 1).images
     known = torch.cat(
@@ -94,15 +94,15 @@ def test_it_writes_what_the_library_says_of_each_condition(place, params):
         "clean": images,
         "contrast": corrupt(images, "contrast", 3, params.seed),
     }
-    assert list(found) == ["trained", "random"]
-    for encoder in found:
+    assert list(metrics) == ["trained", "random"]
+    for encoder in metrics:
         model = store.load_model("results/pretrain", encoder)
         reference = prediction.fit_reference(model, known, seeing)
-        assert list(found[encoder]) == list(conditions)
+        assert list(metrics[encoder]) == list(conditions)
         for condition, content in conditions.items():
             measured = prediction.measure(model, content, reference, seeing)
             expected = prediction.summarise(measured, 100, params.seed) | {"n": 40}
-            assert found[encoder][condition] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            assert metrics[encoder][condition] == pytest.approx(expected, rel=1e-4, abs=1e-6)
             density = [
                 float(row["density"])
                 for row in curves
@@ -117,7 +117,7 @@ def test_it_writes_what_the_library_says_of_each_condition(place, params):
         )
         np.testing.assert_allclose(scores[f"{encoder}.mixture"], clean.mixture, rtol=1e-4)
     assert len(scores) == 2 * len(prediction.view_scores(clean)) and all(
-        each.dtype == np.float64 and each.shape == (40,) for each in scores.values()
+        array.dtype == np.float64 and array.shape == (40,) for array in scores.values()
     )
 
 
@@ -125,9 +125,9 @@ def test_another_dataset_is_measured_as_it_is_by_the_statistics_of_the_one_train
     place, params
 ):
     stage.main(params, "patches")
-    found = files.read_json("metrics/prediction/patches.json")
-    assert list(found["trained"]) == list(found["random"]) == ["clean"]
-    assert found["trained"]["clean"]["n"] == 40
+    metrics = files.read_json("metrics/prediction/patches.json")
+    assert list(metrics["trained"]) == list(metrics["random"]) == ["clean"]
+    assert metrics["trained"]["clean"]["n"] == 40
     (place / "data/digits").rename(place / "data/away")
     try:
         with pytest.raises(UserError) as error:
@@ -154,9 +154,9 @@ def test_an_objective_that_predicts_no_distribution_leaves_empty_results(place, 
         ):
             keep_networks(place, params, **objective)
             stage.main(params, "digits")
-            found, scores = files.read_json(WRITTEN[0]), files.read_arrays(WRITTEN[2])
-            assert {encoder: list(values) for encoder, values in found.items()} == dict.fromkeys(
-                found, expected
+            metrics, scores = files.read_json(WRITTEN[0]), files.read_arrays(WRITTEN[2])
+            assert {encoder: list(values) for encoder, values in metrics.items()} == dict.fromkeys(
+                metrics, expected
             )
             assert bool(scores) == bool(files.read_csv(WRITTEN[1])) == bool(expected)
     finally:

@@ -130,8 +130,8 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
     params = load()
     fetch.main(params, "digits")
     pretrain.main(params)
-    found = files.read_json("metrics/pretrain.json")
-    assert found["images"] == 48 and "knn_accuracy" not in found
+    metrics = files.read_json("metrics/pretrain.json")
+    assert metrics["images"] == 48 and "knn_accuracy" not in metrics
     embed.main(params, "digits")
     doubts = load_features("digits", "trained").doubts("test")
     assert doubts.keys() == {"projection_norm", "mean_norm", "unexplained"}
@@ -146,9 +146,9 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
             ood.main(params, "digits_inverted")
             finetune.main(params, "digits")
             transfer.main(params, "patches")
-    found = files.read_json("metrics/ood/digits_inverted.json")
-    assert not found["labelled"] and {"knn", "sigma"} <= set(found["trained"])
-    assert "mahalanobis" not in found["trained"] and "accuracy_id" not in found
+    metrics = files.read_json("metrics/ood/digits_inverted.json")
+    assert not metrics["labelled"] and {"knn", "sigma"} <= set(metrics["trained"])
+    assert "mahalanobis" not in metrics["trained"] and "accuracy_id" not in metrics
     shown = [row.label for row in rows(params)]
     assert not any(
         label.startswith(("linear", "k-NN", "10 labels", "fine-tuned")) for label in shown
@@ -191,12 +191,12 @@ def test_an_external_encoder_takes_the_place_of_a_trained_one(tmp_path, monkeypa
     images = torch.rand(3, 1, 16, 16)
     model.reset_classifier(0)
     with torch.inference_mode():
-        found = store.load_encoder("results/pretrain")(images)
-        assert torch.equal(found, model.eval()((images - 0.3) / 0.2))
-        assert not torch.equal(found, store.load_encoder("results/pretrain", "random")(images))
+        features = store.load_encoder("results/pretrain")(images)
+        assert torch.equal(features, model.eval()((images - 0.3) / 0.2))
+        assert not torch.equal(features, store.load_encoder("results/pretrain", "random")(images))
     metrics = files.read_json("metrics/pretrain.json")
     assert (
-        metrics["encoder_parameters"] == sum(each.numel() for each in model.parameters())
+        metrics["encoder_parameters"] == sum(parameter.numel() for parameter in model.parameters())
         and "loss" not in metrics
     )
     assert [row["epoch"] for row in files.read_csv("plots/pretrain/diagnostics.csv")] == ["0"]

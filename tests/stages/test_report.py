@@ -186,8 +186,8 @@ def test_an_objective_without_a_predicted_distribution_goes_through_to_the_repor
         for name in read_arrays("results/embed/digits/trained.safetensors")
     )
     assert "sigma" not in read_json("metrics/ood/patches.json")["trained"]
-    found = Tags(build())
-    assert "BYOL on digits" in found.text and "was pretrained by BYOL" in found.text
+    page = Tags(build())
+    assert "BYOL on digits" in page.text and "was pretrained by BYOL" in page.text
 
 
 def test_an_external_encoder_is_named_and_has_no_sections_on_its_training(folder):
@@ -201,15 +201,15 @@ def test_an_external_encoder_is_named_and_has_no_sections_on_its_training(folder
     content["corrupt"]["reference"] = "/home/somebody/errors.json"
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     html = build()
-    found = Tags(html)
-    assert "/home/somebody" not in html and "mCE, errors.json = 1" in found.text
+    page = Tags(html)
+    assert "/home/somebody" not in html and "mCE, errors.json = 1" in page.text
     assert (
-        "resnet18 on digits" in found.text
-        and "with weights trained by others (theirs.safetensors)" in found.text
+        "resnet18 on digits" in page.text
+        and "with weights trained by others (theirs.safetensors)" in page.text
     )
-    sections = {attributes["id"] for tag, attributes in found.tags if tag == "section"}
+    sections = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
     assert sections == SECTIONS - {"training", "views"}
-    references = {attributes.get("href", "")[1:] for tag, attributes in found.tags if tag == "a"}
+    references = {attributes.get("href", "")[1:] for tag, attributes in page.tags if tag == "a"}
     assert not references & {"training", "views"}
 
 
@@ -219,8 +219,8 @@ def test_fine_tuning_and_shifted_images_have_their_rows(finished, html):
         ("finetune/digits", "accuracy, 2 per class (20)"),
         ("shift/elsewhere", "accuracy on digits, same classes"),
     ):
-        found = read_json(finished / f"metrics/{name}.json")["trained"]
-        assert shown(found, "accuracy") in text
+        values = read_json(finished / f"metrics/{name}.json")["trained"]
+        assert shown(values, "accuracy") in text
         assert few in text
     assert "Fine-tuned on digits · n = 60 test images, beside the same network from scratch" in text
     assert (
@@ -236,10 +236,10 @@ def test_stage_writes_the_page_and_nothing_else(folder):
 
 
 def test_finished_run_fills_every_section(html):
-    found = Tags(html)
-    assert {attributes["id"] for tag, attributes in found.tags if tag == "section"} == SECTIONS
-    assert "does not exist" not in found.text
-    assert found.open == []
+    page = Tags(html)
+    assert {attributes["id"] for tag, attributes in page.tags if tag == "section"} == SECTIONS
+    assert "does not exist" not in page.text
+    assert page.open == []
 
 
 def test_page_refers_to_nothing_outside_itself(html):
@@ -319,8 +319,8 @@ def test_numbers_of_both_encoders_are_those_of_the_metrics(finished, html):
                 "view_score",
                 "disagreement",
             ):
-                found = read_json(finished / f"metrics/ood/{name}.json")[encoder][detector]
-                assert f"{shown(found, 'auroc')} {found['fpr95']:.3f}" in text
+                values = read_json(finished / f"metrics/ood/{name}.json")[encoder][detector]
+                assert f"{shown(values, 'auroc')} {values['fpr95']:.3f}" in text
     accuracy = read_json(finished / "metrics/linear.json")["trained"]["accuracy"]
     assert f"{100 * accuracy:.1f}\u00a0% of 60 test images" in html
     for split in read_json(finished / "metrics/fetch/digits.json").values():
@@ -331,10 +331,10 @@ def test_numbers_of_both_encoders_are_those_of_the_metrics(finished, html):
 def test_the_prediction_is_shown_for_each_condition_with_its_intervals(finished, html):
     text = Tags(html).text.replace("\u2060", "").replace("\u2212", "-")
     for name, label in (("digits", "digits (in distribution)"), ("patches", "patches (far)")):
-        found = read_json(finished / f"metrics/prediction/{name}.json")["trained"]["clean"]
-        covered = " ".join(f"{found[f'coverage_{level}']:.3f}" for level in (50, 80))
-        assert f"{label} {covered} {shown(found, 'coverage_90')}" in text
-        assert shown(found, "crps_skill") in text
+        values = read_json(finished / f"metrics/prediction/{name}.json")["trained"]["clean"]
+        covered = " ".join(f"{values[f'coverage_{level}']:.3f}" for level in (50, 80))
+        assert f"{label} {covered} {shown(values, 'coverage_90')}" in text
+        assert shown(values, "crps_skill") in text
     assert (
         "digits, contrast 0." in text and html.count("PIT histogram on") == 4
     )  # two of digits, two OOD sets
@@ -436,10 +436,10 @@ def test_missing_file_is_named_with_the_commands_that_make_it(folder, kind):
 def test_page_of_a_run_that_has_not_begun_still_has_every_section(folder):
     for name in ("metrics", "plots", "results"):
         shutil.rmtree(name)
-    found = Tags(build())
-    assert {attributes["id"] for tag, attributes in found.tags if tag == "section"} == SECTIONS
-    assert "plots/pretrain/loss.csv does not exist. Run dvc repro pretrain" in found.text
-    assert found.open == []
+    page = Tags(build())
+    assert {attributes["id"] for tag, attributes in page.tags if tag == "section"} == SECTIONS
+    assert "plots/pretrain/loss.csv does not exist. Run dvc repro pretrain" in page.text
+    assert page.open == []
 
 
 def test_dataset_without_labels_is_given_as_the_reason(folder):
@@ -506,18 +506,20 @@ def test_pictures_that_are_not_of_the_scores_are_one_sentence(folder):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_small_image_is_embedded_pixel_by_pixel(channels):
     pixels = np.random.default_rng(0).integers(0, 256, (channels, 9, 7), np.uint8)
-    found = picture(pixels)
+    embedded = picture(pixels)
     decoded = np.asarray(
-        Image.open(io.BytesIO(b64decode(found.uri.removeprefix("data:image/png;base64,"))))
+        Image.open(io.BytesIO(b64decode(embedded.uri.removeprefix("data:image/png;base64,"))))
     )
-    assert found.pixelated
+    assert embedded.pixelated
     np.testing.assert_array_equal(decoded.reshape(9, 7, channels).transpose(2, 0, 1), pixels)
 
 
 def test_large_image_is_shrunk_so_that_the_page_stays_light():
-    found = picture(np.random.default_rng(0).integers(0, 256, (3, 300, 200), np.uint8))
-    decoded = Image.open(io.BytesIO(b64decode(found.uri.removeprefix("data:image/jpeg;base64,"))))
-    assert not found.pixelated and max(decoded.size) <= 128 and len(found.uri) < 30_000
+    embedded = picture(np.random.default_rng(0).integers(0, 256, (3, 300, 200), np.uint8))
+    decoded = Image.open(
+        io.BytesIO(b64decode(embedded.uri.removeprefix("data:image/jpeg;base64,")))
+    )
+    assert not embedded.pixelated and max(decoded.size) <= 128 and len(embedded.uri) < 30_000
 
 
 def test_examples_show_scores_and_the_share_of_in_distribution_images_that_score_lower(finished):
@@ -526,14 +528,14 @@ def test_examples_show_scores_and_the_share_of_in_distribution_images_that_score
         for name in ("examples", "scores")
     )
     for kind in ("id", "ood"):
-        found = examples(arrays, scores, kind, 4)
-        assert len(found) == 4
-        for each in found:
-            score = scores[f"trained.knn.{kind}"][each.index]
+        chosen = examples(arrays, scores, kind, 4)
+        assert len(chosen) == 4
+        for example in chosen:
+            score = scores[f"trained.knn.{kind}"][example.index]
             share = percentileofscore(scores["trained.knn.id"], score, "strict") / 100
-            assert each.scores["k-NN distance"] == pytest.approx((score, share))
-        assert [each.scores["k-NN distance"][0] for each in found] == sorted(
-            each.scores["k-NN distance"][0] for each in found
+            assert example.scores["k-NN distance"] == pytest.approx((score, share))
+        assert [example.scores["k-NN distance"][0] for example in chosen] == sorted(
+            example.scores["k-NN distance"][0] for example in chosen
         )
 
 

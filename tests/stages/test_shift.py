@@ -78,41 +78,41 @@ def test_all_images_of_the_set_are_test_images():
 
 def test_the_probe_chooses_among_the_classes_of_the_set(params):
     shift.main(params, "faint")
-    found = files.read_json("metrics/shift/faint.json")
+    metrics = files.read_json("metrics/shift/faint.json")
     names = files.read_json("data/digits/manifest.json")["classes"]
     columns = [names.index(str(label)) for label in CLASSES]
     for encoder in ("trained", "random"):
         arrays = files.read_arrays(f"results/embed/faint/{encoder}.safetensors")
         logits = load_probe(encoder).logits(arrays["test.features"])
         truth = [
-            names.index(files.read_json("data/faint/manifest.json")["classes"][each])
-            for each in arrays["test.labels"]
+            names.index(files.read_json("data/faint/manifest.json")["classes"][label])
+            for label in arrays["test.labels"]
         ]
         right = [
             columns[int(np.argmax(row[columns]))] == label
             for row, label in zip(logits, truth, strict=True)
         ]
-        assert found[encoder]["accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
+        assert metrics[encoder]["accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
         probabilities = classification.softmax(logits[:, columns])
         ece = calibration.ece(probabilities, np.array([columns.index(label) for label in truth]))
-        assert found[encoder]["ece"] == pytest.approx(ece, abs=1e-6)
+        assert metrics[encoder]["ece"] == pytest.approx(ece, abs=1e-6)
         probe = load_probe(encoder)
         calibrated = classification.softmax(logits[:, columns] / probe.temperature)
         sets = conformal.prediction_sets(calibrated, probe.threshold)
-        assert found[encoder]["conformal_size"] == pytest.approx(sets.sum() / 60, abs=1e-5)
-        assert (found[encoder]["classes"], found[encoder]["n"]) == (3, 60)
+        assert metrics[encoder]["conformal_size"] == pytest.approx(sets.sum() / 60, abs=1e-5)
+        assert (metrics[encoder]["classes"], metrics[encoder]["n"]) == (3, 60)
         known = files.read_arrays(f"results/embed/digits/{encoder}.safetensors")
         inside = np.isin(known["test.labels"], columns)
         clean = load_probe(encoder).logits(known["test.features"][inside])[:, columns].argmax(1)
         right = np.array(columns)[clean] == known["test.labels"][inside]
-        assert found[encoder]["accuracy_clean"] == pytest.approx(right.mean(), abs=1e-6)
+        assert metrics[encoder]["accuracy_clean"] == pytest.approx(right.mean(), abs=1e-6)
     assert len(files.read_csv("plots/shift/faint.csv")) > 4
 
 
 def test_a_set_without_labels_is_left_out(params):
     shift.main(params, "unlabelled")
-    found = files.read_json("metrics/shift/unlabelled.json")
-    assert found == {"left_out": "dataset 'unlabelled' has no labels."}
+    metrics = files.read_json("metrics/shift/unlabelled.json")
+    assert metrics == {"left_out": "dataset 'unlabelled' has no labels."}
     assert files.read_csv("plots/shift/unlabelled.csv") == []
 
 

@@ -15,12 +15,12 @@ def test_it_writes_the_probe_of_the_target(workplace, params):
         "metrics/transfer/patches.json",
         "plots/transfer/patches.csv",
     ]
-    found = files.read_json("metrics/transfer/patches.json")
+    metrics = files.read_json("metrics/transfer/patches.json")
     for encoder in ("trained", "random"):
         settings = params.transfer.l2, params.transfer.bootstrap, params.seed
         again = evaluate_probe(*load_labelled("patches", encoder, params.seed), *settings).metrics
-        assert found[encoder] == {name: files.rounded(value) for name, value in again.items()}
-    assert "accuracy_top5" not in found["trained"]  # two classes
+        assert metrics[encoder] == {name: files.rounded(value) for name, value in again.items()}
+    assert "accuracy_top5" not in metrics["trained"]  # two classes
 
 
 @pytest.mark.parametrize(

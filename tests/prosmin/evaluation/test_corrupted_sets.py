@@ -104,14 +104,14 @@ def test_folders_are_read_as_the_files_are(folders, monkeypatch):
 
 
 def test_folders_are_resized_and_made_grey_as_datasets_are(folders):
-    found, plain = open_folders(folders, size=40, channels=1), open_folders(folders)
-    assert whole(found, "contrast", 1).equal(convert(whole(plain, "contrast", 1), 40, 1))
+    resized, plain = open_folders(folders, size=40, channels=1), open_folders(folders)
+    assert whole(resized, "contrast", 1).equal(convert(whole(plain, "contrast", 1), 40, 1))
 
 
 def test_labels_follow_the_order_of_the_classes(folders):
-    found = corrupted_sets.Folders(folders, TYPES, SEVERITIES, CLASSES[::-1], 80, 3)
-    assert found.labels.tolist() == [0, 0, 0, 2, 2, 2]
-    assert whole(found, "fog", 1)[:3].equal(whole(open_folders(folders), "fog", 1)[3:])
+    cells = corrupted_sets.Folders(folders, TYPES, SEVERITIES, CLASSES[::-1], 80, 3)
+    assert cells.labels.tolist() == [0, 0, 0, 2, 2, 2]
+    assert whole(cells, "fog", 1)[:3].equal(whole(open_folders(folders), "fog", 1)[3:])
 
 
 def remove_type(root):

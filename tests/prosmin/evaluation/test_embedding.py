@@ -31,23 +31,23 @@ def test_features_keep_the_order_of_the_images_whatever_the_batch():
 
 def test_log_sigma_is_the_mean_of_what_the_model_predicts():
     model = store.build_model(SETTINGS, seed=3).eval()
-    found = describe(model, IMAGES, 16)
+    description = describe(model, IMAGES, 16)
     with torch.no_grad():
         expected_features, _, expected = model.predict(IMAGES.float() / 255)
-    np.testing.assert_allclose(found.features, expected_features.numpy(), atol=1e-5)
-    np.testing.assert_allclose(found.log_sigma, expected.mean(1).numpy(), atol=1e-5)
-    np.testing.assert_allclose(found.features, embed(model.encoder, IMAGES), atol=1e-5)
+    np.testing.assert_allclose(description.features, expected_features.numpy(), atol=1e-5)
+    np.testing.assert_allclose(description.log_sigma, expected.mean(1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(description.features, embed(model.encoder, IMAGES), atol=1e-5)
 
 
 def test_doubts_are_a_number_per_image_whatever_the_batch():
     model = store.build_model(SETTINGS, seed=3).eval()
-    found, other = (describe(model, IMAGES, size).doubts for size in (16, 50))
-    assert found.keys() == other.keys() == {"projection_norm", "mean_norm", "unexplained"}
-    for name, values in found.items():
+    doubts, other = (describe(model, IMAGES, size).doubts for size in (16, 50))
+    assert doubts.keys() == other.keys() == {"projection_norm", "mean_norm", "unexplained"}
+    for name, values in doubts.items():
         assert values.shape == (50,) and values.dtype == np.float32
         np.testing.assert_allclose(values, other[name], atol=1e-5)
     # Monotone functions of each other, so they rank images alike.
-    np.testing.assert_allclose(found["unexplained"], 1 - found["mean_norm"] ** 2 / 4, atol=1e-5)
+    np.testing.assert_allclose(doubts["unexplained"], 1 - doubts["mean_norm"] ** 2 / 4, atol=1e-5)
 
 
 @pytest.mark.gpu

@@ -68,9 +68,9 @@ def by_hand(encoder, split, epochs, batch, lr, seed):
     head.bias.data.zero_()
     parameters = [*encoder.parameters(), *head.parameters()]
     decaying = [
-        each for each in parameters if each.ndim > 1
+        parameter for parameter in parameters if parameter.ndim > 1
     ]  # kernels and matrices; not biases, not normalisation
-    plain = [each for each in parameters if each.ndim == 1]
+    plain = [parameter for parameter in parameters if parameter.ndim == 1]
     optimiser = torch.optim.AdamW(
         [{"params": decaying, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
         weight_decay=9.0,
@@ -93,9 +93,9 @@ def by_hand(encoder, split, epochs, batch, lr, seed):
             )
             optimiser.zero_grad()
             loss.backward()
-            norm = torch.sqrt(sum((each.grad**2).sum() for each in parameters))
-            for each in parameters:
-                each.grad *= min(1.0, 3.0 / float(norm))
+            norm = torch.sqrt(sum((parameter.grad**2).sum() for parameter in parameters))
+            for parameter in parameters:
+                parameter.grad *= min(1.0, 3.0 / float(norm))
             optimiser.step()
             step += 1
     encoder.eval()
@@ -104,11 +104,11 @@ def by_hand(encoder, split, epochs, batch, lr, seed):
 
 def test_it_is_the_loop_written_out_by_hand(splits, encoder):
     train, _, test = splits
-    found = finetune(
+    logits = finetune(
         encoder, train.images, train.labels.numpy(), 10, SETTINGS, 0.002, seed=5
     ).logits(test.images)
     np.testing.assert_allclose(
-        found, by_hand(encoder, train, 3, 64, 0.002, 5)(test.images), rtol=1e-3, atol=1e-4
+        logits, by_hand(encoder, train, 3, 64, 0.002, 5)(test.images), rtol=1e-3, atol=1e-4
     )
 
 
@@ -151,29 +151,31 @@ def test_a_handful_of_labels_takes_at_least_so_many_steps(
 def test_the_protocol_selects_on_val_and_trains_again_on_train_and_val(splits, encoder):
     train, val, test = splits
     settings = replace(SETTINGS, epochs=10)
-    found = evaluate_finetuned(encoder, train, val, test, settings, [0.004, 0.0001, 0.002], 100, 0)
+    result = evaluate_finetuned(encoder, train, val, test, settings, [0.004, 0.0001, 0.002], 100, 0)
     known = [split.labels.numpy() for split in splits]
     seen = {
         lr: finetune(encoder, train.images, known[0], 10, settings, lr, 0).logits(val.images)
         for lr in (0.0001, 0.002, 0.004)
     }
     best = min(seen, key=lambda lr: classification.nll(seen[lr], known[1]))
-    assert best != 0.0001 and found.metrics["lr"] == best
-    assert found.metrics["accuracy_val"] == classification.accuracy(seen[best], known[1])
+    assert best != 0.0001 and result.metrics["lr"] == best
+    assert result.metrics["accuracy_val"] == classification.accuracy(seen[best], known[1])
     temperature = calibration.fit_temperature(seen[best], known[1])
-    assert found.metrics["temperature"] == pytest.approx(temperature, rel=1e-6)
+    assert result.metrics["temperature"] == pytest.approx(temperature, rel=1e-6)
     both = torch.cat([train.images, val.images]), np.concatenate(known[:2])
     logits = finetune(encoder, *both, 10, settings, best, 0).logits(test.images)
-    assert found.metrics["accuracy"] == classification.accuracy(logits, known[2]) > 0.5
-    assert found.metrics["ece"] == calibration.ece(classification.softmax(logits), known[2])
-    assert found.metrics["n"] == 250 and found.metrics["accuracy_low"] <= found.metrics["accuracy"]
-    kinds = {row[0] for row in found.reliability}
+    assert result.metrics["accuracy"] == classification.accuracy(logits, known[2]) > 0.5
+    assert result.metrics["ece"] == calibration.ece(classification.softmax(logits), known[2])
+    assert (
+        result.metrics["n"] == 250 and result.metrics["accuracy_low"] <= result.metrics["accuracy"]
+    )
+    kinds = {row[0] for row in result.reliability}
     assert kinds == {"raw", "calibrated"}
 
 
 def test_the_number_of_epochs_is_chosen_by_held_out_nll_and_each_is_reported(splits, encoder):
     train, val, test = splits
-    found = evaluate_finetuned(
+    metrics = evaluate_finetuned(
         encoder, train, val, test, SETTINGS, [0.002], 100, 0, (12, 1)
     ).metrics
     alone = {
@@ -182,21 +184,21 @@ def test_the_number_of_epochs_is_chosen_by_held_out_nll_and_each_is_reported(spl
         ).metrics
         for count in (1, 12)
     }
-    for count, each in alone.items():
+    for count, expected in alone.items():
         ends = ("accuracy", "accuracy_low", "accuracy_high")
-        assert [found[f"after_{count}_epochs"][name] for name in ends] == [
-            each[name] for name in ends
+        assert [metrics[f"after_{count}_epochs"][name] for name in ends] == [
+            expected[name] for name in ends
         ]
-    assert found["after_12_epochs"]["nll_val"] < found["after_1_epochs"]["nll_val"]
-    assert found["epochs"] == alone[12]["epochs"] == 12 and found["nll"] == alone[12]["nll"]
+    assert metrics["after_12_epochs"]["nll_val"] < metrics["after_1_epochs"]["nll_val"]
+    assert metrics["epochs"] == alone[12]["epochs"] == 12 and metrics["nll"] == alone[12]["nll"]
 
 
 def test_few_labels_are_drawn_as_for_the_probe(splits, encoder):
     pool, _, test = splits
     settings = replace(SETTINGS, epochs=1)
-    found = finetune_lowshot(encoder, pool, test, 3, 2, settings, 0.002, seed=7)
+    accuracies = finetune_lowshot(encoder, pool, test, 3, 2, settings, 0.002, seed=7)
     labels = pool.labels.numpy()
-    for draw, accuracy in enumerate(found):
+    for draw, accuracy in enumerate(accuracies):
         rows = few_labels(labels, 3, 7, draw)
         model = finetune(encoder, pool.images[rows], labels[rows], 10, settings, 0.002, 7)
         assert accuracy == classification.accuracy(model.logits(test.images), test.labels.numpy())
@@ -208,6 +210,6 @@ def test_a_classifier_need_not_be_blind_to_colour():
     views = ViewSettings(
         size=8, scale=(0.3, 0.7), flip=0.2, rotate=9, jitter=0.8, hue=0.1, blur=0.5, solarize=0.2
     )
-    found = geometry(views)
-    assert (found.scale, found.flip, found.rotate) == ((0.3, 0.7), 0.2, 9)
-    assert (found.jitter, found.grayscale, found.blur, found.solarize) == (0, 0, 0, 0)
+    kept = geometry(views)
+    assert (kept.scale, kept.flip, kept.rotate) == ((0.3, 0.7), 0.2, 9)
+    assert (kept.jitter, kept.grayscale, kept.blur, kept.solarize) == (0, 0, 0, 0)

@@ -88,25 +88,30 @@ def test_a_feature_vector_of_zeros_is_similar_to_nothing():
 
 def test_the_grid_is_scored_on_val_and_test_is_read_with_train_and_val_as_the_bank(digits):
     train, val, test = digits
-    found, grid = knn.evaluate_knn(train, val, test, [20, 1, 5], [0.2, 0.02], 100, 0)
+    metrics, grid = knn.evaluate_knn(train, val, test, [20, 1, 5], [0.2, 0.02], 100, 0)
     assert [row[:2] for row in grid] == [(k, t) for k in (1, 5, 20) for t in (0.02, 0.2)]
     accurate = max(row[2] for row in grid)
-    assert (found["k"], found["temperature"], accurate) in grid
+    assert (metrics["k"], metrics["temperature"], accurate) in grid
     for k, temperature, accuracy in grid:
         oracle = sklearn_knn(k, temperature).fit(train[0].astype(float), train[1])
         assert accuracy == oracle.score(val[0].astype(float), val[1])
     both = [np.concatenate(parts) for parts in zip(train, val, strict=True)]
-    oracle = sklearn_knn(found["k"], found["temperature"]).fit(both[0].astype(float), both[1])
-    assert found["accuracy"] == oracle.score(test[0].astype(float), test[1])
-    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"] and found["n"] == 300
+    oracle = sklearn_knn(metrics["k"], metrics["temperature"]).fit(both[0].astype(float), both[1])
+    assert metrics["accuracy"] == oracle.score(test[0].astype(float), test[1])
+    assert (
+        metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
+        and metrics["n"] == 300
+    )
 
 
 def test_the_bank_for_test_holds_val_as_well():
     west, north = np.array([[1, 0]], np.float32), np.array([[0, 1]], np.float32)
     train = np.concatenate([west, west + 0.1 * north, north]), np.array([0, 0, 1])
     val = np.concatenate([west - north, north]), np.array([1, 1])
-    found, _ = knn.evaluate_knn(train, val, (west - 0.9 * north, np.array([1])), [1], [0.1], 100, 0)
-    assert found["accuracy"] == 1  # by train alone the neighbour is of class 0
+    metrics, _ = knn.evaluate_knn(
+        train, val, (west - 0.9 * north, np.array([1])), [1], [0.1], 100, 0
+    )
+    assert metrics["accuracy"] == 1  # by train alone the neighbour is of class 0
 
 
 def test_of_equally_accurate_settings_the_smaller_k_then_the_higher_temperature_is_chosen():
@@ -115,11 +120,11 @@ def test_of_equally_accurate_settings_the_smaller_k_then_the_higher_temperature_
     apart = np.eye(2)[labels].astype(np.float32) + rng.normal(scale=0.01, size=(40, 2)).astype(
         np.float32
     )
-    found, grid = knn.evaluate_knn(
+    metrics, grid = knn.evaluate_knn(
         (apart, labels), (apart, labels), (apart, labels), [9, 3], [0.1, 0.5], 100, 0
     )
     assert {row[2] for row in grid} == {1.0}
-    assert (found["k"], found["temperature"]) == (3, 0.5)
+    assert (metrics["k"], metrics["temperature"]) == (3, 0.5)
 
 
 def test_a_k_above_the_bank_names_the_setting(digits):

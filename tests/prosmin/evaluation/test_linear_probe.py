@@ -125,25 +125,25 @@ def test_a_small_rise_on_the_way_does_not_end_the_search(digits, monkeypatch):
 
 def test_the_protocol_selects_on_val_and_refits_on_train_and_val(digits):
     train, val, test = digits
-    found = evaluate_probe(train, val, test, GRID, 100, 0)
+    result = evaluate_probe(train, val, test, GRID, 100, 0)
     l2, selected = select(train, val, 10, GRID)
-    assert found.metrics["l2"] == l2
+    assert result.metrics["l2"] == l2
     seen = selected.logits(val[0])
     temperature = calibration.fit_temperature(seen, val[1])
     assert (
-        found.probe.temperature
-        == found.metrics["temperature"]
+        result.probe.temperature
+        == result.metrics["temperature"]
         == pytest.approx(temperature, rel=1e-6)
     )
-    calibrated = classification.softmax(seen / found.probe.temperature)
-    assert found.probe.threshold == conformal.fit_threshold(calibrated, val[1])
-    assert found.metrics["accuracy_val"] == classification.accuracy(seen, val[1])
-    assert found.metrics["n_val"] == len(val[1])
+    calibrated = classification.softmax(seen / result.probe.temperature)
+    assert result.probe.threshold == conformal.fit_threshold(calibrated, val[1])
+    assert result.metrics["accuracy_val"] == classification.accuracy(seen, val[1])
+    assert result.metrics["n_val"] == len(val[1])
     both = [np.concatenate(parts) for parts in zip(train, val, strict=True)]
     # Fitted from the selected weights on, and not from zero as here.
     alone = classification.softmax(fit(*both, 10, l2).logits(test[0]))
     np.testing.assert_allclose(
-        classification.softmax(found.probe.logits(test[0])), alone, atol=1e-3
+        classification.softmax(result.probe.logits(test[0])), alone, atol=1e-3
     )
 
 
@@ -160,8 +160,8 @@ def test_nothing_is_fitted_to_the_test_split(digits):
 
 def test_the_report_holds_each_metric_of_the_probe_with_its_interval(digits):
     test = digits[2]
-    found = evaluate_probe(*digits, GRID, 100, 0)
-    reported, logits = found.metrics, found.probe.logits(test[0])
+    result = evaluate_probe(*digits, GRID, 100, 0)
+    reported, logits = result.metrics, result.probe.logits(test[0])
     calibrated = classification.softmax(logits / reported["temperature"])
     assert reported["accuracy"] == classification.accuracy(logits, test[1])
     assert reported["accuracy_top5"] == classification.top_k_accuracy(logits, test[1], 5)
@@ -169,7 +169,7 @@ def test_the_report_holds_each_metric_of_the_probe_with_its_interval(digits):
     assert reported["ece"] == calibration.ece(classification.softmax(logits), test[1])
     assert reported["brier_calibrated"] == classification.brier(calibrated, test[1])
     assert reported["ece_adaptive_calibrated"] == calibration.ece_adaptive(calibrated, test[1])
-    sets = conformal.prediction_sets(calibrated, found.probe.threshold)
+    sets = conformal.prediction_sets(calibrated, result.probe.threshold)
     assert reported["conformal_coverage"] == conformal.coverage(sets, test[1])
     assert reported["conformal_size"] == sets.sum() / 300
     assert reported["n"] == 300
@@ -185,7 +185,7 @@ def test_the_report_holds_each_metric_of_the_probe_with_its_interval(digits):
         ("raw", classification.softmax(logits)),
         ("calibrated", calibrated),
     ):
-        rows = [row[1:] for row in found.reliability if row[0] == kind]
+        rows = [row[1:] for row in result.reliability if row[0] == kind]
         assert rows == calibration.reliability(probabilities, test[1])
 
 

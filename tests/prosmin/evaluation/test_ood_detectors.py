@@ -48,15 +48,15 @@ def test_a_sure_probe_does_not_tie(margin):
         exact_msp, exact_entropy = [], []
         for row in logits.tolist():
             weights = [Decimal(value).exp() for value in row]
-            shares = [each / sum(weights) for each in weights]
+            shares = [weight / sum(weights) for weight in weights]
             exact_msp.append((1 - shares[0]).ln())
             exact_entropy.append(-sum(share * share.ln() for share in shares))
-        for found, exact in (
+        for scores, exact in (
             (ood_detectors.msp(query, query, DEFAULTS), exact_msp),
             (ood_detectors.entropy(query, query, DEFAULTS), exact_entropy),
         ):
-            np.testing.assert_allclose(found, [float(each) for each in exact], rtol=1e-9)
-            assert np.argsort(found).tolist() == sorted(range(300), key=exact.__getitem__)
+            np.testing.assert_allclose(scores, [float(value) for value in exact], rtol=1e-9)
+            assert np.argsort(scores).tolist() == sorted(range(300), key=exact.__getitem__)
 
 
 def test_max_logit_and_entropy_are_the_librarys(ood_digits):
@@ -110,10 +110,10 @@ def test_knn_keeps_its_digits_where_float32_features_almost_coincide():
     rng = np.random.default_rng(0)
     base = rng.normal(size=64)
     train, query = ((base + 1e-4 * rng.normal(size=(50, 64))).astype(np.float32) for _ in range(2))
-    exact = [each.astype(np.float64) for each in (query, train)]
-    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in exact]
-    found = ood_detectors.knn(Sample(train), Sample(query), Settings(k=50))
-    np.testing.assert_allclose(found, cdist(*unit).max(axis=1), rtol=0.01)
+    exact = [features.astype(np.float64) for features in (query, train)]
+    unit = [features / np.linalg.norm(features, axis=1, keepdims=True) for features in exact]
+    scores = ood_detectors.knn(Sample(train), Sample(query), Settings(k=50))
+    np.testing.assert_allclose(scores, cdist(*unit).max(axis=1), rtol=0.01)
 
 
 def test_knn_in_blocks_is_knn_at_once(ood_digits, monkeypatch):
@@ -182,10 +182,10 @@ def test_one_gaussian_is_the_librarys(ood_digits, shrinkage):
     """The covariance without labels, shrunk towards its mean variance, in scikit-learn."""
     train, inside, _ = ood_digits
     library = ShrunkCovariance(shrinkage=shrinkage).fit(train.features.astype(np.float64))
-    found = ood_detectors.gaussian(
+    scores = ood_detectors.gaussian(
         Sample(train.features), Sample(inside.features), Settings(shrinkage=shrinkage)
     )
-    np.testing.assert_allclose(found, library.mahalanobis(inside.features), rtol=1e-6)
+    np.testing.assert_allclose(scores, library.mahalanobis(inside.features), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shrinkage", [0.01, 0.1])
@@ -195,10 +195,10 @@ def test_ssd_is_the_librarys_gaussian_behind_its_normaliser_and_scaler(ood_digit
     known = prepare.fit_transform(train.features.astype(np.float64))
     library = ShrunkCovariance(shrinkage=shrinkage).fit(known)
     expected = library.mahalanobis(prepare.transform(inside.features.astype(np.float64)))
-    found = ood_detectors.ssd(
+    scores = ood_detectors.ssd(
         Sample(train.features), Sample(inside.features), Settings(shrinkage=shrinkage)
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    np.testing.assert_allclose(scores, expected, rtol=1e-3)
 
 
 def test_normalised_detectors_do_not_see_the_length_of_a_feature(ood_digits):
@@ -230,8 +230,8 @@ def test_mahalanobis_leaves_out_images_without_a_label(ood_digits):
 def test_mahalanobis_of_dead_features_needs_shrinkage(ood_digits):
     train, inside, _ = ood_digits
     dead = [
-        Sample(np.pad(each.features, ((0, 0), (0, 1))), labels=each.labels)
-        for each in (train, inside)
+        Sample(np.pad(sample.features, ((0, 0), (0, 1))), labels=sample.labels)
+        for sample in (train, inside)
     ]
     with pytest.raises(ConfigError, match="^shrinkage is 0; the covariance of the 65 features"):
         ood_detectors.mahalanobis(*dead, Settings(shrinkage=0))
@@ -254,8 +254,8 @@ def test_relative_mahalanobis_without_shrinkage_orders_as_the_librarys(ood_digit
     expected = library.predict_features(torch.from_numpy(inside.features).double()) * len(
         train.features
     )
-    found = ood_detectors.relative_mahalanobis(train, inside, Settings(shrinkage=0))
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(found).max())
+    scores = ood_detectors.relative_mahalanobis(train, inside, Settings(shrinkage=0))
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3 * np.abs(scores).max())
 
 
 @pytest.mark.parametrize("dim", [None, 1, 48])

@@ -41,18 +41,18 @@ def test_scores_are_high_where_the_answer_is_obvious(name):
 
     train, inside = (sample(centres[labels], -2.0) for _ in range(2))
     outside = sample(np.array([-1.0, -1.0, -4.0]), 1.0)  # of small norm as well
-    low, high = (ood_scores.score_all(train, each, DEFAULTS)[name] for each in (inside, outside))
-    found = detection.evaluate(low, high, resamples=100, seed=0)
-    assert found["auroc"] == found["aupr_ood"] == found["aupr_id"] == 1.0
-    assert found["fpr95"] == 0.0
+    low, high = (ood_scores.score_all(train, query, DEFAULTS)[name] for query in (inside, outside))
+    metrics = detection.evaluate(low, high, resamples=100, seed=0)
+    assert metrics["auroc"] == metrics["aupr_ood"] == metrics["aupr_id"] == 1.0
+    assert metrics["fpr95"] == 0.0
 
 
 def test_a_score_belongs_to_its_image_whatever_the_order_and_the_company(ood_digits, scores):
     train, inside, _ = ood_digits
     shuffled = np.random.default_rng(0).permutation(len(inside.features))[:50]
-    found = ood_scores.score_all(train, inside.rows(shuffled), DEFAULTS)
-    assert list(found) == ALL
-    for name, values in found.items():
+    again = ood_scores.score_all(train, inside.rows(shuffled), DEFAULTS)
+    assert list(again) == ALL
+    for name, values in again.items():
         np.testing.assert_allclose(
             values, scores[0][name][shuffled], rtol=1e-5, atol=1e-9, err_msg=name
         )
@@ -61,8 +61,8 @@ def test_a_score_belongs_to_its_image_whatever_the_order_and_the_company(ood_dig
 def test_an_image_twice_has_one_score(ood_digits):
     """Ties stay ties, so that an image in both sets counts half."""
     train, inside, _ = ood_digits
-    found = ood_scores.score_all(train, inside.rows(np.repeat(np.arange(20), 2)), DEFAULTS)
-    for name, values in found.items():
+    scores = ood_scores.score_all(train, inside.rows(np.repeat(np.arange(20), 2)), DEFAULTS)
+    for name, values in scores.items():
         np.testing.assert_allclose(values[::2], values[1::2], rtol=1e-6, err_msg=name)
 
 
@@ -98,21 +98,22 @@ def test_a_combined_score_does_not_ask_in_which_order_the_classes_come(order):
     train, inside = sample(np.arange(8000) % 10, 1.0), sample(rng.integers(0, 10, 1000), 1.0)
     outside = sample(rng.integers(0, 10, 1000), 1.3)
     rows = np.argsort(train.labels, kind="stable") if order == "sorted" else np.arange(8000)
-    found = []
-    for each in (rows, rng.permutation(8000)):
+    aurocs = []
+    for permutation in (rows, rng.permutation(8000)):
         scores = [
-            ood_scores.score_all(train.rows(each), query, DEFAULTS) for query in (inside, outside)
+            ood_scores.score_all(train.rows(permutation), query, DEFAULTS)
+            for query in (inside, outside)
         ]
-        found.append([detection.auroc(*(every[name] for every in scores)) for name in COMBINED])
-    assert np.abs(np.subtract(*found)).max() < 0.01
+        aurocs.append([detection.auroc(*(every[name] for every in scores)) for name in COMBINED])
+    assert np.abs(np.subtract(*aurocs)).max() < 0.01
 
 
 def test_a_combined_score_survives_an_image_of_the_training_set_and_a_constant_sigma(ood_digits):
     train, _, _ = ood_digits
     flat = Sample(train.features, np.zeros(900), train.logits, train.labels, train.head)
-    found = ood_scores.score_all(flat, flat, Settings(k=1))
-    assert all(np.isfinite(found[name]).all() for name in COMBINED)
-    assert (found["combined_sigma"] >= 0).all()
+    scores = ood_scores.score_all(flat, flat, Settings(k=1))
+    assert all(np.isfinite(scores[name]).all() for name in COMBINED)
+    assert (scores["combined_sigma"] >= 0).all()
 
 
 def test_a_k_that_the_training_images_allow_is_allowed_without_the_held_out_ones(ood_digits):
@@ -136,7 +137,7 @@ def test_a_k_that_the_training_images_allow_is_allowed_without_the_held_out_ones
     ],
 )
 def test_what_the_samples_lack_leaves_the_detectors_that_need_it_out(ood_digits, lacking, left):
-    bare = [replace(each, **dict.fromkeys(lacking)) for each in ood_digits[:2]]
+    bare = [replace(sample, **dict.fromkeys(lacking)) for sample in ood_digits[:2]]
     assert list(ood_scores.score_all(*bare, DEFAULTS)) == left
 
 

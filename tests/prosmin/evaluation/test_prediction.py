@@ -37,7 +37,7 @@ SEEING = Seeing(
 def test_the_best_constant_sigma_has_the_lowest_crps_of_each_dimension():
     rng = np.random.default_rng(0)
     errors = rng.standard_t(3, size=(500, 3)) * [0.05, 1, 30] + [0, 0.5, 0]
-    found = best_constant(torch.tensor(errors))
+    constant = best_constant(torch.tensor(errors))
     for place, column in enumerate(torch.tensor(errors).T):
 
         def mean_crps(sigma, column=column):
@@ -46,7 +46,7 @@ def test_the_best_constant_sigma_has_the_lowest_crps_of_each_dimension():
         best = minimize_scalar(
             mean_crps, bounds=(1e-3, 100), method="bounded", options={"xatol": 1e-9}
         )
-        assert float(found[place]) == pytest.approx(best.x, rel=1e-4)
+        assert float(constant[place]) == pytest.approx(best.x, rel=1e-4)
 
 
 def drawn(count=600, views=3, size=8, scale=1.0, seed=0):
@@ -55,7 +55,7 @@ def drawn(count=600, views=3, size=8, scale=1.0, seed=0):
     mu = np.repeat(rng.normal(size=(count, 1, size)), views, axis=1)
     sigma = np.exp(rng.uniform(-1.5, 1, size=(count, 1, 1))) * np.ones_like(mu)
     y = mu + sigma * rng.normal(size=mu.shape)
-    return tuple(torch.tensor(each) for each in (mu, np.log(sigma * scale), y))
+    return tuple(torch.tensor(values) for values in (mu, np.log(sigma * scale), y))
 
 
 def measured(mu, log_sigma, y, constant=None):
@@ -68,20 +68,20 @@ def measured(mu, log_sigma, y, constant=None):
 
 
 def test_targets_that_come_as_predicted_are_covered_as_they_should_be():
-    found = measured(*drawn())
-    np.testing.assert_allclose(found.inside.mean(0), [0.5, 0.8, 0.9], atol=0.015)
-    np.testing.assert_allclose(found.pit, 1 / prediction.BINS, atol=0.008)
-    assert found.pit.sum() == pytest.approx(1)
+    result = measured(*drawn())
+    np.testing.assert_allclose(result.inside.mean(0), [0.5, 0.8, 0.9], atol=0.015)
+    np.testing.assert_allclose(result.pit, 1 / prediction.BINS, atol=0.008)
+    assert result.pit.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("scale", "ends"), [(0.5, "full"), (2.0, "empty")])
 def test_sigma_off_by_a_factor_covers_as_the_normal_distribution_says(scale, ends):
-    found = measured(*drawn(scale=scale))
+    result = measured(*drawn(scale=scale))
     expected = [
         2 * norm.cdf(scale * norm.ppf(0.5 + level / 200)) - 1 for level in prediction.LEVELS
     ]
-    np.testing.assert_allclose(found.inside.mean(0), expected, atol=0.015)
-    outer, inner = found.pit[[0, -1]].mean(), found.pit[9:11].mean()
+    np.testing.assert_allclose(result.inside.mean(0), expected, atol=0.015)
+    outer, inner = result.pit[[0, -1]].mean(), result.pit[9:11].mean()
     assert outer > inner if ends == "full" else outer < inner
 
 
@@ -89,15 +89,20 @@ def test_each_number_is_that_of_a_loop_over_pairs_of_views():
     mu, log_sigma, y = drawn(count=4, views=3, size=2)
     mu = mu + torch.tensor(np.random.default_rng(1).normal(size=mu.shape)) / 2
     constant = torch.tensor([0.7, 1.3], dtype=torch.float64)
-    found = measured(mu, log_sigma, y, constant)
+    result = measured(mu, log_sigma, y, constant)
     for n in range(4):
         rows = []
         for i in range(3):
             for j in range(3):
                 for d in range(2) if i != j else ():
                     m, s, t, c = (
-                        float(each)
-                        for each in (mu[n, i, d], log_sigma[n, i, d].exp(), y[n, j, d], constant[d])
+                        float(value)
+                        for value in (
+                            mu[n, i, d],
+                            log_sigma[n, i, d].exp(),
+                            y[n, j, d],
+                            constant[d],
+                        )
                     )
                     sample = norm.ppf((np.arange(2000) + 0.5) / 2000)  # quantiles stand for X
                     other, spread = (
@@ -116,11 +121,11 @@ def test_each_number_is_that_of_a_loop_over_pairs_of_views():
                     levels = (inside <= level / 200 for level in prediction.LEVELS)
                     rows.append([*levels, *crps, abs(t - m), *apart])
         expected = np.mean(rows, axis=0)
-        np.testing.assert_allclose(found.inside[n], expected[:3], atol=1e-6)
+        np.testing.assert_allclose(result.inside[n], expected[:3], atol=1e-6)
         names = ("crps", "crps_constant", "error", "disagreement", "disagreement_constant")
         for name, value in zip(names, expected[3:], strict=True):
-            assert getattr(found, name)[n] == pytest.approx(value, abs=2e-3), name
-    np.testing.assert_allclose(found.log_sigma, log_sigma.mean((1, 2)))
+            assert getattr(result, name)[n] == pytest.approx(value, abs=2e-3), name
+    np.testing.assert_allclose(result.log_sigma, log_sigma.mean((1, 2)))
 
 
 def test_a_sigma_that_knows_its_errors_has_skill_and_one_that_does_not_has_none():
@@ -148,8 +153,8 @@ def test_the_density_is_that_of_torchs_mixture(constant):
     sigma = torch.exp(torch.randn(50, 6, generator=rng, dtype=torch.float64) - 2)
     sigma = sigma[0] if constant else sigma
     y = torch.cat([mu[:5] + 0.01, 3 * torch.randn(20, 6, generator=rng, dtype=torch.float64)])
-    found = prediction.log_density(y, mu, sigma)
-    torch.testing.assert_close(found, mixture_of(mu, sigma).log_prob(y))
+    density = prediction.log_density(y, mu, sigma)
+    torch.testing.assert_close(density, mixture_of(mu, sigma).log_prob(y))
 
 
 def test_the_density_keeps_its_digits_where_sigma_is_small():
@@ -157,8 +162,8 @@ def test_the_density_keeps_its_digits_where_sigma_is_small():
     mu = torch.full((3, 4), 10.0)
     y = mu[:1] + 1e-3 * torch.tensor([1.0, 0.0, -1.0, 2.0])
     expected = norm.logpdf((y[0] - mu[0]).double().numpy(), 0, 1e-3).sum()
-    found = prediction.log_density(y, mu, torch.full((4,), 1e-3))
-    assert float(found) == pytest.approx(expected, abs=1e-3)
+    density = prediction.log_density(y, mu, torch.full((4,), 1e-3))
+    assert float(density) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -196,14 +201,14 @@ def test_the_seed_draws_the_views(model, reference):
 
 def test_the_mixture_is_made_of_predictions_from_one_view_of_each_component(model, reference):
     chosen = IMAGES[40:52]
-    found = prediction.fit_reference(model, IMAGES[:30], SEEING, chosen)
-    torch.testing.assert_close(found.sigma, reference.sigma)
+    fitted = prediction.fit_reference(model, IMAGES[:30], SEEING, chosen)
+    torch.testing.assert_close(fitted.sigma, reference.sigma)
     single = Seeing(1, SEEING.settings, 0)
     mu, log_sigma, _ = next(prediction._look(model, chosen, single, prediction._MIXTURE))
-    measured = prediction.measure(model, IMAGES[30:33], found, SEEING)
+    measured = prediction.measure(model, IMAGES[30:33], fitted, SEEING)
     y = next(prediction._look(model, IMAGES[30:33], SEEING, prediction._MEASURE))[2]
-    y = found.normalisation(y).double()
-    widths = {"mixture": log_sigma[:, 0].exp(), "mixture_constant": found.sigma}
+    y = fitted.normalisation(y).double()
+    widths = {"mixture": log_sigma[:, 0].exp(), "mixture_constant": fitted.sigma}
     for name, sigma in widths.items():
         density = mixture_of(mu[:, 0].double(), sigma.double())
         expected = [-density.log_prob(views).mean() / 4 for views in y]

@@ -67,20 +67,22 @@ def test_a_cell_has_its_accuracy_ece_and_similarity(split, probe):
 
 def test_a_summary_keeps_the_extra_types_apart(split, probe):
     observer = observed(split, probe)
-    found = summarise(observer, observer.measured, TYPES, SEVERITIES, 100, 0)
-    assert found["accuracy_clean"] == 1 and found["mce_unnormalised"] == 0.25
-    assert found["mce_unnormalised_extra"] == 0
-    assert found["mce"] == found["mce_low"] == found["mce_high"] == 1  # its own reference
-    assert found["ece_severity_1"] < 0.1 and found["ece_severity_4"] == pytest.approx(0.5, abs=0.1)
+    summary = summarise(observer, observer.measured, TYPES, SEVERITIES, 100, 0)
+    assert summary["accuracy_clean"] == 1 and summary["mce_unnormalised"] == 0.25
+    assert summary["mce_unnormalised_extra"] == 0
+    assert summary["mce"] == summary["mce_low"] == summary["mce_high"] == 1  # its own reference
+    assert summary["ece_severity_1"] < 0.1 and summary["ece_severity_4"] == pytest.approx(
+        0.5, abs=0.1
+    )
     for severity, coverage in ((1, 1.0), (4, 0.5)):
-        assert found[f"conformal_coverage_severity_{severity}"] == coverage
-        assert found[f"conformal_size_severity_{severity}"] == 1
+        assert summary[f"conformal_coverage_severity_{severity}"] == coverage
+        assert summary[f"conformal_size_severity_{severity}"] == 1
         for name in ("coverage", "size"):
-            low, high = (found[f"conformal_{name}_severity_{severity}_{end}"] for end in ENDS)
-            assert low <= found[f"conformal_{name}_severity_{severity}"] <= high
+            low, high = (summary[f"conformal_{name}_severity_{severity}_{end}"] for end in ENDS)
+            assert low <= summary[f"conformal_{name}_severity_{severity}"] <= high
     assert benchmark_types(TYPES) == ["fog"]
 
 
 def test_without_a_probe_the_features_alone_are_summarised(split):
-    found = summarise(observed(split, None), None, TYPES, SEVERITIES, 100, 0)
-    assert set(found) == {f"feature_similarity{end}" for end in ("", "_low", "_high")}
+    summary = summarise(observed(split, None), None, TYPES, SEVERITIES, 100, 0)
+    assert set(summary) == {f"feature_similarity{end}" for end in ("", "_low", "_high")}

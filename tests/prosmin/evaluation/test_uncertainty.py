@@ -27,9 +27,11 @@ def clusters(n=120, features=6, classes=3, seed=0):
 def test_the_nearest_other_image_is_scikit_learns(monkeypatch, block):
     monkeypatch.setattr(knn, "_BLOCK", block)
     features, labels = clusters()
-    found = NearestNeighbors(n_neighbors=2, metric="cosine").fit(features).kneighbors(features)[1]
+    neighbours = (
+        NearestNeighbors(n_neighbors=2, metric="cosine").fit(features).kneighbors(features)[1]
+    )
     right = uncertainty.right_among_themselves(features, labels)
-    np.testing.assert_array_equal(right, labels[found[:, 1]] == labels)
+    np.testing.assert_array_equal(right, labels[neighbours[:, 1]] == labels)
     assert 0.3 < right.mean() < 1
 
 

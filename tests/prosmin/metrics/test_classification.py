@@ -151,7 +151,7 @@ def test_a_top_k_that_says_nothing_is_refused(k):
 
 def test_the_interval_of_a_mean_equals_scipy_bootstrap():
     _, probabilities, labels = predictions()
-    found = classification.with_intervals(
+    metrics = classification.with_intervals(
         {"brier": partial(classification.brier, probabilities, labels)}, 400, 4000, seed=0
     )
     squares = ((probabilities - np.eye(7)[labels]) ** 2).sum(1)
@@ -159,9 +159,9 @@ def test_the_interval_of_a_mean_equals_scipy_bootstrap():
         (squares,), np.mean, n_resamples=4000, method="percentile", rng=1
     ).confidence_interval
     width = oracle.high - oracle.low
-    assert found["brier"] == pytest.approx(squares.mean())
-    assert found["brier_low"] == pytest.approx(oracle.low, abs=0.06 * width)
-    assert found["brier_high"] == pytest.approx(oracle.high, abs=0.06 * width)
+    assert metrics["brier"] == pytest.approx(squares.mean())
+    assert metrics["brier_low"] == pytest.approx(oracle.low, abs=0.06 * width)
+    assert metrics["brier_high"] == pytest.approx(oracle.high, abs=0.06 * width)
 
 
 def test_intervals_are_repeatable_and_nested_by_level():
@@ -179,9 +179,9 @@ def _coverage(draw, scored, truth, name):
     rng, covered, around = np.random.default_rng(0), 0, 0
     for _ in range(300):
         data = draw(rng)
-        found = classification.with_intervals({name: partial(scored, *data)}, len(data[1]), 200, 0)
-        covered += found[f"{name}_low"] <= truth <= found[f"{name}_high"]
-        around += found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+        values = classification.with_intervals({name: partial(scored, *data)}, len(data[1]), 200, 0)
+        covered += values[f"{name}_low"] <= truth <= values[f"{name}_high"]
+        around += values[f"{name}_low"] <= values[name] <= values[f"{name}_high"]
     return covered / 300, around / 300
 
 

@@ -48,8 +48,8 @@ def test_mce_is_a_mean_of_ratios_and_no_ratio_of_means():
     )  # 1 and 0; the ratio of the sums would be 1.5 / 3
     uneven = OTHER.copy()
     uneven[0] = [[1, 1, 1, 1], [1, 1, 1, 0]]  # errors 0 .25
-    found = corruption_error.mce(Measured(perfect, CLEAN), Measured(uneven, CLEAN))
-    assert found == pytest.approx((1.5 / 0.25 + 0) / 2)
+    mean_error = corruption_error.mce(Measured(perfect, CLEAN), Measured(uneven, CLEAN))
+    assert mean_error == pytest.approx((1.5 / 0.25 + 0) / 2)
 
 
 def test_a_reference_without_errors_leaves_the_ratio_undefined():
@@ -67,7 +67,7 @@ def test_resamples_are_the_same_numbers_on_repeated_images():
     model, reference = Measured(own, clean), Measured(other, other_clean)
     counts = next(intervals.resamples(40, 7, seed=0))
     for row, repeats in enumerate(counts.astype(int)):
-        again = [np.repeat(each, repeats, axis=-1) for each in (own, clean, other, other_clean)]
+        again = [np.repeat(hits, repeats, axis=-1) for hits in (own, clean, other, other_clean)]
         repeated, repeated_reference = Measured(*again[:2]), Measured(*again[2:])
         values = corruption_error.relative_mce(model, reference, counts)
         assert values[row] == pytest.approx(
@@ -136,8 +136,8 @@ def test_a_file_of_errors_is_a_reference(tmp_path):
     file.write_text(
         json.dumps({"accuracy_clean": 0.75, "mce": 1, "error": {"fog": 0.5, "snow": 0.25}} | CELLS)
     )
-    found = corruption_error.known(str(file), ["snow", "fog"], CELLS)
-    assert found.errors.tolist() == [0.25, 0.5] and found.clean == 0.25
+    reference = corruption_error.known(str(file), ["snow", "fog"], CELLS)
+    assert reference.errors.tolist() == [0.25, 0.5] and reference.clean == 0.25
 
 
 def test_rounded_errors_are_read_as_the_counts_that_they_are(tmp_path):
@@ -151,8 +151,8 @@ def test_rounded_errors_are_read_as_the_counts_that_they_are(tmp_path):
         "error": {"fog": 0.00408163, "snow": 1.0, "frost": 0.3333},
     } | cells
     (tmp_path / "own.json").write_text(json.dumps(content))
-    found = corruption_error.known(str(tmp_path / "own.json"), ["fog", "snow", "frost"], cells)
-    assert found.errors.tolist() == [1 / 245, 1.0, 0.3333] and found.clean == 1 - 16 / 49
+    reference = corruption_error.known(str(tmp_path / "own.json"), ["fog", "snow", "frost"], cells)
+    assert reference.errors.tolist() == [1 / 245, 1.0, 0.3333] and reference.clean == 1 - 16 / 49
 
 
 @pytest.mark.parametrize("key", CELLS)

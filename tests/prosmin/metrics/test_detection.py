@@ -23,19 +23,21 @@ def test_metrics_are_the_libraries(shape):
     if shape == "tied":
         inside, outside = inside.round(1), outside.round(1)
     both, target = np.concatenate([inside, outside]), np.repeat([0, 1], [len(inside), len(outside)])
-    found = detection.evaluate(inside, outside, resamples=100, seed=0)
-    assert found["auroc"] == pytest.approx(roc_auc_score(target, both), abs=1e-12)
-    assert found["aupr_ood"] == pytest.approx(average_precision_score(target, both), abs=1e-12)
-    assert found["aupr_id"] == pytest.approx(average_precision_score(1 - target, -both), abs=1e-12)
+    metrics = detection.evaluate(inside, outside, resamples=100, seed=0)
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(target, both), abs=1e-12)
+    assert metrics["aupr_ood"] == pytest.approx(average_precision_score(target, both), abs=1e-12)
+    assert metrics["aupr_id"] == pytest.approx(
+        average_precision_score(1 - target, -both), abs=1e-12
+    )
     library = OODMetrics().update(torch.from_numpy(both), torch.from_numpy(-target)).compute()
-    assert found["auroc"] == pytest.approx(library["AUROC"], abs=1e-9)
+    assert metrics["auroc"] == pytest.approx(library["AUROC"], abs=1e-9)
     # The library integrates precision by trapezes, which differ from the step sum by under a step.
-    assert found["aupr_ood"] == pytest.approx(library["AUPR-OUT"], abs=0.01)
-    assert found["aupr_id"] == pytest.approx(library["AUPR-IN"], abs=0.01)
+    assert metrics["aupr_ood"] == pytest.approx(library["AUPR-OUT"], abs=0.01)
+    assert metrics["aupr_id"] == pytest.approx(library["AUPR-IN"], abs=0.01)
     # The FPR95 of the library, like that of OpenOOD, rejects 95 % of OOD. With classes and signs
     # swapped it accepts 95 % of ID.
-    assert found["fpr95_ood"] == pytest.approx(library["FPR95TPR"], abs=1e-6)
-    assert found["fpr95"] == pytest.approx(
+    assert metrics["fpr95_ood"] == pytest.approx(library["FPR95TPR"], abs=1e-6)
+    assert metrics["fpr95"] == pytest.approx(
         fpr_at_tpr(torch.from_numpy(-both), torch.from_numpy(target - 1)).item()
     )
 
@@ -85,9 +87,9 @@ def test_metrics_by_hand():
 
 
 def test_constant_scores_know_nothing():
-    found = detection.evaluate(np.zeros(30), np.zeros(10), resamples=100, seed=0)
-    low, high = found.pop("auroc_low"), found.pop("auroc_high")
-    assert found == {
+    metrics = detection.evaluate(np.zeros(30), np.zeros(10), resamples=100, seed=0)
+    low, high = metrics.pop("auroc_low"), metrics.pop("auroc_high")
+    assert metrics == {
         "auroc": 0.5,
         "aupr_ood": 0.25,
         "aupr_id": 0.75,

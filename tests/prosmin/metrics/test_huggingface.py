@@ -59,12 +59,12 @@ def torch_says(function, given, **how):
     ],
 )
 def test_values_are_those_of_another_library(module, given, settings, expected):
-    found = module().compute(predictions=given, references=LABELS, **settings)
-    assert found == {module.name: pytest.approx(expected, abs=1e-6)}
+    values = module().compute(predictions=given, references=LABELS, **settings)
+    assert values == {module.name: pytest.approx(expected, abs=1e-6)}
     parts = module()
     for part in np.array_split(np.arange(len(LABELS)), 4):
         parts.add_batch(predictions=given[part], references=LABELS[part])
-    assert parts.compute(**settings) == found
+    assert parts.compute(**settings) == values
 
 
 @pytest.mark.parametrize(
@@ -82,21 +82,21 @@ def test_values_are_those_of_another_library(module, given, settings, expected):
 def test_an_interval_comes_with_it_where_it_is_asked_for(module):
     name = module.name
     given = LOGITS if name in ("accuracy", "nll") else PROBABILITIES
-    found = module().compute(predictions=given, references=LABELS, bootstrap=200, seed=1)
-    assert list(found) == [name, f"{name}_low", f"{name}_high"]
-    assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
-    assert module().compute(predictions=given, references=LABELS, bootstrap=200, seed=1) == found
+    values = module().compute(predictions=given, references=LABELS, bootstrap=200, seed=1)
+    assert list(values) == [name, f"{name}_low", f"{name}_high"]
+    assert values[f"{name}_low"] < values[name] < values[f"{name}_high"]
+    assert module().compute(predictions=given, references=LABELS, bootstrap=200, seed=1) == values
 
 
 def test_ood_scores():
     scores, positive = RNG.normal(size=80) + np.repeat([0, 1], 40), np.repeat([0, 1], 40)
-    found = huggingface.OODDetection().compute(predictions=scores, references=positive)
-    assert list(found) == ["auroc", "aupr_ood", "aupr_id", "fpr95", "fpr95_ood"]
-    assert found["auroc"] == pytest.approx(roc_auc_score(positive, scores))
+    values = huggingface.OODDetection().compute(predictions=scores, references=positive)
+    assert list(values) == ["auroc", "aupr_ood", "aupr_id", "fpr95", "fpr95_ood"]
+    assert values["auroc"] == pytest.approx(roc_auc_score(positive, scores))
     ranged = huggingface.OODDetection().compute(
         predictions=scores, references=positive, bootstrap=200
     )
-    assert ranged["auroc_low"] < found["auroc"] < ranged["auroc_high"]
+    assert ranged["auroc_low"] < values["auroc"] < ranged["auroc_high"]
     with pytest.raises(UserError, match="references hold 2"):
         huggingface.OODDetection().compute(predictions=scores, references=positive + 1)
 
@@ -104,8 +104,8 @@ def test_ood_scores():
 def test_predicted_distributions():
     together = np.concatenate([MU, SIGMA], axis=1)
     low, high = norm.interval(0.8, MU, SIGMA)
-    found = huggingface.Coverage().compute(predictions=together, references=VALUES, level=0.8)
-    assert found["coverage"] == pytest.approx(((low <= VALUES) & (high >= VALUES)).mean())
+    values = huggingface.Coverage().compute(predictions=together, references=VALUES, level=0.8)
+    assert values["coverage"] == pytest.approx(((low <= VALUES) & (high >= VALUES)).mean())
     grid = np.linspace(-20, 20, 40_001)
     by_hand = [
         ((norm.cdf(grid, m, s) - (grid >= y)) ** 2).sum() * (grid[1] - grid[0])

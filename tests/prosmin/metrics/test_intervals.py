@@ -21,13 +21,13 @@ REPETITIONS = 1000
 
 
 def share_inside(interval, truth: float, repetitions: int = REPETITIONS) -> float:
-    found = [interval(seed=seed) for seed in range(repetitions)]
-    return float(np.mean([low <= truth <= high for low, high in found]))
+    limits = [interval(seed=seed) for seed in range(repetitions)]
+    return float(np.mean([low <= truth <= high for low, high in limits]))
 
 
 def of(metric, n, seed, resamples=300):
-    found = classification.with_intervals({"it": metric}, n, resamples, seed)
-    return found["it_low"], found["it_high"]
+    values = classification.with_intervals({"it": metric}, n, resamples, seed)
+    return values["it_low"], values["it_high"]
 
 
 def accuracy(seed: int) -> tuple[float, float]:
@@ -105,9 +105,9 @@ def equal_models(seed: int) -> tuple[float, float]:
     both = [rng.random(360) < 0.995 for _ in range(2)]
     pair = [
         partial(
-            classification.accuracy, np.stack([each, ~each], 1).astype(float), np.zeros(360, int)
+            classification.accuracy, np.stack([right, ~right], 1).astype(float), np.zeros(360, int)
         )
-        for each in both
+        for right in both
     ]
     return difference(*pair, 360, 100, seed)[1:]
 
@@ -153,25 +153,25 @@ PERFECT = np.log(np.eye(10)[np.arange(360) % 10] * 0.999 + 0.0001), np.arange(36
         (partial(classification.nll, *PERFECT), (0, np.inf)),
         (partial(classification.brier, np.eye(10)[PERFECT[1]], PERFECT[1]), (0, 2)),
         (partial(selective.aurc, np.eye(10)[PERFECT[1]], PERFECT[1]), (0, 1)),
-        *((partial(each, np.eye(10)[PERFECT[1]], PERFECT[1]), (0, 1))
-          for each in (calibration.ece, calibration.ece_adaptive, calibration.ece_classwise)),
+        *((partial(error, np.eye(10)[PERFECT[1]], PERFECT[1]), (0, 1))
+          for error in (calibration.ece, calibration.ece_adaptive, calibration.ece_classwise)),
         (partial(rank_correlation, np.arange(360.0), np.arange(360.0)), (-1, 1)),
         (partial(corruption_error.mce_unnormalised, ALL_RIGHT), (0, 1)),
         (partial(classification.mean_share, np.ones(360)), (0, 1)),
     ],
 )  # fmt: skip
 def test_no_value_at_an_end_has_an_interval_without_width_or_beyond_the_range(metric, ends):
-    found = classification.with_intervals({"it": metric}, 360, 100, 0)
-    assert ends[0] <= found["it_low"] <= found["it"] <= found["it_high"] <= ends[1]
-    assert found["it_high"] - found["it_low"] > 1e-4
+    values = classification.with_intervals({"it": metric}, 360, 100, 0)
+    assert ends[0] <= values["it_low"] <= values["it"] <= values["it_high"] <= ends[1]
+    assert values["it_high"] - values["it_low"] > 1e-4
 
 
 def test_an_auroc_of_1_is_an_interval_and_two_of_them_need_not_be_equal():
     pairs = [(np.arange(60) / 60 * part, 1 + np.arange(40) / 40) for part in (1, 0.5)]
     low, high = detection.auroc_interval(*pairs[0], resamples=100, seed=0)
     assert 0.9 < low < high == 1
-    found = auroc_difference(*pairs, 100, 0)
-    assert found.value == 0 and -0.1 < found.low < 0 < found.high < 0.1
+    gain = auroc_difference(*pairs, 100, 0)
+    assert gain.value == 0 and -0.1 < gain.low < 0 < gain.high < 0.1
 
 
 @pytest.mark.parametrize("right, count", [(0, 1), (1, 1), (3, 7), (180, 200), (200, 200)])
@@ -180,14 +180,14 @@ def test_wilsons_is_scipys(right, count):
     low, high = intervals.wilson(np.array([right / count]), np.array([float(count)]))
     assert (low[0], high[0]) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
     hits = np.arange(count) < right
-    found = of(
+    interval = of(
         partial(
             classification.accuracy, np.stack([hits, ~hits], 1).astype(float), np.zeros(count, int)
         ),
         count,
         0,
     )
-    assert found == pytest.approx((oracle.low, oracle.high), abs=1e-9)
+    assert interval == pytest.approx((oracle.low, oracle.high), abs=1e-9)
 
 
 def test_over_seeds_it_is_students():
@@ -241,7 +241,7 @@ def test_all_metrics_see_the_same_resamples_and_none_draws_none():
         "one": partial(classification.mean, values),
         "two": partial(classification.mean, values),
     }
-    found = intervals.on_resamples(metrics, 30, 50, seed=1)
-    assert found["one"].shape == (50,)
-    np.testing.assert_array_equal(found["one"], found["two"])
+    drawn = intervals.on_resamples(metrics, 30, 50, seed=1)
+    assert drawn["one"].shape == (50,)
+    np.testing.assert_array_equal(drawn["one"], drawn["two"])
     assert intervals.on_resamples({}, 30, 50, seed=1) == {}

@@ -23,7 +23,7 @@ def slow(confidence, right):
     areas = []
     for order in permutations(range(len(right))):
         if all(confidence[a] >= confidence[b] for a, b in zip(order, order[1:])):
-            wrong = np.array([not right[each] for each in order])
+            wrong = np.array([not right[index] for index in order])
             areas.append(np.mean(np.cumsum(wrong) / np.arange(1, len(wrong) + 1)))
     return np.mean(areas)
 
@@ -67,8 +67,8 @@ def test_sure_answers_keep_their_order(margin):
     right = margins + rng.normal(size=200) * 3 > margin - 3
     logits = np.column_stack([margins, np.zeros(200)])
     ranks = margins.argsort().argsort()
-    found = aurc(classification.softmax(logits), np.where(right, 0, 1))
-    assert found == pytest.approx(aurc(*two_classes(0.6 + 0.3 * ranks / 200, right)), abs=1e-12)
+    area = aurc(classification.softmax(logits), np.where(right, 0, 1))
+    assert area == pytest.approx(aurc(*two_classes(0.6 + 0.3 * ranks / 200, right)), abs=1e-12)
 
 
 def test_a_resample_by_counts_is_the_value_of_the_repeated_samples():
@@ -77,7 +77,9 @@ def test_a_resample_by_counts_is_the_value_of_the_repeated_samples():
     labels = rng.integers(0, 4, 60)
     for counts in intervals.resamples(60, 3, 0):
         expected = [
-            aurc(*(np.repeat(each, row.astype(int), axis=0) for each in (probabilities, labels)))
+            aurc(
+                *(np.repeat(values, row.astype(int), axis=0) for values in (probabilities, labels))
+            )
             for row in counts
         ]
         np.testing.assert_allclose(aurc(probabilities, labels, counts), expected)

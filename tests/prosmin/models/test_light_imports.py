@@ -56,11 +56,11 @@ print(*torchvision.ops.roi_align(images, torch.tensor([[0.0, 0, 0, 4, 4]]), 2).s
 def test_a_version_that_wants_something_else_gets_the_real_one(tmp_path, attribute):
     """A package of that name, earlier on the path, which asks for what the stand-in has not."""
     module, name = f"torch._dynamo.{attribute}".rsplit(".", 1)
-    (tmp_path / "timm.py").write_text(f"from {module} import {name} as found")
+    (tmp_path / "timm.py").write_text(f"from {module} import {name} as attribute")
     out = said(
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from prosmin.models import light_imports\n"
-        "found = light_imports.timm().found\n"
-        f"import torch._dynamo.utils\nassert found is {module}.{name}\nprint('real')"
+        "attribute = light_imports.timm().attribute\n"
+        f"import torch._dynamo.utils\nassert attribute is {module}.{name}\nprint('real')"
     )
     assert out == "real"

@@ -53,7 +53,7 @@ def moved(model):
 def outputs(model, batch, network):
     """float64 [N, D] per view, from one batch of global views and one of local views per size."""
     parts = [network(torch.cat(group)) for group in (batch[:2], batch[2:4], batch[4:]) if group]
-    return [each.double().numpy() for part in parts for each in part.split(len(batch[0]))]
+    return [view.double().numpy() for part in parts for view in part.split(len(batch[0]))]
 
 
 def slowly(name, model, batch):
@@ -61,13 +61,13 @@ def slowly(name, model, batch):
     target = outputs(model, batch[:2], model.targets) if hasattr(model, "target") else None
     if name == "published":
         predicted = online(lambda x: torch.cat(model.head(model.project(x)), 1))
-        mu, log_sigma = zip(*(np.split(each, 2, axis=1) for each in predicted))
+        mu, log_sigma = zip(*(np.split(output, 2, axis=1) for output in predicted))
         draws = torch.Generator().manual_seed(3)
         noise = [
             torch.randn(4, 8, 4, generator=draws).double().numpy() for _ in range(2 * len(batch))
         ]
-        centred = [each - model.centre.numpy() for each in target]
-        return reference.published(mu, [np.exp(each) for each in log_sigma], centred, noise, 1.2)
+        centred = [view - model.centre.numpy() for view in target]
+        return reference.published(mu, [np.exp(view) for view in log_sigma], centred, noise, 1.2)
     if name == "byol":
         return reference.byol(online(lambda x: model.predictor(model.project(x))), target)
     if name == "simsiam":
@@ -132,8 +132,8 @@ def test_it_learns_to_tell_its_batch_apart_or_to_predict_it(name):
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != "published"])
 def test_a_baseline_predicts_no_distribution(name):
-    found = tiny_model(name).describe(views()[0])
-    assert found.features.shape == (8, 6) and found.log_sigma is None
+    description = tiny_model(name).describe(views()[0])
+    assert description.features.shape == (8, 6) and description.log_sigma is None
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -150,10 +150,10 @@ def test_doubts_of_a_baseline_are_lengths_of_what_it_has(name):
     slow = {"projection_norm": -projection.square().sum(1).sqrt()}
     if name in predicts:
         slow["mean_norm"] = -predicts[name](projection).square().sum(1).sqrt()
-    found = model.describe(images).doubts
-    assert found.keys() == slow.keys() <= DOUBTS.keys()
+    doubts = model.describe(images).doubts
+    assert doubts.keys() == slow.keys() <= DOUBTS.keys()
     for doubt, expected in slow.items():
-        torch.testing.assert_close(found[doubt], expected)
+        torch.testing.assert_close(doubts[doubt], expected)
 
 
 def test_the_published_code_leaves_half_of_the_mean_of_its_targets():

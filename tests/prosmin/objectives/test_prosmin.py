@@ -110,8 +110,8 @@ def test_every_rule_is_the_mean_of_its_score_and_trains_every_online_parameter(b
 def test_a_point_prediction_has_no_sigma(batch):
     assert tiny_model(rule="point").describe(batch[0]).log_sigma is None
     assert tiny_model(rule="point").sigma_range is None
-    found = tiny_model().describe(batch[0])
-    assert found.features.shape == (32, 6) and found.log_sigma.shape == (32, 4)
+    description = tiny_model().describe(batch[0])
+    assert description.features.shape == (32, 6) and description.log_sigma.shape == (32, 4)
 
 
 @pytest.mark.parametrize("rule", ["crps", "point"])
@@ -165,10 +165,10 @@ def slow_identification(model, views):
     sizes = [views[:2], *([view] for view in views[2:])]
     outputs = [model.predict_from(model.project(torch.cat(group))) for group in sizes]
     mean, log_width = (
-        [each for part in parts for each in part.split(len(views[0]))]
+        [view for part in parts for view in part.split(len(views[0]))]
         for parts in ([out.mean for out in outputs], [out.log_width for out in outputs])
     )
-    y = [unit(each) for each in model.targets(torch.cat(views[:2])).split(len(views[0]))]
+    y = [unit(target) for target in model.targets(torch.cat(views[:2])).split(len(views[0]))]
     scores = []
     for online, target in [(o, t) for o in range(len(views)) for t in (0, 1) if o != t]:
         for image in range(len(views[0])):
@@ -226,7 +226,7 @@ def test_a_fixed_width_between_equal_networks_is_nt_xent(batch):
     width = 0.4
     log_widths = [torch.full((32,), math.log(width))] * 2
     scores = identification_scores(z, log_widths, z)
-    expected = nt_xent(*(unit(each) for each in z), width**2)
+    expected = nt_xent(*(unit(projection) for projection in z), width**2)
     torch.testing.assert_close(torch.stack(scores).mean(), expected)
 
 
@@ -234,9 +234,9 @@ def test_the_identification_keeps_no_more_memory_for_its_gradient_than_nt_xent()
     generator = torch.Generator().manual_seed(0)
     z = [torch.randn(64, 4, generator=generator, requires_grad=True) for _ in range(2)]
     log_widths = [torch.zeros(64, requires_grad=True) for _ in range(2)]
-    targets = [each.detach() for each in z]
+    targets = [projection.detach() for projection in z]
     identified = kept(lambda: torch.stack(identification_scores(z, log_widths, targets)).mean())
-    assert identified <= kept(lambda: nt_xent(*(unit(each) for each in z), 0.2)) * 1.1
+    assert identified <= kept(lambda: nt_xent(*(unit(projection) for projection in z), 0.2)) * 1.1
 
 
 def kept(loss):
@@ -266,7 +266,11 @@ def test_both_terms_train_every_online_parameter(batch, rule, heads, width):
 
 def gradients(model, batch):
     model(batch).backward()
-    return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 def test_stopped_heads_learn_as_alone_and_leave_the_encoder_to_the_identification(batch):
@@ -275,10 +279,10 @@ def test_stopped_heads_learn_as_alone_and_leave_the_encoder_to_the_identificatio
     for model in alone:
         known = {name: both.state_dict()[name] for name in model.state_dict()}
         model.load_state_dict(known)
-    found = gradients(both, batch)
+    together = gradients(both, batch)
     identified, regressed = (gradients(model, batch) for model in alone)
-    assert found.keys() == identified.keys() | regressed.keys()
-    for name, gradient in found.items():
+    assert together.keys() == identified.keys() | regressed.keys()
+    for name, gradient in together.items():
         expected = regressed[name] if name.startswith("head.") else identified[name]
         torch.testing.assert_close(gradient, expected, msg=name)
 
@@ -286,12 +290,12 @@ def test_stopped_heads_learn_as_alone_and_leave_the_encoder_to_the_identificatio
 @torch.no_grad()
 def test_the_identification_alone_predicts_a_width_and_no_sigma(batch):
     model = tiny_model(**ALONE)
-    found = model.describe(batch[0])
-    assert model.sigma_range is None and found.log_sigma is None
-    assert found.doubts.keys() == {"width", "mean_norm", "projection_norm"}
+    description = model.describe(batch[0])
+    assert model.sigma_range is None and description.log_sigma is None
+    assert description.doubts.keys() == {"width", "mean_norm", "projection_norm"}
     prediction = model.predict_from(model.project(batch[0]))
-    torch.testing.assert_close(found.doubts["width"], prediction.log_width)
-    torch.testing.assert_close(found.doubts["mean_norm"], -prediction.mean.norm(dim=1))
+    torch.testing.assert_close(description.doubts["width"], prediction.log_width)
+    torch.testing.assert_close(description.doubts["mean_norm"], -prediction.mean.norm(dim=1))
 
 
 @pytest.mark.parametrize("width", ["constant", "fixed"])
@@ -302,11 +306,11 @@ def test_a_width_that_all_images_share_is_no_doubt(batch, width):
 @torch.no_grad()
 def test_doubts_of_two_means_are_those_of_the_regression(batch):
     model = tiny_model(**BOTH, heads="own")
-    found = model.describe(batch[0])
+    description = model.describe(batch[0])
     mu = model.predict(batch[0])[1]
-    assert set(found.doubts) == set(DOUBTS) and found.log_sigma.shape == (32, 4)
-    torch.testing.assert_close(found.doubts["mean_norm"], -mu.norm(dim=1))
-    torch.testing.assert_close(found.doubts["unexplained"], 1 - mu.square().sum(1) / 4)
+    assert set(description.doubts) == set(DOUBTS) and description.log_sigma.shape == (32, 4)
+    torch.testing.assert_close(description.doubts["mean_norm"], -mu.norm(dim=1))
+    torch.testing.assert_close(description.doubts["unexplained"], 1 - mu.square().sum(1) / 4)
 
 
 def test_without_identification_there_is_no_weight_for_it():

@@ -26,8 +26,8 @@ def save(run, *steps):
 
 
 def newest(run):
-    found = run.newest()
-    return found and checkpoint.parse(found[1])[1]["step"]
+    latest = run.newest()
+    return latest and checkpoint.parse(latest[1])[1]["step"]
 
 
 def test_a_state_reads_back_to_the_bit(run):

@@ -35,10 +35,10 @@ def test_online_knn_with_equal_weights_agrees_with_scikit_learn():
         .fit(images[:1000], labels[:1000])
         .score(images[1000:], labels[1000:])
     )
-    found = diagnostics.knn_accuracy(
+    accuracy = diagnostics.knn_accuracy(
         bank, torch.tensor(labels[:1000]), queries, torch.tensor(labels[1000:]), k=1
     )
-    assert found == pytest.approx(oracle, abs=2 / len(queries))
+    assert accuracy == pytest.approx(oracle, abs=2 / len(queries))
 
 
 def test_sigma_summary_counts_what_stands_at_the_clamp():

@@ -60,11 +60,11 @@ def test_the_features_are_those_of_timms_own_model(tmp_path, kind):
     settings = SETTINGS[kind]
     model = trained(settings, **({"img_size": 16, "num_classes": 7} if kind == "vit" else {}))
     weights = external.from_file(written(tmp_path, model))
-    found = external.load_backbone(weights, settings).eval()
+    backbone = external.load_backbone(weights, settings).eval()
     images = torch.randn(4, settings.channels, settings.image_size, settings.image_size)
     with torch.inference_mode():
         model.reset_classifier(0)
-        assert torch.equal(found(images), model(images))
+        assert torch.equal(backbone(images), model(images))
 
 
 def test_a_tag_of_timm_goes_with_the_name_and_the_export_can_be_loaded(tmp_path):
@@ -88,13 +88,13 @@ def test_position_embeddings_of_another_size_are_interpolated_as_timm_does_it(tm
     path = written(
         tmp_path, model, architecture=settings.encoder, model_args=VIT, pretrained_cfg=cfg
     )
-    found = external.load_backbone(external.from_file(path), settings).eval()
+    backbone = external.load_backbone(external.from_file(path), settings).eval()
     theirs = timm.create_model(
         f"local-dir:{path}", pretrained=True, num_classes=0, img_size=16, dynamic_img_size=True
     ).eval()
     images = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
-        assert torch.equal(found(images), theirs(images))
+        assert torch.equal(backbone(images), theirs(images))
 
 
 def test_the_config_beside_the_weights_says_how_the_input_is_normalised(tmp_path):

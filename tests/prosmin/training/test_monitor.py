@@ -36,21 +36,25 @@ def test_the_monitor_watches_a_draw_of_all_classes(monkeypatch, labelled):
     ):
         kinds = torch.from_numpy(labels[rows]) if labelled else torch.full((len(rows),), -1)
         whole = Split(images[rows], kinds, None)
-        found = Monitor.of({"train": whole, "val": whole} if labelled else {"train": whole}, seed=0)
-        ranks.append(diagnostics.rankme(found.images.flatten(1).float()))
-        assert len(found.images) == 140
+        watcher = Monitor.of(
+            {"train": whole, "val": whole} if labelled else {"train": whole}, seed=0
+        )
+        ranks.append(diagnostics.rankme(watcher.images.flatten(1).float()))
+        assert len(watcher.images) == 140
         if labelled:
-            assert len(found.bank) == 300
-            assert len(found.labels.unique()) == len(found.bank_labels.unique()) == 10
+            assert len(watcher.bank) == 300
+            assert len(watcher.labels.unique()) == len(watcher.bank_labels.unique()) == 10
     assert ranks[0] == pytest.approx(ranks[1], rel=0.03)
 
 
 def test_a_monitor_of_few_images_has_them_all_in_their_order():
     images = torch.arange(60 * 64, dtype=torch.int32).to(torch.uint8).view(60, 1, 8, 8)
     split = Split(images, torch.arange(60) % 3, ("a", "b", "c"))
-    found = Monitor.of({"train": split, "val": split}, seed=0)
+    monitor = Monitor.of({"train": split, "val": split}, seed=0)
     assert (
-        found.images.equal(images) and found.bank.equal(images) and found.labels.equal(split.labels)
+        monitor.images.equal(images)
+        and monitor.bank.equal(images)
+        and monitor.labels.equal(split.labels)
     )
 
 

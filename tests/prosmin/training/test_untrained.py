@@ -32,14 +32,16 @@ def pictures(count: int, seed: int = 0):
 
 
 def norms(module: nn.Module) -> list[nn.Module]:
-    return [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    return [
+        layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]
 
 
 @pytest.mark.parametrize("name", ["prosmin", "published", "byol", "simclr", "external"])
 def test_each_layer_normalises_the_images_to_mean_0_and_variance_1(name):
     """With the statistics of the batch every layer outputs its bias and scale, 0 and 1."""
     model, images, seen = network(name), pictures(300), {}
-    before = {key: each.clone() for key, each in model.state_dict().items()}
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     for layer in norms(model.eval().encoder):
         layer.register_forward_hook(lambda layer, _, out: seen.__setitem__(layer, out.clone()))
     with torch.inference_mode():
@@ -47,8 +49,8 @@ def test_each_layer_normalises_the_images_to_mean_0_and_variance_1(name):
     assert max((out.std((0, 2, 3)) - 1).abs().max() for out in seen.values()) > 0.3  # as it was
     set_statistics(model, images, 0)
     assert all(
-        torch.equal(each, before[key])
-        for key, each in model.state_dict().items()
+        torch.equal(tensor, before[key])
+        for key, tensor in model.state_dict().items()
         if "running_" not in key
     )
     with torch.inference_mode():
@@ -64,7 +66,7 @@ def test_each_layer_normalises_the_images_to_mean_0_and_variance_1(name):
             nn.ModuleList(model._online).state_dict().values(),
             strict=True,
         )
-        assert all(torch.equal(*each) for each in pair)
+        assert all(torch.equal(*tensors) for tensors in pair)
 
 
 def test_statistics_are_the_means_over_batches_of_a_seeded_sample():
@@ -85,13 +87,13 @@ def test_modes_threads_and_random_states_are_left_alone():
     model = network().train()
     model.projector.eval()
     modes, state, threads = (
-        [each.training for each in model.modules()],
+        [module.training for module in model.modules()],
         torch.get_rng_state(),
         torch.get_num_threads(),
     )
     moments = [layer.momentum for layer in norms(model)]
     set_statistics(model, pictures(40), 0)
-    assert modes == [each.training for each in model.modules()] and torch.equal(
+    assert modes == [module.training for module in model.modules()] and torch.equal(
         state, torch.get_rng_state()
     )
     assert threads == torch.get_num_threads() and moments == [
@@ -104,22 +106,22 @@ def test_too_few_images_and_networks_without_batch_normalisation_are_left_as_the
     model = network()
     before = copy.deepcopy(model.state_dict())
     set_statistics(model, pictures(images), 0)
-    assert all(torch.equal(each, before[key]) for key, each in model.state_dict().items())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     plain = network("external", "vit_tiny_patch16_224", img_size=8, patch_size=4, depth=1)
     before = copy.deepcopy(plain.state_dict())
     set_statistics(plain, pictures(40), 0)
-    assert all(torch.equal(each, before[key]) for key, each in plain.state_dict().items())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in plain.state_dict().items())
 
 
 def _statistics(threads: int) -> list[torch.Tensor]:
     torch.set_num_threads(threads)
     return [
-        each
-        for key, each in set_statistics(network(), pictures(500), 1).state_dict().items()
+        tensor
+        for key, tensor in set_statistics(network(), pictures(500), 1).state_dict().items()
         if "running" in key
     ]
 
 
 def test_no_number_depends_on_threads_or_processes():
     alone, two = gang.run(_statistics, 2, world=1)[0], gang.run(_statistics, 1, world=2)[0]
-    assert all(torch.equal(*each) for each in zip(alone, two, strict=True))
+    assert all(torch.equal(*tensors) for tensors in zip(alone, two, strict=True))

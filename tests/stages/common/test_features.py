@@ -14,8 +14,10 @@ def test_a_split_is_read_as_it_was_written(workplace):
     features = load_features("digits", "random")
     assert features.splits == ("train", "val", "test")
     arrays = workplace.features["digits", "random"]
-    for found, what in zip(features.split("val"), ("features", "labels", "log_sigma"), strict=True):
-        np.testing.assert_array_equal(found, arrays[f"val.{what}"])
+    for values, what in zip(
+        features.split("val"), ("features", "labels", "log_sigma"), strict=True
+    ):
+        np.testing.assert_array_equal(values, arrays[f"val.{what}"])
 
 
 def test_the_doubts_of_a_split_are_read_by_their_names(workplace):
@@ -61,8 +63,8 @@ def test_without_a_val_split_a_fifth_of_train_is_held_out_alike_for_both_encoder
     workplace.write()
     train, val, _ = load_labelled("digits", "trained", 0)
     assert len(train[1]) + len(val[1]) == 500 and len(val[1]) == pytest.approx(100, abs=5)
-    found = sorted(map(tuple, np.concatenate([train[0], val[0]])))
-    assert found == sorted(map(tuple, workplace.features["digits", "trained"]["train.features"]))
+    rows = sorted(map(tuple, np.concatenate([train[0], val[0]])))
+    assert rows == sorted(map(tuple, workplace.features["digits", "trained"]["train.features"]))
     np.testing.assert_array_equal(val[1], load_labelled("digits", "random", 0)[1][1])
 
 

@@ -16,7 +16,7 @@ stages:
   plain: {cmd: x}
   wide: {cmd: x, meta: {resources: {threads: 3}}}
   whole: {cmd: x, meta: {resources: {gpus: 1, threads: all}}}
-  each: {foreach: [a, b], do: {cmd: "x ${item}", meta: {resources: {threads: 2}}}}
+  item: {foreach: [a, b], do: {cmd: "x ${item}", meta: {resources: {threads: 2}}}}
 """
 TELL = """
 import sys, torch
@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_info
 from stages.common.threads import keep_to_share
 import os
 keep_to_share(sys.argv[1])
-pools = {each["num_threads"] for each in threadpool_info()}
+pools = {pool["num_threads"] for pool in threadpool_info()}
 said = [os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")]
 print(torch.get_num_threads(), *pools, *said)
 """
@@ -38,12 +38,12 @@ def graph(tmp_path) -> Path:
 
 def test_threads_are_read_from_the_graph(graph):
     assert {
-        name: declared(name, graph) for name in ("plain", "wide", "whole", "each", "other")
+        name: declared(name, graph) for name in ("plain", "wide", "whole", "item", "other")
     } == {
         "plain": 1,
         "wide": 3,
         "whole": "all",
-        "each": 2,
+        "item": 2,
         "other": None,
     }
     assert declared("plain", graph.with_name("missing.yaml")) is None

@@ -554,16 +554,16 @@ def named_by_dvc() -> list[str]:
     from dvc.repo import Repo
 
     with Repo(str(ROOT)) as repo:
-        found = [
+        keys = [
             key
             for stage in repo.index.stages
-            for each in stage.deps
-            if isinstance(each, ParamsDependency)
-            for key in each.params
+            for dependency in stage.deps
+            if isinstance(dependency, ParamsDependency)
+            for key in dependency.params
         ]
-    found += re.findall(r"\$\{((?!item|key)[a-z._]+)\}", (ROOT / "dvc.yaml").read_text())
+    keys += re.findall(r"\$\{((?!item|key)[a-z._]+)\}", (ROOT / "dvc.yaml").read_text())
     return sorted(
-        key for key in set(found) if not key.startswith(("fetch.", "ood.sets."))
+        key for key in set(keys) if not key.startswith(("fetch.", "ood.sets."))
     )  # those of loops
 
 
