@@ -10,6 +10,9 @@ import signal
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+# DVC starts a process after each command to report it.
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+
 # A process in the background of a script ignores SIGINT, and a process below nohup ignores SIGHUP.
 # Its children inherit this, but some tests send these signals to children.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
