@@ -4,8 +4,8 @@ Reads   data/<name>, results/pretrain
 Writes  metrics/finetune/<name>.json: per encoder the metrics of
             ``prosmin.evaluation.finetuning.evaluate_finetuned`` with all labels; under
             per_class_<n> and percent_<p> the mean accuracy with few labels and its 95 % interval
-            over draws of the labels. The floor is the same network trained from scratch, for a
-            number of epochs of its own (``finetune.scratch_epochs``)
+            over draws of the labels. The untrained encoder is trained from scratch, for a number
+            of epochs of its own (``finetune.scratch_epochs``)
         plots/finetune/<name>.csv: the reliability diagram on test, before and after temperature
             scaling
 

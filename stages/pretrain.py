@@ -251,9 +251,9 @@ def save(
     params: Params,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write a model, its floor, and how to rebuild both.
+    """Write a model, the same network untrained, and how to rebuild both.
 
-    The floor is the network before its first step, with batch statistics of ``images``.
+    The untrained network has its initial weights and batch statistics of ``images``.
     images: uint8 [N, C, S, S]. facts: about the training.
     """
     from prosmin import __version__

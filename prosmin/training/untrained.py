@@ -1,4 +1,4 @@
-"""The untrained encoder, the floor of every evaluation: batch normalisation has real statistics.
+"""Give the untrained encoder, which every evaluation measures too, real batch statistics.
 
 At its initial values batch normalisation in evaluation mode is the identity (mean 0, variance 1),
 which no trained network has. The accuracy of such a network would depend on the scale of its

@@ -14,7 +14,7 @@ def both(**metrics):
     return {"trained": metrics, "random": {name: 0.5 for name in metrics}}
 
 
-def test_a_row_holds_the_value_its_interval_and_the_floor(tmp_path):
+def test_a_row_holds_the_value_its_interval_and_that_of_the_untrained_encoder(tmp_path):
     write_json(
         tmp_path / "linear.json",
         both(accuracy=0.97, accuracy_low=0.95, accuracy_high=0.98, ece=0.02),

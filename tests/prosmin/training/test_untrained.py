@@ -1,4 +1,4 @@
-"""The floor: batch statistics against a walk through the network, and nothing else changes."""
+"""The untrained encoder: batch statistics against a walk through the network; all else stays."""
 
 import copy
 
