@@ -137,10 +137,12 @@ CLAIMS = {
         title="Uncertainty",
         measures=[
             Measure(
-                metrics=f"metrics/uncertainty/*.json:{TRAINED}.*.r_auroc",
-                of="best label-free score",
+                metrics=f"metrics/uncertainty/*.json:{TRAINED}.scores.*.{metric}",
+                of="score chosen on val, against the best label-free score",
                 over="best",
+                own=f"metrics/uncertainty/*.json:{TRAINED}.{metric}",
             )
+            for metric in ("r_auroc", "human_correlation")
         ],
     ),
 }

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.flows.grid import existing
 from pipelines.flows.points import Point, Points
 from pipelines.flows.sweep_flow import run_points
 from pipelines.graph.experiment import take_snapshot
@@ -56,7 +55,7 @@ class Progress:
         self.references = results.references()
         lost = dict.fromkeys(names, "its experiment stands on another commit")
         reasons = lost | dict(failed)
-        self.failed |= {n: why for n, why in reasons.items() if n not in self.references}
+        self.failed |= {name: why for name, why in reasons.items() if name not in self.references}
 
     def due(self) -> Due:
         """The runs that are due next."""
@@ -101,7 +100,7 @@ def run_study(
     while (step := progress.due()).runs:
         get_run_logger().info("%d runs are due", len(step.runs))
         points = {run.name: progress.point(run) for run in step.runs}
-        progress.ended(points, run_points(points, running, existing(), echo))
+        progress.ended(points, run_points(points, running, progress.references, echo))
     page = write(progress.plan, step, progress.references)
     if progress.failed:
         failed = ", ".join(progress.failed)
