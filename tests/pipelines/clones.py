@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,11 @@ def edit(folder: Path, changes: dict[str, Any]) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def clone(folder: Path, changes: dict[str, Any]) -> Path:
-    """A new repository with the files of this working tree and ``changes`` of its params."""
+def clone(folder: Path, changes: dict[str, Any], files: Mapping[str, str] = {}) -> Path:
+    """A new repository with the files of this working tree and ``changes`` of its params.
+
+    files: more files, or others in the place of those of the tree.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -102,6 +106,8 @@ def clone(folder: Path, changes: dict[str, Any]) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     edit(folder, changes)
+    for name, text in files.items():
+        (folder / name).write_text(text)
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     for arguments in (
         ["init", "-q", "-b", "main"],
