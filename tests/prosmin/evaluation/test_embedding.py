@@ -5,23 +5,13 @@ from sklearn.datasets import load_digits
 
 from prosmin.evaluation.embedding import describe, embed
 from prosmin.models import store
+from tests.prosmin.models.small import SMALL
 
-SETTINGS = store.ModelSettings(
-    encoder="resnet18",
-    image_size=8,
-    channels=1,
-    mean=(0.3,),
-    std=(0.4,),
-    hidden_dim=16,
-    dim=4,
-    cifar_stem=True,
-    kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False},
-)
 IMAGES = torch.tensor(load_digits().images[:50] / 16 * 255).round().byte().unsqueeze(1)
 
 
 def test_features_keep_the_order_of_the_images_whatever_the_batch():
-    encoder = store.build_model(SETTINGS).eval().encoder
+    encoder = store.build_model(SMALL).eval().encoder
     whole = embed(encoder, IMAGES, 50)
     assert whole.shape == (50, 8) and whole.dtype == np.float32
     np.testing.assert_allclose(embed(encoder, IMAGES, 7), whole, atol=1e-5)
@@ -30,7 +20,7 @@ def test_features_keep_the_order_of_the_images_whatever_the_batch():
 
 
 def test_log_sigma_is_the_mean_of_what_the_model_predicts():
-    model = store.build_model(SETTINGS, seed=3).eval()
+    model = store.build_model(SMALL, seed=3).eval()
     description = describe(model, IMAGES, 16)
     with torch.no_grad():
         expected_features, _, expected = model.predict(IMAGES.float() / 255)
@@ -40,7 +30,7 @@ def test_log_sigma_is_the_mean_of_what_the_model_predicts():
 
 
 def test_doubts_are_a_number_per_image_whatever_the_batch():
-    model = store.build_model(SETTINGS, seed=3).eval()
+    model = store.build_model(SMALL, seed=3).eval()
     doubts, other = (describe(model, IMAGES, size).doubts for size in (16, 50))
     assert doubts.keys() == other.keys() == {"projection_norm", "mean_norm", "unexplained"}
     for name, values in doubts.items():
@@ -52,7 +42,7 @@ def test_doubts_are_a_number_per_image_whatever_the_batch():
 
 @pytest.mark.gpu
 def test_a_gpu_embeds_as_a_cpu_does():
-    model = store.build_model(SETTINGS, seed=3).eval()
+    model = store.build_model(SMALL, seed=3).eval()
     here = describe(model, IMAGES, 16)
     there = describe(model.cuda(), IMAGES, 16)
     np.testing.assert_allclose(here.features, there.features, atol=1e-3)

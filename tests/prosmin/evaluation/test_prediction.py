@@ -16,18 +16,8 @@ from prosmin.evaluation.prediction import Seeing, best_constant
 from prosmin.models import store
 from prosmin.objectives.targets import normalise_targets
 from prosmin.views.settings import ViewSettings
+from tests.prosmin.models.small import SMALL
 
-SETTINGS = store.ModelSettings(
-    encoder="resnet18",
-    image_size=8,
-    channels=1,
-    mean=(0.3,),
-    std=(0.4,),
-    hidden_dim=16,
-    dim=4,
-    cifar_stem=True,
-    kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "zero_init_last": False},
-)
 IMAGES = torch.tensor(load_digits().images[:60] / 16 * 255).round().byte().unsqueeze(1)
 SEEING = Seeing(
     3, ViewSettings(size=8, flip=0.0, saturation=0.0, hue=0.0, grayscale=0.0, blur=0.0), seed=0
@@ -168,7 +158,7 @@ def test_the_density_keeps_its_digits_where_sigma_is_small():
 
 @pytest.fixture(scope="module")
 def model():
-    return store.build_model(SETTINGS, seed=1).eval()
+    return store.build_model(SMALL, seed=1).eval()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -8,25 +9,17 @@ from safetensors.torch import load_file
 from prosmin.common import files
 from prosmin.common.errors import UserError
 from prosmin.models import store
+from tests.prosmin.models.small import SMALL
 
-SETTINGS = store.ModelSettings(
-    encoder="resnet18",
-    image_size=8,
-    channels=1,
-    mean=(0.3,),
-    std=(0.4,),
-    hidden_dim=16,
-    dim=4,
-    kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
-)
+PLAIN = replace(SMALL, cifar_stem=False)  # as timm itself builds it
 
 
 @pytest.fixture
 def folder(tmp_path):
-    model = store.build_model(SETTINGS, seed=1)
+    model = store.build_model(PLAIN, seed=1)
     store.save_state(tmp_path / "model.safetensors", model.state_dict())
     store.save_state(tmp_path / "encoder.safetensors", model.encoder.backbone.state_dict())
-    store.save_description(tmp_path, SETTINGS, {"dataset": "digits"})
+    store.save_description(tmp_path, PLAIN, {"dataset": "digits"})
     return tmp_path, model.eval()
 
 
@@ -52,9 +45,7 @@ def test_encoder_file_loads_into_a_plain_timm_model(folder):
 
 def test_equal_states_give_equal_bytes(folder, tmp_path):
     path, _ = folder
-    store.save_state(
-        tmp_path / "again.safetensors", store.build_model(SETTINGS, seed=1).state_dict()
-    )
+    store.save_state(tmp_path / "again.safetensors", store.build_model(PLAIN, seed=1).state_dict())
     assert (tmp_path / "again.safetensors").read_bytes() == (
         path / "model.safetensors"
     ).read_bytes()
@@ -64,9 +55,9 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    first = store.build_model(SETTINGS, seed=5)
+    first = store.build_model(PLAIN, seed=5)
     assert torch.equal(torch.rand(1), expected)
-    second, other = store.build_model(SETTINGS, seed=5), store.build_model(SETTINGS, seed=6)
+    second, other = store.build_model(PLAIN, seed=5), store.build_model(PLAIN, seed=6)
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values())
     )
