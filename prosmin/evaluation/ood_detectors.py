@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from prosmin.common.compute.backend import chunks, rows_at_once
+from prosmin.common.compute.search import closest
 from prosmin.common.errors import ConfigError, UserError
-from prosmin.evaluation.knn import nearest, unit
+from prosmin.evaluation.knn import unit
 
 Array = np.ndarray
 T = TypeVar("T")
@@ -142,12 +144,19 @@ def knn(train: Sample, query: Sample, settings: Settings) -> Array:
     of each other, where ``sqrt(2 - 2 cos)`` has no digits left in float32. So the vectors are
     centred on the training mean, and the distance is taken from their difference.
     """
-    known, asked = unit(train.features), unit(query.features)
-    centre = known.mean(axis=0)
-    known, asked = known - centre, asked - centre
+    known, asked = train.features, unit(query.features)
+    parts = chunks(len(known), rows_at_once(known.shape[1]))
+    total: Array = sum(unit(known[rows]).sum(axis=0, dtype=np.float64) for rows in parts)
+    centre = (total / len(known)).astype(np.float32)
+
+    def centred(rows: Array) -> tuple[Array, Array]:
+        vectors = unit(rows) - centre
+        return vectors, np.square(vectors).sum(axis=1) / 2
+
+    asked = asked - centre
     # The squared distance is |asked|^2 - 2 (asked . known - |known|^2 / 2).
-    _, index = nearest(known, asked, settings.k, np.square(known).sum(axis=1) / 2)
-    difference = (asked - known[index[:, -1]]).astype(np.float64)
+    _, index = closest([known], asked, settings.k, centred)
+    difference = (asked - centred(known[index[:, -1]])[0]).astype(np.float64)
     scores: Array = np.linalg.norm(difference, axis=1)
     return scores
 

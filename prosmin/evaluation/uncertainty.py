@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from prosmin.common.errors import UserError
-from prosmin.evaluation.knn import nearest, unit
+from prosmin.evaluation.knn import neighbours, unit
 from prosmin.evaluation.label_subsets import Labelled
 from prosmin.metrics import classification, uncertainty
 from prosmin.metrics.prediction import rank_correlation
@@ -102,7 +102,7 @@ def knn_distance(bank: Array, features: Array, k: int) -> Array:
         UserError: for features that are not finite.
         ConfigError: for a k outside 1..B.
     """
-    similarity, _ = nearest(unit(bank), unit(features), k)
+    similarity, _ = neighbours(bank, features, k)
     distances: Array = 1 - similarity[:, -1].astype(np.float64)
     return distances
 
@@ -152,8 +152,7 @@ def right_among_themselves(features: Array, labels: Array) -> Array:
         raise UserError(
             f"there is {len(features)} image; a nearest neighbour needs at least two images"
         )
-    directions = unit(features)
-    _, index = nearest(directions, directions, 2)
+    _, index = neighbours(features, features, 2)
     itself = index[:, 0] == np.arange(len(features))
     hits: Array = labels[np.where(itself, index[:, 1], index[:, 0])] == labels
     return hits
@@ -164,7 +163,7 @@ def right_in_bank(bank: Labelled, images: Labelled) -> Array:
 
     bank, images: features and labels. Raises ``UserError`` as ``right_among_themselves``.
     """
-    _, index = nearest(unit(bank[0]), unit(images[0]), 1)
+    _, index = neighbours(bank[0], images[0], 1)
     hits: Array = bank[1][index[:, 0]] == images[1]
     return hits
 

@@ -45,6 +45,8 @@ class Backend:
         kind: name of its type there, such as ``float64``. None: unchanged.
         """
         dtype = None if kind is None else getattr(self.xp, kind)
+        if self.xp is not np:  # torch refuses strides below 0 and warns of memory it must not write
+            array = np.require(array, requirements=["C", "W"])
         return self.xp.asarray(array, dtype=dtype, device=self.device)
 
     def get(self, array: Any) -> np.ndarray:

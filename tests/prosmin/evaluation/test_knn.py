@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
+from prosmin.common.compute import search
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.evaluation import knn
 
@@ -22,9 +23,9 @@ def sklearn_knn(k, temperature):
     )
 
 
-@pytest.mark.parametrize("block", [knn._BLOCK, 500 * 7], ids=["one block", "blocks of 7"])
-def test_neighbours_are_scikit_learns(digits, block, monkeypatch):
-    monkeypatch.setattr(knn, "_BLOCK", block)
+@pytest.mark.parametrize("tile", [search.TILE["cpu"], (7, 90)], ids=["one tile", "many tiles"])
+def test_neighbours_are_scikit_learns(digits, tile, monkeypatch):
+    monkeypatch.setitem(search.TILE, "cpu", tile)
     similarity, index = knn.neighbours(digits[0][0], digits[2][0], 20)
     oracle = NearestNeighbors(n_neighbors=20, metric="cosine").fit(digits[0][0].astype(float))
     distance, _ = oracle.kneighbors(digits[2][0].astype(float))
@@ -65,20 +66,6 @@ def test_of_equally_similar_rows_the_first_of_the_bank_is_the_neighbour():
         similarity, index = knn.neighbours(bank, queries, k)
         np.testing.assert_array_equal(index, np.argsort(-exact, axis=1, kind="stable")[:, :k])
         np.testing.assert_array_equal(similarity, np.take_along_axis(exact, index, axis=1))
-
-
-@pytest.mark.parametrize(
-    ("n", "k"), [(1, 1), (16, 1), (17, 1), (100, 1), (500, 3), (2001, 5), (2001, 120), (900, 900)]
-)
-@pytest.mark.parametrize("distinct", [True, False])
-def test_the_largest_of_each_row_are_found_whatever_the_size(n, k, distinct):
-    rng = np.random.default_rng(n + k)
-    values = rng.normal(size=(9, n)) if distinct else rng.integers(0, 4, (9, n)).astype(float)
-    index = knn._largest(values, k)
-    assert all(len(set(row)) == k for row in index.tolist())
-    np.testing.assert_array_equal(
-        np.sort(np.take_along_axis(values, index, axis=1)), np.sort(values, axis=1)[:, n - k :]
-    )
 
 
 def test_a_feature_vector_of_zeros_is_similar_to_nothing():
@@ -138,3 +125,19 @@ def test_features_that_are_not_finite_are_refused(digits):
     broken[0, 0] = np.inf
     with pytest.raises(UserError, match="not finite"):
         knn.neighbours(digits[0][0], broken, 1)
+
+
+def test_k_is_chosen_by_a_draw_of_a_large_val(digits, monkeypatch):
+    """All of val where it is small; else a draw that the seed fixes. Test has all as the bank."""
+    train, val, test = digits
+    settings = [1, 5], [0.1], 100
+    whole, grid = knn.evaluate_knn(train, val, test, *settings, 0)
+    monkeypatch.setattr(knn, "HELD_OUT", 200)
+    assert knn.evaluate_knn(train, val, test, *settings, 0) == (whole, grid)
+    monkeypatch.setattr(knn, "HELD_OUT", 50)
+    drawn, few = knn.evaluate_knn(train, val, test, *settings, 0)
+    assert knn.evaluate_knn(train, val, test, *settings, 0) == (drawn, few)
+    assert all(round(accuracy * 50, 9) == round(accuracy * 50) for *_, accuracy in few)
+    k, temperature = drawn["k"], drawn["temperature"]
+    alone, _ = knn.evaluate_knn(train, val, test, [k], [temperature], 100, 0)
+    assert drawn["accuracy"] == alone["accuracy"]

@@ -22,8 +22,9 @@ from sklearn.covariance import ShrunkCovariance
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler, normalize
 
+from prosmin.common.compute import search
 from prosmin.common.errors import ConfigError, UserError
-from prosmin.evaluation import knn, ood_detectors
+from prosmin.evaluation import ood_detectors
 from prosmin.evaluation.ood_detectors import Sample, Settings
 
 DEFAULTS = Settings()
@@ -116,10 +117,10 @@ def test_knn_keeps_its_digits_where_float32_features_almost_coincide():
     np.testing.assert_allclose(scores, cdist(*unit).max(axis=1), rtol=0.01)
 
 
-def test_knn_in_blocks_is_knn_at_once(ood_digits, monkeypatch):
+def test_knn_in_tiles_is_knn_at_once(ood_digits, monkeypatch):
     train, inside, _ = ood_digits
     whole = ood_detectors.knn(train, inside, DEFAULTS)
-    monkeypatch.setattr(knn, "_BLOCK", 7 * len(train.features))
+    monkeypatch.setitem(search.TILE, "cpu", (7, 50))
     np.testing.assert_allclose(ood_detectors.knn(train, inside, DEFAULTS), whole, rtol=1e-6)
 
 

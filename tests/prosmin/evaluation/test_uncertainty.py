@@ -7,8 +7,9 @@ from scipy.stats import entropy, spearmanr
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from prosmin.common.compute import search
 from prosmin.common.errors import ConfigError, UserError
-from prosmin.evaluation import knn, uncertainty
+from prosmin.evaluation import uncertainty
 from prosmin.objectives.doubts import DOUBTS
 
 
@@ -23,9 +24,9 @@ def clusters(n=120, features=6, classes=3, seed=0):
 # --- neighbours -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", [2**24, 500])
-def test_the_nearest_other_image_is_scikit_learns(monkeypatch, block):
-    monkeypatch.setattr(knn, "_BLOCK", block)
+@pytest.mark.parametrize("tile", [(256, 8192), (4, 30)])
+def test_the_nearest_other_image_is_scikit_learns(monkeypatch, tile):
+    monkeypatch.setitem(search.TILE, "cpu", tile)
     features, labels = clusters()
     neighbours = (
         NearestNeighbors(n_neighbors=2, metric="cosine").fit(features).kneighbors(features)[1]
