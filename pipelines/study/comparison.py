@@ -41,7 +41,7 @@ class Mean:
 class Judged:
     """A claim with all that decides it.
 
-    means: by quantity and method. floor: of the untrained encoder, by quantity.
+    means: by quantity and method. untrained: means of the untrained encoder, by quantity.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Judged:
     quantities: list[Quantity]
     comparisons: list[Comparison]
     means: Mapping[Quantity, Mapping[str, Mean]]
-    floor: Mapping[Quantity, float | None]
+    untrained: Mapping[Quantity, float | None]
 
     @property
     def verdict(self) -> Verdict:
@@ -106,8 +106,8 @@ def judge(study: Study, runs: Runs) -> tuple[list[Judged], list[str]]:
         ]
         if comparisons:
             means = {quantity: _means(study, quantity, runs) for quantity in own}
-            floor = {quantity: _floor(study, quantity, runs) for quantity in own}
-            judged.append(Judged(name, claim, own, comparisons, means, floor))
+            untrained = {quantity: _untrained(study, quantity, runs) for quantity in own}
+            judged.append(Judged(name, claim, own, comparisons, means, untrained))
     return judged, left_out
 
 
@@ -144,7 +144,7 @@ def _means(study: Study, quantity: Quantity, runs: Runs) -> dict[str, Mean]:
     }
 
 
-def _floor(study: Study, quantity: Quantity, runs: Runs) -> float | None:
+def _untrained(study: Study, quantity: Quantity, runs: Runs) -> float | None:
     """The mean of the untrained encoders beside the runs of the method under test."""
     values = [quantity.of(run.files, UNTRAINED, True) for run in runs.get(study.test, {}).values()]
     numbers = [value for value in values if value is not None]

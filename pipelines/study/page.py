@@ -190,8 +190,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference, with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """A difference with its sign; 0 has none."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if round(value, digits) else text[1:]
 
 
 def p_value(value: float) -> str:

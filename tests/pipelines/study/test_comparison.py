@@ -101,7 +101,7 @@ def test_every_claim_is_judged_by_paired_tests_with_its_own_correction(runs):
     assert best.of(first.files) == first.value("metrics/ood/far.json:trained.knn.auroc")
     assert "Transfer: no run has metrics/transfer/*.json:trained.accuracy." in left_out
     assert "Far OOD: no run has metrics/ood/*.json:trained.ssd.auroc, far sets." in left_out
-    assert accuracy.floor[accuracy.quantities[0]] == pytest.approx(
+    assert accuracy.untrained[accuracy.quantities[0]] == pytest.approx(
         np.mean(
             [run.value("metrics/linear.json:random.accuracy") for run in runs["prosmin"].values()]
         )
@@ -199,3 +199,13 @@ def test_the_page_and_its_markdown_say_the_same(written):
     assert html.count("<svg") == len(re.findall(r"(?:shown|contradicted) \|$", text, re.M))
     assert "highest</span> <code>pretrain.lr" in html and "highest `pretrain.lr`" in text
     assert '<span class="flag">failed</span>' in html
+
+
+def test_numbers_have_a_true_minus_and_zero_has_no_sign():
+    assert [page.signed(value) for value in (0.0126, -0.0004, -0.02)] == [
+        "+0.013",
+        "0.000",
+        "−0.020",
+    ]
+    assert [page.number(value) for value in (None, -0.5)] == ["–", "−0.500"]
+    assert [page.p_value(value) for value in (0.0004, 0.04)] == ["< 0.001", "0.040"]
