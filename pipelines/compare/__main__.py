@@ -21,7 +21,7 @@ from pipelines.graph import dag
 from pipelines.run import command
 from prosmin.common import files
 from prosmin.common.encoders import TRAINED
-from prosmin.metrics import classification, detection
+from prosmin.metrics import classification, detection, intervals
 from prosmin.metrics.paired import Difference, auroc_difference, difference
 from stages.common import layout
 
@@ -50,7 +50,22 @@ def table(runs: Sequence[Results], bootstrap: int) -> dict[Row, list[Cell | None
     comparison: dict[Row, list[Cell | None]] = {}
     for row in dict.fromkeys(row for run in runs for row in (*run.samples, *run.scores)):
         comparison[row] = [_cell(row, run, first, bootstrap, seed) for run in runs]
+    for row in dict.fromkeys(row for run in runs for row in run.means):
+        comparison[row] = [
+            _mean([comparison[member][place] for member in run.means[row]])
+            if row in run.means
+            else None
+            for place, run in enumerate(runs)
+        ]
     return comparison
+
+
+def _mean(cells: Sequence[Cell | None]) -> Cell:
+    """The mean over OOD sets; without a difference where any set lacks it."""
+    present = [cell for cell in cells if cell is not None]
+    gains = [cell.against for cell in present if cell.against is not None]
+    against = Difference(*intervals.mean_of(gains)) if len(gains) == len(present) else None
+    return Cell(*intervals.mean_of([cell[:3] for cell in present]), against)
 
 
 def _cell(row: Row, run: Results, first: Results, bootstrap: int, seed: int) -> Cell | None:

@@ -22,6 +22,7 @@ from prosmin.metrics.classification import Metric
 from stages.common import layout
 from stages.common.current import belongs
 from stages.common.features import read_features
+from stages.common.headlines import detection_name, mean_name, several
 from stages.params.load import Params, load
 
 WORKSPACE = "workspace"
@@ -56,6 +57,7 @@ class Results:
     digests: checksums of the test images [N].
     samples: metrics of the test images.
     scores: (OOD set, scores of ID images, scores of OOD images) by set and detector.
+    means: of each mean over OOD sets the rows of ``scores`` that it is made of.
     others: checksums of the test images of each OOD set.
     """
 
@@ -65,6 +67,7 @@ class Results:
     digests: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     samples: dict[Row, Metric] = field(default_factory=dict)
     scores: dict[Row, tuple[str, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    means: dict[Row, list[Row]] = field(default_factory=dict)
     others: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -121,6 +124,7 @@ def read(run: Results) -> Results:
     run.digests = arrays["test.digest"]
     run.samples |= _of_probe(run.folder / layout.probe(TRAINED), arrays)
     run.samples |= _of_knn(run.folder / layout.metrics("knn"), arrays)
+    detectors = [name for name, entry in DETECTORS.items() if entry.drawn]
     for name, distance in run.params.ood.sets.items():
         path = run.folder / layout.ood_scores(name)
         if not path.is_file():
@@ -128,12 +132,18 @@ def read(run: Results) -> Results:
         scores = files.read_arrays(path)
         outside = run.folder / layout.features(name, TRAINED)
         run.others[name] = read_features(outside, name).digests("test")
-        for detector in (name for name, entry in DETECTORS.items() if entry.drawn):
+        for detector in detectors:
             keys = [f"{TRAINED}.{detector}.{kind}" for kind in ("id", "ood")]
             if keys[0] in scores:
                 scores.check({key: (files.NUMBER, letter) for key, letter in zip(keys, "io")})
-                row = Row(f"OOD, {name} ({distance}), {detector}", "auroc")
+                row = Row(detection_name(detector, name, distance), "auroc")
                 run.scores[row] = (name, scores[keys[0]], scores[keys[1]])
+    for distance, names in several(run.params.ood.sets).items():
+        for detector in detectors:
+            members = [Row(detection_name(detector, name, distance), "auroc") for name in names]
+            if all(row in run.scores for row in members):
+                mean = Row(mean_name(detector, len(names), distance), "auroc")
+                run.means[mean] = members
     return run
 
 

@@ -25,6 +25,7 @@ from prosmin.common.seeds import generator
 Counts = np.ndarray
 Metric = Callable[[Counts | None], "float | np.ndarray"]
 Interval = tuple[float, float, float]  # value, low, high
+Open = tuple[float, float | None, float | None]  # the same, None where there is no interval
 
 # Entries of a block of resampling counts: 32 MB of float64, which bounds the memory for any N.
 _BLOCK = 2**22
@@ -255,6 +256,21 @@ def student(values: Sequence[float], level: float = 0.95) -> Interval:
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     reach = float(stdtrit(len(values) - 1, (1 + level) / 2)) * error
     return mean, mean - reach, mean + reach
+
+
+def mean_of(members: Sequence[Open]) -> Open:
+    """Mean of metrics that may depend on each other, such as AUROCs with the same ID images.
+
+    The interval is the mean of the intervals. It is right where the metrics rise and fall together,
+    and too wide otherwise: a mean never varies more than its members do on average. There is none
+    where a member has none.
+    """
+    value, low, high = (
+        None if any(end is None for end in ends) else float(np.mean(ends))
+        for ends in zip(*members, strict=True)
+    )
+    assert value is not None
+    return value, low, high
 
 
 def within(interval: Interval, low: float, high: float) -> Interval:

@@ -1,12 +1,13 @@
 """The headline numbers of ``metrics/`` for the terminal and the model card."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from prosmin.common.encoders import ENCODERS
 from prosmin.common.files import Section, read_metrics
 from prosmin.evaluation.ood_scores import DETECTORS
+from prosmin.metrics import intervals
 from prosmin.metrics.catalogue import Entry, entry_of
 from stages.common import layout
 from stages.params.load import Params
@@ -56,11 +57,15 @@ class Row(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """Where a headline number stands: keys below the encoder's section of a metrics file."""
+    """Where a headline number stands: keys below the encoder's section of a metrics file.
+
+    others: files whose numbers under these keys are averaged with the number of ``path``.
+    """
 
     of: str
     path: Path
     keys: tuple[str, ...]
+    others: tuple[Path, ...] = ()
 
 
 def rows(
@@ -74,22 +79,60 @@ def rows(
     """
     headlines = []
     for source in _sources(params):
-        if str(source.path) in without:
-            continue
-        path = Path(folder) / source.path.relative_to(layout.METRICS)
-        content = read_metrics(path) if path.is_file() else Section()
-        *sections, metric = source.keys
-        trained, untrained = (_section(content, encoder, *sections) for encoder in ENCODERS)
-        if metric == "feature_similarity" and "mce_unnormalised" in trained:
-            continue  # the error says more
-        if trained.get(metric) is not None:
-            low, high = (_number(trained, f"{metric}_{end}") for end in ("low", "high"))
-            draws = trained.get("draws")
-            over = f"{draws} draws of the labels and {TEST_IMAGES}" if draws else TEST_IMAGES
-            floor = _number(untrained, metric)
-            value = trained.number(metric)
-            headlines.append(Row(source.of, metric, value, low, high, floor, over))
+        members = [
+            None if str(path) in without else _read(source, path, Path(folder))
+            for path in (source.path, *source.others)
+        ]
+        present = [row for row in members if row is not None]
+        if len(present) == len(members):
+            headlines.append(mean_of(source.of, present) if source.others else present[0])
     return headlines
+
+
+def _read(source: _Source, path: Path, folder: Path) -> Row | None:
+    """The number of a source in one file; None where it is missing."""
+    path = folder / path.relative_to(layout.METRICS)
+    content = read_metrics(path) if path.is_file() else Section()
+    *sections, metric = source.keys
+    trained, untrained = (_section(content, encoder, *sections) for encoder in ENCODERS)
+    if metric == "feature_similarity" and "mce_unnormalised" in trained:
+        return None  # the error says more
+    if trained.get(metric) is None:
+        return None
+    low, high = (_number(trained, f"{metric}_{end}") for end in ("low", "high"))
+    draws = trained.get("draws")
+    over = f"{draws} draws of the labels and {TEST_IMAGES}" if draws else TEST_IMAGES
+    value, floor = trained.number(metric), _number(untrained, metric)
+    return Row(source.of, metric, value, low, high, floor, over)
+
+
+def mean_of(of: str, members: Sequence[Row]) -> Row:
+    """The mean of one metric over evaluations, with the interval of ``intervals.mean_of``."""
+    mean = intervals.mean_of([(row.value, row.low, row.high) for row in members])
+    floors = [row.untrained for row in members]
+    untrained = None if None in floors else sum(floors) / len(floors)
+    return Row(of, members[0].metric, *mean, untrained, members[0].over)
+
+
+def detection_name(detector: str, name: str, distance: str) -> str:
+    """The name of an evaluation: a detector on the OOD set ``name``."""
+    return f"OOD, {name} ({distance}), {detector}"
+
+
+def mean_name(detector: str, count: int, distance: str) -> str:
+    """The name of an evaluation: a detector, mean over all ``count`` OOD sets of a distance."""
+    return f"OOD, mean of {count} {distance} sets, {detector}"
+
+
+def several(sets: Mapping[str, str]) -> dict[str, list[str]]:
+    """The OOD sets of each distance of which there are several, near ones first.
+
+    sets: the distance of each set, ``near`` or ``far``, as in ``ood.sets``.
+    """
+    groups = {
+        distance: [name for name in sets if sets[name] == distance] for distance in ("near", "far")
+    }
+    return {distance: names for distance, names in groups.items() if len(names) > 1}
 
 
 def _sources(params: Params) -> Iterator[_Source]:
@@ -104,10 +147,16 @@ def _sources(params: Params) -> Iterator[_Source]:
         yield _Source(f"{most} labels per class", layout.metrics("lowshot"), keys)
     for name in params.finetune.datasets:
         yield _Source(f"fine-tuned on {name}", layout.metrics("finetune", name), ("accuracy",))
+    detectors = [name for name, entry in DETECTORS.items() if entry.headline]
     for name, distance in params.ood.sets.items():
-        for detector in (name for name, entry in DETECTORS.items() if entry.headline):
-            of = f"OOD, {name} ({distance}), {detector}"
+        for detector in detectors:
+            of = detection_name(detector, name, distance)
             yield _Source(of, layout.metrics("ood", name), (detector, "auroc"))
+    for distance, names in several(params.ood.sets).items():
+        path, *others = (layout.metrics("ood", name) for name in names)
+        for detector in detectors:
+            of = mean_name(detector, len(names), distance)
+            yield _Source(of, path, (detector, "auroc"), tuple(others))
     for metric in ("mce_unnormalised", "feature_similarity"):
         yield _Source("corruption", layout.metrics("corrupt"), (metric,))
     for name in params.shift.sets:

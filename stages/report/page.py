@@ -61,7 +61,7 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "cards": prose.cards(inputs),
         "groups": groups,
         "verdicts": rows.verdicts(groups + detection.as_groups(sets)),
-        "ood": sets,
+        "ood": sets + detection.means(sets),
         "weak": detection.weak(sets),
         "weak_bound": detection.WEAK,
         "encoder_lines": ENCODER_LINES,

@@ -44,6 +44,7 @@ from stages.report.figures.drawing import COLOURS
 from stages.report.inputs import Inputs
 from stages.report.page import page
 from stages.report.pictures import evenly, examples, picture
+from stages.report.tables.detection import Detection, OodSet, means
 from stages.report.tables.rows import Row, Value
 from tests.conftest import BROWSERS
 from tests.stages.test_shift import faint
@@ -354,6 +355,33 @@ def test_params_are_shown_as_they_stand(folder):
     html = build()
     assert "<angle>" not in html
     assert text in "".join(Tags(html).words)
+
+
+def test_the_mean_of_each_detector_over_near_and_over_far_sets():
+    def ood_set(name, distance, aurocs):
+        detections = [
+            Detection(
+                detector,
+                detector,
+                Row("auroc", detector, Value(auroc, auroc - 0.1, auroc + 0.1), None, 1.0),
+                {"fpr95": 1 - auroc},
+                None,
+            )
+            for detector, auroc in aurocs.items()
+        ]
+        return OodSet(name, distance, 10, 10, {}, "", detections)
+
+    sets = [
+        ood_set("a", "near", {"knn": 0.6, "sigma": 0.5}),
+        ood_set("b", "near", {"knn": 0.8}),
+        ood_set("c", "far", {"knn": 0.9}),
+    ]
+    (mean,) = means(sets)
+    assert (mean.name, mean.distance) == ("mean of 2 sets", "near")
+    (knn,) = mean.detections
+    assert (*knn.auroc.trained, knn.trained["fpr95"]) == pytest.approx((0.7, 0.6, 0.8, 0.3))
+    assert knn.auroc.random is None and knn.random is None
+    assert means([*sets[:1], ood_set("b", "near", {})]) == []
 
 
 def test_poor_auroc_is_named_in_a_sentence(folder):

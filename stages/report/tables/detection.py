@@ -1,13 +1,17 @@
 """The table of OOD detection: every detector on every OOD set."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from prosmin.common.encoders import TRAINED, UNTRAINED
+from prosmin.metrics import intervals
 from prosmin.metrics.catalogue import entry_of
 from stages.common import layout
+from stages.common.headlines import several
 from stages.report.figures.lines import detector_line, detectors_of
 from stages.report.inputs import Inputs, Missing, made_by
-from stages.report.tables.rows import Group, Row, row
+from stages.report.tables.rows import Group, Row, Value, row
 
 WEAK = 0.6  # an AUROC below it is named in the text; 0.5 is chance
 
@@ -75,6 +79,52 @@ def _ood_set(inputs: Inputs, name: str, distance: str) -> OodSet:
     return OodSet(
         name, distance, *counts, left_out, detections, seen=content.get("n_seen_in_training", 0)
     )
+
+
+def means(sets: list[OodSet]) -> list[OodSet]:
+    """The mean of each detector over the sets of a distance, where there are several.
+
+    A detector that a set lacks has no mean. Intervals are those of ``intervals.mean_of``.
+    """
+    by_name = {ood_set.name: ood_set for ood_set in sets}
+    distances = {ood_set.name: ood_set.distance for ood_set in sets}
+    averaged = []
+    for distance, names in several(distances).items():
+        rows = [
+            {detection.detector: detection for detection in by_name[name].detections}
+            for name in names
+        ]
+        common = [
+            detector for detector in rows[0] if all(detector in others for others in rows[1:])
+        ]
+        detections = [_mean([of_set[detector] for of_set in rows]) for detector in common]
+        if detections:
+            title = f"mean of {len(names)} sets"
+            averaged.append(OodSet(title, distance, None, None, {}, "", detections))
+    return averaged
+
+
+def _mean(detections: list[Detection]) -> Detection:
+    """The mean of one detector over OOD sets."""
+    first = detections[0]
+    values = [(detection.auroc.trained, detection.auroc.random) for detection in detections]
+    trained, random = map(_mean_value, zip(*values, strict=True))
+    return first._replace(
+        auroc=replace(first.auroc, trained=trained, random=random),
+        trained=_mean_metrics([detection.trained for detection in detections]),
+        random=_mean_metrics([detection.random for detection in detections]),
+    )
+
+
+def _mean_value(values: Sequence[Value | None]) -> Value | None:
+    return None if None in values else Value(*intervals.mean_of(values))
+
+
+def _mean_metrics(metrics: Sequence[dict[str, float] | None]) -> dict[str, float] | None:
+    """FPR95, the only other metric of the table."""
+    if None in metrics:
+        return None
+    return {"fpr95": sum(values["fpr95"] for values in metrics) / len(metrics)}
 
 
 def as_groups(sets: list[OodSet]) -> list[Group]:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from pipelines.flows.summary import table
 from prosmin.common.files import write_json
 from stages.common.headlines import Row, rows
@@ -54,6 +56,25 @@ def test_every_stage_has_its_rows_in_the_order_of_params(tmp_path):
         "corruption: mean error (lower is better)",
         "transfer to patches: accuracy",
     ]
+
+
+def test_the_mean_over_ood_sets_of_a_distance_stands_after_the_sets(tmp_path):
+    """Only over all sets of ``ood.sets``; the interval is the mean of the intervals."""
+    values = {"digits_inverted": (0.8, 0.7, 0.9), "patches": (0.6, 0.5, 0.75)}
+    for name, (value, low, high) in values.items():
+        knn = {"auroc": value, "auroc_low": low, "auroc_high": high}
+        floor = {"knn": {"auroc": value - 0.2}}
+        write_json(tmp_path / f"ood/{name}.json", {"trained": {"knn": knn}, "random": floor})
+    write_json(tmp_path / "ood/digits_halves.json", {"trained": {"knn": {"auroc": 0.9}}})
+    *_, mean = rows(PARAMS, tmp_path)
+    assert mean.label == "OOD, mean of 2 far sets, knn: AUROC"
+    assert mean[2:6] == pytest.approx((0.7, 0.6, 0.825, 0.5))
+    assert not any("near sets" in row.label for row in rows(PARAMS, tmp_path))
+    stale = rows(PARAMS, tmp_path, without=["metrics/ood/patches.json"])
+    assert not any("mean of" in row.label for row in stale)
+    write_json(tmp_path / "ood/digits_rotated.json", {"trained": {"knn": {"auroc": 0.5}}})
+    near = next(row for row in rows(PARAMS, tmp_path) if "near sets" in row.label)
+    assert near[2:6] == (0.7, None, None, None)
 
 
 def test_metrics_of_datasets_no_longer_named_are_left_out(tmp_path):

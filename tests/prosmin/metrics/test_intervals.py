@@ -25,6 +25,12 @@ def share_inside(interval, truth: float, repetitions: int = REPETITIONS) -> floa
     return float(np.mean([low <= truth <= high for low, high in limits]))
 
 
+def test_the_interval_of_a_mean_is_that_of_members_that_move_together():
+    value, low, high = intervals.mean_of([(0.5, 0.4, 0.7), (0.9, 0.8, 0.9)])
+    assert (value, low, high) == pytest.approx((0.7, 0.6, 0.8))
+    assert intervals.mean_of([(0.5, None, None), (0.7, 0.6, 0.8)]) == (0.6, None, None)
+
+
 def of(metric, n, seed, resamples=300):
     values = classification.with_intervals({"it": metric}, n, resamples, seed)
     return values["it_low"], values["it_high"]
