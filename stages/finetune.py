@@ -16,23 +16,27 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from prosmin.common import files
 from prosmin.common.encoders import ENCODERS, UNTRAINED
 from prosmin.common.errors import UserError
 from prosmin.data import dataset
+from prosmin.data.stored import Stored
 from prosmin.evaluation import lowshot
 from prosmin.evaluation.finetuning import (
     FinetuneSettings,
+    LabelledImages,
     evaluate_finetuned,
     finetune_lowshot,
     geometry,
 )
 from prosmin.evaluation.label_subsets import stratified_holdout
 from prosmin.models import store
+from prosmin.views.feed import Resident, Streamed
 from prosmin.views.settings import ViewSettings
-from stages.common import layout
+from stages.common import layout, workers
 from stages.common.command import check_name, needs_labels, run
 from stages.common.features import HELD_OUT, require_labels
 from stages.linear import RELIABILITY_COLUMNS
@@ -56,12 +60,10 @@ def main(params: Params, name: str = "") -> None:
         weight_decay=asked.weight_decay,
         steps=asked.steps,
     )
-    train, val, test = labelled_images(name, model, seed)
-    pool = dataset.Split(
-        torch.cat([train.images, val.images]), torch.cat([train.labels, val.labels]), train.classes
-    )
-    sizes = lowshot.sizes(asked.per_class, asked.percent, pool.labels.numpy())
-    classes = len(pool.labels.unique())
+    train, val, test = labelled_images(name, model, seed, trained["params"]["stream"])
+    pool = train.joined(val)
+    sizes = lowshot.sizes(asked.per_class, asked.percent, pool.labels)
+    classes = len(np.unique(pool.labels))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     metrics, rows = {}, []
     for encoder in ENCODERS:
@@ -95,30 +97,43 @@ def main(params: Params, name: str = "") -> None:
 
 
 def labelled_images(
-    name: str, model: store.ModelSettings, seed: int
-) -> tuple[dataset.Split, dataset.Split, dataset.Split]:
-    """Read (train, val, test) at the size of the encoder.
+    name: str, model: store.ModelSettings, seed: int, stream: bool
+) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
+    """Open (train, val, test) at the size of the encoder; train and val are of one set.
 
-    Without a val split a stratified fifth of train takes its place. Raises ``Unlabelled``.
+    Without a val split a stratified fifth of train takes its place.
+
+    stream: whether encoded images stay on the disk, as in pretraining; otherwise they are loaded.
+
+    Raises ``Unlabelled``.
     """
     folder = Path("data") / name
-    splits = {
-        split: dataset.load_split(folder, split, model.image_size, model.channels)
-        for split in dataset.split_names(folder)
-    }
+    manifest, names = dataset.read_manifest(folder), dataset.split_names(folder)
     for split in ("train", "test"):
-        if split not in splits:
-            raise UserError(f"dataset {name!r} has no {split} split; it has {', '.join(splits)}")
-    for split, content in splits.items():
-        require_labels(content.labels.numpy(), name, split)
-    train = splits["train"]
-    if "val" in splits:
-        return train, splits["val"], splits["test"]
-    kept, held = (
-        dataset.Split(train.images[rows], train.labels[rows], train.classes)
-        for rows in stratified_holdout(train.labels.numpy(), HELD_OUT, seed)
-    )
-    return kept, held, splits["test"]
+        if split not in names:
+            raise UserError(f"dataset {name!r} has no {split} split; it has {', '.join(names)}")
+    on_disk = {split: Stored(folder, [split], model.image_size, model.channels) for split in names}
+    for split, content in on_disk.items():
+        require_labels(content.labels(), name, split)
+    known = ["train", "val"] if "val" in names else ["train"]
+
+    def opened(splits: list[str]) -> LabelledImages:
+        stored = Stored(folder, splits, model.image_size, model.channels)
+        rows, labels = np.arange(len(stored)), stored.labels()
+        if stream and manifest["encoding"] == "encoded":
+            processes = workers.decoders(1, torch.cuda.is_available())
+            feed = Streamed(folder, splits, model.channels, processes)
+            return LabelledImages(feed, stored, rows, labels)
+        resident = Resident(stored.load())
+        return LabelledImages(resident, resident, rows, labels)
+
+    pool, test = opened(known), opened(["test"])
+    if "val" in names:
+        count = len(on_disk["train"])
+        kept, held = pool.rows[:count], pool.rows[count:]
+    else:
+        kept, held = stratified_holdout(pool.labels, HELD_OUT, seed)
+    return pool.part(kept), pool.part(held), test
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ Where the objective predicts no distribution, all these files are written, and e
 """
 
 import logging
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,9 @@ from prosmin.common import files
 from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import sample_rows
-from prosmin.corruptions.apply import corrupt
+from prosmin.corruptions.apply import block, corrupt
 from prosmin.data import dataset
+from prosmin.data.stored import Stored
 from prosmin.evaluation import prediction
 from prosmin.evaluation.prediction import BINS
 from prosmin.models import store
@@ -48,52 +51,61 @@ def main(params: Params, name: str = "") -> None:
         views = ViewSettings(size=settings.image_size, **own)
         splits = list(trained["params"]["splits"])
     seeing = prediction.Seeing(asked.views, views, seed)
-    training = _training_images(params.dataset, splits, settings)
-    known, components = (
-        training[sample_rows(len(training), limit, seed, purpose)]
-        for limit, purpose in (
-            (SEEN, "statistics of the targets"),
-            (COMPONENTS, "components of the predictive mixture"),
-        )
-    )
-    images = dataset.load_split(
-        f"data/{name}", "test", settings.image_size, settings.channels
-    ).images
-    conditions = {CLEAN: images}
-    if name == params.dataset:
-        for kind in asked.corruptions:
-            conditions[kind] = corrupt(images, kind, asked.severity, seed)
+    conditions = [CLEAN, *(asked.corruptions if name == params.dataset else ())]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    metrics: dict[str, dict[str, Any]] = {}
+    models = {encoder: store.load_model(layout.PRETRAINED, encoder) for encoder in ENCODERS}
+    predicting = {}
+    for encoder, model in models.items():
+        if model.sigma_range is not None:
+            predicting[encoder] = model.to(device)
+            continue
+        log.info(
+            "%s, %s encoder: the objective predicts no distribution, so nothing is measured",
+            *(name, encoder),
+        )
+    metrics: dict[str, dict[str, Any]] = {encoder: {} for encoder in ENCODERS}
     rows: list[tuple[str, str, float, float, float]] = []
     scores: dict[str, np.ndarray] = {}
-    for encoder in ENCODERS:
-        metrics[encoder] = {}
-        model = store.load_model(layout.PRETRAINED, encoder).to(device)
-        if model.sigma_range is None:
-            log.info(
-                "%s, %s encoder: the objective predicts no distribution, so nothing is measured",
-                *(name, encoder),
+    scorers = {}
+    if predicting:
+        training = _training_images(params.dataset, splits, settings)
+        known, components = (
+            training.images(sample_rows(len(training), limit, seed, purpose))
+            for limit, purpose in (
+                (SEEN, "statistics of the targets"),
+                (COMPONENTS, "components of the predictive mixture"),
             )
-            continue
-        reference = prediction.fit_reference(model, known, seeing, components)
-        for condition, content in conditions.items():
-            measured = prediction.measure(model, content, reference, seeing)
-            values = prediction.summarise(measured, asked.bootstrap, seed)
-            metrics[encoder][condition] = values | {"n": len(content)}
-            rows += [
-                (encoder, condition, place / BINS, (place + 1) / BINS, share * BINS)
-                for place, share in enumerate(measured.pit.tolist())
-            ]
-            if condition == CLEAN:
-                for detector, of_images in prediction.view_scores(measured).items():
-                    scores[f"{encoder}.{detector}"] = of_images
-            log.info(
-                "%s, %s, %s encoder: 90 %% intervals cover %.3f, CRPS %.4f, "
-                "with constant sigma %.4f",
-                *(name, condition, encoder),
-                *(values[key] for key in ("coverage_90", "crps", "crps_constant")),
-            )
+        )
+        for encoder, model in predicting.items():
+            reference = prediction.fit_reference(model, known, seeing, components)
+            for condition in conditions:
+                scorers[encoder, condition] = prediction.Scorer(model, reference, seeing)
+        first = 0
+        for images in _test_images(name, settings):
+            images = images.to(device)
+            for condition in conditions:
+                seen = images
+                if condition != CLEAN:
+                    seen = corrupt(images, condition, asked.severity, seed, first=first)
+                for encoder in predicting:
+                    scorers[encoder, condition].add(seen)
+            first += len(images)
+    for (encoder, condition), scorer in scorers.items():
+        measured = scorer.measured()
+        values = prediction.summarise(measured, asked.bootstrap, seed)
+        metrics[encoder][condition] = values | {"n": len(measured.crps)}
+        rows += [
+            (encoder, condition, place / BINS, (place + 1) / BINS, share * BINS)
+            for place, share in enumerate(measured.pit.tolist())
+        ]
+        if condition == CLEAN:
+            for detector, of_images in prediction.view_scores(measured).items():
+                scores[f"{encoder}.{detector}"] = of_images
+        log.info(
+            "%s, %s, %s encoder: 90 %% intervals cover %.3f, CRPS %.4f, with constant sigma %.4f",
+            *(name, condition, encoder),
+            *(values[key] for key in ("coverage_90", "crps", "crps_constant")),
+        )
     with files.whole_folder(layout.results("prediction", name)) as folder:
         files.write_arrays(folder / layout.prediction_scores(name).name, scores)
     files.write_csv(
@@ -102,8 +114,8 @@ def main(params: Params, name: str = "") -> None:
     files.write_metrics(layout.metrics("prediction", name), metrics)
 
 
-def _training_images(name: str, splits: list[str], settings: store.ModelSettings) -> torch.Tensor:
-    """Load the images that the network was trained on."""
+def _training_images(name: str, splits: list[str], settings: store.ModelSettings) -> Stored:
+    """Find the images that the network was trained on."""
     folder = f"data/{name}"
     present = [split for split in dataset.split_names(folder) if split in splits]
     if not present:
@@ -111,11 +123,19 @@ def _training_images(name: str, splits: list[str], settings: store.ModelSettings
             f"{folder} has none of the splits that {layout.PRETRAINED} was trained on: "
             f"{', '.join(map(str, splits))}"
         )
-    parts = [
-        dataset.load_split(folder, split, settings.image_size, settings.channels).images
-        for split in present
-    ]
-    return torch.cat(parts)
+    return Stored(folder, present, settings.image_size, settings.channels)
+
+
+def _test_images(name: str, settings: store.ModelSettings) -> Iterator[torch.Tensor]:
+    """Yield the test images part by part, uint8 [n, C, S, S].
+
+    The length of a part fits the images that are scored together and those that are corrupted
+    together, so that the numbers are those of all images at once.
+    """
+    size = settings.image_size
+    length = math.lcm(prediction.CHUNK, block(size, size))
+    for part in dataset.chunks(f"data/{name}", "test", size, settings.channels, length):
+        yield part.images
 
 
 if __name__ == "__main__":

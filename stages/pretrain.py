@@ -21,8 +21,8 @@ charge.
 ``stages.common.launcher`` refuses everything else that Accelerate would take from the environment.
 """
 
+import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,6 @@ from prosmin.common.errors import ConfigError, UserError
 from prosmin.objectives.settings import External
 from stages.common import launcher, workers
 from stages.common.command import confirm, leave_to_the_first, run
-from stages.common.threads import cores
 from stages.params.load import Params
 from stages.params.pretrain import Pretrain
 
@@ -53,41 +52,20 @@ SAMPLED = 4096  # images of a streamed split that are held in memory, where a sa
 MEASURED = 20_000  # images at most, for mean and spread of the channels
 
 
-def number(variable: str, default: float, least: float, says: str, kind: type = int) -> Any:
-    """The number in an environment variable. Raises ``UserError`` for any other text."""
-    given = os.environ.get(variable, str(default))
-    try:
-        value = kind(given)
-    except ValueError:
-        value = math.nan
-    if not least <= value < math.inf:
-        raise UserError(f"{variable} is {given!r}; it must be a number of {says}")
-    return value
-
-
 def processes_of(gpus: int) -> int:
     """How many processes train: PROSMIN_PROCESSES, or one per GPU."""
-    given: int = number("PROSMIN_PROCESSES", gpus or 1, 1, "processes, at least 1")
+    given: int = workers.number("PROSMIN_PROCESSES", gpus or 1, 1, "processes, at least 1")
     if gpus and given > gpus:
         there = f"there are only {gpus} GPUs, and each process needs its own"
         raise UserError(f"PROSMIN_PROCESSES is {given}; {there}")
     return given
 
 
-def workers_of(processes: int, gpu: bool) -> int:
-    """How many processes decode images per process that trains.
-
-    PROSMIN_WORKERS, or beside a GPU a share of the cores, on a CPU one.
-    """
-    share = max(1, cores() // processes) if gpu else 1
-    return int(number("PROSMIN_WORKERS", share, 0, "processes, 0 or more"))
-
-
 def checkpoints_of(key: str) -> "Checkpoints":
     """The checkpoints of the run with this key, one every PROSMIN_CHECKPOINT_SECONDS."""
     from prosmin.training.checkpoint import Checkpoints
 
-    every = number("PROSMIN_CHECKPOINT_SECONDS", 60, 0, "seconds, 0 or more", float)
+    every = workers.number("PROSMIN_CHECKPOINT_SECONDS", 60, 0, "seconds, 0 or more", float)
     return Checkpoints(CHECKPOINTS, key, every)
 
 
@@ -108,8 +86,9 @@ def main(params: Params) -> None:
 
     from accelerate import Accelerator
 
-    from prosmin.common import files
+    from prosmin.common import distributed, files
     from prosmin.common.seeds import sample_rows
+    from prosmin.data import dataset
     from prosmin.models import store
     from prosmin.training.loop import pretrain
     from prosmin.training.monitor import Monitor
@@ -121,14 +100,24 @@ def main(params: Params) -> None:
         cpu=not torch.cuda.is_available(),
         mixed_precision="no" if settings.precision == "fp32" else settings.precision,
     )
-    splits, seen = splits_of(params)
-    images = feed = torch.cat([splits[name].images for name in seen])
+    names, seen = splits_of(params)
+    monitor = None
+    # The first process alone observes and writes. Where training streams its images, the others
+    # hold none in memory.
+    if accelerator.is_main_process or not settings.stream:
+        splits, images = load_images(params, names, seen)
+        sample = sample_rows(len(images), MEASURED, params.seed, "pixels")
+        whole = len(sample) == len(images)
+        statistics = dataset.channel_statistics(images if whole else images[sample])
+        monitor = Monitor.of(splits, params.seed)
     if settings.stream:
-        workers_here = workers_of(accelerator.num_processes, accelerator.device.type == "cuda")
-        feed = Streamed(Path("data") / params.dataset, seen, settings.channels, workers_here)
-    pixels = images[sample_rows(len(images), MEASURED, params.seed, "pixels")].float() / 255.0
-    mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
-    described = model_settings(settings, mean, std)
+        decoders = workers.decoders(accelerator.num_processes, accelerator.device.type == "cuda")
+        feed = Streamed(Path("data") / params.dataset, seen, settings.channels, decoders)
+        sent = json.dumps(statistics).encode() if accelerator.is_main_process else None
+        statistics = json.loads(distributed.from_main(sent, accelerator.device))
+    else:
+        feed = images
+    described = model_settings(settings, *statistics)
     model = store.build_model(described, params.seed)
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     if accelerator.is_main_process:
@@ -137,7 +126,6 @@ def main(params: Params) -> None:
         processes = f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
         threads = torch.get_num_threads()
         log.info("%s, %s, %s, %d thread(s)", network, seen_images, processes, threads)
-    monitor = Monitor.of(splits, params.seed)
     key = run_key(settings, feed, params.seed, accelerator, monitor, model=described)
     checkpoints = checkpoints_of(key)
     if accelerator.is_main_process:
@@ -180,8 +168,6 @@ def main(params: Params) -> None:
 
 def adopt(params: Params) -> None:
     """Put the weights of ``pretrain.external`` where trained ones would be."""
-    import torch
-
     from prosmin.common import files
     from prosmin.models import store
     from prosmin.training import external
@@ -203,11 +189,10 @@ def adopt(params: Params) -> None:
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     size = encoder_size / 1e6
     log.info("%s of %.2f M parameters, as %s has it", settings.encoder.name, size, weights.name)
-    splits, seen = splits_of(params)
+    splits, images = load_images(params, *splits_of(params))
     row = observe(model.eval(), Monitor.of(splits, params.seed))
     with files.whole_folder("results/pretrain") as out:
         facts = {"external": {"weights": weights.name, "sha256": digest}}
-        images = torch.cat([splits[name].images for name in seen])
         save(out, model, described, images, params, facts)
     rounded = {name: files.rounded(value) for name, value in row.items()}
     files.write_json("metrics/pretrain.json", rounded | {"encoder_parameters": encoder_size})
@@ -217,30 +202,44 @@ def adopt(params: Params) -> None:
     )
 
 
-def splits_of(params: Params) -> "tuple[dict[str, Split], list[str]]":
-    """The splits of the dataset, and the names of those whose images are seen.
+def splits_of(params: Params) -> tuple[list[str], list[str]]:
+    """The splits of the dataset, and those of them whose images are seen.
 
-    The test split is among them only where it is seen. A streamed split is a sample.
+    The test split is among them only where it is seen.
     """
-    from prosmin.common.seeds import sample_rows
     from prosmin.data import dataset
 
     settings, folder = params.pretrain, Path("data") / params.dataset
-    names, manifest = dataset.split_names(folder), dataset.read_manifest(folder)
+    names = dataset.split_names(folder)
     seen = [name for name in settings.splits if name in names]
     if not seen:
         raise ConfigError("splits", list(settings.splits), f"{folder} has only {', '.join(names)}")
-    splits = {}
-    for name in names:
-        if name == "test" and name not in settings.splits:
-            continue
-        rows = None
-        if settings.stream:
-            count = manifest["splits"][name]["count"]
-            rows = sample_rows(count, SAMPLED, params.seed, f"streamed {name}")
-        size, channels = settings.image_size, settings.channels
-        splits[name] = dataset.load_split(folder, name, size, channels, rows)
-    return splits, seen
+    return [name for name in names if name != "test" or name in settings.splits], seen
+
+
+def load_images(
+    params: Params, names: Sequence[str], seen: Sequence[str]
+) -> "tuple[dict[str, Split], Tensor]":
+    """Load splits, of a streamed dataset a sample of each, and the images of those seen.
+
+    Returns: the splits by name, and the images of ``seen`` end to end, uint8 [N, C, S, S]. Both are
+    parts of one tensor, so that memory holds the images once.
+    """
+    from prosmin.data.stored import load_splits
+
+    settings = params.pretrain
+    ordered = [*seen, *(name for name in names if name not in seen)]
+    limit = SAMPLED if settings.stream else None
+    splits, images = load_splits(
+        Path("data") / params.dataset,
+        ordered,
+        settings.image_size,
+        settings.channels,
+        limit,
+        params.seed,
+    )
+    count = sum(len(splits[name]) for name in seen)
+    return {name: splits[name] for name in names}, images[:count]
 
 
 def save(

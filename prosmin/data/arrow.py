@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow
 import pyarrow.compute
+from numpy.typing import NDArray
 
 from prosmin.common.errors import UserError, reason, shown
 
@@ -117,6 +119,7 @@ class SplitReader:
                 f"{path} is damaged or no split of a dataset ({reason(error)}); fetch it again"
             ) from None
         self._path = path
+        self._images = self.table["image"]  # made once: the table would look it up for every row
 
     def _check(self) -> None:
         """Raise ``ValueError`` for columns that contradict the layout. Images are not decoded."""
@@ -148,9 +151,14 @@ class SplitReader:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
+    def labels(self) -> NDArray[np.int64]:
+        """Return the labels of all rows, int64 [N], -1 for none."""
+        labels: NDArray[np.int64] = self.table["label"].fill_null(NO_LABEL).to_numpy()
+        return labels
+
     def image(self, row: int) -> pyarrow.Buffer:
         """Return the stored bytes of an image."""
-        return self.table["image"][row].as_buffer()
+        return self._images[row].as_buffer()
 
     def source(self, row: int) -> str:
         """Return the file or row that an image came from."""

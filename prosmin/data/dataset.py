@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from prosmin.common.errors import UserError, nearest, shown
 from prosmin.common.files import AGAIN, FETCH, read_arrays, read_json
-from prosmin.data.arrow import HUMAN_LABELS, NO_LABEL, SPLITS, SplitReader
+from prosmin.data.arrow import HUMAN_LABELS, SPLITS, SplitReader
 from prosmin.data.picture import decode
 
 _CHUNK = 1024  # images converted at a time
@@ -85,6 +86,26 @@ def split_names(folder: str | Path) -> list[str]:
     return [split for split in SPLITS if split in read_manifest(folder)["splits"]]
 
 
+def open_split(folder: str | Path, split: str) -> SplitReader:
+    """Open one split and check it against the manifest.
+
+    Raises ``UserError`` for a dataset or split that does not exist or is damaged.
+    """
+    manifest = read_manifest(folder)
+    if split not in manifest["splits"]:
+        there = ", ".join(manifest["splits"])
+        near = nearest(split, manifest["splits"])
+        raise UserError(f"{folder} has no split {split!r}; there are: {there}{near}")
+    reader = SplitReader(path := Path(folder, f"{split}.arrow"))
+    count = manifest["splits"][split]["count"]
+    reader.check_labels(len(manifest["classes"] or ()))
+    if len(reader) != count:
+        raise UserError(
+            f"{path} holds {len(reader)} images and its manifest {count}; fetch it again"
+        )
+    return reader
+
+
 def load_split(
     folder: str | Path,
     split: str,
@@ -102,24 +123,12 @@ def load_split(
 
     Raises ``UserError`` for a dataset or split that does not exist or is damaged.
     """
-    manifest = read_manifest(folder)
-    if split not in manifest["splits"]:
-        there = ", ".join(manifest["splits"])
-        near = nearest(split, manifest["splits"])
-        raise UserError(f"{folder} has no split {split!r}; there are: {there}{near}")
-    reader = SplitReader(path := Path(folder, f"{split}.arrow"))
-    classes, count = manifest["classes"], manifest["splits"][split]["count"]
-    reader.check_labels(len(classes or ()))
-    if len(reader) != count:
-        raise UserError(
-            f"{path} holds {len(reader)} images and its manifest {count}; fetch it again"
-        )
+    reader = open_split(folder, split)
     load = _raw if reader.layout.encoding == "raw" else _encoded
     rows = range(len(reader)) if rows is None else rows
     images = load(reader, image_size, channels, rows)
-    labels = torch.from_numpy(
-        reader.table["label"].fill_null(NO_LABEL).to_numpy()[np.asarray(rows)]
-    )
+    labels = torch.from_numpy(reader.labels()[np.asarray(rows)])
+    classes = read_manifest(folder)["classes"]
     return Split(images, labels, tuple(classes) if classes else None)
 
 
@@ -151,6 +160,24 @@ def load_human_labels(folder: str | Path) -> NDArray[np.float64] | None:
     shares = arrays["shares"].astype(np.float64)
     normalised: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
     return normalised
+
+
+def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Compute mean and standard deviation of each channel, exactly, without a copy of the images.
+
+    images: uint8 [N, C, H, W]; pixels count from 0 to 1.
+    """
+    levels = np.arange(256)
+    means, deviations = [], []
+    for channel in images.unbind(1):
+        # Counts of the 256 levels say all, and take no memory.
+        counts = np.zeros(256, np.int64)
+        for part in torch.split(channel, 64):
+            counts += torch.bincount(part.flatten(), minlength=256).numpy()
+        n, total, squares = (int((counts * levels**power).sum()) for power in (0, 1, 2))
+        means.append(total / n / 255)
+        deviations.append(math.sqrt((n * squares - total**2) / (n * max(n - 1, 1))) / 255)
+    return means, deviations
 
 
 def digests(images: Tensor) -> NDArray[np.uint64]:

@@ -5,10 +5,10 @@ Letters in shapes: N images, C channels, S pixels a side, K classes.
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,12 +22,54 @@ from prosmin.evaluation.linear_probe import ReliabilityRow, classification_metri
 from prosmin.metrics import calibration, classification, conformal
 from prosmin.models.networks import Encoder, decay_groups
 from prosmin.training.schedules import warmup_cosine
-from prosmin.views.make import make_views
+from prosmin.views.feed import Feed, Resident
 from prosmin.views.settings import ViewSettings
 
 WARMUP = 0.1  # share of the steps
+_BATCH, _READ = 512, 2048  # images without augmentation: per batch, and read at a time
 
 log = logging.getLogger(__name__)
+
+
+class Plain(Protocol):
+    """Images without augmentation."""
+
+    def batches(self, rows: np.ndarray, size: int) -> Iterator[Tensor]:
+        """Yield the images of ``rows`` in batches of ``size``, uint8 [B, C, S, S]."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with a class each: some rows of a larger set, in memory or on the disk.
+
+    feed: random views of the images of the set, for training.
+    plain: the images of the set without augmentation.
+    rows: int64 [N], of the set.
+    labels: int64 [N].
+    """
+
+    feed: Feed
+    plain: Plain
+    rows: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, places: np.ndarray) -> "LabelledImages":
+        """Return the images at some places, 0 to N - 1."""
+        return replace(self, rows=self.rows[places], labels=self.labels[places])
+
+    def joined(self, other: "LabelledImages") -> "LabelledImages":
+        """Return these images and then those of ``other``, which belong to the same set."""
+        rows = np.concatenate([self.rows, other.rows])
+        return replace(self, rows=rows, labels=np.concatenate([self.labels, other.labels]))
+
+
+def in_memory(split: Split) -> LabelledImages:
+    """The images of a split that is loaded; nothing is copied."""
+    resident = Resident(split.images)
+    return LabelledImages(resident, resident, np.arange(len(split)), split.labels.numpy())
 
 
 @dataclass(frozen=True)
@@ -71,21 +113,21 @@ class Classifier(nn.Module):
         return logits
 
     @torch.inference_mode()
-    def logits(self, images: Tensor, batch_size: int = 512) -> np.ndarray:
-        """Compute float64 logits [N, K] of uint8 images [N, C, S, S], in evaluation mode."""
+    def logits(self, images: LabelledImages) -> np.ndarray:
+        """Compute float64 logits [N, K] of N images without augmentation, in evaluation mode."""
         self.eval()
         device = self.head.weight.device
         parts = [
             self(batch.to(device).float() / 255.0).double().cpu()
-            for batch in torch.split(images, batch_size)
+            for read in images.plain.batches(images.rows, _READ)
+            for batch in torch.split(read, _BATCH)
         ]
         return torch.cat(parts).numpy()
 
 
 def finetune(
     encoder: Encoder,
-    images: Tensor,
-    labels: np.ndarray,
+    images: LabelledImages,
     classes: int,
     settings: FinetuneSettings,
     lr: float,
@@ -93,25 +135,29 @@ def finetune(
 ) -> Classifier:
     """Train a classifier that starts from a copy of ``encoder``, on the device of the encoder.
 
-    images: uint8 [N, C, S, S]. labels: [N] in 0..classes-1. lr: peak of the learning rate.
+    classes: number of classes; the labels are in 0..classes-1.
+    lr: peak of the learning rate.
     The order of the images and their views are functions of (seed, epoch, step).
     """
     model = Classifier(copy.deepcopy(encoder), classes).requires_grad_(True)
     device = next(encoder.parameters()).device
     model.to(device).train()
     optimiser = torch.optim.AdamW(decay_groups(model, settings.weight_decay), lr=lr)
-    images, truth = images.to(device), torch.from_numpy(labels).to(device)
+    images.feed.to(device)
+    rows, truth = torch.from_numpy(images.rows), torch.from_numpy(images.labels).to(device)
     batch = min(settings.batch_size, len(images))
     per_epoch = len(images) // batch
     epochs = max(settings.epochs, -(-settings.steps // per_epoch))
     steps = epochs * per_epoch
     warmup = max(1, round(WARMUP * epochs * per_epoch))
     for epoch in range(epochs):
-        for place, chosen in enumerate(epoch_order(len(images), batch, seed, epoch).to(device)):
-            step = epoch * per_epoch + place
+        order = epoch_order(len(images), batch, seed, epoch)
+        first = epoch * per_epoch
+        drawn = images.feed.views(rows[order], [settings.views], seed, epoch, first, rank=0)
+        for place, (chosen, (view,)) in enumerate(zip(order.to(device), drawn, strict=True)):
+            step = first + place
             for group in optimiser.param_groups:
                 group["lr"] = warmup_cosine(lr, step, steps, warmup)
-            (view,) = make_views(images[chosen], [settings.views], seed, epoch, step)
             seed_networks(seed, epoch, step, 0)
             loss = F.cross_entropy(model(view), truth[chosen])
             optimiser.zero_grad(set_to_none=True)
@@ -131,9 +177,9 @@ class Finetuned:
 
 def evaluate_finetuned(
     encoder: Encoder,
-    train: Split,
-    val: Split,
-    test: Split,
+    train: LabelledImages,
+    val: LabelledImages,
+    test: LabelledImages,
     settings: FinetuneSettings,
     lr: Sequence[float],
     bootstrap: int,
@@ -145,6 +191,7 @@ def evaluate_finetuned(
     This is the protocol of ``prosmin.evaluation.linear_probe.evaluate_probe``. The lowest NLL on
     val selects the learning rate and, where there are several, the number of epochs.
 
+    train, val: of one set.
     lr: learning rates to select from.
     epochs: numbers of epochs to select from, instead of ``settings.epochs``. Where there are
         several, the metrics have an entry ``after_<n>_epochs`` per number, with the accuracy on
@@ -153,21 +200,20 @@ def evaluate_finetuned(
 
     Raises ``UserError`` where the classes of the splits do not agree.
     """
-    train_labels, val_labels, truth = (part.labels.numpy() for part in (train, val, test))
-    classes = count_classes({"train": train_labels, "val": val_labels, "test": truth})
-    images = torch.cat([train.images, val.images])
-    labels = np.concatenate([train_labels, val_labels])
+    val_labels, truth = val.labels, test.labels
+    classes = count_classes({"train": train.labels, "val": val_labels, "test": truth})
+    both = train.joined(val)
     trials: dict[int, _Trial] = {}
     for count in sorted(set(epochs or (settings.epochs,))):
         length = replace(settings, epochs=count)
         on_val, errors = {}, {}
         for rate in lr:
-            model = finetune(encoder, train.images, train_labels, classes, length, rate, seed)
-            on_val[rate] = model.logits(val.images)
+            model = finetune(encoder, train, classes, length, rate, seed)
+            on_val[rate] = model.logits(val)
             errors[rate] = float(classification.nll(on_val[rate], val_labels))
         best = min(sorted(errors), key=errors.__getitem__)
-        model = finetune(encoder, images, labels, classes, length, best, seed)
-        trials[count] = _Trial(best, errors[best], on_val[best], model.logits(test.images))
+        model = finetune(encoder, both, classes, length, best, seed)
+        trials[count] = _Trial(best, errors[best], on_val[best], model.logits(test))
     chosen = min(trials, key=lambda count: trials[count].error)
     best, _, held, logits = trials[chosen]
     if len(lr) > 1 and best in (min(lr), max(lr)):
@@ -211,8 +257,8 @@ class _Trial(NamedTuple):
 
 def finetune_lowshot(
     encoder: Encoder,
-    pool: Split,
-    test: Split,
+    pool: LabelledImages,
+    test: LabelledImages,
     per_class: int,
     draws: int,
     settings: FinetuneSettings,
@@ -225,13 +271,12 @@ def finetune_lowshot(
     a handful of labels leaves none to choose it by.
     Raises ``UserError`` where a class of the pool has fewer images.
     """
-    labels, truth = pool.labels.numpy(), test.labels.numpy()
-    classes = count_classes({"train": labels, "test": truth})
+    classes = count_classes({"train": pool.labels, "test": test.labels})
     accuracies = []
     for draw in range(draws):
-        chosen = few_labels(labels, per_class, seed, draw)
-        model = finetune(encoder, pool.images[chosen], labels[chosen], classes, settings, lr, seed)
-        accuracies.append(float(classification.accuracy(model.logits(test.images), truth)))
+        chosen = pool.part(few_labels(pool.labels, per_class, seed, draw))
+        model = finetune(encoder, chosen, classes, settings, lr, seed)
+        accuracies.append(float(classification.accuracy(model.logits(test), test.labels)))
     return accuracies
 
 

@@ -39,7 +39,7 @@ from prosmin.views.settings import ViewSettings
 
 LEVELS = (50, 80, 90)  # central intervals whose coverage is counted, in per cent
 BINS = 20  # of the PIT histogram
-_CHUNK = 256  # images at a time; a constant, because the drawn views depend on it
+CHUNK = 256  # images at a time; a constant, because the drawn views depend on it
 _REFERENCE, _MEASURE, _MIXTURE = 0, 1, 2  # purposes of a random stream, part of its seed
 
 Predicting = ProSMIN | Published  # the objectives that predict a distribution
@@ -79,8 +79,10 @@ def fit_reference(
     components: the training images whose predictions, from one view per image, make up the mixture,
         uint8 [M, C, S, S]; ``None``: ``images``.
     """
+    device = next(model.parameters()).device
+    generator = prediction_generator(device, seeing.seed, _REFERENCE)
     mu, _, y = (
-        torch.cat(parts) for parts in zip(*_look(model, images, seeing, _REFERENCE), strict=True)
+        torch.cat(parts) for parts in zip(*_look(model, images, seeing, generator), strict=True)
     )
     if isinstance(model, Published):  # its training has fixed the centre
         normalisation = Normalisation(model.get_buffer("centre"))
@@ -91,7 +93,8 @@ def fit_reference(
     errors = torch.cat([y - mu for mu, y in _pairs(mu, normalisation(y))])
     single = replace(seeing, views=1)
     components = images if components is None else components
-    centres, log_sigmas, _ = zip(*_look(model, components, single, _MIXTURE), strict=True)
+    generator = prediction_generator(device, seeing.seed, _MIXTURE)
+    centres, log_sigmas, _ = zip(*_look(model, components, single, generator), strict=True)
     mixture = torch.cat(centres)[:, 0], torch.cat(log_sigmas)[:, 0].exp()
     return Reference(normalisation, best_constant(errors), mixture)
 
@@ -158,19 +161,44 @@ class Measured:
     mixture_constant: np.ndarray
 
 
+class Scorer:
+    """Scores of the images of a dataset, which come part by part.
+
+    The scores are the same as those of all images at once, because one random stream draws the
+    views of all parts.
+    """
+
+    def __init__(self, model: Predicting, reference: Reference, seeing: Seeing):
+        self._model, self._reference, self._seeing = model, reference, seeing
+        device = next(model.parameters()).device
+        self._generator = prediction_generator(device, seeing.seed, _MEASURE)
+        self._rows: list[dict[str, Tensor]] = []
+
+    def add(self, images: Tensor) -> None:
+        """Score the next images, uint8 [n, C, S, S].
+
+        n is a multiple of ``CHUNK``, except in the last part.
+        """
+        reference = self._reference
+        for mu, log_sigma, y in _look(self._model, images, self._seeing, self._generator):
+            y = reference.normalisation(y)
+            rows = _measure(mu, log_sigma, y, reference.sigma)
+            rows |= _surprise(y, *reference.mixture, reference.sigma)
+            self._rows.append({name: values.double().cpu() for name, values in rows.items()})
+
+    def measured(self) -> Measured:
+        """Return the scores of all images added, of which there is at least one."""
+        rows = {
+            name: torch.cat([part[name] for part in self._rows]).numpy() for name in self._rows[0]
+        }
+        return Measured(**rows | {"pit": rows["pit"].mean(axis=0)})
+
+
 def measure(model: Predicting, images: Tensor, reference: Reference, seeing: Seeing) -> Measured:
     """Score images uint8 [N, C, S, S] of any dataset; N is at least 1."""
-    parts = []
-    for mu, log_sigma, y in _look(model, images, seeing, _MEASURE):
-        y = reference.normalisation(y)
-        parts.append(
-            _measure(mu, log_sigma, y, reference.sigma)
-            | _surprise(y, *reference.mixture, reference.sigma)
-        )
-    rows = {
-        name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]
-    }
-    return Measured(**rows | {"pit": rows["pit"].mean(axis=0)})
+    scorer = Scorer(model, reference, seeing)
+    scorer.add(images)
+    return scorer.measured()
 
 
 def _measure(mu: Tensor, log_sigma: Tensor, y: Tensor, constant: Tensor) -> dict[str, Tensor]:
@@ -232,15 +260,14 @@ def _pairs(mu: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 @torch.inference_mode()
 def _look(
-    model: Predicting, images: Tensor, seeing: Seeing, purpose: int
+    model: Predicting, images: Tensor, seeing: Seeing, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield mu, log sigma and the unnormalised target, float32 [n, V, D], of consecutive images.
 
-    purpose: chooses the random stream of the views.
+    generator: of the views, on the device of the model.
     """
     device = next(model.parameters()).device
-    generator = prediction_generator(device, seeing.seed, purpose)
-    for chunk in torch.split(images, _CHUNK):
+    for chunk in torch.split(images, CHUNK):
         chunk = chunk.to(device)
         views = [random_view(chunk, seeing.settings, generator) for _ in range(seeing.views)]
         outputs = [(*model.predict(view)[1:], Distilling.targets(model, view)) for view in views]

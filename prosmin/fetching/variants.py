@@ -11,7 +11,7 @@ from PIL import Image
 
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import generator
-from prosmin.data.arrow import NO_LABEL, Layout, SplitReader
+from prosmin.data.arrow import Layout, SplitReader
 from prosmin.data.picture import Pixels, decode
 from prosmin.fetching.sources import Rows
 from prosmin.fetching.splits import is_labelled
@@ -71,7 +71,7 @@ def _permutation(seed: int, count: int) -> Rows:
 
 
 def _halves(reader: SplitReader, seed: int, split: str) -> Iterator[Pixels]:
-    labels = reader.table["label"].fill_null(NO_LABEL).to_numpy()
+    labels = reader.labels()
     rng = generator(seed, f"halves.{split}")
     # Images are sorted by class and joined to a ring. The images of all other classes then follow
     # each class in one run.

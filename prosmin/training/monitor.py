@@ -38,16 +38,21 @@ class Monitor:
         With labels in ``val`` and ``train``, a draw of ``train`` becomes the bank.
         """
         watched = splits.get("val", next(iter(splits.values())))
-        rows = sample_rows(len(watched), WATCHED, seed, "watched")
+        images, labels = _draw(watched, WATCHED, seed, "watched")
         bank = splits.get("train")
         if "val" not in splits or bank is None:
-            return cls(watched.images[rows])
+            return cls(images)
         if (bank.labels < 0).any() or (watched.labels < 0).any():
-            return cls(watched.images[rows])
-        known = sample_rows(len(bank), BANK, seed, "bank of the monitor")
-        return cls(
-            watched.images[rows], watched.labels[rows], bank.images[known], bank.labels[known]
-        )
+            return cls(images)
+        return cls(images, labels, *_draw(bank, BANK, seed, "bank of the monitor"))
+
+
+def _draw(split: Split, most: int, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
+    """Draw images and labels; where all are drawn, the split lends its own memory."""
+    if len(split) <= most:
+        return split.images, split.labels
+    rows = sample_rows(len(split), most, seed, purpose)
+    return split.images[rows], split.labels[rows]
 
 
 @torch.no_grad()

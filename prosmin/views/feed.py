@@ -92,6 +92,15 @@ class Resident:
         for step, chosen in enumerate(rows.to(self.images.device), first):
             yield make_views(self.images[chosen], settings, seed, epoch, step, rank)
 
+    def batches(self, rows: np.ndarray, size: int) -> Iterator[Tensor]:
+        """Yield the images of ``rows`` [n] without augmentation, uint8 [B, C, H, W]."""
+        for start in range(0, len(rows), size):
+            chosen = rows[start : start + size]
+            if (np.diff(chosen) == 1).all():  # without a copy
+                yield self.images[chosen[0] : chosen[-1] + 1]
+            else:
+                yield self.images[torch.from_numpy(chosen)]
+
 
 class Streamed:
     """Images of any size that stay encoded in the files of a dataset, in bounded memory.

@@ -8,6 +8,7 @@ sockets could change what they compute. For several machines, use torchrun or ``
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -17,7 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from prosmin.common.errors import UserError
 from stages.common import threads
 
 LOOPBACK = "127.0.0.1"
@@ -150,3 +153,27 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+# --- settings of the environment ------------------------------------------------------------------
+
+
+def number(variable: str, default: float, least: float, says: str, kind: type = int) -> Any:
+    """The number in an environment variable. Raises ``UserError`` for any other text."""
+    given = os.environ.get(variable, str(default))
+    try:
+        value = kind(given)
+    except ValueError:
+        value = math.nan
+    if not least <= value < math.inf:
+        raise UserError(f"{variable} is {given!r}; it must be a number of {says}")
+    return value
+
+
+def decoders(processes: int, gpu: bool) -> int:
+    """How many processes decode images per process that trains.
+
+    PROSMIN_WORKERS, or beside a GPU a share of the cores, on a CPU one.
+    """
+    share = max(1, threads.cores() // processes) if gpu else 1
+    return int(number("PROSMIN_WORKERS", share, 0, "processes, 0 or more"))

@@ -3,10 +3,20 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from prosmin.common import files
 from prosmin.common.errors import UserError
+from prosmin.evaluation.finetuning import geometry
+from prosmin.fetching.folders import folder
+from prosmin.fetching.writing import write_dataset
+from prosmin.models import store
+from prosmin.views.feed import Resident, Streamed
+from prosmin.views.settings import ViewSettings
 from stages import fetch, finetune
 from stages.params.load import load
 from tests.stages.conftest import ROOT
@@ -94,6 +104,47 @@ def test_without_a_val_split_a_part_of_train_takes_its_place(params):
     finetune.main(params, "patches")
     metrics = files.read_json("metrics/finetune/patches.json")["trained"]
     assert metrics["n_val"] == 16 and "accuracy_top5" not in metrics
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_streamed_images_have_the_labels_and_pixels_of_loaded_ones(
+    tmp_path, monkeypatch, validated
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROSMIN_WORKERS", "0")
+    pictures, labels = load_digits(n_class=3, return_X_y=True)
+    for place, (picture, label) in enumerate(zip(pictures[:60], labels[:60], strict=True)):
+        path = tmp_path / f"photos/{label}/{place:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = (picture.reshape(8, 8) * 15).astype(np.uint8)
+        Image.fromarray(pixels).resize((70, 70 + place % 3)).save(path)
+    (tmp_path / "data/photos").mkdir(parents=True)
+    manifest = write_dataset(
+        tmp_path / "data/photos",
+        folder(str(tmp_path / "photos")),
+        seed=0,
+        val_fraction=0.2 * validated,
+    )
+    files.write_json("data/photos/manifest.json", manifest)
+    size = store.ModelSettings("resnet18", 16, 1, (0.3,), (0.4,), 16, 8)
+    streamed, loaded = (
+        finetune.labelled_images("photos", size, 0, stream) for stream in (True, False)
+    )
+    views = ViewSettings(size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter=0.0)
+    for on_disk, in_memory in zip(streamed, loaded, strict=True):
+        assert isinstance(on_disk.feed, Streamed) and isinstance(in_memory.feed, Resident)
+        np.testing.assert_array_equal(on_disk.labels, in_memory.labels)
+        assert sorted(set(on_disk.labels)) == [0, 1, 2]
+        plain = [
+            torch.cat(list(images.plain.batches(images.rows, 7))) for images in (on_disk, in_memory)
+        ]
+        assert plain[0].equal(plain[1])
+        ((seen,),) = on_disk.feed.views(
+            torch.from_numpy(on_disk.rows)[None], [geometry(views)], 0, 0, 0, 0
+        )
+        # A view of the whole image shows the image, up to the crop of its longer side.
+        assert (seen * 255 - plain[0]).abs().mean() < 8
+    assert streamed[0].feed is streamed[1].feed and len(set(streamed[0].rows)) == len(streamed[0])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from prosmin.evaluation.finetuning import (
     finetune,
     finetune_lowshot,
     geometry,
+    in_memory,
 )
 from prosmin.evaluation.label_subsets import few_labels
 from prosmin.metrics import calibration, classification
@@ -47,6 +48,17 @@ def splits():
         Split(images[part], known[part], tuple("0123456789"))
         for part in order[:700].split([300, 150, 250])
     ]
+
+
+def as_pool(splits):
+    """(train, val, test), with the images of train and val in one tensor."""
+    train, val, test = splits
+    images, labels = (
+        torch.cat([getattr(split, name) for split in (train, val)]) for name in ("images", "labels")
+    )
+    pool = in_memory(Split(images, labels, None))
+    places = np.arange(len(pool))
+    return pool.part(places[: len(train)]), pool.part(places[len(train) :]), in_memory(test)
 
 
 @pytest.fixture
@@ -104,9 +116,9 @@ def by_hand(encoder, split, epochs, batch, lr, seed):
 
 def test_it_is_the_loop_written_out_by_hand(splits, encoder):
     train, _, test = splits
-    logits = finetune(
-        encoder, train.images, train.labels.numpy(), 10, SETTINGS, 0.002, seed=5
-    ).logits(test.images)
+    logits = finetune(encoder, in_memory(train), 10, SETTINGS, 0.002, seed=5).logits(
+        in_memory(test)
+    )
     np.testing.assert_allclose(
         logits, by_hand(encoder, train, 3, 64, 0.002, 5)(test.images), rtol=1e-3, atol=1e-4
     )
@@ -116,7 +128,7 @@ def test_the_encoder_that_is_given_stays_as_it_was_and_the_copy_is_trained(split
     train = splits[0]
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     encoder.requires_grad_(False)
-    model = finetune(encoder, train.images, train.labels.numpy(), 10, SETTINGS, 0.002, seed=5)
+    model = finetune(encoder, in_memory(train), 10, SETTINGS, 0.002, seed=5)
     assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
     parts = zip(model.encoder.parameters(), encoder.parameters(), strict=True)
     assert all(not torch.equal(new, old) for new, old in parts)
@@ -127,9 +139,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(splits, encoder)
     moving = replace(SETTINGS, views=replace(STILL, scale=(0.5, 1.0), rotate=20))
 
     def logits(seed):
-        return finetune(
-            encoder, train.images, train.labels.numpy(), 10, moving, 0.002, seed
-        ).logits(train.images)
+        return finetune(encoder, in_memory(train), 10, moving, 0.002, seed).logits(in_memory(train))
 
     first = logits(0)
     assert np.array_equal(first, logits(0)) and not np.array_equal(first, logits(1))
@@ -144,17 +154,17 @@ def test_a_handful_of_labels_takes_at_least_so_many_steps(
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: (taken.append(1), step(self))[1])
     few = few_labels(train.labels.numpy(), 2, 0, 0)
     settings = replace(SETTINGS, steps=steps)
-    finetune(encoder, train.images[few], train.labels.numpy()[few], 10, settings, 0.002, seed=0)
+    finetune(encoder, in_memory(train).part(few), 10, settings, 0.002, seed=0)
     assert len(taken) == expected
 
 
 def test_the_protocol_selects_on_val_and_trains_again_on_train_and_val(splits, encoder):
-    train, val, test = splits
+    train, val, test = as_pool(splits)
     settings = replace(SETTINGS, epochs=10)
     result = evaluate_finetuned(encoder, train, val, test, settings, [0.004, 0.0001, 0.002], 100, 0)
     known = [split.labels.numpy() for split in splits]
     seen = {
-        lr: finetune(encoder, train.images, known[0], 10, settings, lr, 0).logits(val.images)
+        lr: finetune(encoder, train, 10, settings, lr, 0).logits(val)
         for lr in (0.0001, 0.002, 0.004)
     }
     best = min(seen, key=lambda lr: classification.nll(seen[lr], known[1]))
@@ -162,8 +172,9 @@ def test_the_protocol_selects_on_val_and_trains_again_on_train_and_val(splits, e
     assert result.metrics["accuracy_val"] == classification.accuracy(seen[best], known[1])
     temperature = calibration.fit_temperature(seen[best], known[1])
     assert result.metrics["temperature"] == pytest.approx(temperature, rel=1e-6)
-    both = torch.cat([train.images, val.images]), np.concatenate(known[:2])
-    logits = finetune(encoder, *both, 10, settings, best, 0).logits(test.images)
+    images = torch.cat([splits[0].images, splits[1].images])
+    both = in_memory(Split(images, torch.from_numpy(np.concatenate(known[:2])), None))
+    logits = finetune(encoder, both, 10, settings, best, 0).logits(test)
     assert result.metrics["accuracy"] == classification.accuracy(logits, known[2]) > 0.5
     assert result.metrics["ece"] == calibration.ece(classification.softmax(logits), known[2])
     assert (
@@ -174,7 +185,7 @@ def test_the_protocol_selects_on_val_and_trains_again_on_train_and_val(splits, e
 
 
 def test_the_number_of_epochs_is_chosen_by_held_out_nll_and_each_is_reported(splits, encoder):
-    train, val, test = splits
+    train, val, test = as_pool(splits)
     metrics = evaluate_finetuned(
         encoder, train, val, test, SETTINGS, [0.002], 100, 0, (12, 1)
     ).metrics
@@ -194,14 +205,13 @@ def test_the_number_of_epochs_is_chosen_by_held_out_nll_and_each_is_reported(spl
 
 
 def test_few_labels_are_drawn_as_for_the_probe(splits, encoder):
-    pool, _, test = splits
+    pool, test = in_memory(splits[0]), in_memory(splits[2])
     settings = replace(SETTINGS, epochs=1)
     accuracies = finetune_lowshot(encoder, pool, test, 3, 2, settings, 0.002, seed=7)
-    labels = pool.labels.numpy()
     for draw, accuracy in enumerate(accuracies):
-        rows = few_labels(labels, 3, 7, draw)
-        model = finetune(encoder, pool.images[rows], labels[rows], 10, settings, 0.002, 7)
-        assert accuracy == classification.accuracy(model.logits(test.images), test.labels.numpy())
+        rows = few_labels(pool.labels, 3, 7, draw)
+        model = finetune(encoder, pool.part(rows), 10, settings, 0.002, 7)
+        assert accuracy == classification.accuracy(model.logits(test), test.labels)
     with pytest.raises(UserError, match="labelled images, fewer than the 200 asked for"):
         finetune_lowshot(encoder, pool, test, 200, 1, settings, 0.002, seed=7)
 

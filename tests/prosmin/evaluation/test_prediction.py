@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from prosmin import scoring
+from prosmin.common.seeds import prediction_generator
 from prosmin.evaluation import prediction
 from prosmin.evaluation.prediction import Seeing, best_constant
 from prosmin.models import store
@@ -169,7 +170,7 @@ def reference(model):
 def test_the_numbers_of_an_image_do_not_depend_on_those_that_come_with_it(
     model, reference, monkeypatch
 ):
-    monkeypatch.setattr(prediction, "_CHUNK", 10)
+    monkeypatch.setattr(prediction, "CHUNK", 10)
     alone, among = (
         prediction.measure(model, IMAGES[30 : 30 + count], reference, SEEING) for count in (10, 25)
     )
@@ -178,6 +179,19 @@ def test_the_numbers_of_an_image_do_not_depend_on_those_that_come_with_it(
         np.testing.assert_allclose(
             getattr(among, name)[:10], getattr(alone, name), rtol=1e-4, atol=1e-5
         )
+
+
+def test_images_that_come_in_parts_are_scored_as_all_at_once(model, reference, monkeypatch):
+    monkeypatch.setattr(prediction, "CHUNK", 10)
+    scorer = prediction.Scorer(model, reference, SEEING)
+    for part in (IMAGES[:20], IMAGES[20:30], IMAGES[30:35]):
+        scorer.add(part)
+    in_parts, at_once = (
+        scorer.measured(),
+        prediction.measure(model, IMAGES[:35], reference, SEEING),
+    )
+    for name in vars(at_once):
+        np.testing.assert_array_equal(getattr(in_parts, name), getattr(at_once, name))
 
 
 def test_the_seed_draws_the_views(model, reference):
@@ -207,7 +221,8 @@ def test_the_mixture_is_made_of_predictions_from_one_view_of_each_component(mode
 
 def test_the_reference_whitens_the_training_targets_and_knows_nothing_else(model, reference):
     """The statistics are of views drawn for this purpose, not of those that are measured."""
-    parts = list(prediction._look(model, IMAGES[:30], SEEING, prediction._REFERENCE))
+    generator = prediction_generator(torch.device("cpu"), SEEING.seed, prediction._REFERENCE)
+    parts = list(prediction._look(model, IMAGES[:30], SEEING, generator))
     y = reference.normalisation(torch.cat([part[2] for part in parts]).flatten(0, 1))
     expected = normalise_targets(
         torch.cat([part[2] for part in parts]).flatten(0, 1), "whiten", 0.1
