@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from prosmin import scoring
 from prosmin.common.seeds import prediction_generator
 from prosmin.evaluation import prediction
-from prosmin.evaluation.prediction import Seeing, best_constant
+from prosmin.evaluation.prediction import Seeing
 from prosmin.models import store
 from prosmin.objectives.targets import normalise_targets
 from prosmin.views.settings import ViewSettings
@@ -28,7 +28,7 @@ SEEING = Seeing(
 def test_the_best_constant_sigma_has_the_lowest_crps_of_each_dimension():
     rng = np.random.default_rng(0)
     errors = rng.standard_t(3, size=(500, 3)) * [0.05, 1, 30] + [0, 0.5, 0]
-    constant = best_constant(torch.tensor(errors))
+    constant = scoring.best_constant(torch.tensor(errors))
     for place, column in enumerate(torch.tensor(errors).T):
 
         def mean_crps(sigma, column=column):
@@ -121,7 +121,7 @@ def test_each_number_is_that_of_a_loop_over_pairs_of_views():
 
 def test_a_sigma_that_knows_its_errors_has_skill_and_one_that_does_not_has_none():
     mu, log_sigma, y = drawn()
-    constant = best_constant((y - mu).flatten(0, 1))
+    constant = scoring.best_constant((y - mu).flatten(0, 1))
     knows = prediction.summarise(measured(mu, log_sigma, y, constant), 200, 0)
     assert 0 < knows["crps_skill_low"] < knows["crps_skill"] < knows["crps_skill_high"] < 1
     assert knows["sigma_error_correlation_low"] > 0.8
