@@ -94,12 +94,10 @@ class Resident:
 
     def batches(self, rows: np.ndarray, size: int) -> Iterator[Tensor]:
         """Yield the images of ``rows`` [n] without augmentation, uint8 [B, C, H, W]."""
-        for start in range(0, len(rows), size):
-            chosen = rows[start : start + size]
-            if (np.diff(chosen) == 1).all():  # without a copy
-                yield self.images[chosen[0] : chosen[-1] + 1]
-            else:
-                yield self.images[torch.from_numpy(chosen)]
+        for part in torch.split(torch.from_numpy(rows), size):
+            first, last = int(part[0]), int(part[-1])
+            run = bool((part.diff() == 1).all())  # of which nothing is copied
+            yield self.images[first : last + 1] if run else self.images[part]
 
 
 class Streamed:

@@ -167,6 +167,11 @@ def reference(model):
     return prediction.fit_reference(model, IMAGES[:30], SEEING)
 
 
+def look(model, images, seeing, purpose):
+    generator = prediction_generator(torch.device("cpu"), seeing.seed, purpose)
+    return prediction._look(model, images, seeing, generator)
+
+
 def test_the_numbers_of_an_image_do_not_depend_on_those_that_come_with_it(
     model, reference, monkeypatch
 ):
@@ -208,9 +213,9 @@ def test_the_mixture_is_made_of_predictions_from_one_view_of_each_component(mode
     fitted = prediction.fit_reference(model, IMAGES[:30], SEEING, chosen)
     torch.testing.assert_close(fitted.sigma, reference.sigma)
     single = Seeing(1, SEEING.settings, 0)
-    mu, log_sigma, _ = next(prediction._look(model, chosen, single, prediction._MIXTURE))
+    mu, log_sigma, _ = next(look(model, chosen, single, prediction._MIXTURE))
     measured = prediction.measure(model, IMAGES[30:33], fitted, SEEING)
-    y = next(prediction._look(model, IMAGES[30:33], SEEING, prediction._MEASURE))[2]
+    y = next(look(model, IMAGES[30:33], SEEING, prediction._MEASURE))[2]
     y = fitted.normalisation(y).double()
     widths = {"mixture": log_sigma[:, 0].exp(), "mixture_constant": fitted.sigma}
     for name, sigma in widths.items():
@@ -221,8 +226,7 @@ def test_the_mixture_is_made_of_predictions_from_one_view_of_each_component(mode
 
 def test_the_reference_whitens_the_training_targets_and_knows_nothing_else(model, reference):
     """The statistics are of views drawn for this purpose, not of those that are measured."""
-    generator = prediction_generator(torch.device("cpu"), SEEING.seed, prediction._REFERENCE)
-    parts = list(prediction._look(model, IMAGES[:30], SEEING, generator))
+    parts = list(look(model, IMAGES[:30], SEEING, prediction._REFERENCE))
     y = reference.normalisation(torch.cat([part[2] for part in parts]).flatten(0, 1))
     expected = normalise_targets(
         torch.cat([part[2] for part in parts]).flatten(0, 1), "whiten", 0.1
