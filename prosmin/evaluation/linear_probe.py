@@ -19,7 +19,6 @@ import numpy as np
 from prosmin.common.compute.backend import NUMPY, chunks, rows_at_once
 from prosmin.common.compute.logistic import (
     COARSE,
-    FINE,
     Regression,
     Solution,
     Standard,
@@ -132,7 +131,7 @@ def fit(
     Raises ``UserError`` for features that are not finite.
     """
     regression = Regression([(features, labels)], classes, standard)
-    return _probe(regression, regression.minimise(l2, None, FINE))
+    return _probe(regression, regression.minimise(l2, None, regression.finest))
 
 
 def refit(probe: Probe, parts: Sequence[Labelled], l2: float) -> Probe:
@@ -140,7 +139,7 @@ def refit(probe: Probe, parts: Sequence[Labelled], l2: float) -> Probe:
     regression = Regression(parts, len(probe.bias))
     weights = probe.weight.astype(np.float64), probe.bias.astype(np.float64)
     start = Solution(*weights).moved((probe.mean, probe.std), regression.standard)
-    return _probe(regression, regression.minimise(l2, start, FINE))
+    return _probe(regression, regression.minimise(l2, start, regression.finest))
 
 
 def _probe(regression: Regression, solution: Solution) -> Probe:
@@ -173,7 +172,7 @@ def select(
         log.warning(
             "l2 %g, at the edge of its grid, has the lowest held-out NLL; widen the grid", best
         )
-    return best, _probe(regression, regression.minimise(best, chosen, FINE))
+    return best, _probe(regression, regression.minimise(best, chosen, regression.finest))
 
 
 def classification_metrics(

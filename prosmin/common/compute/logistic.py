@@ -45,6 +45,10 @@ class Precision:
 
 FINE = Precision("float64", 1e-13, 1e-6)
 COARSE = Precision("float32", 1e-5, 1e-4)
+# FINE of more than MUCH products takes hours. NLL and Brier score then differ by less than 1e-4 and
+# the accuracy by 1e-3 at most: a quarter of its interval on 50 000 images.
+LARGE = Precision("float32", 1e-7, 1e-6)
+MUCH = 2**34  # samples times features times classes: 25 000 of 1000 classes and 600 features
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Regression:
     """The objective over the samples of all parts.
 
     standard: mean and standard deviation by which it standardises.
+    finest: the precision of a final fit.
 
     Raises ``UserError`` for features that are not finite.
     """
@@ -101,6 +106,8 @@ class Regression:
             for features, labels, chunk in blocks
         ]
         self.correlation = self._correlation()
+        much = self.count * self.classes * len(self.correlation) > MUCH
+        self.finest = LARGE if much else FINE
 
     def _correlation(self) -> np.ndarray:
         """[F, F], of the features over all samples."""

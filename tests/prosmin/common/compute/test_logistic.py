@@ -121,3 +121,16 @@ def test_features_that_are_not_finite_are_refused():
     features[250, 3] = np.inf
     with pytest.raises(UserError, match="not finite"):
         Regression([(features, labels)], 5)
+
+
+def test_a_large_fit_is_in_float32_and_close_to_the_fine_one(monkeypatch):
+    features, labels = sample(2000)
+    assert Regression([(features, labels)], 5).finest == FINE
+    monkeypatch.setattr(logistic, "MUCH", 2000 * 12 * 5 - 1)
+    regression = Regression([(features, labels)], 5)
+    assert regression.finest == logistic.LARGE
+    values = []
+    for precision in (FINE, regression.finest):
+        solution = regression.minimise(1e-3, None, precision)
+        values.append(regression.evaluate(solution.weight, solution.bias, 1e-3)[0])
+    assert values[0] <= values[1] + 1e-12 and values[1] - values[0] < 1e-6
