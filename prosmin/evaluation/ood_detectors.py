@@ -2,17 +2,20 @@
 
 A detector is a function ``(train, query, settings) -> scores [N]`` that is fitted to the images
 ``train`` and scores the images ``query``; a high score says OOD. ``prosmin.evaluation.ood_scores``
-has the registry of detectors: a new detector is a function here and its entry there.
+has the registry of detectors: a new detector is a function here and its entry there. Longer than
+300 lines because it is one list of formulas.
 
 Letters in shapes: N images, F features, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from prosmin.common.compute.backend import chunks, rows_at_once
+from prosmin.common.compute.backend import NUMPY, chunks, rows_at_once
+from prosmin.common.compute.moments import Rows
 from prosmin.common.compute.search import closest
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.evaluation.knn import unit
@@ -41,7 +44,9 @@ class Sample:
     head: tuple[Array, Array] | None = None
 
     def __post_init__(self) -> None:
-        if broken := int((~np.isfinite(self.features)).any(axis=1).sum()):
+        parts = chunks(len(self.features), rows_at_once(self.features.shape[1]))
+        finite = sum(int(np.isfinite(self.features[rows]).all(axis=1).sum()) for rows in parts)
+        if broken := len(self.features) - finite:
             count = f"{broken} of {len(self.features)} images"
             raise UserError(
                 f"the features of {count} are NaN or infinite; the encoder may have diverged"
@@ -168,7 +173,7 @@ def mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
     towards its mean variance v: ``(1 - shrinkage) S + shrinkage v I``.
     Raises ``ConfigError`` where the shrunk covariance cannot be inverted.
     """
-    return _to_classes(train, query, settings.shrinkage)
+    return _to_classes(train, query, settings.shrinkage, _double)
 
 
 def relative_mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
@@ -176,9 +181,10 @@ def relative_mahalanobis(train: Sample, query: Sample, settings: Settings) -> Ar
 
     Ren et al. 2021 (arXiv 2106.09022), eq. 2. Both covariances are shrunk as for ``mahalanobis``.
     """
-    known = train.features[_given(train.labels) >= 0].astype(np.float64)
-    to_all = _to_mean(known, query.features, settings.shrinkage)
-    scores: Array = _to_classes(train, query, settings.shrinkage) - to_all
+    labelled = np.flatnonzero(_given(train.labels) >= 0)
+    known = _as_one(train.features, labelled, _double)
+    to_all = _to_means(known, query.features, settings.shrinkage)
+    scores: Array = _to_classes(train, query, settings.shrinkage, _double) - to_all
     return scores
 
 
@@ -187,7 +193,7 @@ def mahalanobis_normalised(train: Sample, query: Sample, settings: Settings) -> 
 
     The norms of features vary more than a Gaussian with one covariance for all classes allows.
     """
-    return _to_classes(_unit_length(train), _unit_length(query), settings.shrinkage)
+    return _to_classes(train, query, settings.shrinkage, _unit_length)
 
 
 def gaussian(train: Sample, query: Sample, settings: Settings) -> Array:
@@ -195,7 +201,8 @@ def gaussian(train: Sample, query: Sample, settings: Settings) -> Array:
 
     ``mahalanobis`` with one class for all images, so it needs no labels.
     """
-    return _to_mean(train.features.astype(np.float64), query.features, settings.shrinkage)
+    known = _as_one(train.features, np.arange(len(train.features)), _double)
+    return _to_means(known, query.features, settings.shrinkage)
 
 
 def ssd(train: Sample, query: Sample, settings: Settings) -> Array:
@@ -203,10 +210,15 @@ def ssd(train: Sample, query: Sample, settings: Settings) -> Array:
 
     SSD with one cluster (Sehwag et al., ICLR 2021, sec. 3), apart from the shrinkage.
     """
-    known, asked = (_unit_length(sample).features.astype(np.float64) for sample in (train, query))
-    mean, deviation = known.mean(axis=0), known.std(axis=0) + 1e-10
-    known, asked = (known - mean) / deviation, (asked - mean) / deviation
-    return _to_mean(known, asked, settings.shrinkage)
+    everything = np.arange(len(train.features))
+    directions = _as_one(train.features, everything, _unit_length)
+    mean = directions.means()
+    variance = directions.total(lambda rows, _: np.square(rows - mean).sum(axis=0))
+    deviation = np.sqrt(variance / len(everything)) + 1e-10
+    known = _as_one(
+        train.features, everything, lambda rows: (_unit_length(rows) - mean) / deviation
+    )
+    return _to_means(known, query.features, settings.shrinkage)
 
 
 def feature_norm(train: Sample, query: Sample, settings: Settings) -> Array:
@@ -218,46 +230,62 @@ def feature_norm(train: Sample, query: Sample, settings: Settings) -> Array:
     return scores
 
 
-def _unit_length(sample: Sample) -> Sample:
-    return replace(sample, features=unit(sample.features))
+def _double(features: Array) -> Array:
+    return features.astype(np.float64)
 
 
-def _to_mean(known: Array, asked: Array, shrinkage: float) -> Array:
-    """Squared Mahalanobis distance [N] of ``asked`` [N, F] to the mean of ``known``."""
-    centre = known.mean(axis=0)
-    whitened = (asked - centre) @ _whitening(known - centre, shrinkage)
-    scores: Array = np.square(whitened).sum(axis=1)
-    return scores
+def _unit_length(features: Array) -> Array:
+    return unit(features).astype(np.float64)
 
 
-def _to_classes(train: Sample, query: Sample, shrinkage: float) -> Array:
+def _as_one(features: Array, chosen: Array, convert: Callable[[Array], Array]) -> Rows:
+    """Rows of one group."""
+    return Rows(features, chosen, np.zeros(len(chosen), np.int64), convert)
+
+
+def _to_classes(
+    train: Sample, query: Sample, shrinkage: float, convert: Callable[[Array], Array]
+) -> Array:
     """Squared Mahalanobis distance [N] to the nearest class mean."""
     labels = _given(train.labels)
-    labelled = labels >= 0
-    labels, features = labels[labelled], train.features[labelled].astype(np.float64)
-    classes, position = np.unique(labels, return_inverse=True)
-    means = np.stack([features[labels == label].mean(axis=0) for label in classes])
-    whiten = _whitening(features - means[position], shrinkage)
+    labelled = np.flatnonzero(labels >= 0)
+    _, position = np.unique(labels[labelled], return_inverse=True)
+    return _to_means(Rows(train.features, labelled, position, convert), query.features, shrinkage)
+
+
+def _to_means(known: Rows, asked: Array, shrinkage: float) -> Array:
+    """Squared Mahalanobis distance [N] of ``asked`` [N, F] to the nearest mean of a group."""
+    means = known.means()
+    whiten = _whitening(known.covariance(means), len(known.chosen), shrinkage)
     # A common offset would cost digits where squares are subtracted from each other.
     centre = means.mean(axis=0)
-    asked, known = (query.features - centre) @ whiten, (means - centre) @ whiten
-    squares = np.square(asked).sum(1)[:, None] - 2 * asked @ known.T + np.square(known).sum(1)
-    scores: Array = np.maximum(squares.min(axis=1), 0)
-    return scores
+    means = (means - centre) @ whiten
+    half = np.square(means).sum(axis=1) / 2
+
+    def nearest(rows: slice) -> Array:
+        away = (known.convert(asked[rows]) - centre) @ whiten
+        squares = np.square(away).sum(axis=1) - 2 * (away @ means.T - half).max(axis=1)
+        scores: Array = np.maximum(squares, 0)
+        return scores
+
+    parts = chunks(len(asked), rows_at_once(*means.shape))
+    return np.concatenate(list(NUMPY.map(nearest, parts)))
 
 
-def _whitening(residual: Array, shrinkage: float) -> Array:
-    """[F, F]: from the right, it takes the shrunk covariance of ``residual`` [N, F] to identity."""
-    covariance = residual.T @ residual / len(residual)
+def _whitening(covariance: Array, count: int, shrinkage: float) -> Array:
+    """[F, F]: from the right, it takes the shrunk ``covariance`` [F, F] to identity.
+
+    count: number of the images that it is of.
+    """
     size = len(covariance)
-    covariance *= 1 - shrinkage
-    covariance[np.diag_indices(size)] += shrinkage * np.mean(np.square(residual))
+    mean = np.trace(covariance) / size
+    covariance = (1 - shrinkage) * covariance + shrinkage * mean * np.eye(size)
     values, vectors = np.linalg.eigh(covariance)
     if values[0] <= values[-1] * size * np.finfo(np.float64).eps:
         raise ConfigError(
             "shrinkage",
             shrinkage,
-            f"the covariance of the {size} features over {len(residual)} training images cannot be "
+            f"the covariance of the {size} features over {count} training images cannot be "
             "inverted; raise it, or see whether the encoder has collapsed",
         )
     whiten: Array = vectors / np.sqrt(values)
@@ -279,13 +307,19 @@ def vim(train: Sample, query: Sample, settings: Settings) -> Array:
             "vim_dim", dim, f"there are {size} features; allowed: fewer than that, or null for half"
         )
     weight, bias = (part.astype(np.float64) for part in _given(train.head))
-    known = train.features.astype(np.float64)
     origin = -np.linalg.pinv(weight) @ bias
-    logits, known = known @ weight.T + bias, known - origin
-    _, vectors = np.linalg.eigh(known.T @ known / len(known))
+    known = _as_one(train.features, np.arange(len(train.features)), _double)
+    _, vectors = np.linalg.eigh(known.covariance(origin[None]))
     outside = vectors[:, : size - dim]  # eigenvalues ascend
-    residual = np.linalg.norm(known @ outside, axis=1).mean()
-    scale = logits.max(axis=1).mean() / residual if residual > 0 else 0.0
+    residual, largest = known.total(
+        lambda rows, _: np.array(
+            [
+                np.linalg.norm((rows - origin) @ outside, axis=1).sum(),
+                (rows @ weight.T + bias).max(axis=1).sum(),
+            ]
+        )
+    )
+    scale = largest / residual if residual > 0 else 0.0
     virtual = scale * np.linalg.norm((query.features - origin) @ outside, axis=1)
     scores: Array = virtual - _logsumexp(_given(query.logits).astype(np.float64))
     return scores

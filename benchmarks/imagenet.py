@@ -1,0 +1,271 @@
+"""Time and memory of the evaluations of features at the size of ImageNet-1k, and their growth.
+
+    python -m benchmarks.imagenet [--images 10000 20000 40000] [--full] [--classes 1000]
+        [--features 384] [--only linear knn ood] [--threads 1]
+
+Features of each size are synthetic: class means and noise with a decaying spectrum, in the format
+of ``stages.embed``, for both encoders. A fifth of the images is val. A 25th as many are test
+images, as in ImageNet. The stages' own functions run on them, each in a process of its own:
+
+linear, knn: ``main`` of the stage, with the settings of ``params.yaml``.
+ood: the scores of all detectors that features and labels allow, for the test images and as many
+    OOD images, of one encoder.
+
+It prints CPU seconds and the peak of the resident memory, and fits both as powers of N: the
+exponent is 1 for linear growth. ``--full`` adds 1 281 167 images, which take 2 GB a file.
+
+In the same run, on the largest size below full, on one thread:
+
+linear: one evaluation of the objective against the dense one in float64 with a one-hot matrix, and
+    one fit against scikit-learn's lbfgs, with the objective that both reach.
+knn: 20 neighbours of 1000 queries against faiss's flat index, where faiss is installed
+    (``pip install faiss-cpu``).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import record
+from prosmin.common import files
+from prosmin.common.encoders import ENCODERS
+
+ROOT = Path(__file__).parents[1]
+DATASET = "digits"  # that of params.yaml; the features are others
+FULL = 1_281_167
+L2, K, QUERIES = 1e-3, 20, 1000  # of the comparisons with other libraries
+BLOCK = 8192  # synthetic images made at a time
+
+
+# --- synthetic features ---------------------------------------------------------------------------
+
+
+def synthetic(count: int, width: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features [count, width] of every class, and their labels."""
+    shared, own = np.random.default_rng(0), np.random.default_rng(seed)
+    spectrum = np.arange(1, width + 1, dtype=np.float32) ** -0.7
+    mixing = np.linalg.qr(shared.normal(size=(width, width)))[0].astype(np.float32)
+    means = shared.normal(size=(classes, width)).astype(np.float32) * spectrum * 0.4
+    drawn = own.integers(0, classes, max(0, count - classes))
+    labels = own.permutation(np.concatenate([np.arange(min(classes, count)), drawn]))
+    features = np.empty((count, width), np.float32)
+    for start in range(0, count, BLOCK):
+        part = labels[start : start + BLOCK]
+        noise = own.normal(size=(len(part), width)).astype(np.float32) * spectrum
+        features[start : start + BLOCK] = (means[part] + noise) @ mixing + 0.3
+    return features, labels
+
+
+def splits(count: int) -> dict[str, int]:
+    """Images per split; ``count`` are train and val together."""
+    return {"train": count - count // 5, "val": count // 5, "test": count // 25}
+
+
+def write(folder: Path, count: int, width: int, classes: int) -> None:
+    """Write the features of both encoders, as ``stages.embed`` does."""
+    for number, encoder in enumerate(ENCODERS):
+        arrays: dict[str, np.ndarray] = {}
+        for place, (split, size) in enumerate(splits(count).items()):
+            size = max(size, classes)
+            features, labels = synthetic(size, width, classes, 10 * number + place + 1)
+            arrays |= {
+                f"{split}.features": features,
+                f"{split}.labels": labels.astype(np.int64),
+                f"{split}.digest": np.arange(size, dtype=np.uint64),
+            }
+        files.write_arrays(folder / f"results/embed/{DATASET}/{encoder}.safetensors", arrays)
+
+
+# --- the stages -----------------------------------------------------------------------------------
+
+
+def linear() -> None:
+    from stages import linear
+    from stages.params.load import load
+
+    linear.main(load())
+
+
+def knn() -> None:
+    from stages import knn
+    from stages.params.load import load
+
+    knn.main(load())
+
+
+def ood() -> None:
+    from prosmin.evaluation import ood_scores
+    from prosmin.evaluation.ood_detectors import Sample, Settings
+    from stages.common.features import load_features
+
+    features = load_features(DATASET, ENCODERS[0])
+    known = [features.split(split) for split in ("train", "val")]
+    train = Sample(
+        np.concatenate([part[0] for part in known]),
+        labels=np.concatenate([part[1] for part in known]),
+    )
+    inside = features.split("test")[0]
+    ood_scores.score_all(train, Sample(np.concatenate([inside, inside[:, ::-1]])), Settings())
+
+
+STAGES: dict[str, Callable[[], None]] = {"linear": linear, "knn": knn, "ood": ood}
+
+
+def measured(folder: Path, stage: str, threads: int) -> dict[str, float]:
+    """CPU seconds, wall seconds and peak memory in MiB of a process that runs a stage."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "benchmarks.imagenet", "--run", stage]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"error: {stage} ended with {process.returncode}")
+    return {
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
+        "wall_s": round(time.perf_counter() - begun, 2),
+        "peak_mib": round(usage.ru_maxrss / 1024),
+    }
+
+
+def exponent(sizes: list[int], values: list[float]) -> float:
+    """The power of the size that fits the values best."""
+    return round(float(np.polyfit(np.log(sizes), np.log(values), 1)[0]), 2)
+
+
+# --- other libraries ------------------------------------------------------------------------------
+
+
+def cpu(work: Callable[[], Any]) -> tuple[float, Any]:
+    begun = time.process_time()
+    result = work()
+    return time.process_time() - begun, result
+
+
+def against_scikit_learn(folder: Path, classes: int) -> dict[str, Any]:
+    """One evaluation against the dense one, and one fit against lbfgs."""
+    from sklearn.linear_model import LogisticRegression
+
+    from prosmin.common.compute.logistic import Regression
+    from prosmin.metrics.classification import log_softmax
+
+    arrays = files.read_arrays(folder / f"results/embed/{DATASET}/{ENCODERS[0]}.safetensors")
+    features, labels = arrays["train.features"], arrays["train.labels"]
+    regression = Regression([(features, labels)], classes)
+    mean, std = regression.standard
+    inputs = ((features - mean) / std).astype(np.float32)
+    at = np.zeros((classes, features.shape[1])), np.zeros(classes)
+    dense_inputs, truth = inputs.astype(np.float64), np.eye(classes)[labels]
+
+    def dense() -> tuple[float, np.ndarray]:
+        logs = log_softmax(dense_inputs @ at[0].T + at[1])
+        slope = (np.exp(logs) - truth) / len(labels)
+        return -(logs * truth).sum() / len(labels), slope.T @ dense_inputs
+
+    seconds = {"dense_evaluation": cpu(dense)[0]}
+    for kind in ("float32", "float64"):
+        seconds[f"evaluation_{kind}"] = cpu(lambda kind=kind: regression.evaluate(*at, L2, kind))[0]
+    model = LogisticRegression(C=1 / (len(labels) * L2), max_iter=1000)
+    seconds["scikit_learn_fit"], fitted = cpu(lambda: model.fit(inputs, labels))
+    seconds["fit"], ours = cpu(lambda: regression.minimise(L2, None, regression.finest))
+    theirs = regression.evaluate(*map(np.float64, (fitted.coef_, fitted.intercept_)), L2)[0]
+    return {
+        "images": len(labels),
+        "l2": L2,
+        "cpu_s": {name: round(value, 3) for name, value in seconds.items()},
+        "evaluation_ratio": round(seconds["dense_evaluation"] / seconds["evaluation_float32"], 2),
+        "fit_ratio": round(seconds["scikit_learn_fit"] / seconds["fit"], 2),
+        "objective": regression.evaluate(ours.weight, ours.bias, L2)[0],
+        "objective_scikit_learn": theirs,
+        "iterations_scikit_learn": int(fitted.n_iter_.max()),
+    }
+
+
+def against_faiss(folder: Path) -> dict[str, Any]:
+    """The neighbours of QUERIES test images in train, by median of three rounds."""
+    try:
+        import faiss
+    except ImportError:
+        return {"left_out": "faiss is not installed: pip install faiss-cpu"}
+    from prosmin.evaluation.knn import neighbours, unit
+
+    arrays = files.read_arrays(folder / f"results/embed/{DATASET}/{ENCODERS[0]}.safetensors")
+    bank, queries = arrays["train.features"], arrays["test.features"][:QUERIES]
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatIP(bank.shape[1])
+    index.add(unit(bank))
+    asked, ratios, seconds = unit(queries), [], []
+    for _ in range(3):
+        ours, (similarity, _) = cpu(lambda: neighbours(bank, queries, K))
+        theirs, (expected, _) = cpu(lambda: index.search(asked, K))
+        if not np.allclose(similarity, expected, atol=1e-5):
+            sys.exit("error: the two searches do not agree")
+        ratios.append(ours / theirs)
+        seconds.append({"ours": round(ours, 3), "faiss": round(theirs, 3)})
+    return {
+        "bank": len(bank),
+        "queries": len(queries),
+        "cpu_s": seconds,
+        "ours_to_faiss": round(float(np.median(ratios)), 2),
+    }
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.imagenet",
+        description="Evaluations at the size of ImageNet-1k: time, memory and their exponents.",
+    )
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 20_000, 40_000])
+    parser.add_argument("--full", action="store_true", help=f"also {FULL} images")
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--features", type=int, default=384)
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--run", choices=STAGES, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.run:
+        STAGES[given.run]()
+        return
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    sizes = [*given.images, *([FULL] if given.full else [])]
+    stages: dict[str, Any] = {name: {} for name in given.only}
+    compared: dict[str, Any] = {}
+    for count in sizes:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            shutil.copy(ROOT / "params.yaml", folder)
+            write(folder, count, given.features, given.classes)
+            for name in given.only:
+                stages[name][str(count)] = measured(folder, name, given.threads)
+                print(name, count, json.dumps(stages[name][str(count)]), file=sys.stderr)
+            if count == given.images[-1]:
+                if "linear" in given.only:
+                    compared["linear"] = against_scikit_learn(folder, given.classes)
+                if "knn" in given.only:
+                    compared["knn"] = against_faiss(folder)
+    for rows in stages.values():
+        if len(sizes) > 1:
+            rows["exponent"] = {
+                key: exponent(sizes, [rows[str(count)][key] for count in sizes])
+                for key in ("cpu_s", "peak_mib")
+            }
+    shape = {"classes": given.classes, "features": given.features, "threads": given.threads}
+    packages = ["numpy", "scipy", "scikit-learn"]
+    record("imagenet", packages, shape | {"stages": stages, "compared": compared})
+
+
+if __name__ == "__main__":
+    main()
