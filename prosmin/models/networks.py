@@ -17,7 +17,7 @@ from prosmin.common.errors import ConfigError
 
 CACHED_PIXELS = 2**16  # of a part of a batch in evaluation on a CPU
 CACHED_IMAGES = 8  # fewest images of such a part; matrix products of fewer images are slow
-LOG_WIDTH = (-5.0, 3.0)  # clamp of ``WidthHead``, far beyond the widths that training chooses
+WIDTHS = (0.1, 1.0)  # least and largest of ``WidthHead``, of targets of length 1
 
 
 class Encoder(nn.Module):
@@ -117,30 +117,40 @@ class GaussianHead(nn.Module):
 class WidthHead(nn.Module):
     """Log width of an isotropic density, one per image: [B, D] -> float32 [B].
 
+    A predicted and a constant width stay between the two ``WIDTHS`` and approach them smoothly. At
+    a hard clamp, and at widths for which all targets are alike, no gradient would bring a width
+    back, and none would train the encoder.
+
     how: ``predicted``: a linear map of the projection; ``constant``: one learned number for all
         images; ``fixed``: the initial width throughout.
-    initial: width at the start; that of ``predicted`` varies around it, by random weights.
+    initial: width at the start; that of ``predicted`` varies a little around it, by random weights.
     """
 
     def __init__(self, dim: int, how: str, initial: float):
         super().__init__()
         self.linear = nn.Linear(dim, 1) if how == "predicted" else None
-        bias = torch.full((1,), math.log(initial))
+        low, high = (math.log(width) for width in WIDTHS)
+        self.low, self.span = low, high - low
+        self.is_fixed = how == "fixed"
+        share = (math.log(initial) - low) / self.span
+        start = math.log(initial if self.is_fixed else share / (1.0 - share))
+        bias = torch.full((1,), start)
         if self.linear is not None:
-            self.linear.bias = nn.Parameter(bias)
-        elif how == "constant":
-            self.bias = nn.Parameter(bias)
-        else:
+            # The optimiser moves every weight by its rate, so the map moves by D times the rate.
+            self.scale = dim**-0.5
+            self.linear.bias = nn.Parameter(bias / self.scale)
+        elif self.is_fixed:
             self.register_buffer("bias", bias, persistent=False)
+        else:
+            self.bias = nn.Parameter(bias)
 
     def forward(self, projection: Tensor) -> Tensor:
         with torch.autocast(projection.device.type, enabled=False):  # bf16 would round it by 1 %
             if self.linear is not None:
-                log_width = self.linear(projection.float()).squeeze(1)
+                value: Tensor = self.linear(projection.float()).squeeze(1) * self.scale
             else:
-                log_width = self.bias.expand(len(projection))
-            clamped: Tensor = log_width.clamp(*LOG_WIDTH)
-            return clamped
+                value = self.bias.expand(len(projection))
+            return value if self.is_fixed else self.low + self.span * torch.sigmoid(value)
 
 
 def momentum_copy(*modules: nn.Module) -> nn.ModuleList:

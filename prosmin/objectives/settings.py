@@ -47,7 +47,7 @@ WITH_SPREAD = ("crps", "energy", "kernel")  # the rules that have a lambda
 
 Lambda = Annotated[float, Range()]  # ``check_lambda`` holds its bounds
 LogSigma = Annotated[float, Range(least=-30, most=30)]
-InitialWidth = Annotated[float, Range(least=0.01, most=20)]  # within the clamp of the width
+InitialWidth = Annotated[float, Range(above=0.1, below=1.0)]  # ``prosmin.models.networks.WIDTHS``
 Iterations = Annotated[int, Range(least=1, most=1024)]
 Samples = Annotated[int, Range(least=2, most=1024)]
 
@@ -98,7 +98,7 @@ class ProSMIN:
     identification: NonNegative = 0.0
     heads: Heads = "shared"
     width: WidthKind = "predicted"
-    initial_width: InitialWidth = 0.2
+    initial_width: InitialWidth = 0.45
     rule: str = "crps"
     estimator: Estimator = "closed_form"
     samples: Samples = 4

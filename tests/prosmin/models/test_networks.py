@@ -8,7 +8,7 @@ import torch
 from prosmin.common.errors import ConfigError
 from prosmin.models.backbone import build_backbone
 from prosmin.models.networks import (
-    LOG_WIDTH,
+    WIDTHS,
     Encoder,
     GaussianHead,
     Projector,
@@ -97,11 +97,22 @@ def test_the_width_starts_at_its_initial_value(how):
     }[how]
 
 
-def test_the_width_stays_within_its_clamp():
-    head = WidthHead(4, "predicted", 0.2)
-    with torch.no_grad():
-        log_width = head(1000 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0)))
-    assert (float(log_width.min()), float(log_width.max())) == LOG_WIDTH
+@pytest.mark.parametrize("how", ["predicted", "constant"])
+def test_a_width_comes_back_from_its_bounds(how):
+    """Wrong answers drive a width up, as in the first steps of a training; right ones down."""
+    torch.manual_seed(0)
+    head = WidthHead(64, how, 0.45)
+    projection = torch.randn(128, 64)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=0.005)
+    reached = []
+    for sign in (-1.0, 1.0):
+        for _ in range(2000):
+            mean = head(projection).mean()
+            optimiser.zero_grad()
+            (sign * mean).backward()
+            optimiser.step()
+        reached.append(mean.exp().item())
+    assert WIDTHS[1] > reached[0] > 0.9 and WIDTHS[0] < reached[1] < 0.45
 
 
 def test_momentum_copy_shares_no_storage_and_takes_no_gradient():
