@@ -341,20 +341,34 @@ def test_the_prediction_is_shown_for_each_condition_with_its_intervals(finished,
     )  # two of digits, two OOD sets
 
 
-def test_an_ood_set_that_overlaps_the_training_images_is_marked(folder, html):
-    facts = read_json("metrics/ood/patches.json")
+@pytest.fixture(scope="module")
+def edited(finished, tmp_path_factory):
+    """The page of another folder, of which the tests below say what is different."""
+    folder = tmp_path_factory.mktemp("edited") / "copy"
+    shutil.copytree(finished, folder)
+    with open(folder / "params.yaml", "a") as params:
+        params.write("# a note with <angle> brackets & more\n")
+    for name in ("metrics/ood/patches.json", "plots/ood/patches.csv"):
+        shutil.copy(folder / name, folder / name.replace("patches", "gone_long_ago"))
+    old = folder / "metrics/transfer"
+    shutil.copy(old / "patches.json", old / "gone_long_ago.json")
+    metrics = read_json(folder / "metrics/ood/patches.json") | {"n_seen_in_training": 7}
+    for name in metrics["trained"]:
+        metrics["trained"][name]["auroc"] = 0.379 if name == "sigma" else 0.61
+    write_json(folder / "metrics/ood/patches.json", metrics)
+    return page(Inputs(folder, load(folder / "params.yaml")))
+
+
+def test_an_ood_set_that_overlaps_the_training_images_is_marked(html, edited):
     assert "to training images of digits" not in Tags(html).text
-    write_json("metrics/ood/patches.json", facts | {"n_seen_in_training": 7})
     said = "7 of its 60 images are identical, pixel by pixel, to training images of digits: do not"
-    assert said in Tags(build()).text
+    assert said in Tags(edited).text
 
 
-def test_params_are_shown_as_they_stand(folder):
-    text = (folder / "params.yaml").read_text() + "# a note with <angle> brackets & more\n"
-    (folder / "params.yaml").write_text(text)
-    html = build()
-    assert "<angle>" not in html
-    assert text in "".join(Tags(html).words)
+def test_params_are_shown_as_they_stand(finished, edited):
+    assert "<angle>" not in edited
+    text = (finished / "params.yaml").read_text() + "# a note with <angle> brackets & more\n"
+    assert text in "".join(Tags(edited).words)
 
 
 def test_the_mean_of_each_detector_over_near_and_over_far_sets():
@@ -384,12 +398,8 @@ def test_the_mean_of_each_detector_over_near_and_over_far_sets():
     assert means([*sets[:1], ood_set("b", "near", {})]) == []
 
 
-def test_poor_auroc_is_named_in_a_sentence(folder):
-    metrics = read_json("metrics/ood/patches.json")
-    for name in metrics["trained"]:
-        metrics["trained"][name]["auroc"] = 0.379 if name == "sigma" else 0.61
-    write_json("metrics/ood/patches.json", metrics)
-    sentence = Tags(build()).text.partition("AUROC below 0.6")[2].partition("detector AUROC")[0]
+def test_poor_auroc_is_named_in_a_sentence(edited):
+    sentence = Tags(edited).text.partition("AUROC below 0.6")[2].partition("detector AUROC")[0]
     assert "predicted sigma on patches (0.379)" in sentence
     assert "k-NN distance on patches" not in sentence
 
@@ -420,11 +430,8 @@ def test_every_metric_is_defined_on_the_page_and_the_untrained_encoder_has_one_n
         assert word not in text.partition("params.yaml, as it was run")[0]
 
 
-def test_files_of_datasets_that_params_no_longer_name_are_left_out(folder):
-    shutil.copy("metrics/ood/patches.json", "metrics/ood/gone_long_ago.json")
-    shutil.copy("plots/ood/patches.csv", "plots/ood/gone_long_ago.csv")
-    shutil.copy("metrics/transfer/patches.json", "metrics/transfer/gone_long_ago.json")
-    assert "gone_long_ago" not in build()
+def test_files_of_datasets_that_params_no_longer_name_are_left_out(edited):
+    assert "gone_long_ago" not in edited
 
 
 # --- what is missing ------------------------------------------------------------------------------
@@ -505,8 +512,9 @@ def test_dataset_without_labels_is_given_as_the_reason(folder):
 
 @pytest.mark.parametrize("path", ["metrics/linear.json", "results/pretrain/views.safetensors"])
 def test_broken_file_is_one_sentence_and_leaves_the_old_page(folder, path):
-    report.main(load())
-    old = Path("results/report/index.html").read_bytes()
+    old = b"the page of an earlier run"
+    Path("results/report").mkdir(parents=True)
+    Path("results/report/index.html").write_bytes(old)
     Path(path).write_bytes(b"{ half")
     with pytest.raises(UserError, match=f"^{path} cannot be read .*; remove it and make it again$"):
         report.main(load())
