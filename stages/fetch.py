@@ -1,8 +1,10 @@
 """Write the images of one dataset, ``python -m stages.fetch NAME``, as Arrow files.
 
 Reads the source that ``fetch.NAME`` of ``params.yaml`` describes. Writes ``data/NAME/``
-(``train.arrow``, ``val.arrow``, ``test.arrow`` and ``manifest.json``, all of them or nothing) and
-the summary ``metrics/fetch/NAME.json``.
+(``train.arrow``, ``val.arrow``, ``test.arrow`` and ``manifest.json``, all of them or nothing; a
+split of more than 1 GiB in shards, ``train-00000-of-00002.arrow``) and the summary
+``metrics/fetch/NAME.json``. A large set whose fetch was killed goes on behind its finished shards,
+which are kept in ``.prosmin/fetch/NAME``.
 """
 
 import logging
@@ -22,6 +24,8 @@ DOCUMENTS = {
     "", ".csv", ".htm", ".html", ".json", ".jsonl", ".mat", ".md", ".names", ".npy", ".npz", ".pdf",
     ".pkl", ".py", ".rst", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 }  # fmt: skip
+
+SHARDS = Path(".prosmin/fetch")  # finished shards of a large set, until all of it is written
 
 log = logging.getLogger("fetch")
 
@@ -54,9 +58,16 @@ def main(params: Params, name: str | None = None, *rest: str) -> None:
             log.warning("%s: %s", name, note)
         with whole_folder(Path("data", name)) as folder:
             facts = writing.write_dataset(
-                folder, source, seed=params.seed, workers=cores(), **shared
+                folder,
+                source,
+                seed=params.seed,
+                workers=cores(),
+                keep=SHARDS / name,
+                **shared,
             )
             kept = settings.model_dump(mode="json", exclude=OMITTED)
+            if settings.short_side is None:
+                kept.pop("short_side")  # so that manifests without it stay as they are
             manifest = {"name": name, "source": settings.source, **facts, "settings": kept}
             write_json(folder / "manifest.json", manifest)
     except ConfigError as error:

@@ -1,4 +1,7 @@
-"""The file of one split of a dataset: an Arrow IPC stream, written and read in bounded memory.
+"""The files of one split of a dataset: Arrow IPC streams, written and read in bounded memory.
+
+A split is one file, ``train.arrow``, or shards of at most ``SHARD_BYTES``,
+``train-00000-of-00002.arrow`` and so on.
 
 Columns: ``image`` (binary), ``label`` (int64, null without a label) and ``source`` (string, the
 file or row of the image's origin). The schema's metadata says under the key ``prosmin`` how to read
@@ -24,9 +27,35 @@ NO_LABEL = -1
 HUMAN_LABELS = "human_labels.safetensors"
 """The file beside the splits of a dataset whose test images people have labelled."""
 
+SHARD_BYTES = 2**30
+
 _KEY = b"prosmin"
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 16 * 2**20
+
+
+def split_files(path: Path) -> list[Path]:
+    """Return the files of a split that is called ``path``, such as ``train.arrow``, in order.
+
+    Raises ``UserError`` where a file is missing.
+    """
+    if path.exists():
+        return [path]
+    shards = sorted(path.parent.glob(f"{path.stem}-?????-of-?????.arrow"))
+    if not shards:
+        raise UserError(f"{path} does not exist")
+    expected = [shard_name(path.stem, place, len(shards)) for place in range(len(shards))]
+    if [shard.name for shard in shards] != expected:
+        raise UserError(
+            f"{path.parent} holds {len(shards)} shards of {path.stem}, the last {shards[-1].name}; "
+            "some are missing, so fetch it again"
+        )
+    return shards
+
+
+def shard_name(split: str, place: int, count: int) -> str:
+    """Return the name of a file of a split that has ``count`` files."""
+    return f"{split}.arrow" if count == 1 else f"{split}-{place:05d}-of-{count:05d}.arrow"
 
 
 @dataclass(frozen=True)
@@ -90,15 +119,27 @@ class SplitWriter:
     def __enter__(self) -> "SplitWriter":
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
-            self._flush()
+    def close(self) -> None:
+        """Write the rows that memory still holds, and close the file."""
+        self._flush()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
         self._stream.close()
         self._file.close()
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self.close()
+        else:
+            self.abandon()
 
 
 class SplitReader:
     """The rows of one split, mapped into memory: the system reads pages when they are used.
+
+    path: of the split, such as ``train.arrow``, also where the split has several files.
 
     layout: of the images.
     table: the three columns, in record batches.
@@ -109,9 +150,17 @@ class SplitReader:
     def __init__(self, path: str | Path):
         path = Path(path)
         try:
-            self.table = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))).read_all()
+            tables = [
+                pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all()
+                for file in split_files(path)
+            ]
+            if len({table.schema.metadata[_KEY] for table in tables}) > 1:
+                raise ValueError("its shards have different layouts")
+            self.table = pyarrow.concat_tables(tables)  # without a copy
             self.layout = Layout(**json.loads(self.table.schema.metadata[_KEY]))
             self._check()
+        except UserError:
+            raise
         except FileNotFoundError:
             raise UserError(f"{path} does not exist") from None
         except Exception as error:  # Arrow, JSON and Python raise different types

@@ -41,6 +41,7 @@ FORMATS = {
 one of them starts a program (EPS: Ghostscript)."""
 SUFFIXES = frozenset(ending for endings in FORMATS.values() for ending in endings)
 LARGEST_FILE = 2**30  # bytes
+JPEG_QUALITY = 90  # of images that are stored smaller than they came
 
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N"}
 _GREY = {"1", "L", "LA", "La"} | _DEEP
@@ -147,6 +148,24 @@ def to_png(pixels: Pixels) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, "PNG")
     return stream.getvalue()
+
+
+def to_jpeg(pixels: Pixels) -> bytes:
+    """Encode uint8 [height, width, 1 or 3] as JPEG of quality ``JPEG_QUALITY``."""
+    stream = io.BytesIO()
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    picture.save(stream, "JPEG", quality=JPEG_QUALITY)
+    return stream.getvalue()
+
+
+def shrink(pixels: Pixels, short_side: int) -> Pixels:
+    """Resize the short side of an image to ``short_side`` (bicubic, antialiased)."""
+    height, width = pixels.shape[:2]
+    scale = short_side / min(height, width)
+    size = max(short_side, round(width * scale)), max(short_side, round(height * scale))
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    resized = np.array(picture.resize(size, Image.Resampling.BICUBIC))
+    return resized.reshape(*resized.shape[:2], pixels.shape[2])
 
 
 def open_picture(image: bytes | Path | Withheld) -> Image.Image:

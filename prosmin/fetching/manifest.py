@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosmin.data.arrow import Layout, SplitReader
+from prosmin.data.shards import Shard
 
 EXAMPLES = 20  # images or files that a manifest names as examples
 
@@ -19,16 +20,19 @@ EXAMPLES = 20  # images or files that a manifest names as examples
 class Written:
     """A split that has been written.
 
+    path: of the split, such as ``train.arrow``.
     labels: int64 [N].
     digests: uint64 [N], checksums of the stored bytes.
-    height, width: lowest and highest, in pixels; infinite and 0 for a split without images.
+    height, width: lowest and highest, in pixels.
+    shards: its files.
     """
 
     path: Path
     labels: NDArray[np.int64]
     digests: NDArray[np.uint64]
-    height: tuple[float, int]
-    width: tuple[float, int]
+    height: tuple[int, int]
+    width: tuple[int, int]
+    shards: list[Shard]
 
 
 def describe(
@@ -49,23 +53,30 @@ def describe(
     }
 
 
-def _range(sizes: Iterable[tuple[float, int]]) -> list[float]:
+def _range(sizes: Iterable[tuple[int, int]]) -> list[int]:
     lowest, highest = zip(*sizes)
     return [min(lowest), max(highest)]
 
 
 def _summary(split: Written, classes: tuple[str, ...] | None) -> dict[str, Any]:
-    with open(split.path, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
     per_class = None
     if classes:
         counts = np.bincount(split.labels, minlength=len(classes)).tolist()
         per_class = dict(zip(classes, counts))
+    files = [
+        {"file": shard.path.name, "count": len(shard.labels), "sha256": shard.sha256}
+        for shard in split.shards
+    ]
+    digest = files[0]["sha256"]
+    if len(files) > 1:
+        together = "".join(str(file["sha256"]) for file in files)
+        digest = hashlib.sha256(together.encode()).hexdigest()
     return {
         "count": len(split.labels),
         "per_class": per_class,
         "sha256": digest,
-        "bytes": split.path.stat().st_size,
+        "bytes": sum(shard.bytes for shard in split.shards),
+        **({"shards": files} if len(files) > 1 else {}),
     }
 
 

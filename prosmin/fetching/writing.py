@@ -1,33 +1,28 @@
 """Write a source as a dataset: Arrow files by split, and a manifest of their contents."""
 
-import array
-import concurrent.futures
-import hashlib
-import itertools
 import logging
-import math
-import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_arrays
-from prosmin.data.arrow import HUMAN_LABELS, NO_LABEL, RAW_SIDE, Layout, SplitReader, SplitWriter
-from prosmin.data.picture import AnyImage, Unreadable, decode, encode, read_header
+from prosmin.common.progress import Progress
+from prosmin.data.arrow import HUMAN_LABELS, NO_LABEL, RAW_SIDE, Layout, SplitReader
+from prosmin.data.shards import Shard, begin, key_of, name_shards, read_complete, write_shards
+from prosmin.data.storing import LARGE, Omitted, Row, Survey, Workers, to_row
 from prosmin.fetching.listing import by_ending, escape_unprintable
 from prosmin.fetching.manifest import EXAMPLES, Written, describe
 from prosmin.fetching.sources import Images, Source
 from prosmin.fetching.splits import check_classes, check_human_labels, divide
 from prosmin.fetching.variants import transformed, transformed_layout
-
-_CHUNK = 256  # images decoded at a time
+from prosmin.training import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -42,46 +37,77 @@ def write_dataset(
     limit: Mapping[str, int] | None = None,
     max_unreadable: float = 0.01,
     transform: str = "none",
+    short_side: int | None = None,
     human_labels: NDArray[np.float32] | None = None,
     workers: int = 1,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
-    """Write ``<split>.arrow`` for every split into ``folder``.
+    """Write the files of every split into ``folder``.
 
     val_fraction, test_fraction, limit: as for ``prosmin.fetching.splits.divide``.
     max_unreadable: share of the images that may be left out because they cannot be decoded.
     transform: as for ``prosmin.fetching.variants.transformed``; ``none`` writes the images.
+    short_side: larger images are resized to it, in pixels, and stored as JPEG; None keeps them.
     human_labels: share of people that chose each class, [M, C], by the rows of the split of the
         source that the test images are from. They are written beside the test images, row by row.
     workers: number of images decoded at a time.
+    keep: folder for the finished shards of a large set until all of it is written; a later call
+        with the same images and arguments goes on behind them.
 
     Returns: the manifest.
     Raises ``UserError`` for images that make no sensible dataset.
     """
     splits = divide(source, seed, val_fraction, test_fraction, limit or {})
     check_classes(source.classes, splits)
-    layout, converted = _survey(splits, max_unreadable)
-    total = sum(map(len, splits.values()))
-    quarantined: list[dict[str, str]] = []
-    written = {}
-    kept: dict[str, list[int]] = {split: [] for split in splits}  # places of readable images
     if human_labels is not None:
         check_human_labels(human_labels, source, splits, transform)
-    with tqdm(total=total, unit=" images", disable=None) as bar:
-        for split, images in splits.items():
-            rows = _decoded(images, layout, kept[split], quarantined, converted, bar, workers)
-            written[split] = _write_split(_file(folder, split), layout, rows)
+    total = sum(map(len, splits.values()))
+    written: dict[str, Written] = {}
+    with Workers(workers, total) as pool:
+        layout, converted, identity = _survey(splits, max_unreadable, pool)
+        decisive = {"short_side": short_side, "layout": asdict(layout), "images": identity}
+        decisive["counts"] = {split: len(images) for split, images in splits.items()}
+        place = _place(folder, keep, total, decisive)
+        complete = {split: read_complete(place, split) for split in splits if place != folder}
+        done = sum(shards[-1].end for shards in complete.values() if shards)
+        if done:
+            log.info(
+                "goes on behind the first %d of %d images, which an earlier run wrote", done, total
+            )
+        with Progress("images", total, done) as progress:
+            for split, images in splits.items():
+
+                def rows(start: int, images: Images = images) -> Iterator[Row | Omitted]:
+                    rest = images.take(np.arange(start, len(images))) if start else images
+                    for row in pool.rows(rest, layout, short_side):
+                        if isinstance(row, Omitted):
+                            log.warning("left out %s: %s", row.source, row.reason)
+                        progress.add(1)
+                        yield row
+
+                shards = write_shards(place, split, layout, rows, complete.get(split))
+                written[split] = _written(folder, split, shards)
+    parts = [shard for facts in written.values() for shard in facts.shards]
+    quarantined = [image for shard in parts for image in shard.omitted]
+    for shard in parts:
+        converted.update(shard.converted)
     _check_unreadable(quarantined, total, max_unreadable)
     _check_written(source.classes, written)
+    for split, facts in written.items():
+        name_shards(facts.shards, folder, split)
+    if place != folder:
+        shutil.rmtree(place, ignore_errors=True)
     classes = source.classes
     if transform != "none":
         classes, layout = None, transformed_layout(layout, transform)
         written = {
-            split: _transform_split(_file(folder, split), layout, transform, seed, split)
-            for split in splits
+            split: _transform_split(folder, split, facts.shards, layout, transform, seed)
+            for split, facts in written.items()
         }
     people = {}
     if human_labels is not None:
-        shares = human_labels[splits["test"].rows[kept["test"]]]
+        kept = np.concatenate([shard.places for shard in written["test"].shards])
+        shares = human_labels[splits["test"].rows[kept]]
         write_arrays(folder / HUMAN_LABELS, {"shares": shares})
         agrees = shares.argmax(axis=1) == written["test"].labels
         people["human_labels"] = {"agreement": round(float(agrees.mean()), 4)}
@@ -95,10 +121,6 @@ def write_dataset(
             "examples": [escape_unprintable(file) for file in source.not_read[:EXAMPLES]],
         },
     }
-
-
-def _file(folder: Path, split: str) -> Path:
-    return folder / f"{split}.arrow"
 
 
 def cautions(source: Source, test_fraction: float) -> list[str]:
@@ -125,153 +147,80 @@ def _check_unreadable(unreadable: list[dict[str, str]], total: int, max_unreadab
         )
 
 
-def _survey(splits: Mapping[str, Images], max_unreadable: float) -> tuple[Layout, Counter[str]]:
+def _survey(
+    splits: Mapping[str, Images], max_unreadable: float, pool: Workers
+) -> tuple[Layout, Counter[str], str]:
     """Read the headers of all images.
 
     If one image is RGB, all images become RGB. Images without a readable header do not count.
 
-    Returns: the layout of the files, and the number of images by the change that decoding makes.
+    Returns: the layout of the files, the number of images by the change that decoding makes, and a
+        checksum of the images or their files.
     """
-    unreadable: list[dict[str, str]] = []
-    channels: Counter[int] = Counter()
-    converted: Counter[str] = Counter()
-    sizes: set[tuple[int, int]] = set()
-    for images in splits.values():
-        for image, _, source in images:
-            try:
-                header = read_header(image)
-            except Unreadable as error:
-                unreadable.append({"source": source, "reason": str(error)})
-                continue
-            channels[header.channels] += 1
-            converted.update(header.changes)
-            if len(sizes) < 2:
-                sizes.add((header.height, header.width))
-    _check_unreadable(unreadable, sum(map(len, splits.values())), max_unreadable)
-    if not channels:
+    seen, total = Survey(), sum(map(len, splits.values()))
+    with Progress("headers", total) as progress:
+        for images in splits.values():
+            for count, facts in pool.surveys(images):
+                seen.add(facts)
+                progress.add(count)
+    _check_unreadable(seen.unreadable, total, max_unreadable)
+    if not seen.channels:
         raise UserError("no image can be read")
-    if len(channels) > 1:
-        converted["grey"] = channels[1]
-    height, width = sizes.pop()
-    if sizes or max(height, width) > RAW_SIDE:
-        return Layout("encoded", max(channels)), converted
-    return Layout("raw", max(channels), height, width), converted
+    channels, converted = max(seen.channels), seen.changes
+    if len(seen.channels) > 1:
+        converted["grey"] = seen.channels[1]
+    height, width = max(seen.sizes)
+    if len(seen.sizes) > 1 or max(height, width) > RAW_SIDE:
+        return Layout("encoded", channels), converted, seen.identity
+    return Layout("raw", channels, height, width), converted, seen.identity
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Row:
-    """One image as it is stored; height and width in pixels."""
+def _place(folder: Path, keep: Path | None, total: int, decisive: dict[str, Any]) -> Path:
+    """Return the folder in which shards are written.
 
-    image: bytes
-    label: int
-    source: str
-    height: int
-    width: int
+    Those of a large set are kept in ``keep``, so that a later run goes on after a kill.
 
-
-@dataclass(frozen=True)
-class Omitted:
-    """One image that cannot be stored. changes: as in ``prosmin.data.picture.Header``."""
-
-    source: str
-    reason: str
-    changes: tuple[str, ...]
-
-
-def _decoded(
-    images: Images,
-    layout: Layout,
-    kept: list[int],
-    quarantined: list[dict[str, str]],
-    converted: Counter[str],
-    bar: tqdm,
-    workers: int,
-) -> Iterator[Row]:
-    """Decode every image, ``_CHUNK`` images at a time.
-
-    The places of readable images are added to ``kept``, unreadable images to ``quarantined``.
-    ``_survey`` has counted the changes of these, which are taken out of ``converted``.
+    decisive: all that decides the shards, beside the code.
     """
-
-    def prepare(item: tuple[AnyImage, int, str]) -> Row | Omitted:
-        image, label, source = item
-        try:
-            return _row(image, layout, label, source)
-        except Unreadable as error:
-            return Omitted(source, str(error), _surveyed_changes(image, layout))
-
-    items, start = iter(images), 0
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        # Pillow decodes outside the interpreter lock. Threads pay for large images; small images
-        # take twice as long in threads.
-        map_images = pool.map if layout.encoding == "encoded" else map
-        while chunk := list(itertools.islice(items, _CHUNK)):
-            for place, result in enumerate(map_images(prepare, chunk), start):
-                if isinstance(result, Row):
-                    kept.append(place)
-                    yield result
-                else:
-                    log.warning("left out %s: %s", result.source, result.reason)
-                    quarantined.append({"source": result.source, "reason": result.reason})
-                    converted.subtract(result.changes)
-            start += len(chunk)
-            bar.update(len(chunk))
+    if keep is None or total < LARGE:
+        return folder
+    begin(keep, key_of(**decisive, code=fingerprint.code(__name__)))
+    return keep
 
 
-def _surveyed_changes(image: AnyImage, layout: Layout) -> tuple[str, ...]:
-    """Return the changes that ``_survey`` has counted for an image."""
-    try:
-        header = read_header(image)
-    except Unreadable:
-        return ()
-    return header.changes + (("grey",) if header.channels < layout.channels else ())
-
-
-def _row(image: AnyImage, layout: Layout, label: int, source: str) -> Row:
-    if layout.encoding == "raw":
-        pixels = decode(image, layout.channels)
-        stored = pixels.tobytes()
-        same = pixels.shape == layout.shape
-    else:
-        stored, pixels = encode(image)
-        same = pixels.shape[2] <= layout.channels
-    if not same:
-        raise Unreadable("the file has changed since its header was read")
-    height, width = pixels.shape[:2]
-    return Row(stored, label, source, height, width)
-
-
-def _write_split(path: Path, layout: Layout, rows: Iterator[Row]) -> Written:
-    labels, digests = array.array("q"), bytearray()
-    low: tuple[float, float] = math.inf, math.inf
-    high = 0, 0
-    with SplitWriter(path, layout) as writer:
-        for row in rows:
-            writer.add(row.image, row.label, row.source)
-            labels.append(row.label)
-            digests += hashlib.blake2b(row.image, digest_size=8).digest()
-            low = min(low[0], row.height), min(low[1], row.width)
-            high = max(high[0], row.height), max(high[1], row.width)
+def _written(folder: Path, split: str, shards: list[Shard]) -> Written:
     return Written(
-        path,
-        np.array(labels, np.int64),
-        np.frombuffer(digests, "<u8"),
-        height=(low[0], high[0]),
-        width=(low[1], high[1]),
+        folder / f"{split}.arrow",
+        np.concatenate([shard.labels for shard in shards]),
+        np.concatenate([shard.digests for shard in shards]),
+        height=_ends([shard.height for shard in shards]),
+        width=_ends([shard.width for shard in shards]),
+        shards=shards,
     )
 
 
-def _transform_split(path: Path, layout: Layout, transform: str, seed: int, split: str) -> Written:
-    """Replace the file of a split by its out-of-distribution variant."""
-    reader, part = SplitReader(path), path.with_suffix(".part")
-    variants = enumerate(transformed(reader, transform, seed, split))
-    rows = (_row(pixels, layout, NO_LABEL, reader.source(row)) for row, pixels in variants)
-    written = _write_split(part, layout, rows)
-    os.replace(part, path)
-    return replace(written, path=path)
+def _ends(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    return min(low for low, _ in sizes), max(high for _, high in sizes)
+
+
+def _transform_split(
+    folder: Path, split: str, shards: list[Shard], layout: Layout, transform: str, seed: int
+) -> Written:
+    """Replace the files of a split by its out-of-distribution variant."""
+    reader = SplitReader(folder / f"{split}.arrow")
+
+    def rows(start: int) -> Iterator[Row]:
+        for row, pixels in enumerate(transformed(reader, transform, seed, split)):
+            yield to_row(pixels, layout, NO_LABEL, reader.source(row))
+
+    changed = write_shards(folder, split, layout, rows)
+    for shard in shards:
+        shard.path.unlink()  # the reader still maps it
+    name_shards(changed, folder, split)
+    return _written(folder, split, changed)
 
 
 def _check_written(classes: tuple[str, ...] | None, written: Mapping[str, Written]) -> None:

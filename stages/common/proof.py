@@ -127,7 +127,9 @@ def _by_manifest(out: str) -> dict[str, str]:
     try:
         splits = files.read_json(Path(out, MANIFEST))["splits"]
         return {
-            os.path.join(out, f"{name}.arrow"): facts["sha256"] for name, facts in splits.items()
+            os.path.join(out, shard["file"]): shard["sha256"]
+            for name, facts in splits.items()
+            for shard in facts.get("shards", [{"file": f"{name}.arrow", **facts}])
         }
     except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # the stage that reads the manifest says what is wrong with it

@@ -18,6 +18,7 @@ class Dataset(Section):
     limit: dict[SplitName, Count] = {}
     max_unreadable: Probability = 0.01
     transform: Transform = "none"
+    short_side: Annotated[int, Range(least=96, most=4096)] | None = None
     human_labels: Text | None = None
 
     @model_validator(mode="after")
