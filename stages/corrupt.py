@@ -62,7 +62,7 @@ def main(params: Params) -> None:
     types, severities = asked.types, sorted(asked.severities)
     description, _ = store.load_description(layout.PRETRAINED)
     split = dataset.load_split(
-        f"data/{params.dataset}", "test", description.image_size, description.channels
+        f"data/{params.dataset}", "test", description.frame, description.channels
     )
     if asked.images is not None:
         split = _sample(split, asked.images, params.seed)

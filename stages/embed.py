@@ -41,7 +41,7 @@ def main(params: Params, name: str = "") -> None:
     parts: dict[str, dict[str, list[np.ndarray]]] = {encoder: {} for encoder in models}
     count = 0
     for split in dataset.split_names(folder):
-        for chunk in dataset.chunks(folder, split, settings.image_size, settings.channels):
+        for chunk in dataset.chunks(folder, split, settings.frame, settings.channels):
             count += len(chunk)
             common = {"labels": chunk.labels.numpy(), "digest": dataset.digests(chunk.images)}
             for encoder, model in models.items():

@@ -20,6 +20,7 @@ import yaml
 from prosmin.common import files
 from prosmin.common.encoders import SHOWN, UNTRAINED
 from prosmin.common.errors import UserError
+from prosmin.data.frame import Frame
 from stages.common import layout
 from stages.common.command import run
 from stages.common.headlines import Row, rows
@@ -75,9 +76,9 @@ def timm_config(model: dict[str, Any]) -> dict[str, Any]:
             "input_size": [model["channels"], size, size],
             "mean": list(model["mean"]),
             "std": list(model["std"]),
-            # As ``prosmin.data.dataset`` reads images: all numbers on the card are measured so.
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
+            # As ``prosmin.data.frame`` cuts images: all numbers on the card are measured so.
+            "interpolation": model["interpolation"],
+            "crop_pct": model["crop_pct"],
             "crop_mode": "center",
             "num_classes": 0,
         },
@@ -107,8 +108,10 @@ def card(
     }
     if "external" not in trained:  # the dataset of external weights is unknown
         front["datasets"] = [trained["dataset"]]
-    size, channels = (
-        model["image_size"],
+    frame = Frame(model["image_size"], model["crop_pct"], model["interpolation"])
+    size, short, channels = (
+        frame.size,
+        frame.short_side,
         "grey" if model["channels"] == 1 else f"{model['channels']}-channel",
     )
     lines = [
@@ -118,8 +121,8 @@ def card(
         "## Use", "",
         f"Input: {channels} images of {size} x {size} pixels as `(pixel / 255 - mean) / std`, "
         f"mean {list(model['mean'])}, std {list(model['std'])}. Output: one feature vector per "
-        f"image. All numbers below were measured with the short side resized to {size} pixels "
-        "(bilinear, antialiased) and the centre cut out.", "",
+        f"image. All numbers below were measured with the short side resized to {short} pixels "
+        f"({frame.interpolation}, antialiased) and the centre cut out.", "",
         "```python", *_loading(model), "```", "",
         "## Data", "",
         *_data(trained["dataset"], manifest), "",

@@ -112,13 +112,13 @@ def labelled_images(
     for split in ("train", "test"):
         if split not in names:
             raise UserError(f"dataset {name!r} has no {split} split; it has {', '.join(names)}")
-    on_disk = {split: Stored(folder, [split], model.image_size, model.channels) for split in names}
+    on_disk = {split: Stored(folder, [split], model.frame, model.channels) for split in names}
     for split, content in on_disk.items():
         require_labels(content.labels(), name, split)
     known = ["train", "val"] if "val" in names else ["train"]
 
     def opened(splits: list[str]) -> LabelledImages:
-        stored = Stored(folder, splits, model.image_size, model.channels)
+        stored = Stored(folder, splits, model.frame, model.channels)
         rows, labels = np.arange(len(stored)), stored.labels()
         if stream and manifest["encoding"] == "encoded":
             processes = workers.decoders(1, torch.cuda.is_available())

@@ -123,7 +123,7 @@ def _training_images(name: str, splits: list[str], settings: store.ModelSettings
             f"{folder} has none of the splits that {layout.PRETRAINED} was trained on: "
             f"{', '.join(map(str, splits))}"
         )
-    return Stored(folder, present, settings.image_size, settings.channels)
+    return Stored(folder, present, settings.frame, settings.channels)
 
 
 def _test_images(name: str, settings: store.ModelSettings) -> Iterator[torch.Tensor]:
@@ -134,7 +134,8 @@ def _test_images(name: str, settings: store.ModelSettings) -> Iterator[torch.Ten
     """
     size = settings.image_size
     length = math.lcm(prediction.CHUNK, block(size, size))
-    for part in dataset.chunks(f"data/{name}", "test", size, settings.channels, length):
+    folder, channels = f"data/{name}", settings.channels
+    for part in dataset.chunks(folder, "test", settings.frame, channels, length):
         yield part.images
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prosmin.common.errors import ConfigError, UserError
+from prosmin.data.frame import Frame
 from prosmin.objectives.settings import External
 from stages.common import launcher, workers
 from stages.common.command import confirm, leave_to_the_first, run
@@ -100,15 +101,16 @@ def main(params: Params) -> None:
         cpu=not torch.cuda.is_available(),
         mixed_precision="no" if settings.precision == "fp32" else settings.precision,
     )
+    shape = settings.crop_pct or 1.0, settings.interpolation or "bilinear"
+    frame = Frame(settings.image_size, *shape)
     names, seen = splits_of(params)
     monitor = None
-    # The first process alone observes and writes. Where training streams its images, the others
-    # hold none in memory.
+    # The first process observes and writes. With streamed images, the others hold none in memory.
     if accelerator.is_main_process or not settings.stream:
-        splits, images = load_images(params, names, seen)
+        splits, images = load_images(params, names, seen, frame)
         sample = sample_rows(len(images), MEASURED, params.seed, "pixels")
-        whole = len(sample) == len(images)
-        statistics = dataset.channel_statistics(images if whole else images[sample])
+        measured = images if len(sample) == len(images) else images[sample]
+        statistics = dataset.channel_statistics(measured)
         monitor = Monitor.of(splits, params.seed)
     if settings.stream:
         decoders = workers.decoders(accelerator.num_processes, accelerator.device.type == "cuda")
@@ -117,7 +119,7 @@ def main(params: Params) -> None:
         statistics = json.loads(distributed.from_main(sent, accelerator.device))
     else:
         feed = images
-    described = model_settings(settings, *statistics)
+    described = model_settings(settings, *statistics, frame)
     model = store.build_model(described, params.seed)
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     if accelerator.is_main_process:
@@ -183,13 +185,15 @@ def adopt(params: Params) -> None:
         raise ConfigError("external.sha256", given.sha256, f"the file {weights.path} has {digest}")
     told = (given.mean, given.std) if given.mean else None
     normalisation = external.normalisation(weights, settings.encoder.name, settings.channels, told)
-    described = model_settings(settings, *normalisation)
+    asked = settings.image_size, settings.crop_pct, settings.interpolation
+    frame = external.frame(weights, settings.encoder.name, *asked)
+    described = model_settings(settings, *normalisation, frame)
     model = store.build_model(described, params.seed)
     model.encoder.backbone.load_state_dict(external.load_backbone(weights, described).state_dict())
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     size = encoder_size / 1e6
     log.info("%s of %.2f M parameters, as %s has it", settings.encoder.name, size, weights.name)
-    splits, images = load_images(params, *splits_of(params))
+    splits, images = load_images(params, *splits_of(params), frame)
     row = observe(model.eval(), Monitor.of(splits, params.seed))
     with files.whole_folder("results/pretrain") as out:
         facts = {"external": {"weights": weights.name, "sha256": digest}}
@@ -218,7 +222,7 @@ def splits_of(params: Params) -> tuple[list[str], list[str]]:
 
 
 def load_images(
-    params: Params, names: Sequence[str], seen: Sequence[str]
+    params: Params, names: Sequence[str], seen: Sequence[str], frame: Frame
 ) -> "tuple[dict[str, Split], Tensor]":
     """Load splits, of a streamed dataset a sample of each, and the images of those seen.
 
@@ -231,12 +235,7 @@ def load_images(
     ordered = [*seen, *(name for name in names if name not in seen)]
     limit = SAMPLED if settings.stream else None
     splits, images = load_splits(
-        Path("data") / params.dataset,
-        ordered,
-        settings.image_size,
-        settings.channels,
-        limit,
-        params.seed,
+        Path("data") / params.dataset, ordered, frame, settings.channels, limit, params.seed
     )
     count = sum(len(splits[name]) for name in seen)
     return {name: splits[name] for name in names}, images[:count]
@@ -276,7 +275,7 @@ def used(params: Params) -> dict[str, Any]:
 
 
 def model_settings(
-    settings: Pretrain, mean: Sequence[float], std: Sequence[float]
+    settings: Pretrain, mean: Sequence[float], std: Sequence[float], frame: Frame | None = None
 ) -> "ModelSettings":
     """What ``results/pretrain/model.json`` describes. mean, std: of the input, per channel."""
     from prosmin.models.store import ModelSettings
@@ -292,6 +291,8 @@ def model_settings(
         cifar_stem=settings.encoder.cifar_stem,
         kwargs=settings.encoder.kwargs,
         objective=External() if settings.external else settings.objective,
+        crop_pct=frame.crop_pct if frame else 1.0,
+        interpolation=frame.interpolation if frame else "bilinear",
     )
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from prosmin.common.errors import UserError, nearest, shown
 from prosmin.common.files import AGAIN, FETCH, read_arrays, read_json
 from prosmin.data.arrow import HUMAN_LABELS, SPLITS, SplitReader
+from prosmin.data.frame import Frame, frame_of
 from prosmin.data.picture import decode
 
 _CHUNK = 1024  # images converted at a time
@@ -109,14 +110,15 @@ def open_split(folder: str | Path, split: str) -> SplitReader:
 def load_split(
     folder: str | Path,
     split: str,
-    image_size: int | None = None,
+    image_size: int | Frame | None = None,
     channels: int | None = None,
     rows: Rows | None = None,
 ) -> Split:
     """Load the images of one split.
 
     image_size: pixels a side. The short side is resized to it (bilinear, antialiased), and the
-        centre is cropped. None keeps the size, which must be the same for all images.
+        centre is cropped; a ``Frame`` says more. None keeps the size, which must be the same for
+        all images.
     channels: 1 or 3. RGB becomes grey by the luma of ITU-R BT.601, grey becomes RGB by repetition.
         None keeps the channels.
     rows: the images to load; None for all.
@@ -135,7 +137,7 @@ def load_split(
 def chunks(
     folder: str | Path,
     split: str,
-    image_size: int | None = None,
+    image_size: int | Frame | None = None,
     channels: int | None = None,
     size: int = 4096,
 ) -> Iterator[Split]:
@@ -200,7 +202,9 @@ def checksum(*tensors: Tensor | None) -> str:
 # --- decoding -------------------------------------------------------------------------------------
 
 
-def _raw(reader: SplitReader, image_size: int | None, channels: int | None, rows: Rows) -> Tensor:
+def _raw(
+    reader: SplitReader, image_size: int | Frame | None, channels: int | None, rows: Rows
+) -> Tensor:
     shape, places = reader.layout.shape, np.asarray(rows)
     pixels = np.empty((len(places), *shape), np.uint8)
     first = 0
@@ -224,7 +228,7 @@ def _buffer(chunk: Any) -> NDArray[np.uint8]:
 
 
 def _encoded(
-    reader: SplitReader, image_size: int | None, channels: int | None, rows: Rows
+    reader: SplitReader, image_size: int | Frame | None, channels: int | None, rows: Rows
 ) -> Tensor:
     def load(image: Any) -> Tensor:
         pixels = torch.from_numpy(decode(image.to_pybytes(), reader.layout.channels))
@@ -244,34 +248,39 @@ def _encoded(
     return images
 
 
-def convert(images: Tensor, image_size: int | None, channels: int | None) -> Tensor:
-    """Convert uint8 [N, C, H, W] to uint8 [N, channels, image_size, image_size].
+def convert(images: Tensor, image_size: int | Frame | None, channels: int | None) -> Tensor:
+    """Convert uint8 [N, C, H, W] to uint8 [N, channels, S, S].
 
-    image_size, channels: as for ``load_split``; image_size is at least 2.
+    image_size, channels: as for ``load_split``.
     """
     if channels == 1 and images.shape[1] == 3:
         red, green, blue = images.int().unbind(1)
         luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # rounded as Pillow does
         images = luma.to(torch.uint8)[:, None]
-    if image_size is not None and images.shape[2:] != (image_size, image_size):
-        images = _centre(images, image_size)
+    if image_size is not None:
+        images = _cut(images, frame_of(image_size))
     if channels == 3 and images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1)
     return images.contiguous()
 
 
-def _centre(images: Tensor, side: int) -> Tensor:
-    """Resize the short side to ``side`` and cut the long side to its centre.
+def _cut(images: Tensor, frame: Frame) -> Tensor:
+    """Resize the short side of images and cut out their centre.
+
+    images: uint8 [N, C, H, W]. Returns: uint8 [N, C, S, S].
 
     Sizes and margins are rounded as in torchvision's ``Resize`` and ``CenterCrop``, used by timm.
     """
+    side, resized_side = frame.size, frame.short_side
     height, width = images.shape[2:]
+    if height == width == side == resized_side:
+        return images
     short = min(height, width)
-    size = side * height // short, side * width // short
+    size = resized_side * height // short, resized_side * width // short
     top, left = (round((length - side) / 2) for length in size)
     if max(size) <= _THIN * side:
         resized = functional.interpolate(
-            images, size=size, mode="bilinear", antialias=True, align_corners=False
+            images, size=size, mode=frame.interpolation, antialias=True, align_corners=False
         )
         return resized[:, :, top : top + side, left : left + side]
     # Resizing all of an image of 1 x 16000 pixels would take gigabytes. Pillow resizes a box alone,
@@ -279,9 +288,9 @@ def _centre(images: Tensor, side: int) -> Tensor:
     down, across = height / size[0], width / size[1]
     right, bottom = min((left + side) * across, width), min((top + side) * down, height)
     box = left * across, top * down, right, bottom
+    resample = Image.Resampling[frame.interpolation.upper()]
     resized = torch.empty(*images.shape[:2], side, side, dtype=torch.uint8)
     for image, place in zip(images.flatten(0, 1), resized.flatten(0, 1), strict=True):
         channel = Image.fromarray(image.numpy())
-        channel = channel.resize((side, side), Image.Resampling.BILINEAR, box)
-        place.copy_(torch.from_numpy(np.array(channel)))
+        place.copy_(torch.from_numpy(np.array(channel.resize((side, side), resample, box))))
     return resized

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prosmin.common.seeds import sample_rows
 from prosmin.data.dataset import Split, load_split, open_split, read_manifest
+from prosmin.data.frame import Frame
 
 _PART = 2048  # images read at a time
 
@@ -25,7 +26,9 @@ class Stored:
     spans: row numbers of each split. classes: names in the order of the labels, or None.
     """
 
-    def __init__(self, folder: str | Path, splits: Sequence[str], image_size: int, channels: int):
+    def __init__(
+        self, folder: str | Path, splits: Sequence[str], image_size: int | Frame, channels: int
+    ):
         self.folder, self.image_size, self.channels = Path(folder), image_size, channels
         manifest = read_manifest(folder)
         self.classes = tuple(manifest["classes"]) if manifest["classes"] else None
@@ -80,7 +83,7 @@ class Stored:
 def load_splits(
     folder: str | Path,
     names: Sequence[str],
-    image_size: int,
+    image_size: int | Frame,
     channels: int,
     limit: int | None,
     seed: int,

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from prosmin.common import files
 from prosmin.common.errors import UserError, reason, shown
 from prosmin.common.seeds import initial_weights
+from prosmin.data.frame import Frame
 from prosmin.models.backbone import build_backbone
 from prosmin.models.networks import Encoder
 from prosmin.objectives import settings as s
 from prosmin.objectives.base import Objective
 from prosmin.objectives.registry import build
+from prosmin.views.settings import Interpolation
 
 DESCRIPTION = "model.json"
 FORMAT = 1
@@ -30,6 +32,7 @@ class ModelSettings:
     """All that a model depends on.
 
     objective: its settings, or their keys with a ``name`` as ``model.json`` has them.
+    crop_pct, interpolation: of the input, as in ``prosmin.data.frame.Frame``.
     """
 
     encoder: str
@@ -42,6 +45,13 @@ class ModelSettings:
     cifar_stem: bool = False
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     objective: s.Objective | Mapping[str, Any] = field(default_factory=s.ProSMIN)
+    crop_pct: float = 1.0
+    interpolation: Interpolation = "bilinear"
+
+    @property
+    def frame(self) -> Frame:
+        """How an image becomes the input of the network."""
+        return Frame(self.image_size, self.crop_pct, self.interpolation)
 
 
 def build_model(settings: ModelSettings, seed: int = 0) -> Objective:

@@ -7,14 +7,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from torch import Tensor, nn
 
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError, reason, shown
+from prosmin.data.frame import Frame
 from prosmin.models import light_imports
 from prosmin.models.backbone import build_backbone, timm_options
+from prosmin.views.settings import Interpolation
 
 if TYPE_CHECKING:
     from prosmin.models.store import ModelSettings
@@ -50,6 +52,38 @@ class Weights:
                 return None
             settings = {"mean": known.mean, "std": known.std}
         return tuple(map(float, settings["mean"])), tuple(map(float, settings["std"]))
+
+
+def frame(
+    weights: Weights,
+    model: str,
+    size: int,
+    crop_pct: float | None = None,
+    interpolation: Interpolation | None = None,
+) -> Frame:
+    """How an image becomes the encoder's input: as given, or as in the evaluation of its weights.
+
+    The config beside the weights says it, or timm for a ``model`` whose weights it knows.
+
+    size: pixels a side.
+
+    Raises ``ConfigError`` for an interpolation that is not known here.
+    """
+    settings = weights.config.get("pretrained_cfg", weights.config)
+    if "crop_pct" not in settings and "." in model:
+        known = light_imports.timm().get_pretrained_cfg(model)
+        if known is not None:
+            settings = {"crop_pct": known.crop_pct, "interpolation": known.interpolation}
+    name = interpolation or settings.get("interpolation", "bilinear")
+    if name not in get_args(Interpolation):
+        allowed = f"the weights of {weights.name} were evaluated with {shown(name)}; "
+        allowed += f"choose {' or '.join(get_args(Interpolation))}"
+        raise ConfigError("interpolation", interpolation, allowed)
+    share = crop_pct or settings.get("crop_pct", 1.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        allowed = f"the weights of {weights.name} say {shown(share)}; give a number in (0, 1]"
+        raise ConfigError("crop_pct", crop_pct, allowed)
+    return Frame(size, float(share), name)
 
 
 def normalisation(

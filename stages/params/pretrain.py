@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
 from prosmin.common.settings import Flag, Range, Several, Width
 from prosmin.objectives.settings import TRAINED, ProSMIN
 from prosmin.training.settings import TrainSettings
+from prosmin.views.settings import Interpolation
 from stages.params.types import Once, Revision, SplitName, Text, matching, plain, refuse_bool
 
 
@@ -77,7 +78,11 @@ class Projector:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(TrainSettings):
-    """All keys of the section."""
+    """All keys of the section.
+
+    crop_pct, interpolation: how the input of an evaluation is cut (``prosmin.data.frame.Frame``).
+        None: as the configuration of external weights says, else 1 and bilinear.
+    """
 
     splits: Annotated[tuple[SplitName, ...], Once, Field(min_length=1)] = ("train", "val")
     channels: Annotated[Literal[1, 3], BeforeValidator(refuse_bool)] = 3
@@ -87,3 +92,5 @@ class Pretrain(TrainSettings):
     projector: Projector = Projector()
     objective: Annotated[Union[tuple(TRAINED.values())], Discriminator("name")] = ProSMIN()
     precision: Literal["fp32", "bf16"] = "fp32"
+    crop_pct: Annotated[float, Range(above=0, most=1)] | None = None
+    interpolation: Interpolation | None = None

@@ -13,12 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from timm.data import create_transform
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_json
 from prosmin.data.arrow import Layout, SplitReader, SplitWriter
 from prosmin.data.dataset import checksum, convert, load_split, read_manifest, split_names
+from prosmin.data.frame import Frame
 from prosmin.data.picture import Unreadable, decode, encode, read_header
 from prosmin.fetching.sources import Images, Source
 from prosmin.fetching.writing import write_dataset
@@ -221,6 +223,22 @@ def test_resizing_takes_the_short_side_and_crops_the_centre_as_torchvision_does(
     image = convert(torch.tensor(pixels).permute(2, 0, 1)[None], 32, None)
     assert image.dtype == torch.uint8
     assert abs(image[0].permute(1, 2, 0).numpy() - expected).max() <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(90, 130), (300, 280), (32, 32), (40, 260)])
+def test_the_input_is_cut_as_timm_cuts_it(size, interpolation):
+    """Of 32 pixels and 0.875 the short side becomes 36. The oracle is timm's own transform."""
+    pixels = photograph(*size)
+    transform = create_transform(
+        (3, 32, 32), crop_pct=0.875, interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    expected = (transform(Image.fromarray(pixels)) * 255).round().int()
+    frame = Frame(32, 0.875, interpolation)
+    image = convert(torch.tensor(pixels).permute(2, 0, 1)[None], frame, 3)
+    assert frame.short_side == 36 and image.shape == (1, 3, 32, 32)
+    assert (image[0].int() - expected).abs().max() <= 2
+    assert Frame(224, 0.875).short_side == 256 and Frame(224, 0.95).short_side == 235
 
 
 @pytest.mark.parametrize("size", [(30, 200), (200, 30), (9, 180), (64, 7)])

@@ -11,6 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from prosmin.common.errors import ConfigError, UserError
+from prosmin.data.frame import Frame
 from prosmin.models import store
 from prosmin.training import external
 
@@ -104,6 +105,23 @@ def test_the_config_beside_the_weights_says_how_the_input_is_normalised(tmp_path
         written(tmp_path, model, architecture="resnet18", pretrained_cfg=cfg) / "model.safetensors"
     )
     assert weights.normalisation("resnet18.a1_in1k") == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_the_input_is_cut_as_given_or_as_the_weights_were_evaluated(tmp_path):
+    cfg = {"crop_pct": 0.95, "interpolation": "bicubic"}
+    model = trained(SETTINGS["resnet"])
+    told = external.from_file(written(tmp_path, model, architecture="resnet18", **cfg))
+    assert external.frame(told, "resnet18", 224) == Frame(224, 0.95, "bicubic")
+    assert external.frame(told, "resnet18", 224, 0.5, "bilinear") == Frame(224, 0.5, "bilinear")
+    silent = replace(told, config={})
+    assert external.frame(silent, "resnet18", 224) == Frame(224)
+    known = timm.get_pretrained_cfg("resnet18.a1_in1k")
+    assert external.frame(silent, "resnet18.a1_in1k", 224) == Frame(
+        224, known.crop_pct, known.interpolation
+    )
+    for key, value in (("interpolation", "lanczos"), ("crop_pct", 1.5), ("crop_pct", "all")):
+        with pytest.raises(ConfigError, match=f"^{key} is None; .*{value}"):
+            external.frame(replace(told, config={key: value}), "resnet18", 224)
 
 
 def test_what_does_not_fit_is_one_sentence(tmp_path):
