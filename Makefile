@@ -1,6 +1,7 @@
 # Needs git, make and Python 3.11 to 3.13. Everything else comes from requirements.lock into .venv.
 #   make repro       run the pipeline, print the results       ARGS=linear: up to one stage
 #   make flow        the same, with stages in parallel         ARGS="--set pretrain.epochs=5"
+#   make repro or flow   with other settings                   PARAMS=recipes/cifar10.yaml
 #   make dashboard   Prefect's web pages on this machine       PORT=4300
 #   make sweep       one experiment per point of a grid        FILE=sweeps/lambda.yaml
 #   make study       compare methods over seeds            FILE=studies/digits.yaml
@@ -21,11 +22,19 @@ run_in_venv = PROSMIN_MAKE=$$PPID; export PROSMIN_MAKE; $(in_venv)
 help:
 	@sed -n 's/^#   //p' Makefile
 
+ifdef PARAMS
+repro: environment
+	@$(run_in_venv) python -m pipelines.recipe repro $(PARAMS) $(ARGS)
+
+flow: environment
+	@$(run_in_venv) python -m pipelines.recipe run $(PARAMS) $(ARGS)
+else
 repro: environment
 	@$(run_in_venv) python -m pipelines.repro $(ARGS)
 
 flow: environment
 	@$(run_in_venv) python -m pipelines.run $(ARGS)
+endif
 
 dashboard: environment
 	@$(run_in_venv) python -m pipelines.dashboard $(if $(PORT),--port $(PORT)) $(ARGS)

@@ -108,7 +108,7 @@ def experiment(
             git(folder, "checkout", "--quiet", "--detach", commit)
             if edits:
                 git(folder, "restore", "--source", edits, "--worktree", "--", ".")
-            _share_cache(origin, folder)
+            share_cache(origin, folder)
             os.chdir(folder)
             apply(changes)
             load()
@@ -219,7 +219,7 @@ def _replacing(change: str) -> list[str]:
     return [f"~{key}", f"+{change}"] if value.lstrip().startswith("{") else [change]
 
 
-def _share_cache(origin: Path, folder: Path) -> None:
+def share_cache(origin: Path, folder: Path) -> None:
     """Give the experiment the settings that are not in git and the cache of the origin."""
     local = origin / ".dvc" / "config.local"
     if local.is_file():
