@@ -30,6 +30,7 @@ def main(params: Params) -> None:
         scored, grid = evaluate_knn(
             *splits, asked.k, asked.temperature, asked.bootstrap, params.seed
         )
+        del splits  # before those of the next encoder are read
         metrics[encoder] = scored
         rows += [(encoder, *row) for row in grid]
         log.info("%s encoder: accuracy %.4f with k %d", encoder, scored["accuracy"], scored["k"])

@@ -59,6 +59,7 @@ def evaluate(dataset: str, settings: Linear | Transfer, seed: int) -> dict[str, 
             *(dataset, encoder, *(evaluation.metrics[name] for name in shown)),
         )
         evaluations[encoder] = evaluation
+        del splits  # before those of the next encoder are read
     return evaluations
 
 
