@@ -54,7 +54,7 @@ lint: environment
 lock: environment
 	@$(in_venv) uv pip compile --quiet --universal --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --python-version 3.11 \
-		--extra test $(ARGS) pyproject.toml -o requirements.lock
+		--extra pipeline --extra test $(ARGS) pyproject.toml -o requirements.lock
 
 # Any Python can start environment.py, which then looks for a supported one.
 environment:

@@ -1,29 +1,38 @@
-"""export: the encoder for others, as files that timm loads, with a model card.
+"""export: the whole model in one folder, for ``prosmin predict`` and for timm, with a card.
 
-Reads   results/pretrain, metrics/, params.yaml
+Reads   results/pretrain, results/embed/<dataset>, results/linear, data/<dataset>, metrics/,
+        params.yaml
 Writes  results/export/model.safetensors: the weights of the timm model without its classifier
         results/export/config.json: for ``timm.create_model("local-dir:results/export",
             pretrained=True)``; left out for an encoder that timm cannot build by name
             (``pretrain.encoder.cifar_stem``)
+        results/export/prosmin.json and safetensors beside it: what ``prosmin.load`` needs besides
+            the encoder (``prosmin.predicting.bundle``)
         results/export/README.md: the model card, with data, settings, metrics and their intervals,
             and code that loads the encoder
 """
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from prosmin.common import files
-from prosmin.common.encoders import SHOWN, UNTRAINED
-from prosmin.common.errors import UserError
+from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
+from prosmin.common.errors import ConfigError, UserError
+from prosmin.data.dataset import read_manifest
 from prosmin.data.frame import Frame
+from prosmin.evaluation.ood_detectors import Sample, Settings
+from prosmin.models.store import WEIGHTS, ModelSettings
+from prosmin.predicting import bundle, reference
 from stages.common import layout
 from stages.common.command import run
+from stages.common.features import FITTED, load_features
 from stages.common.headlines import Row, rows
+from stages.linear import load_probe
 from stages.params.load import Params
 
 # Numbers of batch normalisation that are no parameters.
@@ -44,7 +53,7 @@ def main(params: Params) -> None:
     damaged = files.decoding(layout.DESCRIPTION)
     with files.whole_folder(layout.EXPORT) as folder, damaged:
         model, trained = description["model"], description["trained"]
-        shutil.copyfile(layout.ENCODER_WEIGHTS, folder / "model.safetensors")
+        write_bundle(folder, params, model)
         if not model["cifar_stem"]:
             files.write_json(folder / "config.json", timm_config(model))
         parameters = sum(array.size for name, array in arrays.items() if not name.endswith(BUFFERS))
@@ -58,6 +67,36 @@ def main(params: Params) -> None:
             folder / "README.md", card(params, model, trained, manifest, parameters, rows(params))
         )
     log.info("%s: %s, %.2f M parameters", layout.EXPORT, model["encoder"], parameters / 1e6)
+
+
+def write_bundle(folder: Path, params: Params, model: dict[str, Any]) -> None:
+    """Write the parts of the model for ``prosmin.load``. model: of ``model.json``."""
+    inside, asked = load_features(params.dataset, TRAINED), params.ood
+    parts = {split: inside.split(split)[:2] for split in FITTED if split in inside.splits}
+    labelled = all((labels >= 0).all() for _, labels in parts.values())
+    samples = {
+        split: Sample(features, labels=labels if labelled else None)
+        for split, (features, labels) in parts.items()
+    }
+    settings = Settings(asked.k, asked.temperature, asked.shrinkage, asked.vim_dim, params.seed)
+    try:
+        known = reference.fit(samples["train"], samples.get("val"), settings)
+    except ConfigError as error:
+        raise UserError(f"params.yaml: ood.{error}") from None
+    classes = read_manifest(Path("data") / params.dataset)["classes"]
+    facts = bundle.Facts(
+        ModelSettings(**model),
+        params.dataset,
+        tuple(classes) if classes else None,
+        {split: len(sample.features) for split, sample in samples.items()},
+    )
+    try:
+        state = files.read_arrays(layout.PRETRAINED / WEIGHTS[TRAINED])
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename} does not exist; make it with `dvc repro pretrain`"
+        ) from None
+    bundle.write(folder, layout.ENCODER_WEIGHTS, state, facts, load_probe(TRAINED), known)
 
 
 def arguments(model: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +163,17 @@ def card(
         f"image. All numbers below were measured with the short side resized to {short} pixels "
         f"({frame.interpolation}, antialiased) and the centre cut out.", "",
         "```python", *_loading(model), "```", "",
+        "With the package `prosmin` installed, the same folder predicts: class and calibrated "
+        "probabilities, a conformal set that holds the label of 90 % of the images, scores of "
+        "uncertainty and of unusual images, and the nearest training images. Without labels in the "
+        "dataset there are no classes. All thresholds are those of "
+        f"`{trained['dataset']}`: for other images they promise nothing.", "",
+        "```python",
+        "import prosmin",
+        "",
+        'predictions = prosmin.load("export").predict(["photo.jpg"])',
+        "```", "",
+        "```sh", "prosmin predict photos --model export --out predictions.parquet", "```", "",
         "## Data", "",
         *_data(trained["dataset"], manifest), "",
         "## Results", "",

@@ -37,11 +37,10 @@ from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.metrics import classification, detection
 from stages.common import layout
 from stages.common.command import check_name, run
-from stages.common.features import Features, load_features
+from stages.common.features import FITTED, Features, load_features
 from stages.linear import load_probe
 from stages.params.load import Params
 
-FITTED = ("train", "val")  # splits that detectors are fitted to
 EXAMPLES = 32  # images kept; the report chooses among them
 LARGEST = 224  # pixels a side of an example
 

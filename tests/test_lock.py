@@ -14,8 +14,9 @@ PINNED = [
     for line, hashes in re.findall(r"^(\S.*?) \\\n((?:    --hash=.*\n)+)", LOCK, re.M)
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 WANTED = [
-    Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    Requirement(text) for text in (*PROJECT["dependencies"], *EXTRAS["pipeline"], *EXTRAS["test"])
 ]
 
 

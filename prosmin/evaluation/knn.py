@@ -4,10 +4,12 @@ The votes are those of Wu et al. 2018, sec. 3.4, by cosine similarity, as DINO e
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from prosmin.common.compute.backend import chunks, rows_at_once
 from prosmin.common.compute.search import closest
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import sample_rows
@@ -43,6 +45,52 @@ def neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarra
     Raises ``UserError`` for features that are not finite and ``ConfigError`` for a k above N.
     """
     return closest([bank], unit(queries), k, by_cosine)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Training features to which the distances of other features are measured.
+
+    Features are L2-normalised. Those of a self-supervised encoder with a large common mean lie
+    within 1e-3 of each other, where ``sqrt(2 - 2 cos)`` has no digits left in float32. So the
+    vectors are centred, and the distance is taken from their difference.
+
+    features: ``[N, F]``, as the encoder gives them.
+    centre: float32 ``[F]``, the mean of the normalised features.
+    """
+
+    features: np.ndarray
+    centre: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray) -> "Bank":
+        """Make the bank of features ``[N, F]``. Raises ``UserError`` where they are not finite."""
+        parts = chunks(len(features), rows_at_once(features.shape[1]))
+        total: np.ndarray = sum(
+            unit(features[rows]).sum(axis=0, dtype=np.float64) for rows in parts
+        )
+        return cls(features, (total / len(features)).astype(np.float32))
+
+    def _centred(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Prepare rows of the bank for ``closest``, so that Euclidean distance ranks them."""
+        vectors = unit(rows) - self.centre
+        return vectors, np.square(vectors).sum(axis=1) / 2
+
+    def nearest(self, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k nearest training images of features ``[Q, F]``.
+
+        Returns Euclidean distances between normalised features, float64 ``[Q, k]``, in [0, 2],
+        smallest first, and rows of the bank ``[Q, k]``.
+        Raises ``ConfigError`` for a k above N.
+        """
+        asked = unit(features) - self.centre
+        # The squared distance is |asked|^2 - 2 (asked . known - |known|^2 / 2).
+        _, index = closest([self.features], asked, k, self._centred)
+        columns = []
+        for place in range(k):
+            known, _ = self._centred(self.features[index[:, place]])
+            columns.append(np.linalg.norm((asked - known).astype(np.float64), axis=1))
+        return np.stack(columns, axis=1), index
 
 
 def vote(

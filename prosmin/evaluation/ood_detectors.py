@@ -2,8 +2,7 @@
 
 A detector is a function ``(train, query, settings) -> scores [N]`` that is fitted to the images
 ``train`` and scores the images ``query``; a high score says OOD. ``prosmin.evaluation.ood_scores``
-has the registry of detectors: a new detector is a function here and its entry there. Longer than
-300 lines because it is one list of formulas.
+has the registry of detectors: a new detector is a function here and its entry there.
 
 Letters in shapes: N images, F features, C classes.
 """
@@ -14,11 +13,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from prosmin.common.compute.backend import NUMPY, chunks, rows_at_once
+from prosmin.common.compute.backend import chunks, rows_at_once
 from prosmin.common.compute.moments import Rows
-from prosmin.common.compute.search import closest
 from prosmin.common.errors import ConfigError, UserError
-from prosmin.evaluation.knn import unit
+from prosmin.evaluation.covariance import Means, by_class, double
+from prosmin.evaluation.knn import Bank, unit
 
 Array = np.ndarray
 T = TypeVar("T")
@@ -145,25 +144,10 @@ def energy(train: Sample, query: Sample, settings: Settings) -> Array:
 def knn(train: Sample, query: Sample, settings: Settings) -> Array:
     """Euclidean distance to the k-th nearest L2-normalised training feature, in [0, 2].
 
-    Sun et al. 2022. Features of a self-supervised encoder with a large common mean lie within 1e-3
-    of each other, where ``sqrt(2 - 2 cos)`` has no digits left in float32. So the vectors are
-    centred on the training mean, and the distance is taken from their difference.
+    Sun et al. 2022.
     """
-    known, asked = train.features, unit(query.features)
-    parts = chunks(len(known), rows_at_once(known.shape[1]))
-    total: Array = sum(unit(known[rows]).sum(axis=0, dtype=np.float64) for rows in parts)
-    centre = (total / len(known)).astype(np.float32)
-
-    def centred(rows: Array) -> tuple[Array, Array]:
-        vectors = unit(rows) - centre
-        return vectors, np.square(vectors).sum(axis=1) / 2
-
-    asked = asked - centre
-    # The squared distance is |asked|^2 - 2 (asked . known - |known|^2 / 2).
-    _, index = closest([known], asked, settings.k, centred)
-    difference = (asked - centred(known[index[:, -1]])[0]).astype(np.float64)
-    scores: Array = np.linalg.norm(difference, axis=1)
-    return scores
+    distances, _ = Bank.fit(train.features).nearest(query.features, settings.k)
+    return distances[:, -1]
 
 
 def mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
@@ -173,7 +157,7 @@ def mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
     towards its mean variance v: ``(1 - shrinkage) S + shrinkage v I``.
     Raises ``ConfigError`` where the shrunk covariance cannot be inverted.
     """
-    return _to_classes(train, query, settings.shrinkage, _double)
+    return _to_classes(train, query, settings.shrinkage, double)
 
 
 def relative_mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
@@ -182,9 +166,9 @@ def relative_mahalanobis(train: Sample, query: Sample, settings: Settings) -> Ar
     Ren et al. 2021 (arXiv 2106.09022), eq. 2. Both covariances are shrunk as for ``mahalanobis``.
     """
     labelled = np.flatnonzero(_given(train.labels) >= 0)
-    known = _as_one(train.features, labelled, _double)
+    known = _as_one(train.features, labelled, double)
     to_all = _to_means(known, query.features, settings.shrinkage)
-    scores: Array = _to_classes(train, query, settings.shrinkage, _double) - to_all
+    scores: Array = _to_classes(train, query, settings.shrinkage, double) - to_all
     return scores
 
 
@@ -201,7 +185,7 @@ def gaussian(train: Sample, query: Sample, settings: Settings) -> Array:
 
     ``mahalanobis`` with one class for all images, so it needs no labels.
     """
-    known = _as_one(train.features, np.arange(len(train.features)), _double)
+    known = _as_one(train.features, np.arange(len(train.features)), double)
     return _to_means(known, query.features, settings.shrinkage)
 
 
@@ -230,10 +214,6 @@ def feature_norm(train: Sample, query: Sample, settings: Settings) -> Array:
     return scores
 
 
-def _double(features: Array) -> Array:
-    return features.astype(np.float64)
-
-
 def _unit_length(features: Array) -> Array:
     return unit(features).astype(np.float64)
 
@@ -247,49 +227,13 @@ def _to_classes(
     train: Sample, query: Sample, shrinkage: float, convert: Callable[[Array], Array]
 ) -> Array:
     """Squared Mahalanobis distance [N] to the nearest class mean."""
-    labels = _given(train.labels)
-    labelled = np.flatnonzero(labels >= 0)
-    _, position = np.unique(labels[labelled], return_inverse=True)
-    return _to_means(Rows(train.features, labelled, position, convert), query.features, shrinkage)
+    known = by_class(train.features, _given(train.labels), convert)
+    return _to_means(known, query.features, shrinkage)
 
 
 def _to_means(known: Rows, asked: Array, shrinkage: float) -> Array:
     """Squared Mahalanobis distance [N] of ``asked`` [N, F] to the nearest mean of a group."""
-    means = known.means()
-    whiten = _whitening(known.covariance(means), len(known.chosen), shrinkage)
-    # A common offset would cost digits where squares are subtracted from each other.
-    centre = means.mean(axis=0)
-    means = (means - centre) @ whiten
-    half = np.square(means).sum(axis=1) / 2
-
-    def nearest(rows: slice) -> Array:
-        away = (known.convert(asked[rows]) - centre) @ whiten
-        squares = np.square(away).sum(axis=1) - 2 * (away @ means.T - half).max(axis=1)
-        scores: Array = np.maximum(squares, 0)
-        return scores
-
-    parts = chunks(len(asked), rows_at_once(*means.shape))
-    return np.concatenate(list(NUMPY.map(nearest, parts)))
-
-
-def _whitening(covariance: Array, count: int, shrinkage: float) -> Array:
-    """[F, F]: from the right, it takes the shrunk ``covariance`` [F, F] to identity.
-
-    count: number of the images that it is of.
-    """
-    size = len(covariance)
-    mean = np.trace(covariance) / size
-    covariance = (1 - shrinkage) * covariance + shrinkage * mean * np.eye(size)
-    values, vectors = np.linalg.eigh(covariance)
-    if values[0] <= values[-1] * size * np.finfo(np.float64).eps:
-        raise ConfigError(
-            "shrinkage",
-            shrinkage,
-            f"the covariance of the {size} features over {count} training images cannot be "
-            "inverted; raise it, or see whether the encoder has collapsed",
-        )
-    whiten: Array = vectors / np.sqrt(values)
-    return whiten
+    return Means.fit(known, shrinkage).distances(asked, known.convert)
 
 
 def vim(train: Sample, query: Sample, settings: Settings) -> Array:
@@ -308,7 +252,7 @@ def vim(train: Sample, query: Sample, settings: Settings) -> Array:
         )
     weight, bias = (part.astype(np.float64) for part in _given(train.head))
     origin = -np.linalg.pinv(weight) @ bias
-    known = _as_one(train.features, np.arange(len(train.features)), _double)
+    known = _as_one(train.features, np.arange(len(train.features)), double)
     _, vectors = np.linalg.eigh(known.covariance(origin[None]))
     outside = vectors[:, : size - dim]  # eigenvalues ascend
     residual, largest = known.total(

@@ -6,7 +6,7 @@ its row in the report follow. ``prosmin.metrics.detection`` measures how well sc
 from in-distribution (ID) images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,24 +125,43 @@ def combined(scores: dict[str, Array], train: Sample, settings: Settings) -> dic
     its own training images too low. Neither OOD images nor test images have an influence.
     """
     made_of = {name: entry.parts for name, entry in DETECTORS.items() if entry.parts}
+    parts = {part for parts in made_of.values() for part in parts if part in scores}
+    standard = {
+        part: standardised(part, scores[part], *known)
+        for part, known in standards(parts, train, settings).items()
+    }
+    return {
+        name: np.maximum.reduce([standard[part] for part in parts])
+        for name, parts in made_of.items()
+        if all(part in standard for part in parts)
+    }
+
+
+def standards(
+    parts: Collection[str], train: Sample, settings: Settings
+) -> dict[str, tuple[float, float]]:
+    """Mean and spread of the logarithms of the scores by each part, over held-out images.
+
+    A part whose needs are not met is left out.
+    """
     count = len(train.features)
     held = np.zeros(count, bool)
     size = max(1, min(count // 5, HELD_OUT))
     held[sample_rows(count, size, settings.seed, "held out of combined")] = True
     rest, reference = train.rows(~held), train.rows(held)
     settings = replace(settings, k=min(settings.k, len(rest.features)))
-    standard = {}
-    for part in {part for parts in made_of.values() for part in parts if part in scores}:
+    known = {}
+    for part in parts:
         entry = DETECTORS[part]
         if entry.score is not None and entry.allowed(rest, reference):
-            known = _logarithm(part, entry.score(rest, reference, settings))
-            spread = known.std() or 1.0
-            standard[part] = (_logarithm(part, scores[part]) - known.mean()) / spread
-    return {
-        name: np.maximum.reduce([standard[part] for part in parts])
-        for name, parts in made_of.items()
-        if all(part in standard for part in parts)
-    }
+            logs = _logarithm(part, entry.score(rest, reference, settings))
+            known[part] = float(logs.mean()), float(logs.std()) or 1.0
+    return known
+
+
+def standardised(part: str, scores: Array, mean: float, spread: float) -> Array:
+    """The z-scores [N] of the logarithms of scores [N]. mean, spread: as of ``standards``."""
+    return (_logarithm(part, scores) - mean) / spread
 
 
 def _logarithm(part: str, scores: Array) -> Array:

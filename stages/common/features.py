@@ -11,6 +11,7 @@ from prosmin.evaluation.label_subsets import Labelled, stratified_holdout
 from stages.common import layout
 from stages.common.command import Unlabelled
 
+FITTED = ("train", "val")  # splits that OOD detectors are fitted to
 HELD_OUT = 0.2  # share of train to select on where the dataset has no val split
 
 

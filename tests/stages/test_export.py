@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,17 @@ import torch
 import yaml
 from PIL import Image
 
+import prosmin
 from prosmin.common import files
 from prosmin.common.errors import UserError
 from prosmin.data.dataset import convert
+from prosmin.evaluation.embedding import describe
+from prosmin.evaluation.linear_probe import evaluate_probe
+from prosmin.evaluation.ood_detectors import Sample, Settings
+from prosmin.evaluation.ood_scores import score_all
+from prosmin.metrics import classification
 from prosmin.models import store as models
-from stages import export
+from stages import export, linear
 from stages.params.load import load
 from stages.pretrain import used
 from tests.stages.conftest import ROOT
@@ -48,6 +55,7 @@ def pretrained(request, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     models.save_state(folder / "encoder.safetensors", model.encoder.backbone.state_dict())
     models.save_state(folder / models.WEIGHTS["trained"], model.state_dict())
+    write_features(model, settings)
     params = used(load())
     models.save_description(
         folder,
@@ -67,6 +75,87 @@ def pretrained(request, tmp_path, monkeypatch):
         },
     )
     return settings
+
+
+COUNTS = {"train": 40, "val": 20, "test": 10}
+LABELS = ("dark", "bright")
+
+
+def pictures(settings, split):
+    """Dark and bright noise, and labels."""
+    rng = np.random.default_rng(COUNTS[split])
+    shape = (COUNTS[split], settings.channels, settings.image_size, settings.image_size)
+    labels = np.arange(COUNTS[split]) % 2
+    pixels = rng.integers(0, 90, shape) + 120 * labels[:, None, None, None]
+    return torch.from_numpy(pixels.astype(np.uint8)), labels
+
+
+def write_features(model, settings):
+    """The dataset's manifest, its features, and a linear probe of them."""
+    manifest = {
+        "classes": list(LABELS),
+        "splits": {name: {"count": n} for name, n in COUNTS.items()},
+    }
+    files.write_json("data/digits/manifest.json", manifest)
+    arrays, labelled = {}, []
+    for split in COUNTS:
+        images, labels = pictures(settings, split)
+        embedding = describe(model.eval(), images)
+        labelled.append((embedding.features, labels))
+        arrays |= {
+            f"{split}.features": embedding.features,
+            f"{split}.labels": labels.astype(np.int64),
+            f"{split}.digest": np.arange(len(labels), dtype=np.uint64),
+            f"{split}.log_sigma": embedding.log_sigma,
+        }
+    for encoder in ("trained", "random"):
+        files.write_arrays(f"results/embed/digits/{encoder}.safetensors", arrays)
+    linear.save_probes({"trained": evaluate_probe(*labelled, [0.01], 2, 0)})
+
+
+def test_the_folder_predicts_as_the_evaluations_do(pretrained, params):
+    export.main(params)
+    images, _ = pictures(pretrained, "test")
+    found = prosmin.load("results/export", "cpu").predict(images)
+    arrays = files.read_arrays("results/embed/digits/trained.safetensors")
+    probe = linear.load_probe("trained")
+    logits = probe.logits(arrays["test.features"])
+    expected = classification.softmax(logits / probe.temperature)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+    assert found.labels == [LABELS[place] for place in logits.argmax(axis=1)]
+    asked = params.ood
+    settings = Settings(asked.k, asked.temperature, asked.shrinkage, asked.vim_dim, params.seed)
+    train = Sample(
+        *(
+            np.concatenate([arrays[f"{split}.{field}"] for split in ("train", "val")])
+            for field in ("features", "log_sigma")
+        ),
+        labels=np.arange(60) % 2,
+    )
+    scores = score_all(train, Sample(arrays["test.features"]), settings)
+    assert list(found.scores) == ["knn", "mahalanobis", "combined"]
+    for name, values in found.scores.items():
+        np.testing.assert_allclose(values, scores[name], rtol=1e-5, atol=1e-5)
+    assert found.nearest[0, 0].split("/")[0] in ("train", "val")
+
+
+def test_a_dataset_without_labels_is_exported_without_a_probe(pretrained, params):
+    arrays = dict(files.read_arrays("results/embed/digits/trained.safetensors"))
+    arrays |= {f"{split}.labels": np.full(count, -1) for split, count in COUNTS.items()}
+    files.write_arrays("results/embed/digits/trained.safetensors", arrays)
+    manifest = files.read_json("data/digits/manifest.json")
+    files.write_json("data/digits/manifest.json", manifest | {"classes": None})
+    linear.save_probes({})
+    export.main(params)
+    found = prosmin.load("results/export", "cpu").predict(pictures(pretrained, "test")[0])
+    assert found.labels is None and list(found.scores) == ["knn"]
+
+
+def test_a_missing_result_names_the_stage_that_makes_it(pretrained, params):
+    shutil.rmtree("results/linear")
+    with pytest.raises(UserError, match="run `dvc repro` or `python -m stages.linear`"):
+        export.main(params)
+    assert not Path("results/export").exists()
 
 
 def test_the_code_on_the_card_gives_the_encoder(pretrained, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
+import prosmin
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.models import store
@@ -156,6 +157,8 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
     assert {"corruption: feature similarity", "transfer to patches: accuracy"} <= set(shown)
     card = Path("results/export/README.md").read_text()
     assert "corruption: feature similarity" in card and "linear probe" not in card
+    given = prosmin.load("results/export", "cpu").predict(torch.zeros(1, 1, 8, 8).byte())
+    assert given.labels is None and {"log_sigma"} < set(given.label_free)
     page = Path("results/report/index.html").read_text()
     assert "Left out: the train split of dataset &#39;digits&#39; has no labels." in page
 
@@ -206,7 +209,10 @@ def test_an_external_encoder_takes_the_place_of_a_trained_one(tmp_path, monkeypa
         "log_sigma" in name or "doubt" in name
         for name in files.read_arrays("results/embed/digits/trained.safetensors")
     )
+    linear.main(params)
     export_stage.main(params)
+    given = prosmin.load("results/export", "cpu").predict(torch.zeros(1, 1, 16, 16).byte())
+    assert given.labels and not given.label_free and given.uncertainty[0] == "entropy"
     said = Path("results/export/README.md").read_text()
     digest = hashlib.sha256(Path("theirs.safetensors").read_bytes()).hexdigest()
     assert f"`theirs.safetensors` (SHA-256 `{digest}`)" in said

@@ -51,6 +51,26 @@ def write_bytes(path: str | Path, content: bytes, mode: int = 0o666) -> None:
     _sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield the path of a new file that takes the place of ``path`` when the block ends.
+
+    After an error or an interruption ``path`` is as before, and the new file is gone.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path.parent)
+    part = _sibling(path, "part")
+    try:
+        yield part
+        with open(part, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
 def write_text(path: str | Path, text: str, mode: int = 0o666) -> None:
     """Write text as UTF-8; see ``write_bytes``."""
     write_bytes(path, text.encode(), mode)

@@ -1,0 +1,209 @@
+"""The folder of a whole model: safetensors and JSON, nothing that could run code.
+
+model.safetensors    weights of the encoder, for timm too (``config.json``)
+heads.safetensors    the other weights that describe an image: projector and predictive head
+probe.safetensors    linear probe, temperature, conformal threshold; absent without labels
+reference.safetensors    statistics of training images for OOD detection and neighbours
+prosmin.json         the format, the parts with their checksums, and all facts that are no arrays
+
+The target network is left out: no prediction for an image needs it.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prosmin.common import files
+from prosmin.common.errors import UserError, reason, shown
+from prosmin.evaluation.covariance import Means
+from prosmin.evaluation.knn import Bank
+from prosmin.evaluation.linear_probe import Probe
+from prosmin.models.store import ModelSettings, build_model
+from prosmin.objectives.base import Objective
+from prosmin.predicting.reference import Detectors, Reference
+
+FORMAT = 1
+INDEX = "prosmin.json"
+ENCODER, HEADS = "model.safetensors", "heads.safetensors"
+PROBE, REFERENCE = "probe.safetensors", "reference.safetensors"
+EXPORT = "export the model again"
+# Names of weights in the state of an objective.
+OF_ENCODER, OF_TARGET = "encoder.backbone.", "target."
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a folder says beside its arrays.
+
+    model: settings of the networks.
+    dataset: name of the dataset of pretraining.
+    classes: names in the order of the probe's classes; None without labels.
+    images: number of training images by split, in the order of the rows of the reference.
+    """
+
+    model: ModelSettings
+    dataset: str
+    classes: tuple[str, ...] | None
+    images: Mapping[str, int]
+
+
+def write(
+    folder: Path,
+    pretrained: Path,
+    state: Mapping[str, np.ndarray],
+    facts: Facts,
+    probe: Probe | None,
+    reference: Reference,
+) -> None:
+    """Write the parts into an existing folder.
+
+    pretrained: file with the weights of the encoder alone.
+    state: the weights of the whole objective by name.
+    """
+    shutil.copyfile(pretrained, folder / ENCODER)
+    heads = {
+        name: array for name, array in state.items() if not name.startswith((OF_ENCODER, OF_TARGET))
+    }
+    files.write_arrays(folder / HEADS, heads)
+    if probe is not None:
+        probe.save(folder / PROBE)
+    detectors = reference.detectors
+    arrays = {"bank": detectors.bank.features, "bank_centre": detectors.bank.centre}
+    if detectors.means is not None:
+        arrays |= {f"means.{name}": array for name, array in vars(detectors.means).items()}
+    arrays |= {f"held.{name}": scores for name, scores in reference.held.items()}
+    files.write_arrays(folder / REFERENCE, arrays)
+    parts = [ENCODER, HEADS, *([PROBE] if probe else []), REFERENCE]
+    files.write_json(
+        folder / INDEX,
+        {
+            "format": FORMAT,
+            "parts": {name: _checksum(files.read_arrays(folder / name)) for name in parts},
+            "model": asdict(facts.model),
+            "dataset": facts.dataset,
+            "classes": facts.classes,
+            "images": dict(facts.images),
+            "detectors": {"k": detectors.k, "standards": dict(detectors.standards)},
+        },
+    )
+
+
+def read(folder: str | Path) -> tuple[Facts, Objective, Probe | None, Reference]:
+    """Read facts, networks in evaluation mode, probe (None without labels) and reference.
+
+    Raises ``UserError`` where a part is missing, damaged, of another export or of another format.
+    """
+    folder = Path(folder)
+    index = _read_index(folder)
+    with files.decoding(folder / INDEX, EXPORT, "does not describe a model"):
+        parts = {name: _read_part(folder, name, index) for name in index["parts"]}
+        if missing := {ENCODER, HEADS, REFERENCE} - parts.keys():
+            raise ValueError(f"it names no {min(missing)}")
+        classes = index["classes"]
+        facts = Facts(
+            ModelSettings(**index["model"]),
+            str(index["dataset"]),
+            None if classes is None else tuple(map(str, classes)),
+            {str(split): int(count) for split, count in index["images"].items()},
+        )
+        k = int(index["detectors"]["k"])
+        standards = {
+            name: (float(mean), float(spread))
+            for name, (mean, spread) in index["detectors"]["standards"].items()
+        }
+    model = _networks(facts.model, parts, folder)
+    probe = Probe.load(folder / PROBE) if PROBE in parts else None
+    if probe is not None and len(facts.classes or ()) != len(probe.bias):
+        raise _unlike(folder, f"{PROBE} has {len(probe.bias)} classes, {INDEX} others")
+    reference = _reference(parts[REFERENCE], k, standards)
+    if len(reference.detectors.bank.features) != sum(facts.images.values()):
+        raise _unlike(folder, f"{REFERENCE} and {INDEX} have other numbers of training images")
+    return facts, model.eval(), probe, reference
+
+
+def _read_index(folder: Path) -> files.Section:
+    try:
+        index = files.read_json(folder / INDEX, EXPORT, "does not describe a model")
+    except FileNotFoundError:
+        if (folder / ENCODER).exists():
+            raise UserError(
+                f"{folder} is of an older version: it has an encoder, but no {INDEX}; {EXPORT}"
+            ) from None
+        raise UserError(f"{folder} holds no exported model: it has no {INDEX}") from None
+    except NotADirectoryError:
+        raise UserError(f"{folder} is a file; the folder of an exported model is needed") from None
+    version = index.get("format") if isinstance(index, files.Section) else None
+    if not isinstance(index, files.Section) or version != FORMAT:
+        raise UserError(
+            f"{folder / INDEX} is of format {shown(version)}; this version reads format {FORMAT}; "
+            f"{EXPORT}"
+        )
+    return index
+
+
+def _read_part(folder: Path, name: str, index: files.Section) -> files.Arrays:
+    """The arrays of a part, as the index has them."""
+    if Path(name).name != name:
+        raise ValueError(f"{shown(name)} is no name of a file")
+    path = folder / name
+    try:
+        arrays = files.read_arrays(path, EXPORT, files.WHOLE)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {EXPORT}") from None
+    if _checksum(arrays) != index["parts"][name]:
+        raise UserError(f"{path} belongs to another export than {INDEX} beside it; {EXPORT}")
+    return arrays
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    return files.checksum(arrays, {})
+
+
+def _networks(
+    settings: ModelSettings, parts: Mapping[str, files.Arrays], folder: Path
+) -> Objective:
+    try:
+        model = build_model(settings)
+    except Exception as error:  # the file alone decides what is built
+        raise UserError(
+            f"{folder / INDEX} describes no model ({reason(error)}); {EXPORT}"
+        ) from None
+    state = {f"{OF_ENCODER}{name}": array for name, array in parts[ENCODER].items()}
+    state |= parts[HEADS]
+    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+    try:
+        fit = model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise _unlike(folder, str(error).splitlines()[-1].strip()) from None
+    odd = [name for name in fit.missing_keys if not name.startswith(OF_TARGET)]
+    if odd := odd + fit.unexpected_keys:
+        raise _unlike(folder, f"the weight {odd[0]} is missing or unknown")
+    return model
+
+
+def _reference(arrays: files.Arrays, k: int, standards: Mapping[str, Any]) -> Reference:
+    wanted = {"bank": ("float32", "NF"), "bank_centre": ("float32", "F")}
+    with_means = any(name.startswith("means.") for name in arrays)
+    if with_means:
+        wanted |= {
+            "means.centre": ("float64", "F"),
+            "means.whiten": ("float64", "FF"),
+            "means.means": ("float64", "CF"),
+        }
+    arrays.check(wanted)
+    means = None
+    if with_means:
+        means = Means(*(arrays[f"means.{name}"] for name in ("centre", "whiten", "means")))
+    detectors = Detectors(k, Bank(arrays["bank"], arrays["bank_centre"]), means, standards)
+    arrays.check({f"held.{name}": ("float64", "M") for name in detectors.names})
+    held = {name: arrays[f"held.{name}"] for name in detectors.names}
+    return Reference(detectors, held)
+
+
+def _unlike(folder: Path, why: str) -> UserError:
+    return UserError(f"the parts of {folder} do not fit together: {why}; {EXPORT}")

@@ -1,0 +1,175 @@
+"""The program ``prosmin``: predict or embed a folder of images with an exported model."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prosmin.common.errors import ConfigError, UserError, listed, say
+
+if TYPE_CHECKING:
+    from prosmin.predicting.images import Batch
+
+EPILOG = """\
+The table has a row per image file, in the order of their paths. Files that cannot be read have the
+reason in the last column.
+
+  prosmin predict photos --model results/export --out predictions.parquet --report page.html
+  prosmin embed photos --model results/export --out features.csv
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and exit: 0 when done, 2 for bad input, 130 when interrupted."""
+    asked = _parser().parse_args(arguments)
+    try:
+        asked.run(asked)
+    except UserError as error:
+        say(error)
+        sys.exit(2)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        say(f"prosmin cannot go on: {error.strerror or error}{where}; no table was written")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("prosmin: interrupted; no table was written", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "prosmin",
+        description="Use an exported model on images of your own.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    predict = commands.add_parser(
+        "predict",
+        help="class, calibrated probabilities, conformal set, uncertainty, OOD score, neighbours",
+    )
+    embed = commands.add_parser("embed", help="features and label-free scores")
+    for command, run in ((predict, _predict), (embed, _embed)):
+        command.set_defaults(run=run)
+        command.add_argument("folder", metavar="FOLDER", help="images, also in folders below it")
+        command.add_argument(
+            "--model", default="results/export", help="folder of the model (%(default)s)"
+        )
+        command.add_argument("--out", required=True, type=Path, help=".parquet or .csv")
+        command.add_argument("--device", help="of PyTorch, such as cpu or cuda:1 (a GPU if any)")
+        command.add_argument("--workers", type=_positive, help="threads that decode (all cores)")
+        command.add_argument(
+            "--batch", type=_positive, default=256, help="images at a time (%(default)s)"
+        )
+    predict.add_argument("--report", type=Path, help="one HTML page about the images")
+    predict.add_argument(
+        "--neighbours", type=_positive, default=5, help="training images to name (%(default)s)"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+# --- commands -------------------------------------------------------------------------------------
+# Imported inside: ``prosmin --help`` and a slip in the arguments need no torch.
+
+
+def _predict(asked: argparse.Namespace) -> None:
+    from prosmin.predicting import tables
+    from prosmin.predicting.page import Gathered
+
+    session = _Session(asked)
+    model, gathered = session.model, Gathered(session.folder) if asked.report else None
+    like = tables.of_predictions(model.predict_prepared(session.blank, asked.neighbours))
+    unusual = 0
+    with tables.Table(asked.out, like) as table:
+        for batch in session.batches():
+            columns: tables.Columns = {}
+            if batch.images is not None:
+                predictions = model.predict_prepared(batch.images, asked.neighbours)
+                unusual += int(predictions.unusual.sum())
+                columns = tables.of_predictions(predictions)
+                if gathered is not None:
+                    gathered.add(batch, predictions)
+            table.write(batch.names, columns, batch.faults)
+    if gathered is not None:
+        gathered.write(asked.report, model.facts, session.faults)
+    session.finish(f"; {unusual} are unusual")
+
+
+def _embed(asked: argparse.Namespace) -> None:
+    from prosmin.predicting import tables
+
+    session = _Session(asked)
+    like = tables.of_embedding(session.model.embed_prepared(session.blank))
+    with tables.Table(asked.out, like) as table:
+        for batch in session.batches():
+            columns: tables.Columns = {}
+            if batch.images is not None:
+                columns = tables.of_embedding(session.model.embed_prepared(batch.images))
+            table.write(batch.names, columns, batch.faults)
+    session.finish("")
+
+
+class _Session:
+    """A model, the files to read, and the faults so far. Checks all arguments first.
+
+    blank: a black image, as the networks take images.
+    """
+
+    def __init__(self, asked: argparse.Namespace):
+        import torch
+
+        from prosmin.common.startup import keep_freed_memory
+        from prosmin.predicting import images, model, tables
+
+        keep_freed_memory()
+        self.asked = asked
+        tables.check_format(asked.out)
+        self.folder, self.names = images.find(asked.folder)
+        if asked.device is not None:
+            _check_device(asked.device)
+        self.model = model.load(asked.model, asked.device)
+        settings = self.model.facts.model
+        size = settings.image_size
+        self.blank = torch.zeros(1, settings.channels, size, size, dtype=torch.uint8)
+        self.faults: dict[str, str] = {}
+
+    def batches(self) -> "Iterator[Batch]":
+        """Yield the files in batches, with a progress bar."""
+        from tqdm import tqdm
+
+        from prosmin.predicting import images
+
+        asked, read = self.asked, self.model.prepare_file
+        # disable=None: no bar where the output is no terminal.
+        with tqdm(total=len(self.names), unit="image", disable=None) as bar:
+            for batch in images.batches(self.folder, self.names, read, asked.batch, asked.workers):
+                yield batch
+                self.faults |= {batch.names[place]: why for place, why in batch.faults.items()}
+                bar.update(len(batch.names))
+
+    def finish(self, more: str) -> None:
+        """Say what was written, and which files could not be read."""
+        count = len(self.names) - len(self.faults)
+        print(f"{self.asked.out}: {count} of {len(self.names)} images{more}")
+        if self.faults:
+            print(f"not read, for reasons in the table: {listed(list(self.faults), 5)}")
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError("--device", name, str(error).splitlines()[0]) from None
+
+
+if __name__ == "__main__":
+    main()
