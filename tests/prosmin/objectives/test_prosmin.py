@@ -287,6 +287,18 @@ def test_stopped_heads_learn_as_alone_and_leave_the_encoder_to_the_identificatio
         torch.testing.assert_close(gradient, expected, msg=name)
 
 
+def test_the_identification_learns_instead_of_widening_its_densities(batch):
+    model = tiny_model(**ALONE)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    for _ in range(100):
+        loss = model(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.momentum_update(0.9)
+    assert loss.item() < math.log(63) - 0.5  # less than a guess among 2N - 1 candidates
+
+
 @torch.no_grad()
 def test_the_identification_alone_predicts_a_width_and_no_sigma(batch):
     model = tiny_model(**ALONE)
