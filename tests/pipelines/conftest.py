@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -21,7 +22,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# The shape of the real graph: two sources, a middle, four leaves with a metric, and a sum of all.
+# The shape of the real graph: two sources, a middle, leaves with a metric, and a sum of all. A run
+# of a stage takes most of a second of CPU, so there are as few as the tests need.
 GRAPH = """
 stages:
   source:
@@ -37,7 +39,7 @@ stages:
     deps: [work.py, results/source/a]
     outs: [results/middle]
   leaf:
-    foreach: [one, two, three, four]
+    foreach: [one, two]
     do:
       cmd: python work.py leaf ${item}
       meta: {resources: {gpus: 1}}
@@ -281,37 +283,61 @@ def prefect_home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def api(prefect_home) -> Iterator[dict[str, str]]:
-    """Variables of Prefect's client for a server that all tests share."""
+def empty_database(tmp_path_factory) -> Path:
+    """The path of Prefect's database before the first run. ``api`` makes it."""
+    folder = tmp_path_factory.getbasetemp()
+    # All workers share one, because Prefect takes 7 s to make it.
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "empty.db"
+
+
+@pytest.fixture(scope="session")
+def api(prefect_home, empty_database) -> Iterator[dict[str, str]]:
+    """Variables of Prefect's client for a server that all tests of a worker share."""
     from pipelines.flows import server
 
     before = dict(os.environ)
     os.environ["PREFECT_HOME"] = str(prefect_home)
     with contextlib.chdir(prefect_home):
         server.settle()
-    with server.started(server.free_port()) as shared:
-        with closing(sqlite3.connect(prefect_home / "prefect.db")) as new:
-            with closing(sqlite3.connect(prefect_home / "empty.db")) as copy:
-                new.backup(copy)
+    with contextlib.ExitStack() as running:
+        with open(empty_database.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if empty_database.is_file():
+                shutil.copy(empty_database, prefect_home / "prefect.db")
+            shared = running.enter_context(server.started(server.free_port()))
+            if not empty_database.is_file():
+                keep(prefect_home / "prefect.db", empty_database)
         os.environ.clear()  # what starts from here on sets itself up
         os.environ.update(before)
         yield shared.variables()
 
 
-@pytest.fixture
-def new_home(api, prefect_home) -> Callable[[Path], str]:
-    """Makes the home of another server, with an empty database: Prefect takes 7 s to make one."""
+def keep(database: Path, copy: Path) -> None:
+    """Copy a database that is in use, with its mode."""
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    shutil.copymode(database, copy)
+
+
+@pytest.fixture(scope="session")
+def new_home(api, empty_database) -> Callable[[Path], str]:
+    """Makes the home of another server, with an empty database."""
 
     def make(folder: Path) -> str:
         folder.mkdir(parents=True)
-        shutil.copy(prefect_home / "empty.db", folder / "prefect.db")
+        shutil.copy(empty_database, folder / "prefect.db")
         return str(folder)
 
     return make
 
 
+@pytest.fixture(scope="session")
+def reporting(api, prefect_home) -> Callable[[Path], Project]:
+    """Makes a project in a folder. Its runs report to the server that all tests share."""
+    variables = api | {"PREFECT_HOME": str(prefect_home), "PROSMIN_CORES": "2"}
+    return lambda folder: Project(folder / "a project", variables)
+
+
 @pytest.fixture
-def project(tmp_path, api, prefect_home) -> Project:
-    return Project(
-        tmp_path / "a project", api | {"PREFECT_HOME": str(prefect_home), "PROSMIN_CORES": "2"}
-    )
+def project(tmp_path, reporting) -> Project:
+    return reporting(tmp_path)

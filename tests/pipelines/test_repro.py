@@ -266,23 +266,22 @@ def nothing_left(folder: Path) -> bool:
     return not processes
 
 
-@pytest.mark.parametrize(
-    ("victim", "number", "code"),
-    [
+def test_whatever_is_killed_nothing_is_left(project):
+    """Each run but the first starts in the folder that a killed run has left."""
+    (project / "one.py").write_text(WAITS_LONG)
+    for victim, number, code in (
         ("run", signal.SIGKILL, -9),
         ("run", signal.SIGHUP, 129),
         ("guard", signal.SIGKILL, 137),
         ("dvc", signal.SIGTERM, 143),
         ("dvc", signal.SIGKILL, 137),
-    ],
-)
-def test_whatever_is_killed_nothing_is_left(project, victim, number, code):
-    (project / "one.py").write_text(WAITS_LONG)
-    process = start(project, "one")
-    os.kill(below(process, project)[victim], number)
-    process.communicate(timeout=60)
-    assert process.returncode == code
-    until(lambda: nothing_left(project), 30)
+    ):
+        (project / "pid").unlink(missing_ok=True)
+        process = start(project, "one")
+        os.kill(below(process, project)[victim], number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code, (victim, number, errors)
+        until(lambda: nothing_left(project), 30)
     (project / "one.py").write_text(WORKS)
     assert (
         finish(start(project, "one"))[0] == 0

@@ -1,4 +1,7 @@
-"""The page of a run in a browser, which signs in by itself and contacts this machine alone."""
+"""A run of which a stage fails: its outcome, and its page in a browser.
+
+The browser signs in by itself and contacts this machine alone.
+"""
 
 import json
 import re
@@ -15,8 +18,10 @@ from PIL import Image
 from pipelines.dashboard import forward
 from pipelines.flows.server import Server
 from tests.conftest import BROWSERS
+from tests.pipelines.conftest import Project
+from tests.pipelines.flows.test_graph_flow import outcomes
 
-pytestmark = [pytest.mark.integration, pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -54,9 +59,28 @@ def words(html: str) -> str:
     return " ".join(re.sub("<[^>]*>", " ", html).split())
 
 
-def test_the_page_of_a_run_shows_its_stages_and_what_they_left(project, tmp_path):
-    project.flow(expect=1, BREAK="leaf@two")
-    api = project.api
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory, reporting) -> tuple[Project, str]:
+    """A project after a run in which leaf@two has failed, and what the run said."""
+    project = reporting(tmp_path_factory.mktemp("failed"))
+    return project, project.flow(expect=1, BREAK="leaf@two")
+
+
+def test_a_failure_holds_up_what_depends_on_it_and_nothing_else(failed):
+    project, said = failed
+    done = ["source@a", "source@b", "middle", "leaf@one"]
+    assert outcomes(said) == dict.fromkeys(done, "ran") | {"leaf@two": "failed", "total": "blocked"}
+    assert said.splitlines()[-1] == "error: leaf@two failed: it broke on purpose; not run: total"
+    assert [line["stage"] for line in project.recorded()].count(
+        "leaf@two"
+    ) == 1  # a real failure is not tried again
+    again = outcomes(project.flow())
+    assert {name for name, outcome in again.items() if outcome == "ran"} == {"leaf@two", "total"}
+
+
+@pytest.mark.browser
+def test_the_page_of_a_run_shows_its_stages_and_what_they_left(failed, tmp_path):
+    api = failed[0].api
     start = tmp_path / "sign-in.html"
     start.write_text(forward(Server(api.url, api.password)))
     run = next(
@@ -68,7 +92,7 @@ def test_the_page_of_a_run_shows_its_stages_and_what_they_left(project, tmp_path
     page_with(["Dashboard • Prefect Server"], start.as_uri(), tmp_path)
     page_with(["Runs • Prefect Server", "all stages"], f"{site}/runs", tmp_path)
     log = tmp_path / "net.json"
-    texts = ["all stages", "Failed", "8 Task runs", "working on source@a"]
+    texts = ["all stages", "Failed", "6 Task runs", "working on source@a"]
     page_with(texts, f"{site}/runs/flow-run/{run}", tmp_path, f"--log-net-log={log}")
     assert asked(log, site) == {"127.0.0.1"}
 

@@ -37,32 +37,32 @@ def test_set_makes_an_experiment_and_leaves_the_folder_as_it_was(project):
         "knn.k": {"old": "[1, 5, 10, 20, 50]", "new": "[1, 7]"},
     }
     metrics = json.loads(project.run("dvc", "metrics", "diff", "--json", "main", "first"))
-    assert len(metrics) == 4
+    assert len(metrics) == 2
     assert "first" in project.run("dvc", "exp", "list")
     assert "an experiment first already" in project.flow("--name", "first", expect=2)
 
-    project.git("checkout", "-q", "work.py")
-    project.flow("--set", "pretrain.epochs=3", "--name", "ours")
-    project.run("dvc", "exp", "run", "--temp", "-S", "pretrain.epochs=3", "--name", "theirs")
+    changes = ["-S", "pretrain.epochs=3", "-S", "knn.k=[1, 7]"]
+    project.run("dvc", "exp", "run", "--temp", *changes, "--name", "theirs")
     saved = [
         line.split()[0]
         for line in project.git("show-ref").splitlines()
-        if line.endswith(("/ours", "/theirs"))
+        if line.endswith(("/first", "/theirs"))
     ]
     assert len(saved) == 2
     assert (
         project.git("diff", "--stat", *saved, "--", ".", ":!.dvc/tmp") == ""
     )  # DVC keeps a note of its own there
 
+    project.git("checkout", "-q", "work.py")
     project.run("dvc", "exp", "apply", "first")
     assert "up to date" in project.run("dvc", "status")
 
 
 def test_an_experiment_that_fails_leaves_neither_a_result_nor_a_folder(project):
     said = project.flow(
-        "--set", "pretrain.epochs=3", "--name", "broken", expect=1, BREAK="leaf@two"
+        "middle", "--set", "pretrain.epochs=3", "--name", "broken", expect=1, BREAK="middle"
     )
-    assert "leaf@two failed" in said
+    assert "middle failed" in said and outcomes(said)["source@a"] == "ran"
     assert "broken" not in project.run("dvc", "exp", "list")
     assert not list((project.folder / ".prosmin/experiments").iterdir())
     assert project.flow("--set", "pretrain.epochs=-3", expect=1).splitlines()[-1] == (
@@ -129,13 +129,13 @@ def test_a_snapshot_is_the_id_of_a_commit(project, monkeypatch, snapshot):
 def test_plain_dvc_sweeps_too(project):
     """DVC's queue, as docs/orchestration.md has it: two at a time, then what its workers lost."""
     missing = grid = [(1, 3), (1, 4), (2, 3), (2, 4)]
-    project.run(
-        "dvc", "exp", "run", "--queue", "-S", "seed=range(1,3)", "-S", "pretrain.epochs=3,4"
-    )
+    queue = ("dvc", "exp", "run", "--queue")
+    project.run(*queue, "-S", "seed=range(1,3)", "-S", "pretrain.epochs=3,4", "middle")
     for _ in range(4):
         assert project.run("dvc", "queue", "status").count("Queued") == len(missing)
         project.run("dvc", "queue", "start", "-j", "2")
-        until(lambda: at_rest(project), 100)
+        # DVC's own answer takes a second of CPU.
+        until(lambda: not project.processes() and at_rest(project), 100)
         shown = json.loads(project.run("dvc", "exp", "show", "--json"))
         (head,) = [commit for commit in shown if commit["rev"] != "workspace"]
         values = [
@@ -148,16 +148,8 @@ def test_plain_dvc_sweeps_too(project):
             break
         project.run("dvc", "queue", "remove", "--all")
         for seed, epochs in missing:
-            project.run(
-                "dvc",
-                "exp",
-                "run",
-                "--queue",
-                "-S",
-                f"seed={seed}",
-                "-S",
-                f"pretrain.epochs={epochs}",
-            )
+            changes = ("-S", f"seed={seed}", "-S", f"pretrain.epochs={epochs}")
+            project.run(*queue, *changes, "middle")
     assert made == grid
     assert project.git("status", "--short") == ""
 
