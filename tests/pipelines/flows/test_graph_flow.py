@@ -185,7 +185,7 @@ def test_without_git_or_dvc_yaml_it_says_so(project, tmp_path):
 
 NOTE = """
 if name == "leaf@one":
-    note = {"stage": name, "before": None, "params": {"knn.k": [9]}, "deps": {}}
+    note = {"stage": name, "before": "", "params": {"knn.k": [9]}, "deps": {}}
     Path(".prosmin/read").mkdir(parents=True, exist_ok=True)
     Path(".prosmin/read/leaf@one.json").write_text(json.dumps(note))
 """
