@@ -84,6 +84,7 @@ def settings(folder: Path, limit: int, epochs: int) -> dict[str, Any]:
         "corrupt.types": ["benchmark"],
         "transfer.targets": ["digits"],
         "finetune.datasets": [],
+        "uncertainty.datasets": [],
     }
 
 

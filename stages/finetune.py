@@ -35,10 +35,10 @@ from prosmin.evaluation.finetuning import (
 from prosmin.evaluation.label_subsets import stratified_holdout
 from prosmin.models import store
 from prosmin.views.feed import Resident, Streamed
-from prosmin.views.settings import ViewSettings
 from stages.common import layout, workers
 from stages.common.command import check_name, needs_labels, run
 from stages.common.features import HELD_OUT, require_labels
+from stages.common.views import view_of_training
 from stages.linear import RELIABILITY_COLUMNS
 from stages.params.load import Params
 
@@ -52,9 +52,8 @@ def main(params: Params, name: str = "") -> None:
     asked, seed = params.finetune, params.seed
     check_name("finetune", "one of finetune.datasets", name, asked.datasets)
     model, trained = store.load_description(layout.PRETRAINED)
-    views = {key: value for key, value in trained["params"]["views"].items() if key != "local"}
     settings = FinetuneSettings(
-        views=geometry(ViewSettings(size=model.image_size, **views)),
+        views=geometry(view_of_training(trained, model.image_size)),
         epochs=asked.epochs,
         batch_size=asked.batch_size,
         weight_decay=asked.weight_decay,

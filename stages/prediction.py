@@ -29,9 +29,9 @@ from prosmin.data.stored import Stored
 from prosmin.evaluation import prediction
 from prosmin.evaluation.prediction import BINS
 from prosmin.models import store
-from prosmin.views.settings import ViewSettings
 from stages.common import layout
 from stages.common.command import check_name, run
+from stages.common.views import view_of_training
 from stages.params.load import Params
 
 CLEAN = "clean"
@@ -45,10 +45,8 @@ def main(params: Params, name: str = "") -> None:
     check_name("prediction", "the name of a dataset", name, params.fetch)
     asked, seed = params.prediction, params.seed
     settings, trained = store.load_description(layout.PRETRAINED)
+    views = view_of_training(trained, settings.image_size)
     with files.decoding(layout.DESCRIPTION):
-        drawn_as = trained["params"]["views"].items()
-        own = {key: value for key, value in drawn_as if key != "local"}
-        views = ViewSettings(size=settings.image_size, **own)
         splits = list(trained["params"]["splits"])
     seeing = prediction.Seeing(asked.views, views, seed)
     conditions = [CLEAN, *(asked.corruptions if name == params.dataset else ())]

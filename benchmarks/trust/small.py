@@ -26,7 +26,18 @@ from prosmin.metrics import corruption_error
 from prosmin.models import light_imports, store
 from prosmin.training import external
 from prosmin.training.checkpoint import Checkpoints
-from stages import embed, knn, linear, lowshot, ood, prediction, pretrain, shift, transfer
+from stages import (
+    embed,
+    knn,
+    linear,
+    lowshot,
+    ood,
+    prediction,
+    pretrain,
+    shift,
+    transfer,
+    uncertainty,
+)
 from stages import export as exporting
 from stages import fetch as fetching
 from stages.common import command, headlines
@@ -70,6 +81,7 @@ stages:
 """
 CHANGES = {
     "fetch.digits.limit": {"train": 60, "val": 30, "test": 40},
+    "fetch.digits.human_labels": "people.parquet",
     "fetch.patches.limit": {"train": 40, "val": 20, "test": 30},
     "fetch.photos": {"source": "folder", "path": "photos", "max_unreadable": 0.5},
     "fetch.table": {
@@ -88,6 +100,8 @@ CHANGES = {
     },
     "shift.sets": ["more"],
     "finetune.datasets": [],
+    "uncertainty.datasets": ["digits"],
+    "uncertainty.head": {"images": 20, "epochs": 1},
     "lowshot.per_class": [1],
     "lowshot.percent": [],
     "linear.l2": [0.01, 1.0],
@@ -96,7 +110,9 @@ CHANGES = {
     "prediction.corruptions": ["contrast"],
 } | {
     f"{stage}.bootstrap": 100
-    for stage in ("linear", "knn", "ood", "transfer", "prediction", "corrupt", "shift")
+    for stage in (
+        *("linear", "knn", "ood", "transfer", "prediction", "corrupt", "shift", "uncertainty"),
+    )
 }
 
 
@@ -171,6 +187,7 @@ EMBED, PREDICT = (
 )
 PROBES = [stage(module) for module in (linear, knn, lowshot)]
 OOD, SHIFT, TRANSFER = stage(ood, "patches"), stage(shift, "more"), stage(transfer, "patches")
+UNCERTAINTY = stage(uncertainty, "digits")
 EXPORT, REPORT, PHOTOS = stage(exporting), stage(report), stage(fetching, "photos")
 HEADLINES = library(lambda path: headlines.rows(load()))
 ERRORS = library(lambda path: corruption_error.known(str(path), ["fog"], CELLS))
@@ -178,13 +195,17 @@ DURATIONS = library(lambda path: durations.save(durations.load()))
 KINDS = {
     **{f"image, {suffix}": Kind(f"photos/*/*.{suffix}", BYTES, [PHOTOS]) for suffix in IMAGES},
     "parquet": Kind("table.parquet", BYTES, [stage(fetching, "table")]),
+    "table of people": Kind("people.parquet", BYTES, [stage(fetching, "digits")]),
+    "labels of people": Kind("data/digits/human_labels.safetensors", TENSORS, [UNCERTAINTY]),
     "arrow": Kind("data/digits/*.arrow", BYTES, [EMBED["digits"], PREDICT["digits"], OOD]),
     "manifest": Kind("data/digits/manifest.json", JSON, [EMBED["digits"], SHIFT]),
     "model.json": Kind(
         "results/pretrain/model.json", JSON, [EMBED["patches"], EXPORT, PREDICT["patches"]]
     ),
     "weights": Kind("results/pretrain/*m.safetensors", TENSORS, [EMBED["patches"]]),
-    "features": Kind("results/embed/digits/*.safetensors", TENSORS, [*PROBES, *PROBES, OOD]),
+    "features": Kind(
+        "results/embed/digits/*.safetensors", TENSORS, [*PROBES, *PROBES, OOD, UNCERTAINTY]
+    ),
     "features of others": Kind("results/embed/patches/*.safetensors", TENSORS, [OOD, TRANSFER]),
     "probe": Kind("results/linear/*.safetensors", TENSORS, [OOD, SHIFT]),
     "prediction scores": Kind("results/prediction/*/scores.safetensors", TENSORS, [OOD]),
@@ -254,6 +275,7 @@ def build() -> None:
         each.main(params)
     ood.main(params, "patches")
     transfer.main(params, "patches")
+    uncertainty.main(params, "digits")
 
 
 def _pictures() -> None:
@@ -271,6 +293,9 @@ def _pictures() -> None:
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.table(rows), "table.parquet")
+    people = rng.dirichlet(np.full(10, 0.2), 1797)  # of the digits of scikit-learn
+    columns = {f"p{label}": people[:, label] for label in range(10)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), "people.parquet")
     Path("arrays").mkdir()
     np.save("arrays/fog.npy", rng.integers(0, 256, (50, 8, 8, 3), np.uint8))
     np.save("arrays/labels.npy", np.tile(np.arange(10), 5))

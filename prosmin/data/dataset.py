@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prosmin.common.errors import UserError, nearest, shown
-from prosmin.common.files import AGAIN, FETCH, read_arrays, read_json
+from prosmin.common.files import AGAIN, FETCH, damaged, read_arrays, read_json
 from prosmin.data.arrow import HUMAN_LABELS, SPLITS, SplitReader
 from prosmin.data.frame import Frame, frame_of
 from prosmin.data.picture import decode
@@ -157,11 +157,15 @@ def load_human_labels(folder: str | Path) -> NDArray[np.float64] | None:
     path = Path(folder, HUMAN_LABELS)
     if not path.exists():
         return None
-    arrays = read_arrays(path)
+    arrays, manifest = read_arrays(path), read_manifest(folder)
+    shape = manifest["splits"].get("test", {}).get("count", 0), len(manifest["classes"] or ())
     arrays.check({"shares": ("float32", "NC")})
     shares = arrays["shares"].astype(np.float64)
-    normalised: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
-    return normalised
+    if shares.shape != shape:
+        raise damaged(path, f"shares is {list(shares.shape)} where {list(shape)} is needed")
+    if not ((shares >= 0).all() and (np.abs((sums := shares.sum(axis=1)) - 1) < 1e-3).all()):
+        raise damaged(path, "a row of shares is no distribution")
+    return np.asarray(shares / sums[:, None], np.float64)
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

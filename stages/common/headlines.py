@@ -163,6 +163,9 @@ def _sources(params: Params) -> Iterator[_Source]:
         yield _Source(f"shift to {name}", layout.metrics("shift", name), ("accuracy",))
     for name in params.transfer.targets:
         yield _Source(f"transfer to {name}", layout.metrics("transfer", name), ("accuracy",))
+    for name in params.uncertainty.datasets:
+        for metric in ("r_auroc", "human_correlation"):
+            yield _Source(f"uncertainty, {name}", layout.metrics("uncertainty", name), (metric,))
 
 
 def _section(content: Section, *keys: str) -> Section:

@@ -144,6 +144,20 @@ class Transfer(Section):
     bootstrap: Bootstrap = 1000
 
 
+class Head(Section):
+    """images: of the training split, at most. epochs: passes over them."""
+
+    images: Annotated[int, Range(least=2, most=10**6)] = 10_000
+    epochs: Epochs = 20
+
+
+class Uncertainty(Section):
+    datasets: Annotated[tuple[str, ...], Once] = ()
+    k: Count = 10
+    head: Head = Head()
+    bootstrap: Bootstrap = 1000
+
+
 class Report(Section):
     examples: Annotated[int, Range(least=1, most=32)] = 8
 

@@ -29,12 +29,16 @@ from stages.params.evaluation import (
     Report,
     Shift,
     Transfer,
+    Uncertainty,
 )
 from stages.params.fetch import AnyDataset, DatasetName
 from stages.params.pretrain import Pretrain
 from stages.params.schema import keys
 from stages.params.types import Section, Seed
 from stages.params.yaml_file import first, read, sentences
+
+# Sections whose lists may name the dataset that is trained on.
+WITH_TRAINED = ("finetune", "uncertainty")
 
 
 class Params(Section):
@@ -52,6 +56,7 @@ class Params(Section):
     corrupt: Corrupt
     shift: Shift = Shift()
     transfer: Transfer
+    uncertainty: Uncertainty = Uncertainty()
     export: Export = Export()
     report: Report = Report()
 
@@ -83,11 +88,15 @@ def _misnamed(content: dict[Any, Any]) -> Iterator[str]:
         (f"finetune.datasets.{place}", name)
         for place, name in enumerate(inside("finetune", "datasets", list))
     ]
+    named += [
+        (f"uncertainty.datasets.{place}", name)
+        for place, name in enumerate(inside("uncertainty", "datasets", list))
+    ]
     for key, name in named:
         if isinstance(name, str) and name not in known:
             allowed = f"allowed, as they stand under fetch: {listed(known)}"
             yield f"{key} is {shown(name)}; {allowed}{nearest(name, known)}"
-        elif name == trained and key != "dataset" and not key.startswith("finetune"):
+        elif name == trained and key != "dataset" and not key.startswith(WITH_TRAINED):
             yield f"{key} is {shown(name)}, the dataset that is trained on; name another"
 
 

@@ -22,7 +22,7 @@ from stages.report.figures.lines import (
     detectors_drawn,
 )
 from stages.report.inputs import Inputs, made_by
-from stages.report.tables import detection, provenance, results, rows
+from stages.report.tables import detection, provenance, results, rows, uncertainty
 from stages.report.tables.detection import OodSet
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -71,6 +71,7 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "reliability": _reliability(inputs),
         "roc": _roc(inputs, sets),
         "prediction": prediction.section(inputs),
+        "uncertainty": uncertainty.section(inputs),
         "corruption": _corruption(inputs),
         "lowshot": _lowshot(inputs),
         "views": _views(inputs),

@@ -47,6 +47,9 @@ TINY = {
     "transfer.bootstrap": 100,
     "prediction.bootstrap": 100,
     "prediction.views": 2,
+    "uncertainty.datasets": ["photos", "digits"],
+    "uncertainty.head": {"images": 50, "epochs": 1},
+    "uncertainty.bootstrap": 100,
 }
 
 

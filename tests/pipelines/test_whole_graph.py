@@ -18,6 +18,7 @@ from benchmarks.trust.faults import __main__ as faults
 from benchmarks.trust.faults import project
 from tests.pipelines.clones import ROOT, clone, command, commit, edit, on_photos, photographs, ran
 
+UNCERTAINTY = ("uncertainty/photos", "uncertainty/digits")
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
@@ -50,7 +51,15 @@ def test_every_stage_leaves_what_the_graph_declares(finished):
     output = command(finished, "-m", "dvc", "status")
     assert "up to date" in output
     assert (finished / "results/report/index.html").stat().st_size > 10_000
-    for name in ("linear", "knn", "lowshot", "corrupt", "ood/digits", "transfer/digits"):
+    for name in (
+        "linear",
+        "knn",
+        "lowshot",
+        "corrupt",
+        "ood/digits",
+        "transfer/digits",
+        *UNCERTAINTY,
+    ):
         metrics = json.loads((finished / f"metrics/{name}.json").read_text())
         assert {"trained", "random"} <= set(metrics), name
     assert json.loads((finished / "metrics/linear.json").read_text())["trained"]["n"] == 16

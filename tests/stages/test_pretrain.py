@@ -31,6 +31,7 @@ from stages import (
     prediction,
     pretrain,
     transfer,
+    uncertainty,
 )
 from stages import export as export_stage
 from stages.common import declared, inputs
@@ -147,9 +148,14 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
             ood.main(params, "digits_inverted")
             finetune.main(params, "digits")
             transfer.main(params, "patches")
+            uncertainty.main(params, "digits")
     metrics = files.read_json("metrics/ood/digits_inverted.json")
     assert not metrics["labelled"] and {"knn", "sigma"} <= set(metrics["trained"])
     assert "mahalanobis" not in metrics["trained"] and "accuracy_id" not in metrics
+    unlabelled = files.read_json("metrics/uncertainty/digits.json")
+    assert (
+        "crop_test" in unlabelled["trained"]["scores"]["feature_norm"] and "left_out" in unlabelled
+    )
     shown = [row.label for row in rows(params)]
     assert not any(
         label.startswith(("linear", "k-NN", "10 labels", "fine-tuned")) for label in shown
@@ -161,6 +167,7 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
     assert given.labels is None and {"log_sigma"} < set(given.label_free)
     page = Path("results/report/index.html").read_text()
     assert "Left out: the train split of dataset &#39;digits&#39; has no labels." in page
+    assert "Left out: the test split of dataset &#39;digits&#39; has no labels." in page
 
 
 def outside(folder, **settings) -> dict:

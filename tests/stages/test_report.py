@@ -23,6 +23,7 @@ from prosmin.common.files import (
     write_csv,
     write_json,
 )
+from prosmin.evaluation.uncertainty import SCORES
 from prosmin.metrics.catalogue import METRICS
 from stages import (
     corrupt,
@@ -37,6 +38,7 @@ from stages import (
     pretrain,
     shift,
     transfer,
+    uncertainty,
 )
 from stages.params.load import load
 from stages.report import __main__ as report
@@ -56,6 +58,7 @@ SECTIONS = {
     "calibration",
     "ood",
     "prediction",
+    "uncertainty",
     "corruption",
     "lowshot",
     "views",
@@ -82,7 +85,10 @@ def tiny(content):
     content["finetune"] |= {"epochs": 1, "scratch_epochs": [1, 2], "steps": 2, "per_class": [2]}
     content["fetch"]["elsewhere"] = {"source": "folder", "path": "elsewhere", "test_fraction": 1}
     content["shift"]["sets"] = ["elsewhere"]
-    for stage in ("linear", "knn", "ood", "corrupt", "transfer", "finetune", "shift"):
+    content["uncertainty"]["head"] = {"images": 50, "epochs": 1}
+    for stage in (
+        *("linear", "knn", "ood", "corrupt", "transfer", "finetune", "shift", "uncertainty"),
+    ):
         content[stage]["bootstrap"] = 100
     return content
 
@@ -113,6 +119,10 @@ def finished(tmp_path_factory):
             transfer.main(params, name)
         finetune.main(params, "digits")
         shift.main(params, "elsewhere")
+        people = np.random.default_rng(0).dirichlet(np.full(10, 0.3), 60).astype(np.float32)
+        write_arrays(folder / "data/digits/human_labels.safetensors", {"shares": people})
+        for name in params.uncertainty.datasets:
+            uncertainty.main(params, name)
     return folder
 
 
@@ -339,6 +349,29 @@ def test_the_prediction_is_shown_for_each_condition_with_its_intervals(finished,
     assert (
         "digits, contrast 0." in text and html.count("PIT histogram on") == 4
     )  # two of digits, two OOD sets
+
+
+def test_every_score_of_uncertainty_has_its_row_for_each_dataset(finished, html):
+    text = Tags(html).text.replace("\u2060", "").replace("\u2212", "-")
+    text = text[text.index("Uncertainty Every score is high") :]
+    for name in ("digits", "patches"):
+        found = read_json(finished / f"metrics/uncertainty/{name}.json")
+        trained, random = (found[encoder] for encoder in ("trained", "random"))
+        recall = f"Recall@1: {trained['recall_at_1']:.3f} ("
+        assert f"{name} · n = 60 test images {recall}" in text
+        chosen = SCORES[found["chosen"]["trained"]].label
+        assert f"{chosen} chosen on val {shown(trained, 'r_auroc')}" in text
+        for score in ("projection_norm", "log_sigma", "feature_norm", "loss_ranking"):
+            values, untrained = trained["scores"][score], random["scores"][score]
+            row = f"{shown(values, 'r_auroc')} {shown(untrained, 'r_auroc')} "
+            row += f"{shown(values, 'crop_test')} {untrained['crop_test']:.3f}"
+            if name == "digits":
+                people = untrained["human_correlation"]
+                row += f" {shown(values, 'human_correlation')} {people:.3f}"
+            assert row in text, (name, score)
+    assert text.count("rank corr. with people") == 1
+    assert "NLL of people's labels: " in text and "ECE against people, calibrated: " in text
+    assert html.count('aria-label="Recall@1 on ') == 2
 
 
 @pytest.fixture(scope="module")

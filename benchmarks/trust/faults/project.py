@@ -27,6 +27,7 @@ MINI = {
     "fetch.digits_rotated": None,
     "ood.sets": {"patches": "far"},
     "transfer.targets": ["patches"],
+    "uncertainty.datasets": ["digits"],
     "pretrain.epochs": 4,
     "pretrain.batch_size": 64,
     "pretrain.warmup_epochs": 1,

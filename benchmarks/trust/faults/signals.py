@@ -229,6 +229,7 @@ BY_HAND = (
     "lowshot",
     "ood patches",
     "transfer patches",
+    "uncertainty digits",
     "report",
     "export",
     "fetch digits",

@@ -1,14 +1,15 @@
-"""Colours, dashes and names of encoders and detectors, the same in every figure."""
+"""Colours, dashes and names of encoders, detectors and scores, the same in every figure."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
 from prosmin.evaluation.ood_scores import DETECTORS
+from prosmin.evaluation.uncertainty import SCORES
 
 
 class Line(NamedTuple):
-    """The look of an encoder or a detector in every figure.
+    """The look of an encoder, a detector or a score in every figure.
 
     colour: name in ``drawing.COLOURS``. dash, marker: as matplotlib names them.
     """
@@ -42,6 +43,12 @@ CALIBRATION_LINES = {
 def detector_line(name: str) -> Line:
     """The line of a detector. A detector that the registry lacks has its name as label, in ink."""
     entry = DETECTORS.get(name)
+    return Line(entry.label, entry.colour, entry.dash) if entry else Line(name, "ink", "-")
+
+
+def score_line(name: str) -> Line:
+    """The line of a score of uncertainty. A score that the registry lacks has its name as label."""
+    entry = SCORES.get(name)
     return Line(entry.label, entry.colour, entry.dash) if entry else Line(name, "ink", "-")
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from prosmin.common.encoders import ENCODERS
 from stages.common import layout
+from stages.report.figures.lines import score_line
 from stages.report.inputs import Inputs, Missing, made_by
 
 
@@ -65,6 +66,12 @@ def selections(inputs: Inputs) -> list[Selection]:
         Selection(f"{title}: {key}", *_chosen(inputs, path, key), how)
         for title, path, key, how in wanted
     ]
+    for name in inputs.params.uncertainty.datasets:
+        content = inputs.metrics(layout.metrics("uncertainty", name)) or {}
+        scores = content.get("chosen") or {}
+        labels = (score_line(scores[of]).label if of in scores else "" for of in ENCODERS)
+        title = f"uncertainty on {name}: score"
+        selections.append(Selection(title, *labels, "highest R-AUROC on val, of those of networks"))
     return [selection for selection in selections if selection.trained]
 
 

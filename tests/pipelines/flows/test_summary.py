@@ -43,6 +43,7 @@ def test_every_stage_has_its_rows_in_the_order_of_params(tmp_path):
     write_json(tmp_path / "ood" / "digits_halves.json", {"trained": {"knn": inner}})
     write_json(tmp_path / "corrupt.json", both(mce_unnormalised=0.2))
     write_json(tmp_path / "transfer" / "patches.json", both(accuracy=0.99))
+    write_json(tmp_path / "uncertainty" / "digits.json", both(r_auroc=0.6))
     assert [row.label for row in rows(PARAMS, tmp_path)] == [
         "linear probe: accuracy",
         "linear probe: ECE (lower is better)",
@@ -55,6 +56,7 @@ def test_every_stage_has_its_rows_in_the_order_of_params(tmp_path):
         "OOD, patches (far), sigma: AUROC",
         "corruption: mean error (lower is better)",
         "transfer to patches: accuracy",
+        "uncertainty, digits: R-AUROC",
     ]
 
 

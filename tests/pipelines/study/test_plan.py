@@ -114,6 +114,7 @@ def test_a_path_with_odd_characters_arrives_as_it_is(place):
             "ood.sets={digits: near}",
             "transfer.targets=[]",
             "finetune.datasets=[]",
+            "uncertainty.datasets=[]",
         ]
     )
     assert load().fetch["photos"].path == f"{folder}/train"

@@ -1,5 +1,7 @@
 """Neighbours and scores against scikit-learn and torch, measures against their oracles."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,15 @@ def test_every_doubt_of_the_networks_is_a_score_and_the_order_is_that_of_the_reg
     assert all(uncertainty.SCORES[name].own for name in DOUBTS)
     scores = dict.fromkeys(["own_score", "knn_distance", "width"], np.zeros(1))
     assert list(uncertainty.ordered(scores)) == ["width", "knn_distance", "own_score"]
+
+
+def test_the_document_has_the_definitions_of_the_registry():
+    document = (Path(__file__).parents[3] / "docs/evaluation.md").read_text()
+    rows = []
+    for name, entry in uncertainty.SCORES.items():
+        definition = entry.definition.replace("|", r"\|")
+        rows.append(f"| `{name}` | {definition} |{' yes' if entry.own else ''} |")
+    assert "\n".join(rows) in document
 
 
 def test_scores_that_are_not_finite_are_one_sentence():

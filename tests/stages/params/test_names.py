@@ -127,6 +127,11 @@ FAULTS = {
         "transfer.targets.0 is 'patchs'; allowed",
         "(did you mean 'patches'?)",
     ),
+    "dataset of uncertainty not fetched": (
+        {"uncertainty.datasets": ["digits", "patchs"]},
+        "uncertainty.datasets.1 is 'patchs'; allowed",
+        "(did you mean 'patches'?)",
+    ),
     "ood set is trained on": (
         {"ood.sets.digits": "far"},
         "ood.sets.digits is 'digits', the dataset that is trained on",
