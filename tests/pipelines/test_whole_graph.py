@@ -12,10 +12,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet
 import pytest
 
+import prosmin
 from benchmarks.trust.faults import __main__ as faults
 from benchmarks.trust.faults import project
+from prosmin.common.files import read_arrays
+from prosmin.data.dataset import load_split
+from prosmin.evaluation.linear_probe import Probe
+from prosmin.metrics import classification
 from tests.pipelines.clones import ROOT, clone, command, commit, edit, on_photos, photographs, ran
 
 UNCERTAINTY = ("uncertainty/photos", "uncertainty/digits")
@@ -64,6 +71,43 @@ def test_every_stage_leaves_what_the_graph_declares(finished):
         assert {"trained", "random"} <= set(metrics), name
     assert json.loads((finished / "metrics/linear.json").read_text())["trained"]["n"] == 16
     assert "photos" in (finished / "results/report/index.html").read_text()
+
+
+def test_the_export_predicts_the_test_split_as_the_stages_did(finished):
+    """The same classes, probabilities to 1e-5 and OOD scores to 1e-5."""
+    model = prosmin.load(finished / "results/export", "cpu")
+    settings = model.facts.model
+    split = load_split(finished / "data/photos", "test", settings.image_size, settings.channels)
+    found, labels = model.predict(split.images), split.labels.numpy()
+    embedded = read_arrays(finished / "results/embed/photos/trained.safetensors")
+    probe = Probe.load(finished / "results/linear/trained.safetensors")
+    logits = probe.logits(embedded["test.features"])
+    expected = classification.softmax(logits / probe.temperature)
+    np.testing.assert_allclose(found.probabilities, expected, rtol=0, atol=1e-5)
+    assert found.labels == [split.classes[place] for place in logits.argmax(axis=1)]
+    linear = json.loads((finished / "metrics/linear.json").read_text())["trained"]
+    covered = np.take_along_axis(found.sets, labels[:, None], axis=1)
+    assert covered.mean() == pytest.approx(linear["conformal_coverage"], abs=1e-5)
+    assert found.sets.sum(axis=1).mean() == pytest.approx(linear["conformal_size"], abs=1e-5)
+    scores = read_arrays(finished / "results/ood/digits/scores.safetensors")
+    for detector, values in found.scores.items():
+        theirs = scores[f"trained.{detector}.id"]
+        np.testing.assert_allclose(values, theirs, rtol=1e-5, atol=1e-5)
+    assert set(found.scores) == {"knn", "mahalanobis", "combined"}
+
+
+def test_a_folder_of_photographs_is_predicted_by_the_export(finished, photos, tmp_path):
+    out, page = tmp_path / "out.parquet", tmp_path / "page.html"
+    arguments = ("--model", "results/export", "--out", str(out), "--report", str(page))
+    command(finished, "-m", "prosmin", "predict", str(photos), *arguments)
+    rows = pyarrow.parquet.read_table(out).to_pylist()
+    assert {row["file"] for row in rows} == {
+        str(path.relative_to(photos)) for path in photos.rglob("*.*") if path.is_file()
+    }
+    assert {row["error"] for row in rows} == {None} and page.stat().st_size > 10_000
+    # Most of the files are training images, each of which is its own nearest image.
+    same = [row for row in rows if row["nearest_distance"][0] < 1e-3]
+    assert len(same) > len(rows) / 2
 
 
 def test_nothing_to_do_runs_nothing(finished):

@@ -275,7 +275,7 @@ FAULTS = {
     ),
     "width at no image": (
         {"pretrain.objective.initial_width": 0.001},
-        "pretrain.objective.initial_width is 0.001; it must be at least 0.01",
+        "pretrain.objective.initial_width is 0.001; it must be above 0.1",
     ),
     # lists
     "empty grid": ({"knn.k": []}, "knn.k is []; it must be given at least 1 entry"),
