@@ -1,6 +1,6 @@
 """Where the time of a training step goes: ``python -m benchmarks.speed.step``.
 
-The CIFAR-10 recipe of ``benchmarks.cifar10`` (32-pixel images, batches of 128, two views, bf16,
+The network of recipes/cifar10.yaml (32-pixel images, batches of 128, two views, bf16,
 ProSMIN with whitened targets), the same in fp32, and the same with a ResNet-18, on random images,
 in turns:
 
@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from benchmarks.cifar10 import ENCODER
+from benchmarks.cifar10 import recipe
 from benchmarks.record import record
 from benchmarks.speed.turns import figures, in_turns
 from prosmin.common.startup import keep_freed_memory
@@ -30,6 +30,7 @@ from prosmin.training.settings import TrainSettings
 from prosmin.views.make import make_views
 from prosmin.views.settings import Views
 
+ENCODER = dict(recipe().pretrain.encoder.kwargs)
 # Keywords of the encoder, precision, and share of the steps: on a CPU one step of a ResNet-18 takes
 # as long as twenty of the others.
 CASES = {
