@@ -67,7 +67,7 @@ def test_a_stale_graph_is_reported_and_drawn_again(tmp_path):
     assert done.returncode == 1 and "stale" in done.stderr
     assert drawing("--write", root=tmp_path).returncode == 0
     new = (tmp_path / "README.md").read_text()
-    assert "linear --> corrupt & shift & poem" in new
+    assert re.search(r"linear --> .*& poem\n", new)
     assert drawing(root=tmp_path).returncode == 0
     before, after = (re.split(r"```mermaid\n.*?```\n", text, flags=re.S) for text in (README, new))
     assert before == after
