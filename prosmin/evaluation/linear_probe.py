@@ -18,7 +18,6 @@ import numpy as np
 
 from prosmin.common.compute.backend import NUMPY, chunks, rows_at_once
 from prosmin.common.compute.logistic import (
-    COARSE,
     Regression,
     Solution,
     Standard,
@@ -162,7 +161,7 @@ def select(
     solution: Solution | None = None
     best, lowest, chosen = np.nan, np.inf, solution
     for strength in sorted(l2, reverse=True):
-        solution = regression.minimise(strength, solution, COARSE)
+        solution = regression.minimise(strength, solution, regression.coarsest)
         error = _probe(regression, solution).average(classification.nll, val)
         if error < lowest:
             best, lowest, chosen = strength, error, solution

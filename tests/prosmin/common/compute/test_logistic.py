@@ -5,7 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
 from prosmin.common.compute import backend as blocks
@@ -134,3 +137,22 @@ def test_a_large_fit_is_in_float32_and_close_to_the_fine_one(monkeypatch):
         solution = regression.minimise(1e-3, None, precision)
         values.append(regression.evaluate(solution.weight, solution.bias, 1e-3)[0])
     assert values[0] <= values[1] + 1e-12 and values[1] - values[0] < 1e-6
+
+
+def test_a_coarse_fit_from_a_stronger_l2_has_the_held_out_nll_of_a_fine_one():
+    """It had that of the stronger l2 where the samples are separable, and was chosen for it."""
+    pixels, labels = load_digits(return_X_y=True)
+    mixed = pixels @ np.random.default_rng(0).normal(size=(64, 256)) / 30
+    features = np.maximum(mixed, 0).astype(np.float32)
+    regression = Regression([(features[:1200], labels[:1200])], 10)
+
+    def held_out(solution: Solution) -> float:
+        mean, std = regression.standard
+        logits = (features[1200:] - mean) / std @ solution.weight.T + solution.bias
+        return float(log_loss(labels[1200:], softmax(logits, axis=1)))
+
+    start = None
+    for l2 in (1.0, 0.1, 0.01, 1e-3, 1e-4):
+        start = regression.minimise(l2, start, regression.coarsest)
+        fine = regression.minimise(l2, None, regression.finest)
+        assert held_out(start) == pytest.approx(held_out(fine), rel=0.02)
