@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from accelerate.state import AcceleratorState
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -25,6 +26,7 @@ from stages import (
     pretrain,
     shift,
     transfer,
+    uncertainty,
 )
 from stages.params.load import load
 from stages.report import __main__ as report
@@ -122,6 +124,14 @@ def params(tmp_path, monkeypatch):
     return load()
 
 
+@pytest.fixture(autouse=True)
+def precision():
+    """Accelerate keeps the precision of a process, which is another one here."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.mark.integration
 def test_the_imagenet_recipe_runs_from_the_files_to_the_report(params):
     for name in params.fetch:
@@ -148,6 +158,8 @@ def test_the_imagenet_recipe_runs_from_the_files_to_the_report(params):
         shift.main(params, name)
     for name in params.transfer.targets:
         transfer.main(params, name)
+    for name in params.uncertainty.datasets:
+        uncertainty.main(params, name)
     for stage in (export, report):
         stage.main(params)
     assert files.read_json("metrics/corrupt.json")["trained"]["mce"] > 0

@@ -15,6 +15,7 @@ DIGITS = TINY | {
     "ood.sets": {"other": "far"},
     "fetch.other": {"source": "builtin", "name": "digits"},
     "transfer.targets": [],
+    "uncertainty.datasets": [],
     "finetune.datasets": [],
     "pretrain.channels": 1,
     "pretrain.epochs": 1,
