@@ -167,8 +167,10 @@ class Project:
         self.folder, self.record = folder, folder.parent / "record"
         self.go_file = folder.parent / "record.go"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        # A test that imports a flow in this process sets variables for it, such as its log level.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_LOGGING_")}
         self.variables = {
-            **os.environ,
+            **inherited,
             "PATH": path,
             "PYTHONPATH": str(ROOT),
             "RECORD": str(self.record),
