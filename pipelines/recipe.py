@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.graph.experiment import git, share_cache, take_snapshot
+from pipelines.graph.experiment import clone_at, git, take_snapshot
 from prosmin.common.errors import UserError, listed
 from stages.common.declared import LOCK, PARAMS
 from stages.params.load import load
@@ -56,10 +56,7 @@ def prepare(file: Path) -> Path:
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         RUNS.mkdir(exist_ok=True)
-        words = ("clone", "--quiet", "--shared", "--no-checkout", str(origin), str(part))
-        git(origin, *words)
-        git(part, "checkout", "--quiet", "--detach", commit)
-        share_cache(origin, part)
+        clone_at(origin, part, commit)
         part.rename(folder)
     git(folder, "reset", "--quiet", "--mixed", commit)
     keep = [f":(exclude){path}" for path in (*RECORD, PARAMS)]

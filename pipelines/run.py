@@ -20,8 +20,8 @@ from pipelines.flows.summary import show
 from pipelines.graph import dag
 from pipelines.graph.experiment import check
 from pipelines.graph.workspace import alone, end_with_make, heard, tidy
-from prosmin.common.errors import UserError, say
-from stages.common.command import OUTSIDE, cause, with_command
+from prosmin.common.errors import UserError, cause, say
+from stages.common.command import OUTSIDE, with_command
 from stages.common.stopping import raise_interrupts
 from stages.params.load import Params, load
 
@@ -43,15 +43,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--force", action="store_true", help="run stages also where nothing has changed"
     )
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        metavar="KEY=VALUE",
-        action="extend",
-        nargs="+",
-        default=[],
-        help="as a DVC experiment with these settings; the folder stays as it is",
-    )
+    add_settings(parser, "as a DVC experiment with these settings; the folder stays as it is")
     parser.add_argument(
         "--downstream",
         action="store_true",
@@ -68,6 +60,19 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def add_settings(parser: argparse.ArgumentParser, says: str) -> None:
+    """Add ``--set``, the settings of a run. says: its help."""
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        metavar="KEY=VALUE",
+        action="extend",
+        nargs="+",
+        default=[],
+        help=says,
+    )
+
+
 def main(given: argparse.Namespace) -> int:
     params = load()
     check(given.changes, given.name)
@@ -78,9 +83,7 @@ def main(given: argparse.Namespace) -> int:
     else:
         with alone():  # fails at once where another run is at work
             look = dag.look(given.stages, given.downstream)
-    # The view of the terminal tells all there is.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    settle()
+    settle_quietly()
     from pipelines.flows.terminal import Terminal
 
     with reached(), Terminal() as view:
@@ -106,6 +109,24 @@ def main(given: argparse.Namespace) -> int:
         finally:
             flush()
     return report(state, view, params)
+
+
+def settle_quietly() -> None:
+    """Settle Prefect's variables for a command that tells by itself all there is."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    settle()
+
+
+def points_run(start: "Callable[[], State[Any]]") -> int:
+    """Run a flow of points on the server; return the exit code. start: imports and calls it."""
+    settle_quietly()
+    with reached():
+        try:
+            state = start()
+        finally:
+            flush()
+    print(state.message)
+    return 0 if state.is_completed() else 1
 
 
 def report(state: "State[Any]", view: "Terminal", params: Params) -> int:

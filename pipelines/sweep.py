@@ -8,14 +8,17 @@ for this commit is not run again, so a stopped sweep goes on where it was.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipelines.flows.grid import load_sweep, prepare
-from pipelines.flows.server import reached, settle
+from pipelines.flows.points import add_slots, check_slots
 from pipelines.graph.workspace import tidy
-from pipelines.run import command, flush
+from pipelines.run import command, points_run
+
+if TYPE_CHECKING:
+    from prefect.states import State
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -24,13 +27,12 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         description="Run every point of a grid as a DVC experiment.",
     )
     parser.add_argument("file", type=Path, help="such as sweeps/lambda.yaml")
-    parser.add_argument("--slots", type=int, default=2, help="points at the same time (default: 2)")
+    add_slots(parser, "points")
     parser.add_argument(
         "--name", help="of the experiments, before their number (default: the name of the file)"
     )
     options = parser.parse_args(given)
-    if options.slots < 1:
-        parser.error(f"--slots is {options.slots}; it must be at least 1")
+    check_slots(parser, options.slots)
     return options
 
 
@@ -38,23 +40,19 @@ def main(options: argparse.Namespace) -> int:
     sweep = load_sweep(options.file)
     tidy()
     prepare(sweep)
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    settle()
-    with reached():
+
+    def start() -> "State[Any]":
         from pipelines.flows.sweep_flow import run_sweep
 
-        try:
-            state = run_sweep(
-                name=options.name or options.file.stem,
-                slots=options.slots,
-                echo=True,
-                return_state=True,
-                **sweep.model_dump(),
-            )
-        finally:
-            flush()
-    print(state.message)
-    return 0 if state.is_completed() else 1
+        return run_sweep(
+            name=options.name or options.file.stem,
+            slots=options.slots,
+            echo=True,
+            return_state=True,
+            **sweep.model_dump(),
+        )
+
+    return points_run(start)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Points of a sweep or study, each in a process and a folder of its own, on its cores."""
 
+import argparse
 import queue
 import subprocess
 import sys
@@ -12,6 +13,19 @@ from pipelines.engine import machine
 from pipelines.engine.execute import ended, guarded
 from pipelines.flows.grid import Value, written
 from pipelines.flows.server import stop
+
+
+def add_slots(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Add ``--slots``, how many of a kind run at the same time, such as points."""
+    parser.add_argument(
+        "--slots", type=int, default=2, help=f"{kind} at the same time (default: 2)"
+    )
+
+
+def check_slots(parser: argparse.ArgumentParser, slots: int) -> None:
+    """End with the usage and a sentence for fewer than one slot."""
+    if slots < 1:
+        parser.error(f"--slots is {slots}; it must be at least 1")
 
 
 @dataclass(frozen=True)

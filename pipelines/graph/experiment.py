@@ -104,11 +104,9 @@ def experiment(
         print(line, file=sys.stderr, flush=True)
     with experiment_folder(name or "run") as folder:
         try:
-            git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
-            git(folder, "checkout", "--quiet", "--detach", commit)
+            clone_at(origin, folder, commit)
             if edits:
                 git(folder, "restore", "--source", edits, "--worktree", "--", ".")
-            share_cache(origin, folder)
             os.chdir(folder)
             apply(changes)
             load()
@@ -219,7 +217,14 @@ def _replacing(change: str) -> list[str]:
     return [f"~{key}", f"+{change}"] if value.lstrip().startswith("{") else [change]
 
 
-def share_cache(origin: Path, folder: Path) -> None:
+def clone_at(origin: Path, folder: Path, commit: str) -> None:
+    """Clone a commit of the origin into ``folder``, with its settings of DVC and its cache."""
+    git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
+    git(folder, "checkout", "--quiet", "--detach", commit)
+    _share_cache(origin, folder)
+
+
+def _share_cache(origin: Path, folder: Path) -> None:
     """Give the experiment the settings that are not in git and the cache of the origin."""
     local = origin / ".dvc" / "config.local"
     if local.is_file():

@@ -9,14 +9,17 @@ results.md beside it. Both are functions of the experiments alone.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipelines.flows.server import reached, settle
+from pipelines.flows.points import add_slots, check_slots
 from pipelines.graph.workspace import tidy
-from pipelines.run import command, flush
+from pipelines.run import add_settings, command, points_run
 from pipelines.study.plan import plan_of
+
+if TYPE_CHECKING:
+    from prefect.states import State
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -25,16 +28,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         description="Compare methods on the whole evaluation, over seeds.",
     )
     parser.add_argument("file", type=Path, help="such as studies/digits.yaml")
-    parser.add_argument("--slots", type=int, default=2, help="runs at the same time (default: 2)")
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        metavar="KEY=VALUE",
-        action="extend",
-        nargs="+",
-        default=[],
-        help="further settings of every run",
-    )
+    add_slots(parser, "runs")
+    add_settings(parser, "further settings of every run")
     parser.add_argument(
         "--folder",
         dest="folders",
@@ -47,34 +42,31 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         "--name", help="before the names of the experiments (default: the name of the file)"
     )
     options = parser.parse_args(given)
-    if options.slots < 1:
-        parser.error(f"--slots is {options.slots}; it must be at least 1")
+    check_slots(parser, options.slots)
     return options
 
 
 def main(options: argparse.Namespace) -> int:
     name = options.name or options.file.stem
     tidy()
-    plan_of(options.file, name, options.changes, options.folders)  # faults before the server starts
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    settle()
-    with reached():
-        from pipelines.study.flow import run_study
+    # Faults are reported before the server starts.
+    planned = plan_of(options.file, name, options.changes, options.folders)
 
-        try:
-            state = run_study(
-                file=str(options.file),
-                name=name,
-                changes=options.changes,
-                folders=options.folders,
-                slots=options.slots,
-                echo=True,
-                return_state=True,
-            )
-        finally:
-            flush()
-    print(state.message)
-    return 0 if state.is_completed() else 1
+    def start() -> "State[Any]":
+        from pipelines.study.flow import PLANNED, run_study
+
+        PLANNED.set(planned)
+        return run_study(
+            file=str(options.file),
+            name=name,
+            changes=options.changes,
+            folders=options.folders,
+            slots=options.slots,
+            echo=True,
+            return_state=True,
+        )
+
+    return points_run(start)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The study as a Prefect flow: a task per run, batch after batch, and the page at the end."""
 
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from prosmin.common.errors import UserError
 from prefect import flow, get_run_logger  # isort: skip
 from prefect import states  # isort: skip
 from prefect.task_runners import ThreadPoolTaskRunner  # isort: skip
+
+
+# The plan and the folders, where the command line has checked them a moment ago.
+PLANNED: ContextVar[tuple[Plan, dict[str, str]] | None] = ContextVar("planned", default=None)
 
 
 class Progress:
@@ -91,7 +96,7 @@ def run_study(
         echo: Whether to write to the terminal too.
     """
     try:
-        progress = Progress(*plan_of(Path(file), name, changes, folders))
+        progress = Progress(*(PLANNED.get() or plan_of(Path(file), name, changes, folders)))
         snapshot = take_snapshot()
     except UserError as error:
         get_run_logger().error("%s", error)

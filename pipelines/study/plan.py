@@ -169,11 +169,7 @@ def check_run(run: Run, folders: Mapping[str, str]) -> None:
     check([f"{key}={written(quoted(value))}" for key, value in changes.items()])
     content = read(PARAMS)
     for key, value in changes.items():
-        *sections, name = key.split(".")
-        part = content
-        for section in sections:
-            part = part[section]
-        part[name] = value
+        content = _with(content, key.split("."), value)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PARAMS
         path.write_text(yaml.safe_dump(content, sort_keys=False))
