@@ -12,6 +12,7 @@ Writes  results/export/model.safetensors: the weights of the timm model without 
             and code that loads the encoder
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -42,13 +43,9 @@ log = logging.getLogger(__name__)
 
 
 def main(params: Params) -> None:
-    try:
+    with _made_by("pretrain"):
         description = files.read_json(layout.DESCRIPTION)
         arrays = files.read_arrays(layout.ENCODER_WEIGHTS)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename} does not exist; make it with `dvc repro pretrain`"
-        ) from None
     # Any part of the description may be missing or damaged.
     damaged = files.decoding(layout.DESCRIPTION)
     with files.whole_folder(layout.EXPORT) as folder, damaged:
@@ -57,16 +54,23 @@ def main(params: Params) -> None:
         if not model["cifar_stem"]:
             files.write_json(folder / "config.json", timm_config(model))
         parameters = sum(array.size for name, array in arrays.items() if not name.endswith(BUFFERS))
-        try:
+        with _made_by("fetch"):
             manifest = files.read_metrics(layout.metrics("fetch", trained["dataset"]))
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{error.filename} does not exist; make it with `dvc repro fetch`"
-            ) from None
         files.write_text(
             folder / "README.md", card(params, model, trained, manifest, parameters, rows(params))
         )
     log.info("%s: %s, %.2f M parameters", layout.EXPORT, model["encoder"], parameters / 1e6)
+
+
+@contextlib.contextmanager
+def _made_by(stage: str) -> Iterator[None]:
+    """Name the stage that makes a file where the block does not find the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename} does not exist; make it with `dvc repro {stage}`"
+        ) from None
 
 
 def write_bundle(folder: Path, params: Params, model: dict[str, Any]) -> None:
@@ -90,12 +94,8 @@ def write_bundle(folder: Path, params: Params, model: dict[str, Any]) -> None:
         tuple(classes) if classes else None,
         {split: len(sample.features) for split, sample in samples.items()},
     )
-    try:
+    with _made_by("pretrain"):
         state = files.read_arrays(layout.PRETRAINED / WEIGHTS[TRAINED])
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename} does not exist; make it with `dvc repro pretrain`"
-        ) from None
     bundle.write(folder, layout.ENCODER_WEIGHTS, state, facts, load_probe(TRAINED), known)
 
 

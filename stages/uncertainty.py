@@ -33,6 +33,7 @@ from prosmin.common.compute.logistic import standardisation
 from prosmin.common.encoders import ENCODERS
 from prosmin.common.seeds import sample_rows
 from prosmin.data import dataset
+from prosmin.data.stored import Stored
 from prosmin.evaluation import uncertainty, uncertainty_head, uncertainty_views
 from prosmin.metrics.uncertainty import r_auroc, rejection_curve
 from prosmin.models import store
@@ -69,14 +70,12 @@ def main(params: Params, name: str = "") -> None:
         here[encoder] = parts.splits_of(parts.load(name, encoder, size), seed)
         bank[encoder] = parts.to_fit(parts.load(params.dataset, encoder, size), seed)
     batch, count = params.embed.batch_size, len(here[ENCODERS[0]]["test"].labels)
-    cropped = uncertainty_views.embed_crops(
-        models, _chunks(name, "test", np.arange(count), description), count, seed, batch
-    )
+    images = _images(name, "test", np.arange(count), description)
+    cropped = uncertainty_views.embed_crops(models, images, count, seed, batch)
     rows = bank[ENCODERS[0]][1]
     sampled = sample_rows(len(rows), asked.head.images, seed, "loss ranking")
-    viewed = uncertainty_views.embed_views(
-        models, _chunks(params.dataset, "train", rows[sampled], description), view, seed, batch
-    )
+    images = _images(params.dataset, "train", rows[sampled], description)
+    viewed = uncertainty_views.embed_views(models, images, view, seed, batch)
     human = dataset.load_human_labels(f"data/{name}")
     metrics: dict[str, Any] = {}
     chosen: dict[str, str] = {}
@@ -138,16 +137,12 @@ def _tell(
     log.info("%s: Recall@1 %.4f, R-AUROC %s", where, recalls["recall_at_1"], aurocs)
 
 
-# --- the images -----------------------------------------------------------------------------------
-
-
-def _chunks(
+def _images(
     name: str, split: str, rows: np.ndarray, model: store.ModelSettings
 ) -> Iterator[torch.Tensor]:
     """The images of these rows, uint8 [n, C, S, S], a block at a time."""
-    for start in range(0, len(rows), _BLOCK):
-        chosen = rows[start : start + _BLOCK]
-        yield dataset.load_split(f"data/{name}", split, model.frame, model.channels, chosen).images
+    stored = Stored(f"data/{name}", [split], model.frame, model.channels)
+    return stored.batches(rows, _BLOCK)
 
 
 # --- scores and their measures --------------------------------------------------------------------

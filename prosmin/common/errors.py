@@ -86,6 +86,12 @@ def _pieces(value: Any, most: int) -> Iterator[str]:
         yield repr(value)
 
 
+def cause(error: OSError) -> str:
+    """The words of the system for an error, with the file in brackets where it is known."""
+    words = error.strerror or str(error)
+    return f"{words} ({error.filename})" if error.filename else words
+
+
 def say(error: object) -> None:
     """Write each line of a message on standard error, with escapes for unprintable characters.
 

@@ -32,6 +32,12 @@ def unit(features: np.ndarray) -> np.ndarray:
     return scaled
 
 
+def lengths(features: np.ndarray) -> np.ndarray:
+    """Euclidean length of features ``[N, F]``, float64 ``[N]``."""
+    norms: np.ndarray = np.linalg.norm(features.astype(np.float64), axis=1)
+    return norms
+
+
 def by_cosine(rows: np.ndarray) -> tuple[np.ndarray, None]:
     """Prepare rows of a bank for ``closest``, so that cosine similarity ranks them."""
     return unit(rows), None

@@ -17,7 +17,7 @@ from prosmin.common.compute.backend import chunks, rows_at_once
 from prosmin.common.compute.moments import Rows
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.evaluation.covariance import Means, by_class, double
-from prosmin.evaluation.knn import Bank, unit
+from prosmin.evaluation.knn import Bank, lengths, unit
 
 Array = np.ndarray
 T = TypeVar("T")
@@ -210,8 +210,7 @@ def feature_norm(train: Sample, query: Sample, settings: Settings) -> Array:
 
     Park et al., ICCV 2023 (arXiv 2310.05316), who explain it.
     """
-    scores: Array = -np.linalg.norm(query.features.astype(np.float64), axis=1)
-    return scores
+    return -lengths(query.features)
 
 
 def _unit_length(features: Array) -> Array:

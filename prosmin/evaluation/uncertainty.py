@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from prosmin.common.compute.backend import chunks
 from prosmin.common.errors import UserError
-from prosmin.evaluation.knn import neighbours, unit
+from prosmin.evaluation.knn import lengths, neighbours, unit
 from prosmin.evaluation.label_subsets import Labelled
 from prosmin.metrics import classification, uncertainty
 from prosmin.metrics.prediction import rank_correlation
@@ -89,8 +90,7 @@ SCORES = {
 
 def feature_norm(features: Array) -> Array:
     """Minus the length of the features: [N, F] -> float64 [N]. Short features mean doubt."""
-    lengths: Array = np.linalg.norm(features.astype(np.float64), axis=1)
-    return -lengths
+    return -lengths(features)
 
 
 def knn_distance(bank: Array, features: Array, k: int) -> Array:
@@ -128,10 +128,9 @@ def identification_losses(
 def _one_way(queries: Array, keys: Array, temperature: float, size: int = 512) -> Array:
     """Losses [N] of queries [N, F] among keys [N, F], in blocks of queries."""
     losses = []
-    for start in range(0, len(queries), size):
-        rows = np.arange(start, min(start + size, len(queries)))
+    for rows in chunks(len(queries), size):
         logs = classification.log_softmax(queries[rows] @ keys.T / temperature)
-        losses.append(-logs[np.arange(len(rows)), rows])
+        losses.append(-np.diagonal(logs, rows.start))
     return np.concatenate(losses)
 
 

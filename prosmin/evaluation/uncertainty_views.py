@@ -17,7 +17,9 @@ from prosmin.views.make import random_view
 from prosmin.views.settings import ViewSettings
 
 SHARES = (0.1, 0.75)  # of the side that a crop keeps, as in the URL benchmark
-_PURPOSE = 2  # of the first random stream; ``prosmin.evaluation.prediction`` has 0 and 1
+# Of the first random stream. ``prosmin.evaluation.prediction`` has 0 to 2, so the views of the
+# first block are drawn as those of the predictive mixture; no number depends on both.
+_PURPOSE = 2
 _CHUNK = 256  # images at a time; a constant, because the drawn views depend on it
 
 

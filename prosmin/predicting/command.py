@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosmin.common.errors import ConfigError, UserError, listed, say
+from prosmin.common.errors import ConfigError, UserError, cause, listed, say
 
 if TYPE_CHECKING:
     from prosmin.predicting.images import Batch
@@ -29,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(error)
         sys.exit(2)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        say(f"prosmin cannot go on: {error.strerror or error}{where}; no table was written")
+        say(f"prosmin cannot go on: {cause(error)}; no table was written")
         sys.exit(2)
     except KeyboardInterrupt:
         print("prosmin: interrupted; no table was written", file=sys.stderr)

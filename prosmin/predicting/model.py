@@ -17,6 +17,7 @@ from prosmin.data import dataset, picture
 from prosmin.evaluation.embedding import Embedding, describe
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.metrics import classification, conformal
+from prosmin.metrics.uncertainty import entropy
 from prosmin.objectives.base import Objective
 from prosmin.objectives.doubts import DOUBTS
 from prosmin.predicting import bundle
@@ -70,8 +71,7 @@ class Predictions:
         has. None where it has none.
         """
         if self.probabilities is not None:
-            logs = np.log(np.maximum(self.probabilities, np.finfo(np.float64).tiny))
-            return "entropy", -(self.probabilities * logs).sum(axis=1)
+            return "entropy", entropy(self.probabilities)
         free = self.label_free
         return next(
             ((name, free[name]) for name in ("width", "log_sigma", *DOUBTS) if name in free), None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from prosmin.common import files
-from prosmin.common.errors import ConfigError, UserError, nearest, reason, say
+from prosmin.common.errors import ConfigError, UserError, cause, nearest, reason, say
 from prosmin.common.startup import keep_freed_memory
 from stages.common import inputs
 from stages.common.stopping import raise_interrupts
@@ -96,11 +96,6 @@ def with_command(error: UserError) -> str:
         dataset = re.match(r"data/([^/\s]+)", message)
         target = target.format(dataset=dataset[1]) if dataset else ""
     return f"{message}: `dvc repro{target}`"
-
-
-def cause(error: OSError) -> str:
-    """The words of the system for an error, with the file in brackets where it is known."""
-    return f"{error.strerror} ({error.filename})" if error.filename else f"{error.strerror}"
 
 
 def _told(stage: str, argument: str) -> str:

@@ -31,26 +31,6 @@ def _sync_folder(folder: Path) -> None:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_bytes(path: str | Path, content: bytes, mode: int = 0o666) -> None:
-    """Write a file; missing folders above it are made.
-
-    mode: permissions of the new file, before the umask.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    recover(path.parent)
-    part = _sibling(path, "part")
-    try:
-        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield the path of a new file that takes the place of ``path`` when the block ends.
@@ -69,6 +49,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     finally:
         part.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def write_bytes(path: str | Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file; missing folders above it are made.
+
+    mode: permissions of the new file, before the umask.
+    """
+    with (
+        whole_file(path) as part,
+        open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as handle,
+    ):
+        handle.write(content)
 
 
 def write_text(path: str | Path, text: str, mode: int = 0o666) -> None:
