@@ -24,6 +24,7 @@ charge.
 import json
 import logging
 import os
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,24 @@ def processes_of(gpus: int) -> int:
         there = f"there are only {gpus} GPUs, and each process needs its own"
         raise UserError(f"PROSMIN_PROCESSES is {given}; {there}")
     return given
+
+
+def advise(precision: str, device: str) -> None:
+    """Warn of bf16 on a processor that has no instructions for it.
+
+    PyTorch then computes convolutions one number at a time (docs/performance.md).
+    """
+    import torch
+
+    without = ("DEFAULT", "NO AVX", "AVX2")  # of x86; other processors have names of their own
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    has = torch.backends.cpu.get_cpu_capability()
+    if precision == "bf16" and device == "cpu" and x86 and has in without:
+        log.warning(
+            "pretrain.precision is bf16, but this processor has no AVX-512 (%s): "
+            "fp32 is many times faster here",
+            has,
+        )
 
 
 def checkpoints_of(key: str) -> "Checkpoints":
@@ -101,6 +120,8 @@ def main(params: Params) -> None:
         cpu=not torch.cuda.is_available(),
         mixed_precision="no" if settings.precision == "fp32" else settings.precision,
     )
+    if accelerator.is_main_process:
+        advise(settings.precision, accelerator.device.type)
     shape = settings.crop_pct or 1.0, settings.interpolation or "bilinear"
     frame = Frame(settings.image_size, *shape)
     names, seen = splits_of(params)

@@ -4,8 +4,8 @@
 
 Every run is a DVC experiment in a folder of its own, as the points of a sweep are. A run whose
 experiment exists for this commit is not run again, so a study that was stopped or killed goes on
-where it was. At the end stands results/study/<name>/index.html, and the same as Markdown in
-results.md beside it. Both are functions of the experiments alone.
+where it was. At the end stands results/study/<name>/index.html, the same as Markdown in results.md
+beside it, and the runs in runs.json. All are functions of the experiments alone.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flows.points import add_slots, check_slots
 from pipelines.graph.workspace import tidy
 from pipelines.run import add_settings, command, points_run
-from pipelines.study.plan import plan_of
+from pipelines.study.page import write
+from pipelines.study.progress import planned
 
 if TYPE_CHECKING:
     from prefect.states import State
@@ -39,6 +40,16 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         help="a folder that the file asks for",
     )
     parser.add_argument(
+        "--recorded",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="runs.json of this study from another commit or machine; its runs are not repeated",
+    )
+    parser.add_argument(
+        "--page", action="store_true", help="write the page of what there is; run nothing"
+    )
+    parser.add_argument(
         "--name", help="before the names of the experiments (default: the name of the file)"
     )
     options = parser.parse_args(given)
@@ -50,17 +61,22 @@ def main(options: argparse.Namespace) -> int:
     name = options.name or options.file.stem
     tidy()
     # Faults are reported before the server starts.
-    planned = plan_of(options.file, name, options.changes, options.folders)
+    given = (options.file, name, options.changes, options.folders, options.recorded)
+    progress = planned(*given)
+    if options.page:
+        print("page:", write(progress.plan, progress.due(), progress.known))
+        return 0
 
     def start() -> "State[Any]":
         from pipelines.study.flow import PLANNED, run_study
 
-        PLANNED.set(planned)
+        PLANNED.set(progress)
         return run_study(
             file=str(options.file),
             name=name,
             changes=options.changes,
             folders=options.folders,
+            recorded=options.recorded,
             slots=options.slots,
             echo=True,
             return_state=True,

@@ -160,13 +160,20 @@ def _between(first: float, second: float, values: Sequence[Value]) -> Value:
 class Due(NamedTuple):
     """What a study needs next.
 
-    tunings: by method. runs: not yet ended. final: the compared runs by method, once all choices
-    are made.
+    tunings: by method. runs: those that have not ended. final: the compared runs by method, once
+    all choices are made.
     """
 
     tunings: dict[str, Tuning]
     runs: list[Run]
     final: dict[str, list[Run]]
+
+    @property
+    def all_runs(self) -> list[Run]:
+        """All runs of the study as far as they are known, ended or not."""
+        tried = [trial.run for tuning in self.tunings.values() for trial in tuning.trials]
+        compared = [run for of_method in self.final.values() for run in of_method]
+        return [run for run in (*tried, *compared) if run]
 
 
 def due(plan: Plan, outcome: Outcome, allowed: Callable[[Run], bool]) -> Due:

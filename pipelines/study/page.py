@@ -1,15 +1,17 @@
 """The page of a study and the same as Markdown, from templates; nothing depends on the clock."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipelines.flows.grid import written
+from pipelines.study import record
 from pipelines.study.choice import Due, Trial
 from pipelines.study.comparison import Comparison, Judged, cost, judge
 from pipelines.study.file import Study
 from pipelines.study.plan import Plan
-from pipelines.study.results import Result, read
+from pipelines.study.results import Known, Result
 from pipelines.study.statistics import LEVEL
 from prosmin.common import files
 from prosmin.common.encoders import SHOWN, UNTRAINED
@@ -20,21 +22,22 @@ MARKS = {"shown": "✓", "not shown": "○", "contradicted": "✗", None: "–"}
 CLASSES = {"shown": "shown", "not shown": "open", "contradicted": "against", None: "none"}
 
 
-def write(plan: Plan, due: Due, references: Mapping[str, str]) -> Path:
-    """Write index.html and results.md to results/study/<name>; returns the path of the page.
+def write(plan: Plan, due: Due, known: Known) -> Path:
+    """Write index.html, results.md and runs.json to results/study/<name>.
 
-    references: of git, by the name of an experiment.
+    Returns: the path of the page.
     """
     runs = {
         method: {
-            seed: read(references[run.name])
+            seed: result
             for seed, run in zip(plan.study.seeds, final, strict=True)
-            if run.name in references
+            if (result := known.result(run))
         }
         for method, final in due.final.items()
     }
-    content = _content(plan, due, runs, references)
+    content = _content(plan, due, runs, known)
     with files.whole_folder(layout.STUDIES / plan.name) as folder:
+        files.write_json(folder / record.NAME, record.content(plan, due, known))
         files.write_text(folder / "index.html", _render("study.html", content))
         files.write_text(folder / "results.md", _render("results.md", content))
     return layout.STUDIES / plan.name / "index.html"
@@ -62,7 +65,7 @@ def _content(
     plan: Plan,
     due: Due,
     runs: Mapping[str, Mapping[int, Result]],
-    references: Mapping[str, str],
+    known: Known,
 ) -> dict[str, Any]:
     """The variables of both templates."""
     study = plan.study
@@ -82,9 +85,10 @@ def _content(
         "ranks": ranks(study, judged),
         "tuning": tuning(study, due),
         "missing": [
-            run.name for final in due.final.values() for run in final if run.name not in references
+            run.name for final in due.final.values() for run in final if not known.has(run)
         ],
         "untuned": [name for name in study.methods if name not in due.final],
+        "elsewhere": elsewhere(due, known),
         "overrides": sorted(plan.overrides),
         "untrained": SHOWN[UNTRAINED],
         "arrows": ARROWS,
@@ -100,6 +104,12 @@ def summary(judged: list[Judged]) -> dict[str, list[str]]:
         verdict: [claim.claim.title for claim in judged if claim.verdict == verdict]
         for verdict in ("shown", "contradicted", "not shown")
     }
+
+
+def elsewhere(due: Due, known: Known) -> dict[str, int]:
+    """How many runs were recorded on another commit or machine, by commit."""
+    results = map(known.result, due.all_runs)
+    return dict(Counter(result.commit for result in results if result and result.commit))
 
 
 def ranks(study: Study, judged: list[Judged]) -> dict[str, dict[str, float | None]]:

@@ -39,9 +39,17 @@ class Run:
     @property
     def name(self) -> str:
         """Of the experiment; other settings and another commit give another name."""
-        content = json.dumps([self.commit, self.changes, self.stages], sort_keys=True).encode()
-        digest = hashlib.sha256(content).hexdigest()[:6]
+        digest = _digest(self.commit, self.changes, self.stages)[:6]
         return f"{self.study}-{self.method}-{self.place}-{digest}"
+
+    @property
+    def key(self) -> str:
+        """The same for runs with the same settings and stages, of any commit and machine."""
+        return _digest(self.changes, self.stages)
+
+
+def _digest(*content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The metrics of experiments, read from git."""
+"""The metrics of runs: of experiments, read from git, and of runs recorded elsewhere."""
 
 import io
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.graph.experiment import git, seconds_of
 from pipelines.study.claims import Files
+from pipelines.study.plan import Run
 from stages.common import current, declared, layout
 
 PARTS = (declared.PARAMS, declared.GRAPH, declared.LOCK, layout.METRICS)
@@ -21,10 +22,15 @@ TRAINING = "pretrain"  # the stage whose seconds are the cost of a method; other
 
 @dataclass(frozen=True)
 class Result:
-    """One experiment. files: its metrics by path. seconds: of the stages that ran, by name."""
+    """One run.
+
+    files: its metrics by path. seconds: of the stages that ran, by name. commit: where it was
+    recorded on another commit or machine.
+    """
 
     files: Files
     seconds: Mapping[str, float]
+    commit: str = ""
 
     def value(self, metric: str) -> float | None:
         """A number, such as metrics/linear.json:trained.accuracy_val; None where it is missing."""
@@ -33,6 +39,26 @@ class Result:
         for step in key.split("."):
             content = content.get(step) if isinstance(content, Mapping) else None
         return float(content) if isinstance(content, int | float) else None
+
+
+@dataclass(frozen=True)
+class Known:
+    """The runs that have ended.
+
+    references: git's reference by name, of the experiments on the last commit.
+    recorded: by ``Run.key``. An experiment on the last commit counts before a recorded run.
+    """
+
+    references: Mapping[str, str]
+    recorded: Mapping[str, Result]
+
+    def has(self, run: Run) -> bool:
+        return run.name in self.references or run.key in self.recorded
+
+    def result(self, run: Run) -> Result | None:
+        """None for a run that has not ended."""
+        reference = self.references.get(run.name)
+        return read(reference) if reference else self.recorded.get(run.key)
 
 
 def references() -> dict[str, str]:

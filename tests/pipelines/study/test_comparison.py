@@ -1,23 +1,27 @@
 """Claims judged from the metrics of runs, and the page that shows them."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from pipelines.study import page
+from pipelines.study import page, record, results
 from pipelines.study.choice import Due, Failed, Trial, Tuning
 from pipelines.study.claims import CLAIMS, Claim, Measure, quantities
 from pipelines.study.comparison import cost, judge
 from pipelines.study.file import Study
 from pipelines.study.plan import Plan
-from pipelines.study.results import Result
+from pipelines.study.results import Known, Result
 from prosmin.common.errors import UserError
 from tests.pipelines.study.test_file import changed
 
 SEEDS = range(4)
-METHODS = {name: {"set": {}, "grid": {}} for name in ("prosmin", "simclr", "byol")}
+METHODS = {
+    name: {"set": {"pretrain.objective": {"name": name}}, "grid": {}}
+    for name in ("prosmin", "simclr", "byol")
+}
 # accuracy and ECE above those of a seed that all share, by method
 LEVELS = {"prosmin": (0.10, 0.05), "simclr": (0.00, 0.00), "byol": (0.09, 0.05)}
 
@@ -156,7 +160,7 @@ def test_the_cost_is_that_of_the_runs_that_trained(runs):
 def written(runs, tmp_path, monkeypatch):
     """The page of a study with two methods that were tuned, one of which failed."""
     monkeypatch.chdir(tmp_path)
-    plan = Plan("small", study(base={"pretrain.epochs": 2}), {"corrupt.images": 9})
+    plan = Plan("small", study(base={"pretrain.epochs": 2}), {"corrupt.images": 9}, "0123abc")
     final = {name: [plan.final_run(name, {}, seed) for seed in SEEDS] for name in METHODS}
     by_name = {
         run.name: runs[name][seed]
@@ -164,7 +168,7 @@ def written(runs, tmp_path, monkeypatch):
         for seed, run in zip(SEEDS, of_method)
     }
     missing = final["byol"][3].name
-    monkeypatch.setattr(page, "read", by_name.get)
+    monkeypatch.setattr(results, "read", by_name.get)
     points = [{"pretrain.lr": 0.002}, {"pretrain.lr": 0.005}]
     tunings = {
         name: Tuning(
@@ -177,9 +181,11 @@ def written(runs, tmp_path, monkeypatch):
     }
     tunings["byol"].trials[0] = Trial(points[0], final["byol"][0], Failed("out of memory"))
     references = {name: name for name in by_name if name != missing}
+    due = Due(tunings, [], final)
 
-    def write():
-        path = page.write(plan, Due(tunings, [], final), references)
+    def write(recorded=None):
+        known = Known({}, recorded) if recorded else Known(references, {})
+        path = page.write(plan, due, known)
         return [(path.parent / name).read_text() for name in ("index.html", "results.md")]
 
     return write, missing
@@ -199,6 +205,18 @@ def test_the_page_and_its_markdown_say_the_same(written):
     assert html.count("<svg") == len(re.findall(r"(?:shown|contradicted) \|$", text, re.M))
     assert "highest</span> <code>pretrain.lr" in html and "highest `pretrain.lr`" in text
     assert '<span class="flag">failed</span>' in html
+
+
+def test_recorded_runs_give_the_same_page_and_name_their_commit(written):
+    write, _ = written
+    html, text = write()
+    file = Path("results/study/small/runs.json")
+    html_again, text_again = write(record.read([file]))
+    said = "recorded before, of commit 0123abc"
+    assert said in html_again and "recorded before, on commit 0123abc" in text_again
+    lines = [line for line in html_again.splitlines() if said not in line]
+    assert lines == html.splitlines()
+    assert record.read([file]) == record.read([file, file])
 
 
 def test_numbers_have_a_true_minus_and_zero_has_no_sign():
