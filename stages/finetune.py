@@ -23,6 +23,7 @@ from prosmin.common import files
 from prosmin.common.encoders import ENCODERS, UNTRAINED
 from prosmin.common.errors import UserError
 from prosmin.data import dataset
+from prosmin.data.feed import Resident, Streamed
 from prosmin.data.stored import Stored
 from prosmin.evaluation import lowshot
 from prosmin.evaluation.finetuning import (
@@ -34,7 +35,6 @@ from prosmin.evaluation.finetuning import (
 )
 from prosmin.evaluation.label_subsets import stratified_holdout
 from prosmin.models import store
-from prosmin.views.feed import Resident, Streamed
 from stages.common import layout, workers
 from stages.common.command import check_name, needs_labels, run
 from stages.common.features import HELD_OUT, require_labels

@@ -24,7 +24,6 @@ charge.
 import json
 import logging
 import os
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,24 +62,6 @@ def processes_of(gpus: int) -> int:
     return given
 
 
-def advise(precision: str, device: str) -> None:
-    """Warn of bf16 on a processor that has no instructions for it.
-
-    PyTorch then computes convolutions one number at a time (docs/performance.md).
-    """
-    import torch
-
-    without = ("DEFAULT", "NO AVX", "AVX2")  # of x86; other processors have names of their own
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    has = torch.backends.cpu.get_cpu_capability()
-    if precision == "bf16" and device == "cpu" and x86 and has in without:
-        log.warning(
-            "pretrain.precision is bf16, but this processor has no AVX-512 (%s): "
-            "fp32 is many times faster here",
-            has,
-        )
-
-
 def checkpoints_of(key: str) -> "Checkpoints":
     """The checkpoints of the run with this key, one every PROSMIN_CHECKPOINT_SECONDS."""
     from prosmin.training.checkpoint import Checkpoints
@@ -109,19 +90,17 @@ def main(params: Params) -> None:
     from prosmin.common import distributed, files
     from prosmin.common.seeds import sample_rows
     from prosmin.data import dataset
+    from prosmin.data.feed import Streamed
     from prosmin.models import store
     from prosmin.training.loop import pretrain
     from prosmin.training.monitor import Monitor
     from prosmin.training.state import run_key
-    from prosmin.views.feed import Streamed
     from prosmin.views.make import make_views
 
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no" if settings.precision == "fp32" else settings.precision,
     )
-    if accelerator.is_main_process:
-        advise(settings.precision, accelerator.device.type)
     shape = settings.crop_pct or 1.0, settings.interpolation or "bilinear"
     frame = Frame(settings.image_size, *shape)
     names, seen = splits_of(params)
@@ -146,9 +125,10 @@ def main(params: Params) -> None:
     if accelerator.is_main_process:
         network = f"{settings.encoder.name} of {encoder_size / 1e6:.2f} M parameters"
         seen_images = f"{len(feed)} images of {' and '.join(seen)}"
-        processes = f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
-        threads = torch.get_num_threads()
-        log.info("%s, %s, %s, %d thread(s)", network, seen_images, processes, threads)
+        on = f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
+        on = f"{on}, {torch.get_num_threads()} thread(s)"
+        log.info("%s, %s, %s", network, seen_images, on)
+        launcher.advise(settings.precision, accelerator.device.type)
     key = run_key(settings, feed, params.seed, accelerator, monitor, model=described)
     checkpoints = checkpoints_of(key)
     if accelerator.is_main_process:

@@ -5,7 +5,7 @@ pixels, because only larger JPEGs gain from a reduced scale. Two worker processe
 crops of 20 to 100 % of the area and flip them at random:
 
 - torchvision: ImageFolder in a DataLoader; RandomResizedCrop crops every sample twice
-- ours: ``prosmin.views.feed.Streamed`` over the Arrow file of a fetched dataset, float on the
+- ours: ``prosmin.data.feed.Streamed`` over the Arrow file of a fetched dataset, float on the
   device (here the CPU)
 
 Both deliver float batches [B, 3, 224, 224] in [0, 1]. They take turns; the result is the median of
@@ -29,9 +29,9 @@ from benchmarks.record import record
 from benchmarks.speed.turns import figures, in_turns
 from prosmin.common.files import write_json
 from prosmin.common.startup import keep_freed_memory
+from prosmin.data.feed import Streamed
 from prosmin.fetching.folders import folder as from_folder
 from prosmin.fetching.writing import write_dataset
-from prosmin.views.feed import Streamed
 from prosmin.views.settings import ViewSettings
 
 COUNT, BATCH, WORKERS = 2048, 32, 2

@@ -30,11 +30,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.record import record
 from benchmarks.speed.input import dataset
 from prosmin.common.startup import keep_freed_memory
+from prosmin.data.feed import Feed, Resident, Streamed
 from prosmin.models import store
 from prosmin.objectives.settings import ProSMIN
 from prosmin.training import loop
 from prosmin.training.settings import TrainSettings
-from prosmin.views.feed import Feed, Resident, Streamed
 from prosmin.views.make import make_views
 from prosmin.views.settings import Views
 from stages.common.threads import cores

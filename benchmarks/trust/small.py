@@ -46,7 +46,7 @@ from stages.report import __main__ as report
 
 # Modules that stages import when they need them, imported once for all mutants.
 for name in (
-    *("prosmin.training.loop", "prosmin.views.feed", "stages.report.page"),
+    *("prosmin.training.loop", "prosmin.data.feed", "stages.report.page"),
     *("scipy.optimize", "scipy.special", "scipy.stats", "sklearn.datasets"),
     *("pyarrow.parquet", "safetensors.torch"),
 ):

@@ -30,7 +30,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines.flows.grid import MOST, Value, expand
-from pipelines.study.claims import CLAIMS, Claim
+from pipelines.study.judging.claims import CLAIMS, Claim
 from prosmin.common.errors import UserError, listed, nearest, printable, shown
 from prosmin.metrics.catalogue import find
 from prosmin.objectives.settings import BY_NAME

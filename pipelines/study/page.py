@@ -8,11 +8,11 @@ from typing import Any
 from pipelines.flows.grid import written
 from pipelines.study import record
 from pipelines.study.choice import Due, Trial
-from pipelines.study.comparison import Comparison, Judged, cost, judge
 from pipelines.study.file import Study
+from pipelines.study.judging.comparison import Comparison, Judged, cost, judge
+from pipelines.study.judging.statistics import LEVEL
 from pipelines.study.plan import Plan
 from pipelines.study.results import Known, Result
-from pipelines.study.statistics import LEVEL
 from prosmin.common import files
 from prosmin.common.encoders import SHOWN, UNTRAINED
 from prosmin.metrics.catalogue import ARROWS

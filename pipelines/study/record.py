@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.study.choice import Due
-from pipelines.study.claims import Files, quantities
+from pipelines.study.judging.claims import Files, quantities
 from pipelines.study.plan import Plan, Run
 from pipelines.study.results import Known, Result
 from prosmin.common.encoders import TRAINED, UNTRAINED

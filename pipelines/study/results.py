@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.graph.experiment import git, seconds_of
-from pipelines.study.claims import Files
+from pipelines.study.judging.claims import Files
 from pipelines.study.plan import Run
 from stages.common import current, declared, layout
 

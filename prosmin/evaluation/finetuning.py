@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from prosmin.common.seeds import epoch_order, seed_networks
 from prosmin.data.dataset import Split
+from prosmin.data.feed import Feed, Resident
 from prosmin.evaluation.label_subsets import count_classes, few_labels
 from prosmin.evaluation.linear_probe import ReliabilityRow, classification_metrics, reliability_rows
 from prosmin.metrics import calibration, classification, conformal
 from prosmin.models.networks import Encoder, decay_groups
 from prosmin.training.schedules import warmup_cosine
-from prosmin.views.feed import Feed, Resident
 from prosmin.views.settings import ViewSettings
 
 WARMUP = 0.1  # share of the steps

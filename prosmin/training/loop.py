@@ -28,6 +28,7 @@ from tqdm import tqdm
 from prosmin.common import distributed
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.common.seeds import epoch_order, loss_generator, seed_networks
+from prosmin.data.feed import Feed
 from prosmin.models.networks import decay_groups
 from prosmin.objectives.base import Objective
 from prosmin.training.checkpoint import Checkpoints
@@ -36,7 +37,6 @@ from prosmin.training.monitor import Monitor, observe, warn_of_collapse
 from prosmin.training.schedules import cosine, warmup_cosine
 from prosmin.training.settings import TrainSettings
 from prosmin.training.state import History, Keeper, feed_of
-from prosmin.views.feed import Feed
 
 log = logging.getLogger(__name__)
 

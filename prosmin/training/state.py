@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from prosmin.common import distributed
 from prosmin.data.dataset import checksum
+from prosmin.data.feed import Feed, Resident
 from prosmin.training import checkpoint
 from prosmin.training.checkpoint import Arrays, Checkpoints
 from prosmin.training.monitor import Monitor
 from prosmin.training.settings import TrainSettings
-from prosmin.views.feed import Feed, Resident
 
 
 @dataclass

@@ -5,10 +5,14 @@ Variables left over from another program would change the weights of a run, or m
 processes that nobody has started. So a variable that would have an effect is refused.
 """
 
+import logging
 import os
+import platform
 from collections.abc import Callable
 
 from prosmin.common.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # Set by torchrun and ``accelerate launch`` in every process that they start.
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -83,6 +87,24 @@ def check_accelerate(precision: str) -> None:
                 _refuse(name, text, f"it must be {YES[1]} or {NO[1]}")
         elif name.startswith(SWITCH) and given not in NO:
             _refuse(name, text, "training here knows no such mode")
+
+
+def advise(precision: str, device: str) -> None:
+    """Warn of bf16 on a processor that has no instructions for it.
+
+    PyTorch then computes convolutions one number at a time (docs/performance.md).
+    """
+    import torch
+
+    without = ("DEFAULT", "NO AVX", "AVX2")  # of x86; other processors have names of their own
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    has = torch.backends.cpu.get_cpu_capability()
+    if precision == "bf16" and device == "cpu" and x86 and has in without:
+        log.warning(
+            "pretrain.precision is bf16, but this processor has no AVX-512 (%s): "
+            "fp32 is many times faster here",
+            has,
+        )
 
 
 def _refuse(name: str, value: str, why: str) -> None:

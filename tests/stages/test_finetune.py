@@ -11,11 +11,11 @@ from sklearn.datasets import load_digits
 
 from prosmin.common import files
 from prosmin.common.errors import UserError
+from prosmin.data.feed import Resident, Streamed
 from prosmin.evaluation.finetuning import geometry
 from prosmin.fetching.folders import folder
 from prosmin.fetching.writing import write_dataset
 from prosmin.models import store
-from prosmin.views.feed import Resident, Streamed
 from prosmin.views.settings import ViewSettings
 from stages import fetch, finetune
 from stages.params.load import load

@@ -287,23 +287,3 @@ def test_params_that_are_edited_while_it_trains_cost_no_checkpoint(tmp_path, mon
     assert (tmp_path / "results/pretrain").exists() and not list(
         pretrain.CHECKPOINTS.rglob("step-*")
     )
-
-
-@pytest.mark.parametrize(
-    ("precision", "device", "machine", "has", "warns"),
-    [
-        ("bf16", "cpu", "x86_64", "AVX2", True),
-        ("bf16", "cpu", "AMD64", "DEFAULT", True),
-        ("bf16", "cpu", "x86_64", "AVX512", False),
-        ("bf16", "cpu", "aarch64", "DEFAULT", False),
-        ("bf16", "cuda", "x86_64", "AVX2", False),
-        ("fp32", "cpu", "x86_64", "AVX2", False),
-    ],
-)
-def test_bf16_is_advised_against_where_the_processor_lacks_it(
-    caplog, monkeypatch, precision, device, machine, has, warns
-):
-    monkeypatch.setattr(pretrain.platform, "machine", lambda: machine)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: has)
-    pretrain.advise(precision, device)
-    assert ("pretrain.precision is bf16" in caplog.text) == warns

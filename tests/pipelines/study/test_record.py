@@ -1,4 +1,4 @@
-"""The file of recorded runs. tests/pipelines/study/test_comparison.py writes a page from one."""
+"""The file of recorded runs; judging/test_comparison.py writes a page from one."""
 
 import json
 from dataclasses import replace

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import accelerate
 import pytest
+import torch
 
 from prosmin.common.errors import UserError
 from stages import pretrain
@@ -179,3 +180,23 @@ def test_each_variable_that_accelerate_reads_is_known():
     other = {name for name in names - known if not name.startswith(launcher.SWITCH)}
     assert {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_USE_FSDP"} <= names
     assert not {name for name in other if not re.match(rf"ACCELERATE_({ELSEWHERE}|{SILENT})", name)}
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "machine", "has", "warns"),
+    [
+        ("bf16", "cpu", "x86_64", "AVX2", True),
+        ("bf16", "cpu", "AMD64", "DEFAULT", True),
+        ("bf16", "cpu", "x86_64", "AVX512", False),
+        ("bf16", "cpu", "aarch64", "DEFAULT", False),
+        ("bf16", "cuda", "x86_64", "AVX2", False),
+        ("fp32", "cpu", "x86_64", "AVX2", False),
+    ],
+)
+def test_bf16_is_advised_against_where_the_processor_lacks_it(
+    caplog, monkeypatch, precision, device, machine, has, warns
+):
+    monkeypatch.setattr(launcher.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: has)
+    launcher.advise(precision, device)
+    assert ("pretrain.precision is bf16" in caplog.text) == warns

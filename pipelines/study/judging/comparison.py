@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipelines.study import statistics
-from pipelines.study.claims import Claim, Quantity, quantities
 from pipelines.study.file import Study
+from pipelines.study.judging import statistics
+from pipelines.study.judging.claims import Claim, Quantity, quantities
+from pipelines.study.judging.statistics import Gain, Verdict, gain, holm, verdict
 from pipelines.study.results import TRAINING, Result
-from pipelines.study.statistics import Gain, Verdict, gain, holm, verdict
 from prosmin.common.encoders import TRAINED, UNTRAINED
 from prosmin.metrics import intervals
 from prosmin.metrics.intervals import Interval

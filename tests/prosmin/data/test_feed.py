@@ -20,13 +20,13 @@ from torchvision.transforms import InterpolationMode
 
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_json
+from prosmin.data import feed
+from prosmin.data.feed import Crops, Encoded, Resident, Streamed
 from prosmin.fetching.folders import folder as from_folder
 from prosmin.fetching.writing import write_dataset
 from prosmin.models import store
 from prosmin.training import loop
 from prosmin.training.settings import TrainSettings
-from prosmin.views import feed
-from prosmin.views.feed import Crops, Encoded, Resident, Streamed
 from prosmin.views.make import crop_boxes, make_views
 from prosmin.views.settings import ViewSettings
 
@@ -262,7 +262,7 @@ def test_a_run_on_streamed_images_has_the_same_weights_with_any_number_of_worker
 USED = """
 import ctypes, sys, torch
 from pathlib import Path
-from prosmin.views.feed import Streamed
+from prosmin.data.feed import Streamed
 from prosmin.views.settings import ViewSettings
 # PR_SET_THP_DISABLE: pages of 4 KiB, because a few pages of 2 MiB would hide the difference
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)

@@ -9,9 +9,9 @@ from scipy.stats import ttest_rel
 
 from pipelines.study import page, record, results
 from pipelines.study.choice import Due, Failed, Trial, Tuning
-from pipelines.study.claims import CLAIMS, Claim, Measure, quantities
-from pipelines.study.comparison import cost, judge
 from pipelines.study.file import Study
+from pipelines.study.judging.claims import CLAIMS, Claim, Measure, quantities
+from pipelines.study.judging.comparison import cost, judge
 from pipelines.study.plan import Plan
 from pipelines.study.results import Known, Result
 from prosmin.common.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, ttest_rel
 
-from pipelines.study.statistics import Gain, gain, holm, ranks, t_test, verdict
+from pipelines.study.judging.statistics import Gain, gain, holm, ranks, t_test, verdict
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
