@@ -124,10 +124,9 @@ def main(params: Params) -> None:
     encoder_size = sum(parameter.numel() for parameter in model.encoder.parameters())
     if accelerator.is_main_process:
         network = f"{settings.encoder.name} of {encoder_size / 1e6:.2f} M parameters"
-        seen_images = f"{len(feed)} images of {' and '.join(seen)}"
         on = f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
         on = f"{on}, {torch.get_num_threads()} thread(s)"
-        log.info("%s, %s, %s", network, seen_images, on)
+        log.info("%s, %d images of %s, %s", network, len(feed), " and ".join(seen), on)
         launcher.advise(settings.precision, accelerator.device.type)
     key = run_key(settings, feed, params.seed, accelerator, monitor, model=described)
     checkpoints = checkpoints_of(key)
