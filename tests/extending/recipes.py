@@ -42,6 +42,7 @@ for stage in sys.argv[1:]:
 """
 
 
+REPRO = "dvc repro "
 CODE = ("prosmin", "stages", "pipelines", "tests", "docs", "params.yaml", "dvc.yaml", "README.md")
 
 
@@ -57,6 +58,26 @@ class Recipe:
     files: dict[str, str]
     diffs: list[str]
     commands: list[str]
+
+    @property
+    def before(self) -> list[str]:
+        """The commands before its stages run."""
+        return self.commands[: self._repro]
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that its ``dvc repro`` runs."""
+        return self.commands[self._repro].removeprefix(REPRO).split()
+
+    @property
+    def after(self) -> list[str]:
+        """The commands after its stages have run."""
+        return self.commands[self._repro + 1 :]
+
+    @property
+    def _repro(self) -> int:
+        (place,) = (n for n, line in enumerate(self.commands) if line.startswith(REPRO))
+        return place
 
     @property
     def changed(self) -> list[str]:
@@ -98,16 +119,18 @@ class Project:
         project.make_small()
         return project
 
+    @property
+    def whole_params(self) -> Path:
+        """The params before they were made small."""
+        return self.folder / ".git/params.yaml"
+
     def make_small(self) -> None:
+        shutil.copy(self.folder / "params.yaml", self.whole_params)
         params = (self.folder / "params.yaml").read_text()
         for pattern, replacement in SMALL:
             params, count = re.subn(pattern, replacement, params)
             assert count, f"params.yaml has no {pattern!r}"
         (self.folder / "params.yaml").write_text(params)
-
-    def copy(self, folder: Path) -> "Project":
-        shutil.copytree(self.folder, folder, symlinks=True)
-        return Project(folder)
 
     def run(self, command: str, *arguments: str) -> str:
         """The output of a command. Fails with it where the exit code is not 0."""
@@ -129,20 +152,19 @@ class Project:
         self.run("dvc commit --force --quiet", *(stage.replace(" ", "@") for stage in STAGES))
 
     def apply(self, change: Recipe) -> None:
-        """Write the new files of a recipe and apply its diffs."""
-        self.run("git checkout -q -- params.yaml")
+        """Write the new files of a recipe and apply its diffs, after those of earlier recipes."""
+        shutil.copy(self.whole_params, self.folder / "params.yaml")
         for name, content in change.files.items():
             assert not (self.folder / name).exists(), f"{name} exists already"
             (self.folder / name).write_text(content)
         for diff in change.diffs:
             (self.folder / ".git/change.diff").write_text(diff)
             self.run("git apply --recount .git/change.diff")
-        shutil.copy(self.folder / "params.yaml", self.folder / ".git/params.yaml")
         self.make_small()
 
     def remove(self) -> None:
-        """Apply the change backwards, with all that its commands wrote into tracked files."""
-        shutil.copy(self.folder / ".git/params.yaml", self.folder)
+        """Apply the changes backwards, with all that their commands wrote into tracked files."""
+        shutil.copy(self.whole_params, self.folder / "params.yaml")
         self.run("git add -A --", *CODE)
         (self.folder / ".git/change.diff").write_text(self.run("git diff --cached HEAD"))
         self.run("git apply -R --index .git/change.diff")
