@@ -175,7 +175,7 @@ def _difference(label: str, runs: dict[int, Run], against: dict[int, Run]) -> st
     mean, low, high = intervals.within(intervals.student(gains), -width, width)
     verdict = ""
     if low < high and (low > 0 or high < 0):  # equal gains say nothing about their spread
-        verdict = "better" if (mean > 0) == metric.higher_is_better else "worse"
+        verdict = metric.verdict(mean)
     return f" {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {verdict} |"
 
 

@@ -41,7 +41,7 @@ class Cell(NamedTuple):
         """``better`` or ``worse`` where the interval of the difference excludes 0, else empty."""
         if self.against is None or not self.against.apart:
             return ""
-        return "better" if (self.against.value > 0) == row.entry.higher_is_better else "worse"
+        return row.entry.verdict(self.against.value)
 
 
 def table(runs: Sequence[Results], bootstrap: int) -> dict[Row, list[Cell | None]]:

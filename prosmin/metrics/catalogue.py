@@ -58,6 +58,15 @@ class Entry:
         """None where neither direction is better."""
         return None if self.better == "neither" else self.better == "higher"
 
+    def verdict(self, gain: float) -> str:
+        """``better`` or ``worse`` for a value that is higher by ``gain``, which is not 0.
+
+        Empty where neither direction is better.
+        """
+        if self.higher_is_better is None:
+            return ""
+        return "better" if (gain > 0) == self.higher_is_better else "worse"
+
     @property
     def range(self) -> str:
         """The range in brackets, such as ``[0, 1]``; an infinite end has a round bracket."""

@@ -448,6 +448,8 @@ def test_poor_auroc_is_named_in_a_sentence(edited):
         (Value(0.5, None, None), Value(0.6, 0.7, 0.8), "accuracy", ""),
         (Value(0.5, 0.4, 0.6), None, "accuracy", ""),
         (Value(0.5, 0.4, 0.6), Value(1.0, 1.0, 1.0), "mce", ""),
+        (Value(0.99, 0.98, 1.0), Value(0.92, 0.9, 0.94), "conformal_coverage", ""),
+        (Value(0.91, 0.9, 0.93), Value(0.92, 0.9, 0.94), "conformal_coverage", ""),
     ],
 )
 def test_verdict_says_only_whether_intervals_overlap(trained, random, metric, verdict):

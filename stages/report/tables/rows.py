@@ -45,10 +45,10 @@ class Row:
     def verdict(self) -> str:
         """``overlap`` of the 95 % intervals, else ``better`` or ``worse`` for the trained encoder.
 
-        Empty where an interval is missing and for ratios to a reference, as a rule the untrained
-        encoder, whose own ratio is 1 by definition.
+        Empty where an interval is missing, where neither direction is better, and for ratios to a
+        reference, as a rule the untrained encoder, whose own ratio is 1 by definition.
         """
-        if self.random is None or self.entry.relative:
+        if self.random is None or self.entry.relative or self.entry.higher_is_better is None:
             return ""
         low, high = self.trained.low, self.trained.high
         other_low, other_high = self.random.low, self.random.high
@@ -56,8 +56,7 @@ class Row:
             return ""
         if low <= other_high and other_low <= high:
             return "overlap"
-        above = self.trained.value > self.random.value
-        return "better" if above == self.entry.higher_is_better else "worse"
+        return self.entry.verdict(self.trained.value - self.random.value)
 
 
 class Group(NamedTuple):

@@ -69,6 +69,18 @@ def test_the_metrics_without_a_direction_are_those_with_a_best_value_in_between_
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "verdicts"),
+    [
+        ("accuracy", ["better", "worse"]),
+        ("nll", ["worse", "better"]),
+        ("conformal_coverage_severity_3", ["", ""]),
+    ],
+)
+def test_a_gain_is_better_or_worse_or_neither(name, verdicts):
+    assert [catalogue.entry_of(name).verdict(gain) for gain in (0.1, -0.1)] == verdicts
+
+
 @pytest.mark.parametrize("group", ["classification", "corruption"])
 def test_of_an_error_lower_is_better_and_of_an_accuracy_higher(group):
     for name in catalogue.of_group(group):
