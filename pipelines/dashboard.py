@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from pipelines.engine import variables
 from pipelines.engine.execute import guarded
 from pipelines.flows.local_server import HOST
 from pipelines.flows.page import REPORT
@@ -183,6 +184,7 @@ def main(given: argparse.Namespace) -> int:
             f"{given.file} does not exist; it says what the dashboard offers, and when it runs"
         )
     settle()
+    variables.check()
     if running := dashboard():
         raise UserError(f"the dashboard of this folder is running already: {running.site}")
     free_port(given.port)

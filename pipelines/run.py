@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipelines.engine import variables
 from pipelines.flows.server import reached, settle
 from pipelines.flows.summary import show
 from pipelines.graph import dag
@@ -115,6 +116,7 @@ def settle_quietly() -> None:
     """Settle Prefect's variables for a command that tells by itself all there is."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     settle()
+    variables.check()
 
 
 def points_run(start: "Callable[[], State[Any]]") -> int:
