@@ -170,8 +170,9 @@ def digest(path: str, algorithm: str) -> str:
 def below(out: str) -> Iterator[str]:
     """The files of a folder, or the file itself.
 
-    Names that begin with a dot are left out, because another process is still writing such a file.
-    So are Python's compiled modules, which ``.dvcignore`` keeps from DVC.
+    Names that begin with a dot are left out: another process is still writing such a file, or has
+    left it, as desktops and network disks do. So are Python's compiled modules. ``.dvcignore``
+    keeps both from DVC, whose checksum of a folder would be another one.
     """
     if not os.path.isdir(out):
         yield out

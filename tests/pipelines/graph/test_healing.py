@@ -16,6 +16,7 @@ from pipelines.engine import durations
 from pipelines.graph import lockfile
 from pipelines.graph.healing import clear_experiments, experiment_folder, heal
 from pipelines.graph.workspace import alone
+from stages.common import proof
 from tests.pipelines.conftest import ROOT, Project
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -60,8 +61,16 @@ def test_a_leftover_of_a_write_is_never_hashed_and_is_removed(damaged):
     (folder / "metrics" / COPY).write_text("half of a copy")
     (folder / f"metrics/leaf/.stray.{dead.pid}.old").mkdir()  # no stage writes a folder there
     (folder / f".dvc.lock.{dead.pid}.part").write_text("half of a lock")
+    others = [".DS_Store", "leaf/.nfs0000000000a1", "leaf/.~lock.one.json#", "leaf/.x/file"]
+    for name in others:
+        (folder / "metrics" / name).parent.mkdir(exist_ok=True)
+        (folder / "metrics" / name).write_text("of another program")
     os.replace(folder / "results/middle", folder / f"results/.middle.{dead.pid}.old")
     assert "metrics" not in damaged.run("dvc", "status", "total")
+    assert sorted(proof.below("metrics")) == ["metrics/leaf/one.json", "metrics/leaf/two.json"]
+    for name in others:
+        (folder / "metrics" / name).unlink()
+    (folder / "metrics/leaf/.x").rmdir()
     (folder / ".dvc/tmp/rwlock").write_text('{"write": {')
     said = damaged.run(REPRO)
     assert "removed what an interrupted write had left" in said and "Running stage" not in said
