@@ -13,7 +13,8 @@ SHOWN = 3  # names in a sentence
 # Left behind by macOS, Synology, QNAP, Linux and Windows, beside hidden files. In lower case.
 _LEFT_BEHIND = {
     "__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found", "$recycle.bin",
-    "system volume information", "recycler", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+    "system volume information", "recycler", "recycled", "found.000", "@synoresource", "@__thumb",
+    "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
 # Control characters, and bytes that are no UTF-8, which Python keeps as lone surrogates.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

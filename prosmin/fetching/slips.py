@@ -16,6 +16,13 @@ _NAMES = {
 }
 _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
 _SECOND_WORDS = r"[ _.-]*(set|data|images|imgs|split)$"
+# Words of a name: letters, of which a capital begins a new word, as in trainA and seg_train2017.
+_WORD = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+")
+# Names for kinds of files, which classes hardly have.
+_KINDS = {
+    "image", "images", "img", "imgs", "pictures", "photos", "mask", "masks", "labels",
+    "annotations",
+}  # fmt: skip
 
 
 def listed(names: Sequence[str]) -> str:
@@ -27,6 +34,19 @@ def split_named(name: str) -> str | None:
     """Return the split that a folder of this name probably holds."""
     name = name.strip().lower()
     return _SPLIT_OF.get(name) or _SPLIT_OF.get(re.sub(_SECOND_WORDS, "", name))
+
+
+def _splits_in(name: str) -> set[str]:
+    """Return the splits that words of a name stand for."""
+    return {split for word in _WORD.findall(name) if (split := _SPLIT_OF.get(word.lower()))}
+
+
+def _named_as_splits(names: Sequence[str]) -> list[str]:
+    """Return the names of splits, and names whose words stand for splits if for different ones."""
+    hints = {name: hint for name in names if (hint := _splits_in(name))}
+    if len(set().union(*hints.values())) > 1:
+        return list(hints)
+    return [name for name in names if split_named(name)]
 
 
 def check_level(root: Path, folders: Sequence[str]) -> None:
@@ -66,8 +86,9 @@ def odd_folders(place: Path, below: Mapping[str, Sequence[str]], certain: bool) 
             "as splits do and classes do not; "
         )
         if certain:
+            train, test, *_ = sorted(names, key=lambda name: "train" not in _splits_in(name))
             raise UserError(
-                f"{note}name the splits, such as splits: {{train: {names[0]}, test: {names[1]}}}, "
+                f"{note}name the splits, such as splits: {{train: {train}, test: {test}}}, "
                 "or set splits to {train: .} if they are classes"
             )
         return [f"{note}name the splits under splits if they are"]
@@ -102,8 +123,10 @@ def odd_classes(
         inner = [folder for folder in below[names[0]] if folder]
         hint = f", which holds the folders {listed(inner)}: is it one level too high?"
         notes.append(f"there is only one class, {place / names[0]}{hint if inner else ''}")
-    if alike := [name for name in names if split_named(name)]:
+    if alike := _named_as_splits(names):
         notes.append(f"class folders in {place} are named as splits are: {listed(alike)}")
+    if kinds := [name for name in names if name.lower() in _KINDS]:
+        notes.append(f"class folders in {place} are named for kinds of files: {listed(kinds)}")
     if single:
         notes.append(f"classes with but one image in train: {listed(single)}")
     return notes

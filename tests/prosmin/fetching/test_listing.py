@@ -10,7 +10,9 @@ from tests.prosmin.fetching.trees import names, place, tree
 
 def test_what_systems_leave_behind_is_no_class_and_no_image(tmp_path):
     path = tree(
-        tmp_path, "cat dog __MACOSX @eaDir .git lost+found $RECYCLE.BIN cat/@eaDir cat/.thumbs"
+        tmp_path,
+        "cat dog __MACOSX @eaDir .git lost+found $RECYCLE.BIN RECYCLED cat/@eaDir cat/.thumbs"
+        " dog/@__thumb cat/__pycache__",
     )
     place(
         tmp_path,

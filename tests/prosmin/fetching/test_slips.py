@@ -33,6 +33,10 @@ def test_other_names_are_no_splits(name):
             r"all folders in .* \(fold1, fold2\) hold the same folders \(cat, dog\), as splits "
             r"do.* \{train: fold1, test: fold2\}",
         ),
+        (
+            "my_test/cat my_test/dog my_train/cat my_train/dog my_val/cat my_val/dog",
+            r"such as splits: \{train: my_train, test: my_test\}",
+        ),
     ],
 )
 def test_splits_that_are_surely_taken_for_classes_are_refused(tmp_path, folders, message):
@@ -59,6 +63,13 @@ def test_splits_that_are_surely_taken_for_classes_are_refused(tmp_path, folders,
         ("bird pets/cat pets/dog", r"\(pets: cat, dog\); with classes: leaf"),
         ("cat/train cat/other dog", r"class folder .*/cat holds folders named as splits \(train\)"),
         (
+            "seg_train/seg_train/cat seg_test/seg_test/cat seg_pred/seg_pred",
+            "are named as splits are: seg_test, seg_train$",
+        ),
+        ("train2017 val2017 test2017", "named as splits are: test2017, train2017, val2017$"),
+        ("trainA trainB testA testB", "named as splits are: testA, testB, trainA, … "),
+        ("JPEGs Images Masks", "are named for kinds of files: Images, Masks$"),
+        (
             "train/a train/b test/a test/b train/a/val",
             r"class folder .*/a holds folders named as splits \(val\)",
         ),
@@ -73,6 +84,11 @@ def test_a_class_of_one_image_is_said(tmp_path):
     tree(tmp_path, "train/cat train/dog test/cat test/dog test/owl")
     place(tmp_path, "train/owl/0.png")
     assert folder(str(tmp_path)).notes == ("classes with but one image in train: owl",)
+
+
+def test_words_of_one_split_may_be_part_of_names_of_classes(tmp_path):
+    source = folder(tree(tmp_path, "test_tube crash_test_dummy Testarossa strainer"))
+    assert len(source.classes) == 4 and not source.notes
 
 
 @pytest.mark.parametrize(
