@@ -55,7 +55,7 @@ MEASURED = 20_000  # images at most, for mean and spread of the channels
 
 def processes_of(gpus: int) -> int:
     """How many processes train: PROSMIN_PROCESSES, or one per GPU."""
-    given: int = workers.number("PROSMIN_PROCESSES", gpus or 1, 1, "processes, at least 1")
+    given = workers.processes("PROSMIN_PROCESSES", gpus or 1, 1)
     if gpus and given > gpus:
         there = f"there are only {gpus} GPUs, and each process needs its own"
         raise UserError(f"PROSMIN_PROCESSES is {given}; {there}")
@@ -66,7 +66,7 @@ def checkpoints_of(key: str) -> "Checkpoints":
     """The checkpoints of the run with this key, one every PROSMIN_CHECKPOINT_SECONDS."""
     from prosmin.training.checkpoint import Checkpoints
 
-    every = workers.number("PROSMIN_CHECKPOINT_SECONDS", 60, 0, "seconds, 0 or more", float)
+    every = workers.number("PROSMIN_CHECKPOINT_SECONDS", 60, 0, "seconds, 0 or more")
     return Checkpoints(CHECKPOINTS, key, every)
 
 

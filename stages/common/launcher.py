@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Callable
 
-from prosmin.common.errors import UserError
+from prosmin.common.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +115,10 @@ def _refuse(name: str, value: str, why: str) -> None:
 
 def _whole(name: str, fits: Callable[[int], bool], allowed: str) -> int:
     text = os.environ[name]
-    if not (text.isascii() and text.isdigit() and fits(int(text))):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and fits(int(text))):
         raise UserError(
-            f"{name} is {text!r}; it must be {allowed}, as a launcher sets it: unset it to train "
-            "without one"
+            f"{name} is {shown(text)}; it must be {allowed}, as a launcher sets it: unset it to "
+            "train without one"
         )
     return int(text)
 

@@ -17,13 +17,14 @@ from stages.common.declared import GRAPH, definitions
 
 NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 DEFAULT = 1
+MOST = 4096  # threads or processes; a slip in an environment variable must not start a million
 
 
 def cores() -> int:
     """Cores that this process may use: PROSMIN_CORES, else those of scheduler and container."""
     if given := os.environ.get("PROSMIN_CORES"):
         if not (number := _positive(given)):
-            raise UserError(f"PROSMIN_CORES is {given!r}; it must be a whole number of at least 1")
+            raise UserError(f"PROSMIN_CORES is {given!r}; it must be a whole number, 1 to {MOST}")
         return number
     allowed = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -62,15 +63,16 @@ def given() -> int | None:
     levels = [_positive(level.strip()) for level in text.split(",")]
     if not all(levels):
         raise UserError(
-            f"{NAMES[0]} is {text!r}; it must be a whole number of at least 1, "
+            f"{NAMES[0]} is {text!r}; it must be a whole number, 1 to {MOST}, "
             "or several by commas, as OpenMP has it"
         )
     return levels[0]
 
 
 def _positive(text: str) -> int:
-    """A whole number of at least 1, 0 for any other text."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0
+    """A whole number from 1 to ``MOST``, 0 for any other text."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0
+    return number if number <= MOST else 0
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prosmin.common.errors import UserError
+from prosmin.common.errors import UserError, shown
 from stages.common import threads
 
 LOOPBACK = "127.0.0.1"
@@ -158,15 +158,28 @@ def _terminated_as_interrupted() -> Iterator[None]:
 # --- settings of the environment ------------------------------------------------------------------
 
 
-def number(variable: str, default: float, least: float, says: str, kind: type = int) -> Any:
+def processes(variable: str, default: int, least: int) -> int:
+    """The number of processes in an environment variable. Raises ``UserError`` for other text."""
+    says = f"processes, {least} to {threads.MOST}"
+    return int(number(variable, default, least, says, int, threads.MOST))
+
+
+def number(
+    variable: str,
+    default: float,
+    least: float,
+    says: str,
+    kind: type = float,
+    most: float = sys.float_info.max,
+) -> Any:
     """The number in an environment variable. Raises ``UserError`` for any other text."""
     given = os.environ.get(variable, str(default))
     try:
         value = kind(given)
     except ValueError:
         value = math.nan
-    if not least <= value < math.inf:
-        raise UserError(f"{variable} is {given!r}; it must be a number of {says}")
+    if not least <= value <= most:
+        raise UserError(f"{variable} is {shown(given)}; it must be a number of {says}")
     return value
 
 
@@ -176,4 +189,4 @@ def decoders(processes: int, gpu: bool) -> int:
     PROSMIN_WORKERS, or beside a GPU a share of the cores, on a CPU one.
     """
     share = max(1, threads.cores() // processes) if gpu else 1
-    return int(number("PROSMIN_WORKERS", share, 0, "processes, 0 or more"))
+    return processes("PROSMIN_WORKERS", share, 0)

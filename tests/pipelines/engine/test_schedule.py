@@ -99,6 +99,6 @@ def test_cores_are_what_the_environment_says(monkeypatch):
     assert cores() == 3
     monkeypatch.setenv("PROSMIN_CORES", "none")
     with pytest.raises(
-        UserError, match="PROSMIN_CORES is 'none'; it must be a whole number of at least 1"
+        UserError, match="PROSMIN_CORES is 'none'; it must be a whole number, 1 to 4096"
     ):
         cores()

@@ -83,6 +83,7 @@ def test_a_whole_set_of_a_launchers_variables_or_none(monkeypatch, variables, la
             WHOLE | {"WORLD_SIZE": "two"},
             "WORLD_SIZE is 'two'; it must be a number of processes, at least 1, as a launcher",
         ),
+        (WHOLE | {"WORLD_SIZE": "9" * 5000}, f"WORLD_SIZE is '{'9' * 76}...; it must be a"),
         (
             WHOLE | {"RANK": "2"},
             "RANK is '2'; it must be a whole number from 0 to below WORLD_SIZE, 2, "

@@ -95,21 +95,21 @@ def test_libraries_that_are_loaded_already_keep_to_it_too(graph, stage, given, e
     ), done.stderr
 
 
-@pytest.mark.parametrize("given", ["abc", "0", "-1", "2,", "2,x", "1.5", "²"])
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "2,", "2,x", "1.5", "²", "999999"])
 def test_a_number_of_threads_that_is_none_is_refused(graph, monkeypatch, given):
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.chdir(graph.parent)
     with pytest.raises(
         UserError,
-        match=f"^OMP_NUM_THREADS is '{given}'; it must be a whole number of at least 1, or sev",
+        match=f"^OMP_NUM_THREADS is '{given}'; it must be a whole number, 1 to 4096, or sev",
     ):
         keep_to_share("plain")
 
 
-@pytest.mark.parametrize("given", ["abc", "0", "-1", "²", "1.5"])
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "²", "1.5", "4097"])
 def test_a_number_of_cores_that_is_none_is_refused(monkeypatch, given):
     monkeypatch.setenv("PROSMIN_CORES", given)
     with pytest.raises(
-        UserError, match=f"^PROSMIN_CORES is '{given}'; it must be a whole number of at least 1"
+        UserError, match=f"^PROSMIN_CORES is '{given}'; it must be a whole number, 1 to 4096"
     ):
         cores()
