@@ -26,7 +26,7 @@ from pipelines.compare.results import opened
 from pipelines.graph import dag
 from pipelines.graph.revisions import stale
 from pipelines.run import command
-from prosmin.common.encoders import SHOWN, UNTRAINED
+from prosmin.common.encoders import UNTRAINED
 from prosmin.common.errors import UserError, nearest
 from prosmin.metrics import intervals
 from stages.common.headlines import Row, rows
@@ -130,8 +130,9 @@ def _differing(first: Params, second: Params) -> str:
 
 def table(runs: dict[int, Run], against: dict[int, Run] | None = None) -> Iterator[str]:
     """Lines of Markdown: one row per metric that all runs have."""
+    floor = next(iter(runs.values())).params.pretrain.shown[UNTRAINED]
     yield (
-        f"| | mean | 95 % interval | seeds {', '.join(map(str, runs))} | {SHOWN[UNTRAINED]} |"
+        f"| | mean | 95 % interval | seeds {', '.join(map(str, runs))} | {floor} |"
         + " difference | |" * bool(against)
     )
     yield "|---|---|---|---|---|" + "---|---|" * bool(against)

@@ -42,6 +42,7 @@ PLUMBING = {
     "stages.common.proof",
     "stages.common.stopping",
     "stages.common.threads",
+    "stages.common.trackers",
     "stages.common.workers",
     "stages.params.evaluation",
     "stages.params.fetch",

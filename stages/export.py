@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from prosmin.common import files
-from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
+from prosmin.common.encoders import TRAINED, UNTRAINED
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.data.dataset import read_manifest
 from prosmin.data.frame import Frame
@@ -148,6 +148,7 @@ def card(
     if "external" not in trained:  # the dataset of external weights is unknown
         front["datasets"] = [trained["dataset"]]
     frame = Frame(model["image_size"], model["crop_pct"], model["interpolation"])
+    floor = params.pretrain.shown[UNTRAINED]
     size, short, channels = (
         frame.size,
         frame.short_side,
@@ -179,10 +180,10 @@ def card(
         "## Results", "",
         "Intervals are 95 % intervals: Wilson's for a share of images, the score interval with the "
         "variance of the bootstrap for other metrics, and Student's t with Wilson's over draws of "
-        f"the labels. *{SHOWN[UNTRAINED]}* is the same network before training. Nothing was chosen "
+        f"the labels. *{floor}* is the same network before training. Nothing was chosen "
         "on test images. The numbers describe the frozen features on these datasets, not on "
         "others.", "",
-        *_table(headlines), "",
+        *_table(headlines, floor), "",
         "## Settings", "",
         "```yaml",
         yaml.safe_dump({"pretrain": _plain(trained["params"])}, sort_keys=False).rstrip(),
@@ -209,10 +210,13 @@ def _origin(trained: dict[str, Any]) -> str:
     scores = " and ".join(name for name, weight in weights.items() if name and weight)
     rule = f", {scores} score" if scores else ""
     epochs, batch = (trained["params"][key] for key in ("epochs", "batch_size"))
+    start = ""
+    if given := trained.get("initial"):
+        start = f"started from `{given['weights']}` (SHA-256 `{given['sha256']}`) and "
     return (
-        f"trained without labels by `{objective['name']}`{rule} on {trained['images']} images of "
-        f"`{trained['dataset']}`, seed {trained['seed']}, {epochs} epochs with batches of {batch} "
-        f"images (prosmin {trained['prosmin']})"
+        f"{start}trained without labels by `{objective['name']}`{rule} on {trained['images']} "
+        f"images of `{trained['dataset']}`, seed {trained['seed']}, {epochs} epochs with batches "
+        f"of {batch} images (prosmin {trained['prosmin']})"
     )
 
 
@@ -243,11 +247,11 @@ def _data(dataset: str, manifest: dict[str, Any]) -> Iterator[str]:
     yield from ("```json", json.dumps(manifest, indent=2), "```")
 
 
-def _table(headlines: list[Row]) -> Iterator[str]:
+def _table(headlines: list[Row], floor: str) -> Iterator[str]:
     if not headlines:
         yield "None yet: no evaluation has run."
         return
-    yield f"| metric | value | 95 % interval | {SHOWN[UNTRAINED]} | interval over |"
+    yield f"| metric | value | 95 % interval | {floor} | interval over |"
     yield "|---|---|---|---|---|"
     for row in headlines:
         over = "" if row.low is None else row.over

@@ -5,7 +5,8 @@ Writes  metrics/finetune/<name>.json: per encoder the metrics of
             ``prosmin.evaluation.finetuning.evaluate_finetuned`` with all labels; under
             per_class_<n> and percent_<p> the mean accuracy with few labels and its 95 % interval
             over draws of the labels. The untrained encoder is trained from scratch, for a number
-            of epochs of its own (``finetune.scratch_epochs``)
+            of epochs of its own (``finetune.scratch_epochs``); an encoder at the weights of
+            ``pretrain.initial`` for as many as the trained one
         plots/finetune/<name>.csv: the reliability diagram on test, before and after temperature
             scaling
 
@@ -67,7 +68,8 @@ def main(params: Params, name: str = "") -> None:
     metrics, rows = {}, []
     for encoder in ENCODERS:
         network = store.load_encoder(layout.PRETRAINED, encoder).to(device)
-        epochs = asked.scratch_epochs if encoder == UNTRAINED else ()
+        from_scratch = encoder == UNTRAINED and "initial" not in trained
+        epochs = asked.scratch_epochs if from_scratch else ()
         whole = evaluate_finetuned(
             network, train, val, test, settings, asked.lr, asked.bootstrap, seed, epochs
         )

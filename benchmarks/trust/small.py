@@ -24,8 +24,8 @@ from prosmin.common.errors import UserError, say
 from prosmin.evaluation import corrupted_sets
 from prosmin.metrics import corruption_error
 from prosmin.models import light_imports, store
-from prosmin.training import external
 from prosmin.training.checkpoint import Checkpoints
+from prosmin.training.weights import external
 from stages import (
     embed,
     knn,
@@ -33,14 +33,13 @@ from stages import (
     lowshot,
     ood,
     prediction,
-    pretrain,
     shift,
     transfer,
     uncertainty,
 )
 from stages import export as exporting
 from stages import fetch as fetching
-from stages.common import command, headlines
+from stages.common import command, headlines, pretraining
 from stages.params.load import Params, load
 from stages.report import __main__ as report
 
@@ -156,7 +155,7 @@ def library(work: Callable[[Path], Any]) -> Callable[[Path], None]:
 def _weights(path: Path) -> None:
     params = load()
     weights = external.from_file("theirs")
-    settings = pretrain.model_settings(
+    settings = pretraining.model_settings(
         params.pretrain, *(weights.normalisation("resnet18") or ([0.5], [0.5]))
     )
     external.load_backbone(weights, settings)
@@ -231,7 +230,7 @@ def checked_params() -> None:
         if settings.external is None:
             channels = settings.channels
             model = store.build_model(
-                pretrain.model_settings(settings, [0.5] * channels, [0.25] * channels),
+                pretraining.model_settings(settings, [0.5] * channels, [0.25] * channels),
                 params.seed,
             )
             model.eval().encoder(torch.zeros(2, channels, settings.image_size, settings.image_size))
@@ -303,11 +302,11 @@ def _pictures() -> None:
 
 def _model(params: Params) -> None:
     """Results of a pretraining of no steps, a checkpoint, and the same encoder as one of others."""
-    settings = pretrain.model_settings(params.pretrain, [0.3], [0.3])
+    settings = pretraining.model_settings(params.pretrain, [0.3], [0.3])
     model = store.build_model(settings)
     facts, images = {"images": 60}, torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     with files.whole_folder("results/pretrain") as folder:
-        pretrain.save(folder, model, settings, images, params, facts)
+        pretraining.save(folder, model, settings, images, params, facts)
         views = np.zeros((2, 1, 8, 8), np.uint8)
         files.write_arrays(
             folder / "views.safetensors", {"images": views, "views": np.stack([views, views], 1)}

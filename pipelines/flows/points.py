@@ -13,6 +13,7 @@ from pipelines.engine import machine
 from pipelines.engine.execute import ended, guarded
 from pipelines.flows.grid import Value, written
 from pipelines.flows.server import stop
+from prosmin.training.settings import STOPPED
 
 
 def add_slots(parser: argparse.ArgumentParser, kind: str) -> None:
@@ -45,6 +46,11 @@ class Point:
     def shown(self) -> str:
         """The title, or the changes where it has none."""
         return self.title or ", ".join(f"{key}={value}" for key, value in self.changes.items())
+
+
+def hopeless(why: str) -> bool:
+    """Whether a point ended because ``pretrain.stop_below`` says so, by the reason it gave."""
+    return STOPPED in why
 
 
 class Slots:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 
 from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
 from stages.common import current, proof
@@ -18,7 +19,7 @@ def show(params: Params) -> int:
     whole, other = current.split()
     paths = {out for stage in other.values() for out in stage.outs}
     if headlines := rows(params, without=paths):
-        print(f"\nOn {params.dataset}:\n\n{table(headlines)}")
+        print(f"\nOn {params.dataset}:\n\n{table(headlines, params.pretrain.shown)}")
     if REPORT.is_file() and current.belongs(str(REPORT), paths):
         print(f"\nReport: {REPORT}")
     existing = [name for name, stage in other.items() if any(map(os.path.exists, stage.outs))]
@@ -33,9 +34,9 @@ def show(params: Params) -> int:
     return 1 if faults else 0
 
 
-def table(headlines: list[Row]) -> str:
-    """Aligned text, blank where a number is missing."""
-    lines = [("", SHOWN[TRAINED], "95 % interval", SHOWN[UNTRAINED])]
+def table(headlines: list[Row], shown: Mapping[str, str] = SHOWN) -> str:
+    """Aligned text, blank where a number is missing. shown: names of the two encoders."""
+    lines = [("", shown[TRAINED], "95 % interval", shown[UNTRAINED])]
     lines += [(row.label, *row.cells()) for row in headlines]
     label, *numbers = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(

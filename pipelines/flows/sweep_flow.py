@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.flows.grid import Sweep, existing, prepare, table
-from pipelines.flows.points import Point, Points
+from pipelines.flows.points import Point, Points, hopeless
 from pipelines.flows.server import settle
 from pipelines.flows.terminal import tell
 from prosmin.common.errors import UserError
@@ -73,9 +73,16 @@ def run_sweep(
     )
     if echo:
         tell(aligned(ranked), sys.stdout)
-    text = f"{len(names) - len(failed)} of {len(names)} points done"
-    if failed:
-        return Failed(message=f"{text}; failed: {', '.join(failed)}")
+    return ending(len(names), failed)
+
+
+def ending(count: int, failed: Mapping[str, str]) -> State[Any]:
+    """The state of a sweep of so many points. failed: why points have no result, by name."""
+    text = f"{count - len(failed)} of {count} points done"
+    if stopped := [name for name, why in failed.items() if hopeless(why)]:
+        text += f"; stopped early: {', '.join(stopped)}"
+    if broken := [name for name in failed if name not in stopped]:
+        return Failed(message=f"{text}; failed: {', '.join(broken)}")
     return Completed(message=text)
 
 
@@ -109,6 +116,8 @@ def run_points(
                 tell(f"{name}: {why or 'done'}", sys.stdout)
             if why:
                 failed[name] = why
+            if hopeless(why):
+                return Completed(name="Stopped early", message=why)
             return Failed(message=why) if why else Completed()
 
         return work.submit()

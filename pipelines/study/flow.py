@@ -4,7 +4,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from pipelines.flows.points import Points
+from pipelines.flows.points import Points, hopeless
 from pipelines.flows.sweep_flow import run_points
 from pipelines.graph.experiment import take_snapshot
 from pipelines.study.page import write
@@ -58,7 +58,6 @@ def run_study(
         points = {run.name: progress.point(run) for run in step.runs}
         progress.ended(points, run_points(points, running, progress.known.references, echo))
     page = write(progress.plan, step, progress.known)
-    if progress.failed:
-        failed = ", ".join(progress.failed)
-        return states.Failed(message=f"page: {page}; failed: {failed}")
+    if failed := [name for name, why in progress.failed.items() if not hopeless(why)]:
+        return states.Failed(message=f"page: {page}; failed: {', '.join(failed)}")
     return states.Completed(message=f"page: {page}")

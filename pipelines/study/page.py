@@ -14,7 +14,7 @@ from pipelines.study.judging.statistics import LEVEL
 from pipelines.study.plan import Plan
 from pipelines.study.results import Known, Result
 from prosmin.common import files
-from prosmin.common.encoders import SHOWN, UNTRAINED
+from prosmin.common.encoders import UNTRAINED
 from prosmin.metrics.catalogue import ARROWS
 from stages.common import layout
 
@@ -90,7 +90,7 @@ def _content(
         "untuned": [name for name in study.methods if name not in due.final],
         "elsewhere": elsewhere(due, known),
         "overrides": sorted(plan.overrides),
-        "untrained": SHOWN[UNTRAINED],
+        "untrained": plan.shown(study.test)[UNTRAINED],
         "arrows": ARROWS,
         "marks": MARKS,
         "classes": CLASSES,

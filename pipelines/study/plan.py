@@ -15,6 +15,7 @@ from pipelines.flows.grid import Value, written
 from pipelines.graph import dag
 from pipelines.graph.experiment import check, git
 from pipelines.study.file import UNSEEN, Settings, Study, load_study
+from prosmin.common.encoders import CONTINUED, SHOWN
 from prosmin.common.errors import UserError, listed, shown
 from stages.common.declared import PARAMS
 from stages.params.load import load
@@ -75,6 +76,16 @@ class Plan:
         changes = self._changes(method, settings, {"seed": seed})
         stages = tuple(self.study.stages)
         return Run(self.name, method, f"seed-{seed}", False, changes, stages, self.commit)
+
+    def shown(self, method: str) -> Mapping[str, str]:
+        """The names on pages of the two encoders of a method's runs."""
+        key = "pretrain.initial"
+        given = [
+            value
+            for name, value in self._changes(method).items()
+            if f"{name}.".startswith(f"{key}.")
+        ]
+        return CONTINUED if any(given) else SHOWN
 
     def _changes(self, method: str, *layers: Mapping[str, Value]) -> Settings:
         own = self.study.methods[method].set

@@ -6,3 +6,5 @@ TRAINED, UNTRAINED = ENCODERS = ("trained", "random")
 
 # The same two as terminal, report, model card and dashboard call them.
 SHOWN = {TRAINED: "trained", UNTRAINED: "untrained"}
+# Where training started from given weights, the network before training is at these weights.
+CONTINUED = SHOWN | {UNTRAINED: "initial"}

@@ -292,6 +292,11 @@ METRICS = (
         "Accuracy of k-NN during training, on images without augmentation and with labels held out "
         "of the training split. A curve to watch, not a result.", "on held-out labels",
     ),
+    Entry(
+        "probe_accuracy", "online linear probe", "training", "higher", 0, 1,
+        "Accuracy of a ridge regression on one-hot labels during training, fitted and tested as "
+        "the online k-NN. A curve to watch, not a result.", "on held-out labels",
+    ),
 )  # fmt: skip
 BY_NAME = {entry.name: entry for entry in METRICS}
 

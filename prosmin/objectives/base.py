@@ -58,6 +58,9 @@ class Objective(nn.Module):
     def momentum_update(self, momentum: float) -> None:
         """Move the target network, if there is one. Called after every step of the optimiser."""
 
+    def reset_target(self) -> None:
+        """Make the target network, if there is one, a copy of the online network, as at first."""
+
     def prepare_encoders(self, parts: int, channels_last: bool, compiled: bool) -> None:
         """Set how the encoders run, that of a target network included.
 
@@ -112,6 +115,10 @@ class Distilling(Projecting):
         """Make the target network: copies of ``modules``, applied one after the other."""
         self.target = momentum_copy(*modules)
         self._online = tuple(modules)  # in a tuple, which registers no module a second time
+
+    def reset_target(self) -> None:
+        for copied, original in zip(self.target, self._online, strict=True):
+            copied.load_state_dict(original.state_dict())
 
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tensor:

@@ -16,24 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from prosmin.common import files
-from prosmin.common.errors import UserError, reason, shown
 from prosmin.evaluation.covariance import Means
 from prosmin.evaluation.knn import Bank
 from prosmin.evaluation.linear_probe import Probe
-from prosmin.models.store import ModelSettings, build_model
+from prosmin.models.store import ModelSettings
 from prosmin.objectives.base import Objective
+from prosmin.predicting.parts import (
+    ENCODER,
+    EXPORT,
+    FORMAT,
+    HEADS,
+    INDEX,
+    OF_ENCODER,
+    OF_TARGET,
+    checksum,
+    networks,
+    read_index,
+    read_part,
+    unlike,
+)
 from prosmin.predicting.reference import Detectors, Reference
 
-FORMAT = 1
-INDEX = "prosmin.json"
-ENCODER, HEADS = "model.safetensors", "heads.safetensors"
 PROBE, REFERENCE = "probe.safetensors", "reference.safetensors"
-EXPORT = "export the model again"
-# Names of weights in the state of an objective.
-OF_ENCODER, OF_TARGET = "encoder.backbone.", "target."
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def write(
         folder / INDEX,
         {
             "format": FORMAT,
-            "parts": {name: _checksum(files.read_arrays(folder / name)) for name in parts},
+            "parts": {name: checksum(files.read_arrays(folder / name)) for name in parts},
             "model": asdict(facts.model),
             "dataset": facts.dataset,
             "classes": facts.classes,
@@ -99,9 +105,9 @@ def read(folder: str | Path) -> tuple[Facts, Objective, Probe | None, Reference]
     Raises ``UserError`` where a part is missing, damaged, of another export or of another format.
     """
     folder = Path(folder)
-    index = _read_index(folder)
+    index = read_index(folder)
     with files.decoding(folder / INDEX, EXPORT, "does not describe a model"):
-        parts = {name: _read_part(folder, name, index) for name in index["parts"]}
+        parts = {name: read_part(folder, name, index) for name in index["parts"]}
         if missing := {ENCODER, HEADS, REFERENCE} - parts.keys():
             raise ValueError(f"it names no {min(missing)}")
         classes = index["classes"]
@@ -116,74 +122,14 @@ def read(folder: str | Path) -> tuple[Facts, Objective, Probe | None, Reference]
             name: (float(mean), float(spread))
             for name, (mean, spread) in index["detectors"]["standards"].items()
         }
-    model = _networks(facts.model, parts, folder)
+    model = networks(facts.model, parts, folder)
     probe = Probe.load(folder / PROBE) if PROBE in parts else None
     if probe is not None and len(facts.classes or ()) != len(probe.bias):
-        raise _unlike(folder, f"{PROBE} has {len(probe.bias)} classes, {INDEX} others")
+        raise unlike(folder, f"{PROBE} has {len(probe.bias)} classes, {INDEX} others")
     reference = _reference(parts[REFERENCE], k, standards)
     if len(reference.detectors.bank.features) != sum(facts.images.values()):
-        raise _unlike(folder, f"{REFERENCE} and {INDEX} have other numbers of training images")
+        raise unlike(folder, f"{REFERENCE} and {INDEX} have other numbers of training images")
     return facts, model.eval(), probe, reference
-
-
-def _read_index(folder: Path) -> files.Section:
-    try:
-        index = files.read_json(folder / INDEX, EXPORT, "does not describe a model")
-    except FileNotFoundError:
-        if (folder / ENCODER).exists():
-            raise UserError(
-                f"{folder} is of an older version: it has an encoder, but no {INDEX}; {EXPORT}"
-            ) from None
-        raise UserError(f"{folder} holds no exported model: it has no {INDEX}") from None
-    except NotADirectoryError:
-        raise UserError(f"{folder} is a file; the folder of an exported model is needed") from None
-    version = index.get("format") if isinstance(index, files.Section) else None
-    if not isinstance(index, files.Section) or version != FORMAT:
-        raise UserError(
-            f"{folder / INDEX} is of format {shown(version)}; this version reads format {FORMAT}; "
-            f"{EXPORT}"
-        )
-    return index
-
-
-def _read_part(folder: Path, name: str, index: files.Section) -> files.Arrays:
-    """The arrays of a part, as the index has them."""
-    if Path(name).name != name:
-        raise ValueError(f"{shown(name)} is no name of a file")
-    path = folder / name
-    try:
-        arrays = files.read_arrays(path, EXPORT, files.WHOLE)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; {EXPORT}") from None
-    if _checksum(arrays) != index["parts"][name]:
-        raise UserError(f"{path} belongs to another export than {INDEX} beside it; {EXPORT}")
-    return arrays
-
-
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    return files.checksum(arrays, {})
-
-
-def _networks(
-    settings: ModelSettings, parts: Mapping[str, files.Arrays], folder: Path
-) -> Objective:
-    try:
-        model = build_model(settings)
-    except Exception as error:  # the file alone decides what is built
-        raise UserError(
-            f"{folder / INDEX} describes no model ({reason(error)}); {EXPORT}"
-        ) from None
-    state = {f"{OF_ENCODER}{name}": array for name, array in parts[ENCODER].items()}
-    state |= parts[HEADS]
-    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
-    try:
-        fit = model.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise _unlike(folder, str(error).splitlines()[-1].strip()) from None
-    odd = [name for name in fit.missing_keys if not name.startswith(OF_TARGET)]
-    if odd := odd + fit.unexpected_keys:
-        raise _unlike(folder, f"the weight {odd[0]} is missing or unknown")
-    return model
 
 
 def _reference(arrays: files.Arrays, k: int, standards: Mapping[str, Any]) -> Reference:
@@ -203,7 +149,3 @@ def _reference(arrays: files.Arrays, k: int, standards: Mapping[str, Any]) -> Re
     arrays.check({f"held.{name}": ("float64", "M") for name in detectors.names})
     held = {name: arrays[f"held.{name}"] for name in detectors.names}
     return Reference(detectors, held)
-
-
-def _unlike(folder: Path, why: str) -> UserError:
-    return UserError(f"the parts of {folder} do not fit together: {why}; {EXPORT}")

@@ -61,10 +61,12 @@ class Checkpoints:
     every: seconds between two checkpoints, at least, and a sixth of it at the end of an epoch. 0:
         after every step. Where writing is slow, checkpoints are rarer and take no more than about
         ``SHARE`` of the time.
+    about: the model, as JSON or a dataclass, for a program that replays a step.
     """
 
-    def __init__(self, root: str | Path, key: str, every: float = 60.0):
+    def __init__(self, root: str | Path, key: str, every: float = 60.0, about: Any = None):
         self.folder, self.key, self.every = Path(root) / key, key, every
+        self.about = about
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self, epoch_ends: bool) -> bool:
@@ -106,10 +108,30 @@ class Checkpoints:
         self._cost = self._last - began
         return written
 
-    def newest(self) -> tuple[Path, bytes] | None:
-        """The newest state that is whole and of this run; damaged ones are renamed."""
+    def step_path(self, step: int, rank: int) -> Path:
+        """The file that keeps what is needed to replay a step, counted from 0, in one process."""
+        return self.folder / f"kept-{step:09}.rank{rank}.safetensors"
+
+    def write_step(self, path: Path, arrays: Mapping[str, np.ndarray], facts: Any) -> bool:
+        """Write a step that is kept, with ``facts`` and ``about`` as JSON. Was it written?"""
+        head = {"run": self.key, "facts": json.dumps(facts | {"about": self.about}, default=_plain)}
+        try:
+            files.private_folder(self.folder)
+            files.write_arrays(path, arrays, head)
+        except OSError as error:
+            log.warning("the step cannot be kept in %s (%s)", path, error.strerror)
+            return False
+        return True
+
+    def newest(self, until: int | None = None) -> tuple[Path, bytes] | None:
+        """The newest state that is whole and of this run; damaged ones are renamed.
+
+        until: the largest step that it may have; ``None``: any.
+        """
         self._clear_leftovers()
         for path in reversed(self._states()):
+            if until is not None and path > self.path(until):
+                continue
             try:
                 content = path.read_bytes()
                 self._check(content)
@@ -131,13 +153,14 @@ class Checkpoints:
         """Remove the checkpoints of a run whose results are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def prune_runs(self) -> None:
-        """Remove the other runs in the same root, except for the ``KEPT_RUNS`` newest."""
+    def prune_runs(self, but: "Checkpoints | None" = None) -> None:
+        """Remove the other runs in the same root, except for ``but`` and ``KEPT_RUNS`` newest."""
+        kept = {self.folder, but.folder if but else self.folder}
         if self.folder.parent.is_dir():
             others = [
                 folder
                 for folder in self.folder.parent.iterdir()
-                if folder.is_dir() and folder != self.folder
+                if folder.is_dir() and folder not in kept
             ]
             others.sort(key=lambda folder: folder.stat().st_mtime)
             for folder in others[: -KEPT_RUNS or None]:

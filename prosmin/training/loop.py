@@ -1,6 +1,6 @@
 """The pretraining loop, the same code for one process or many, on CPU or GPU.
 
-``pretrain`` checks the batch, prepares the encoders and runs ``_Run.train``. Every step is
+``pretrain`` checks the batch, prepares the encoders and runs ``Run.train``. Every step is
 
     views -> loss -> gradients -> clipped -> AdamW -> moving average of the target network
 
@@ -13,36 +13,22 @@ whether a checkpoint is due. A run whose loss is not finite goes back to its las
 """
 
 import logging
-import math
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
-from prosmin.common import distributed
 from prosmin.common.errors import ConfigError, UserError
-from prosmin.common.seeds import epoch_order, loss_generator, seed_networks
 from prosmin.data.feed import Feed
-from prosmin.models.networks import decay_groups
 from prosmin.objectives.base import Objective
 from prosmin.training.checkpoint import Checkpoints
-from prosmin.training.interval import Interval
-from prosmin.training.monitor import Monitor, observe, warn_of_collapse
-from prosmin.training.schedules import cosine, warmup_cosine
+from prosmin.training.run import NotFinite, Run
 from prosmin.training.settings import TrainSettings
-from prosmin.training.state import History, Keeper, feed_of
+from prosmin.training.state import History, feed_of
+from prosmin.training.watch.monitor import Monitor
+from prosmin.training.watch.progress import Tell, Watch
 
 log = logging.getLogger(__name__)
-
-
-class NotFinite(Exception):
-    """A loss or a gradient is NaN or infinite; the message says where, and what may help."""
 
 
 def pretrain(
@@ -54,240 +40,46 @@ def pretrain(
     monitor: Monitor | None = None,
     observations: int = 20,
     checkpoints: Checkpoints | None = None,
+    trunk: Checkpoints | None = None,
+    tell: Tell | None = None,
 ) -> History:
     """Train ``model`` in place.
 
     images: uint8 [N, C, H, W], or where they come from.
     observations: of the monitor, about, over the run.
     checkpoints: where the run is kept, and from where it continues; ``None`` keeps nothing.
+    trunk: where the state before ``settings.decay_epochs`` is kept, and from where a run with more
+        epochs starts.
+    tell: is called after every epoch, in the first process.
 
-    Raises ``ConfigError`` for a batch that the images or the processes cannot fill, and
-    ``UserError`` when the loss stops being finite, again after one return to the last checkpoint.
+    Raises ``ConfigError`` for a batch that the images or the processes cannot fill, ``Hopeless``
+    below ``settings.stop_below``, and ``UserError`` when the loss stops being finite, again after
+    one return to the last checkpoint.
     """
     _check_batch(model, len(images), settings.batch_size, accelerator.num_processes)
+    watch = Watch(monitor, observations, tell)
+    watch.check(settings.stop_below)
     model.prepare_encoders(settings.accumulate, settings.channels_last, settings.compile)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        run = _Run(
-            model, feed_of(images), settings, seed, accelerator, monitor, observations, checkpoints
-        )
+        feed = feed_of(images)
+        run = Run(model, feed, settings, seed, accelerator, watch, checkpoints, trunk)
         run.warm_up_ddp()
-        run.resume()
+        if not run.resume():
+            run.keeper.remember_start()
         try:
             run.train()
         except NotFinite as fault:
             if not run.resume():
                 raise UserError(f"{fault}; {run.keeper.last_good()}") from None
             log.warning("%s; once more from the checkpoint of step %d", fault, run.steps_done)
+            run.suspect = fault.step
             try:
                 run.train()
             except NotFinite as again:
                 raise UserError(f"{again}; {run.keeper.last_good()}") from None
+            run.keeper.forget_step()
     return run.history
-
-
-class _Run:
-    """One training run. steps_done: of the whole run."""
-
-    def __init__(
-        self,
-        model: Objective,
-        images: Feed,
-        settings: TrainSettings,
-        seed: int,
-        accelerator: Accelerator,
-        monitor: Monitor | None,
-        observations: int,
-        checkpoints: Checkpoints | None,
-    ):
-        self.images, self.settings, self.seed = images, settings, seed
-        self.accelerator, self.device, self.monitor = accelerator, accelerator.device, monitor
-        self.steps_per_epoch = len(images) // settings.batch_size
-        self.steps = self.steps_per_epoch * settings.epochs
-        self.warmup = min(round(settings.warmup_epochs * self.steps_per_epoch), self.steps // 2)
-        self.observe_every = max(1, settings.epochs // observations)
-        views = settings.views.every(settings.image_size)
-        self.view_settings = [replace(view, compile=settings.compile) for view in views]
-        images.to(self.device)
-        distributed.synchronise_batch_norm(model, self.device)
-        optimizer = torch.optim.AdamW(decay_groups(model), lr=settings.lr, fused=True)
-        self.model = model
-        self.trained, self.optimizer = accelerator.prepare(model, optimizer)
-        self.keeper = Keeper(checkpoints, model, self.optimizer, accelerator)
-        self.steps_done, self.history = 0, History()
-        self.losses: list[Tensor] = []  # of the running epoch, in this process
-        self.norms: list[Tensor] = []
-        self.checked = 0  # steps of the running epoch known to be finite
-        self.interval = Interval()
-
-    # --- training ---------------------------------------------------------------------------------
-
-    def train(self) -> None:
-        """Train to the end, from step 1 or from the checkpoint."""
-        began, first = time.perf_counter(), self.steps_done
-        if self.steps_done == 0:
-            self.observe()
-        with tqdm(
-            initial=self.steps_done * self.settings.batch_size,
-            total=self.steps * self.settings.batch_size,
-            desc="pretrain",
-            unit="image",
-            unit_scale=True,
-            disable=not self.accelerator.is_main_process,
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,
-        ) as bar:
-            while self.steps_done < self.steps:
-                self.train_epoch(bar)
-        trained = (self.steps_done - first) * self.settings.batch_size
-        self.history.images_per_second = trained / (time.perf_counter() - began)
-
-    def train_epoch(self, bar: tqdm) -> None:
-        """Train to the end of the running epoch, whose first steps a checkpoint may have."""
-        epoch, done = divmod(self.steps_done, self.steps_per_epoch)
-        self.trained.train()
-        for place, views in enumerate(self.views(epoch, done), done):
-            self.step(views, epoch, place)
-            bar.update(self.settings.batch_size)
-            last = place + 1 == self.steps_per_epoch
-            if self.interval.step_ends_it() and not last and self.check_and_agree():
-                self.save()
-        save = self.check_and_agree()
-        rate, momentum = self.schedule(self.steps_done - 1)
-        loss = float(distributed.mean(torch.stack(self.losses).mean()))
-        norm = float(torch.stack(self.norms).mean())
-        row = {"step": self.steps_done, "epoch": epoch + 1, "loss": loss, "lr": rate}
-        self.history.loss.append(row | {"momentum": momentum, "gradient_norm": norm})
-        self.losses, self.norms, self.checked = [], [], 0
-        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        if (epoch + 1) % self.observe_every == 0 or self.steps_done == self.steps:
-            self.observe()
-        if save:
-            self.save()
-
-    def step(self, views: list[Tensor], epoch: int, place: int) -> None:
-        """Update the weights by one batch. place: of the step in its epoch."""
-        rate, momentum = self.schedule(self.steps_done)
-        start, end = self.settings.weight_decay, self.settings.weight_decay_end
-        decay = cosine(start, start if end is None else end, self.steps_done, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-            if group["decays"]:
-                group["weight_decay"] = decay
-        loss = self.backward(views, epoch, place)
-        self.norms.append(self.clip_gradients())
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.model.momentum_update(momentum)
-        self.losses.append(loss)
-        self.steps_done += 1
-
-    def backward(self, views: list[Tensor], epoch: int, place: int) -> Tensor:
-        """Compute gradients, averaged over processes; returns the loss of this process, []."""
-        where = (self.seed, epoch, place, self.accelerator.process_index)
-        seed_networks(*where)
-        with self.accelerator.autocast():
-            loss: Tensor = self.trained(views, loss_generator(self.device, *where))
-        self.accelerator.backward(loss)
-        return loss.detach()
-
-    def clip_gradients(self) -> Tensor:
-        """Limit the norm of the gradient; returns the norm before, []."""
-        largest = self.settings.clip_norm
-        norm = self.accelerator.clip_grad_norm_(
-            self.trained.parameters(), math.inf if largest is None else largest
-        )
-        return torch.as_tensor(norm).detach()
-
-    def views(self, epoch: int, first: int, last: int | None = None) -> Iterator[list[Tensor]]:
-        """Yield the views of this process in the steps ``first`` to ``last`` of an epoch."""
-        order = epoch_order(len(self.images), self.settings.batch_size, self.seed, epoch)[
-            first:last
-        ]
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        share = order.shape[1] // world
-        rows = order[:, rank * share : (rank + 1) * share]
-        return self.images.views(rows, self.view_settings, self.seed, epoch, first, rank)
-
-    def schedule(self, step: int) -> tuple[float, float]:
-        """Learning rate and target momentum of a step, counted from 0."""
-        rate = warmup_cosine(self.settings.lr, step, self.steps, self.warmup)
-        return rate, cosine(*self.settings.target.momentum, step, self.steps)
-
-    def observe(self) -> None:
-        """Add a row of diagnostics, in the first process."""
-        if self.monitor is None or not self.accelerator.is_main_process:
-            return
-        compiled = self.settings.compile  # for batches of another size than the monitor's
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            row = observe(self.model, self.monitor)
-        where = {"step": self.steps_done, "epoch": self.steps_done // self.steps_per_epoch}
-        self.history.diagnostics.append({**where, **row})
-        warn_of_collapse(row, self.steps_done)
-
-    def warm_up_ddp(self) -> None:
-        """Run a backward pass without effect, so that DDP puts gradients in their final groups.
-
-        The order in which the gradients of three or more processes are added depends on the groups,
-        and so would the last digits of a run that continues in a new process.
-        """
-        if self.accelerator.num_processes == 1:
-            return
-        kept = [buffer.clone() for buffer in self.model.buffers()]
-        self.trained.train()
-        self.backward(next(self.views(0, 0, 1)), 0, 0)
-        self.optimizer.zero_grad(set_to_none=True)
-        for buffer, value in zip(self.model.buffers(), kept, strict=True):
-            buffer.copy_(value)
-
-    # --- checks and checkpoints -------------------------------------------------------------------
-
-    def check_and_agree(self) -> bool:
-        """Check the steps since the last check; returns whether to save.
-
-        All processes call it at the same step and get the same answer. Raises ``NotFinite``.
-        """
-        new = torch.stack(
-            [torch.stack(self.losses[self.checked :]), torch.stack(self.norms[self.checked :])]
-        )
-        broken = (~new.isfinite()).any(0).nonzero()
-        first = float(broken[0]) if len(broken) else math.inf
-        due, length = math.inf, math.inf  # the first process decides
-        if self.accelerator.is_main_process:
-            ends = self.steps_done % self.steps_per_epoch == 0
-            due = float(self.steps_done < self.steps and self.keeper.due(ends))
-            length = self.interval.next_length(self.keeper.every)
-        first, due, length = distributed.least([first, due, length], self.device)
-        if first < math.inf:
-            step = self.steps_done - new.shape[1] + int(first)
-            raise NotFinite(self.describe_fault(step, *new[:, int(first)].tolist()))
-        self.checked += new.shape[1]
-        self.interval.start(int(length))
-        return bool(due)
-
-    def describe_fault(self, step: int, loss: float, norm: float) -> str:
-        """Say which number of a step is not finite, and what may help."""
-        fault = f"norm of the gradient is {norm}" if math.isfinite(loss) else f"loss is {loss}"
-        return (
-            f"the {fault} in epoch {step // self.steps_per_epoch + 1} "
-            f"(step {step + 1}, lr {self.schedule(step)[0]:.3g}); "
-            "lower pretrain.lr or set pretrain.clip_norm, or narrow pretrain.objective.log_sigma"
-        )
-
-    def save(self) -> None:
-        """Write a checkpoint. Call it where all steps so far are finite."""
-        self.keeper.save(self.steps_done, self.history, self.losses, self.norms)
-
-    def resume(self) -> bool:
-        """Go to the last checkpoint of this run; returns whether there is one."""
-        restored = self.keeper.restore()
-        if restored is None:
-            return False
-        self.steps_done, self.history = restored.step, restored.history
-        self.losses, self.norms = list(restored.losses), list(restored.norms)
-        self.checked = len(self.losses)
-        if restored.path:
-            log.info("goes on from step %d of %d, %s", restored.step, self.steps, restored.path)
-        return True
 
 
 def _check_batch(model: Objective, images: int, batch_size: int, processes: int) -> None:

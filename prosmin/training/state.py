@@ -1,7 +1,8 @@
 """What is kept of a run: its key, its history, and its state in checkpoints."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from prosmin.data.dataset import checksum
 from prosmin.data.feed import Feed, Resident
 from prosmin.training import checkpoint
 from prosmin.training.checkpoint import Arrays, Checkpoints
-from prosmin.training.monitor import Monitor
 from prosmin.training.settings import TrainSettings
+from prosmin.training.watch.monitor import Monitor
+
+NONE = torch.empty(0)  # losses and norms at the end of an epoch
 
 
 @dataclass
@@ -31,6 +34,10 @@ class History:
     diagnostics: list[dict[str, float]] = field(default_factory=list)
     images_per_second: float = math.nan
 
+    def thin(self, every: int) -> None:
+        """Keep the diagnostics of every so many epochs."""
+        self.diagnostics = [row for row in self.diagnostics if row["epoch"] % every == 0]
+
 
 def run_key(
     settings: TrainSettings,
@@ -38,10 +45,12 @@ def run_key(
     seed: int,
     accelerator: Accelerator,
     monitor: Monitor | None,
+    without: Collection[str] = (),
     **facts: Any,
 ) -> str:
     """The key of a run's checkpoints, which changes with everything that determines the result.
 
+    without: names of settings that do not determine it.
     facts: about the model, as JSON or dataclasses.
     """
     device = f"cpu, {torch.get_num_threads()} threads"
@@ -50,7 +59,7 @@ def run_key(
     watched = (monitor.images, monitor.labels, monitor.bank, monitor.bank_labels) if monitor else ()
     return checkpoint.key(
         **facts,
-        settings=settings,
+        settings={key: value for key, value in asdict(settings).items() if key not in without},
         seed=seed,
         images=[feed_of(images).facts(), checksum(*watched)],
         processes=accelerator.num_processes,
@@ -85,6 +94,7 @@ class Keeper:
     The first process reads and writes; all processes call each method at the same step.
 
     checkpoints: ``None`` keeps nothing.
+    trunk: of all runs that differ in the number of epochs alone; ``None``: the run is no such run.
     saved: the step of the last good checkpoint.
     """
 
@@ -94,8 +104,12 @@ class Keeper:
         model: nn.Module,
         optimizer: Optimizer,
         accelerator: Accelerator,
+        trunk: Checkpoints | None = None,
     ):
         self.checkpoints, self.model, self.optimizer = checkpoints, model, optimizer
+        self.trunk = trunk
+        self.start: Arrays | None = None
+        self.kept: Path | None = None
         self.device, self.rank = accelerator.device, accelerator.process_index
         self.main = accelerator.is_main_process
         self.saved: int | None = None
@@ -111,6 +125,7 @@ class Keeper:
 
     def save(self, step: int, history: History, losses: list[Tensor], norms: list[Tensor]) -> None:
         """Write a checkpoint. losses, norms: of the running epoch's steps, in this process."""
+        self.start = None
         empty = torch.empty(0, device=self.device)
         of_all = distributed.gather((torch.stack(losses) if losses else empty)[None])
         if not self.main or self.checkpoints is None:
@@ -125,12 +140,34 @@ class Keeper:
         if self.checkpoints.save(step, arrays, {"step": step, **rows}):
             self.saved = step
 
-    def restore(self) -> Restored | None:
-        """Load the newest checkpoint into the model and the optimiser, if there is one."""
+    def save_trunk(self, step: int, history: History) -> None:
+        """Keep the state at the end of an epoch for runs with more epochs."""
+        if self.main and self.trunk is not None:
+            arrays = to_arrays(self.model, self.optimizer, losses=NONE[None], norms=NONE)
+            rows = {"loss": history.loss, "diagnostics": history.diagnostics}
+            self.trunk.save(step, arrays, {"step": step, **rows})
+
+    def remember_start(self) -> None:
+        """Hold the initial weights in memory until the first checkpoint, to go back to them."""
+        if self.checkpoints is not None:
+            arrays = to_arrays(self.model, self.optimizer)
+            self.start = {name: array.copy() for name, array in arrays.items()}
+
+    def restore(self, trunk_until: int = 0) -> Restored | None:
+        """Load the newest state into the model and the optimiser, if there is one.
+
+        trunk_until: the last step at which a state of the trunk belongs to this run.
+        """
         newest = self.checkpoints.newest() if self.main and self.checkpoints is not None else None
+        if newest is None and self.start is None and self.main and self.trunk is not None:
+            newest = self.trunk.newest(trunk_until)
         content = distributed.from_main(newest[1] if newest else None, self.device)
         if content is None:
-            return None
+            if self.start is None:
+                return None
+            from_arrays(self.start, self.model, self.optimizer)
+            empty = NONE.to(self.device)
+            return Restored(None, 0, History(), empty, empty)
         arrays, facts = checkpoint.parse(content)
         epoch = from_arrays(arrays, self.model, self.optimizer)
         self.saved = facts["step"]
@@ -138,12 +175,36 @@ class Keeper:
             newest[0] if newest else None,
             facts["step"],
             History(facts["loss"], facts["diagnostics"]),
-            epoch["losses"][self.rank].to(self.device),
+            epoch["losses"][self.rank if len(epoch["losses"]) > 1 else 0].to(self.device),
             epoch["norms"].to(self.device),
         )
 
+    def keep_step(self, step: int, views: Sequence[Tensor], facts: Mapping[str, Any]) -> None:
+        """Write the views of a step in this process; the first process adds the state before it.
+
+        A full disk costs this file and a line in the log.
+        """
+        if self.checkpoints is None:
+            return
+        arrays = to_arrays(self.model, self.optimizer) if self.main else {}
+        arrays |= {f"views.{place}": view.cpu().numpy() for place, view in enumerate(views)}
+        path = self.checkpoints.step_path(step, self.rank)
+        if self.checkpoints.write_step(path, arrays, facts):
+            self.kept = path
+
+    def forget_step(self) -> None:
+        """Remove the step that was kept, because it went well."""
+        if self.kept is not None:
+            self.kept.unlink(missing_ok=True)
+
     def last_good(self) -> str:
-        """Name the last good checkpoint, for a message."""
+        """Name the step that was kept and the last good checkpoint, for a message."""
+        if self.kept is not None:
+            replay = f"`python -m prosmin.training.replay {self.kept}`"
+            return f"the step is kept: {replay}; {self._last_good()}"
+        return self._last_good()
+
+    def _last_good(self) -> str:
         if self.saved is None or self.checkpoints is None:
             return "there is no checkpoint to go back to"
         return f"the last good checkpoint is {self.checkpoints.path(self.saved)}"

@@ -28,6 +28,7 @@ DESCRIPTION = PRETRAINED / "model.json"
 VIEWS = PRETRAINED / "views.safetensors"
 ENCODER_WEIGHTS = PRETRAINED / "encoder.safetensors"
 LOSS, DIAGNOSTICS = plot("pretrain", "loss"), plot("pretrain", "diagnostics")
+ONLINE_PROBE = plot("pretrain", "probe")
 RELIABILITY = plot("linear", "reliability")
 LOWSHOT_DRAWS = plot("lowshot", "accuracy")
 CORRUPTION_ACCURACY = plot("corrupt", "accuracy")

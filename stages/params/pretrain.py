@@ -3,16 +3,20 @@
 Settings of views, training and objectives are the dataclasses of ``prosmin``; the stage adds keys.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
 
-from prosmin.common.settings import Flag, Range, Several, Width
+from prosmin.common.encoders import CONTINUED, SHOWN
+from prosmin.common.settings import Flag, Range, Refused, Several, Width
 from prosmin.objectives.settings import TRAINED, ProSMIN
 from prosmin.training.settings import TrainSettings
 from prosmin.views.settings import Interpolation
 from stages.params.types import Once, Revision, SplitName, Text, matching, plain, refuse_bool
+
+Sha256 = Annotated[str, matching("[0-9a-f]{64}", "64 digits of 0-9 and a-f")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,7 @@ class FileWeights(External):
 
     source: Literal["file"]
     path: Text
-    sha256: Annotated[str, matching("[0-9a-f]{64}", "64 digits of 0-9 and a-f")] | None = None
+    sha256: Sha256 | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,18 @@ class HubWeights(External):
     source: Literal["hub"]
     repo: Text
     revision: Revision
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierRun:
+    """``results/pretrain`` or ``results/export`` of another run.
+
+    sha256: of ``model.safetensors`` in it, checked where it is given.
+    """
+
+    source: Literal["run"]
+    path: Text
+    sha256: Sha256 | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +96,10 @@ class Projector:
 class Pretrain(TrainSettings):
     """All keys of the section.
 
+    external: weights that are evaluated instead of trained ones.
+    initial: weights that training starts from; None: random ones.
     crop_pct, interpolation: how the input of an evaluation is cut (``prosmin.data.frame.Frame``).
-        None: as the configuration of external weights says, else 1 and bilinear.
+        None: as the configuration of external or initial weights says, else 1 and bilinear.
     """
 
     splits: Annotated[tuple[SplitName, ...], Once, Field(min_length=1)] = ("train", "val")
@@ -89,8 +107,19 @@ class Pretrain(TrainSettings):
     stream: Flag = False
     encoder: Encoder
     external: Annotated[FileWeights | HubWeights, Discriminator("source")] | None = None
+    initial: Annotated[FileWeights | HubWeights | EarlierRun, Discriminator("source")] | None = None
     projector: Projector = Projector()
     objective: Annotated[Union[tuple(TRAINED.values())], Discriminator("name")] = ProSMIN()
     precision: Literal["fp32", "bf16"] = "fp32"
     crop_pct: Annotated[float, Range(above=0, most=1)] | None = None
     interpolation: Interpolation | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.external and self.initial:
+            raise Refused("initial", asdict(self.initial), "it needs training; external has none")
+
+    @property
+    def shown(self) -> Mapping[str, str]:
+        """The names on pages of the two encoders, by ``prosmin.common.encoders.ENCODERS``."""
+        return CONTINUED if self.initial else SHOWN

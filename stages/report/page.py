@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from prosmin.common.encoders import ENCODERS, SHOWN, TRAINED, UNTRAINED
+from prosmin.common.encoders import ENCODERS, TRAINED, UNTRAINED
 from prosmin.common.files import NUMBER, Arrays, damaged
 from prosmin.corruptions import BENCHMARK
 from prosmin.metrics.catalogue import METRICS, VARIANTS, entry_of
@@ -16,10 +16,10 @@ from stages.report.figures import calibration, corruption, lowshot, ood, trainin
 from stages.report.figures.drawing import COLOURS
 from stages.report.figures.lines import (
     CALIBRATION_LINES,
-    ENCODER_LINES,
     Line,
     detector_line,
     detectors_drawn,
+    encoder_lines,
 )
 from stages.report.inputs import Inputs, made_by
 from stages.report.tables import detection, provenance, results, rows, uncertainty
@@ -54,7 +54,8 @@ def _content(inputs: Inputs) -> dict[str, Any]:
     return {
         "params": inputs.params,
         "colours": COLOURS,
-        "untrained": SHOWN[UNTRAINED],
+        "untrained": inputs.params.pretrain.shown[UNTRAINED],
+        "before": prose.before(inputs),
         "method": prose.method(inputs),
         "abstract": prose.abstract(inputs),
         "limits": prose.limits(inputs),
@@ -64,7 +65,7 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "ood": sets + detection.means(sets),
         "weak": detection.weak(sets),
         "weak_bound": detection.WEAK,
-        "encoder_lines": ENCODER_LINES,
+        "encoder_lines": encoder_lines(inputs.params.pretrain.shown),
         "calibration_lines": CALIBRATION_LINES,
         "detector_lines": _detector_lines(sets),
         "training": _training(inputs),
@@ -99,7 +100,7 @@ def _training(inputs: Inputs) -> dict[str, Any]:
         return {"missing": made_by(layout.LOSS, "pretrain")}
     return {
         "missing": None,
-        "panels": training.curves(loss, diagnostics),
+        "panels": training.curves(loss, diagnostics, inputs.plot(layout.ONLINE_PROBE)),
         "watched": "knn_accuracy" in diagnostics[0] if diagnostics else False,
         "metrics": inputs.metrics(layout.metrics("pretrain")),
     }
@@ -108,8 +109,13 @@ def _training(inputs: Inputs) -> dict[str, Any]:
 def _reliability(inputs: Inputs) -> dict[str, Any]:
     params, panels = inputs.params, []
     diagrams = [
-        (layout.RELIABILITY, encoder, f"{params.dataset}, {line.label}", encoder)
-        for encoder, line in ENCODER_LINES.items()
+        (
+            layout.RELIABILITY,
+            encoder,
+            f"{params.dataset}, {params.pretrain.shown[encoder]}",
+            encoder,
+        )
+        for encoder in ENCODERS
     ]
     for stage, names, title in (
         ("transfer", params.transfer.targets, "transfer to"),
@@ -164,13 +170,16 @@ def _corruption(inputs: Inputs) -> dict[str, Any]:
     }
     measured = {name: clean for name, clean in without.items() if cells[0].get(name, "") != ""}
     by_type = next(iter(measured))
+    lines = encoder_lines(inputs.params.pretrain.shown)
     return {
         "missing": None,
         "means": [
-            corruption.severity(benchmark, clean, name, f"{entry_of(name).title}, mean over types")
+            corruption.severity(
+                benchmark, clean, name, f"{entry_of(name).title}, mean over types", lines
+            )
             for name, clean in measured.items()
         ],
-        "types": corruption.by_type(cells, measured[by_type], by_type),
+        "types": corruption.by_type(cells, measured[by_type], by_type, lines),
         "left_out": metrics.get(LEFT_OUT, ""),
         "generated": inputs.params.corrupt.source == "generated",
         "note": results.tested(metrics),

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
+from prosmin.common.encoders import TRAINED, UNTRAINED
 from prosmin.corruptions import BENCHMARK
 from prosmin.evaluation.ood_scores import DETECTORS
 from prosmin.metrics.catalogue import entry_of
 from stages.common import layout
+from stages.params.pretrain import HubWeights
 from stages.report.figures.lines import detector_line
 from stages.report.inputs import Inputs
 from stages.report.tables.detection import ood_sets, ranges
@@ -76,16 +77,20 @@ def method(inputs: Inputs) -> str:
     return settings.encoder.name if settings.external else settings.objective.title
 
 
+def before(inputs: Inputs) -> str:
+    """The weights of the network whose numbers stand beside those of the trained one."""
+    if not inputs.params.pretrain.initial:
+        return "its random initial weights"
+    return f"the weights that training started from ({_given(inputs, 'initial')})"
+
+
 def _pretraining(inputs: Inputs) -> str:
     settings, trained = inputs.params.pretrain, inputs.metrics(layout.metrics("pretrain"))
     dataset, name = inputs.params.dataset, settings.encoder.name
     colour = "grey" if settings.channels == 1 else "colour"
     size = f"{settings.image_size} × {settings.image_size} {colour} pixels"
     if settings.external:
-        given = settings.external
-        source = (
-            _weights(inputs) if given.source == "file" else f"{given.repo} at {given.revision[:12]}"
-        )
+        source = _given(inputs, "external")
         count = f" of {whole(trained.number('encoder_parameters'))} parameters" if trained else ""
         return (
             f"A {name}{count} with weights trained by others ({source}) was evaluated on images of "
@@ -94,19 +99,25 @@ def _pretraining(inputs: Inputs) -> str:
     if not trained:
         return f"A {name} is to be pretrained by {method(inputs)} on images of {dataset} ({size})."
     parameters, images = (whole(trained.number(key)) for key in ("encoder_parameters", "images"))
+    start = f", from {_given(inputs, 'initial')} on," if settings.initial else ""
     return (
-        f"A {name} of {parameters} parameters was pretrained by {method(inputs)} for "
+        f"A {name} of {parameters} parameters was pretrained{start} by {method(inputs)} for "
         f"{trained.number('epochs')} epochs on {images} images of {dataset} ({size}), without "
         "labels."
     )
 
 
-def _weights(inputs: Inputs) -> str:
-    """The name and checksum of a file of weights, without its folder on this machine."""
-    if made := inputs.origin().section("external"):
+def _given(inputs: Inputs, key: str) -> str:
+    """The weights that ``pretrain.<key>`` names, without their folder on this machine.
+
+    The checksum is that of a file.
+    """
+    given = getattr(inputs.params.pretrain, key)
+    if isinstance(given, HubWeights):
+        return f"{given.repo} at {given.revision[:12]}"
+    if made := inputs.origin().section(key):
         return f"{made['weights']}, SHA-256 {made['sha256']}"
-    external = inputs.params.pretrain.external
-    return Path(external.path).name if external and external.source == "file" else ""
+    return Path(given.path).name
 
 
 def _probe(inputs: Inputs) -> str:
@@ -119,7 +130,8 @@ def _probe(inputs: Inputs) -> str:
         f"{whole(n)} test images{_percent_interval(accuracy.trained)}"
     )
     if accuracy.random:
-        said += f"; on the features of the {SHOWN[UNTRAINED]} network it is right on "
+        floor = inputs.params.pretrain.shown[UNTRAINED]
+        said += f"; on the features of the {floor} network it is right on "
         said += percent(accuracy.random.value) + _percent_interval(accuracy.random)
     return f"{said}."
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipelines.flows.sweep_flow import ending
 from tests.pipelines.flows.test_grid import RANK
 
 SWEEP = f"""
@@ -10,6 +11,14 @@ rank: {RANK}
 show: [metrics/leaf/two.json:trained.accuracy]
 stages: [leaf@one, leaf@two]
 """
+
+
+def test_points_that_were_stopped_early_do_not_fail_a_sweep():
+    why = "pretrain failed: stopped early after epoch 3: rankme is 1.2, below 2 (pretrain.stop_be"
+    ended = ending(3, {"one": why})
+    assert ended.is_completed() and ended.message == "2 of 3 points done; stopped early: one"
+    broken = ending(3, {"one": why, "two": "no such key"})
+    assert broken.is_failed() and broken.message.endswith("stopped early: one; failed: two")
 
 
 @pytest.mark.integration

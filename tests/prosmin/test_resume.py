@@ -16,8 +16,8 @@ from prosmin.objectives import settings
 from prosmin.objectives.prosmin import ProSMIN
 from prosmin.training import loop
 from prosmin.training.checkpoint import Checkpoints
-from prosmin.training.monitor import Monitor
 from prosmin.training.settings import TrainSettings
+from prosmin.training.watch.monitor import Monitor
 from prosmin.views.settings import Views
 from tests import gang
 

@@ -22,8 +22,8 @@ from prosmin.evaluation.ood_scores import score_all
 from prosmin.metrics import classification
 from prosmin.models import store as models
 from stages import export, linear
+from stages.common.pretraining import used
 from stages.params.load import load
-from stages.pretrain import used
 from tests.stages.conftest import ROOT
 
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}

@@ -15,8 +15,8 @@ from prosmin.models import store
 from stages import fetch
 from stages import prediction as stage
 from stages.common.command import with_command
+from stages.common.pretraining import used
 from stages.params.load import load
-from stages.pretrain import used
 from tests.stages.conftest import ROOT
 
 WRITTEN = (

@@ -34,7 +34,7 @@ from stages import (
     uncertainty,
 )
 from stages import export as export_stage
-from stages.common import declared, inputs
+from stages.common import declared, inputs, pretraining
 from stages.common.features import load_features
 from stages.common.headlines import rows
 from stages.params.load import load
@@ -55,7 +55,7 @@ def changed(params, **changes):
 
 def test_the_path_of_external_weights_is_not_in_the_description_of_a_model(params):
     def told(**changes):
-        return pretrain.used(changed(params, **changes))
+        return pretraining.used(changed(params, **changes))
 
     here, there = (FileWeights(source="file", path=path) for path in ("here", "/home/there"))
     assert told(external=here) == told(external=there) != told()
@@ -63,20 +63,20 @@ def test_the_path_of_external_weights_is_not_in_the_description_of_a_model(param
 
 def test_the_description_of_a_model_has_the_keys_of_its_objective_alone(params):
     assert (
-        pretrain.used(params)["objective"]
+        pretraining.used(params)["objective"]
         == yaml.safe_load((ROOT / "params.yaml").read_text())["pretrain"]["objective"]
     )
-    content = pretrain.used(changed(params, objective=objectives.SimCLR(temperature=0.9)))
+    content = pretraining.used(changed(params, objective=objectives.SimCLR(temperature=0.9)))
     assert content["objective"] == {"name": "simclr", "temperature": 0.9}
     json.dumps(content)
 
 
 def test_what_is_built_is_what_params_name(params):
-    assert pretrain.model_settings(params.pretrain, [0.3], [0.2]).objective is (
+    assert pretraining.model_settings(params.pretrain, [0.3], [0.2]).objective is (
         params.pretrain.objective
     )
     outside = changed(params, external=FileWeights(source="file", path="here"))
-    built = pretrain.model_settings(outside.pretrain, [0.3], [0.0])
+    built = pretraining.model_settings(outside.pretrain, [0.3], [0.0])
     assert built.objective == objectives.External() and built.std == (0.001,)
 
 
@@ -259,6 +259,66 @@ def test_what_an_external_encoder_lacks_is_one_sentence(tmp_path, monkeypatch, s
     outside(tmp_path, **settings)
     with pytest.raises(ConfigError, match=sentence):
         pretrain.main(load())
+
+
+def continued(folder, **initial) -> None:
+    """Params of one epoch of training from given weights."""
+    content = yaml.safe_load((folder / "params.yaml").read_text())
+    given = content["pretrain"].pop("external", None)
+    content["pretrain"] |= {"initial": initial or given, "epochs": 1, "warmup_epochs": 0}
+    content["fetch"]["digits"]["limit"] = {"train": 256, "val": 64, "test": 64}
+    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def test_training_goes_on_from_given_weights_and_pages_show_them_beside_the_trained(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    theirs = outside(tmp_path)
+    continued(tmp_path)
+    params = load()
+    fetch.main(params, "digits")
+    pretrain.main(params)
+    images = torch.rand(3, 1, 16, 16)
+    theirs.reset_classifier(0)
+    with torch.inference_mode():
+        features = theirs.eval()((images - 0.3) / 0.2)
+        assert torch.equal(features, store.load_encoder("results/pretrain", "random")(images))
+        assert not torch.allclose(features, store.load_encoder("results/pretrain")(images))
+    _, trained = store.load_description("results/pretrain")
+    assert trained["initial"]["weights"] == "theirs.safetensors" and not trained["initial"]["heads"]
+    assert "path" not in trained["params"]["initial"]
+    first = files.read_arrays("results/pretrain/model.safetensors")
+
+    report.main(params)
+    page = Path("results/report/index.html").read_text()
+    assert "of the initial network: the same network at the weights that training started" in page
+    assert (
+        "was pretrained, from theirs.safetensors, SHA-256" in page
+        and "untrained network" not in page
+    )
+
+    Path("results/pretrain").rename("earlier")
+    continued(tmp_path, source="run", path="earlier")
+    params = load()
+    pretrain.main(params)
+    before = files.read_arrays("results/pretrain/random.safetensors")
+    online = [name for name in first if not name.startswith("target.")]
+    assert all(np.array_equal(first[name], before[name]) for name in online)
+    assert store.load_description("results/pretrain")[1]["initial"]["heads"]
+
+    continued(tmp_path, source="run", path="results/pretrain")
+    with pytest.raises(ConfigError, match="^initial.path is 'results/pretrain'; this run writes"):
+        pretrain.main(load())
+
+
+def test_initial_weights_and_external_ones_exclude_each_other(tmp_path):
+    outside(tmp_path)
+    content = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    content["pretrain"]["initial"] = {"source": "run", "path": "earlier"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(UserError, match=r"pretrain.initial is .*; it needs training; external has"):
+        load(tmp_path / "params.yaml")
 
 
 def test_params_that_are_edited_while_it_trains_cost_no_checkpoint(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Colours, dashes and names of encoders, detectors and scores, the same in every figure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
@@ -34,6 +34,13 @@ ENCODER_LINES = {
     TRAINED: Line(SHOWN[TRAINED], "trained"),
     UNTRAINED: Line(SHOWN[UNTRAINED], "random", "--", "s"),
 }
+
+
+def encoder_lines(shown: Mapping[str, str]) -> dict[str, Line]:
+    """The lines of both encoders with the names that they have in a run."""
+    return {key: line._replace(label=shown[key]) for key, line in ENCODER_LINES.items()}
+
+
 CALIBRATION_LINES = {
     "raw": Line("raw", "red", "--", "s"),
     "calibrated": Line("after temperature scaling", "trained"),

@@ -7,16 +7,17 @@ from prosmin.metrics.catalogue import entry_of
 from stages.report.figures.drawing import COLOURS, Panel, Rows, columns, panel, plot, unit_y
 from stages.report.figures.lines import ENCODER_LINES
 
+PROBE = "probe_accuracy"
 DIAGNOSTICS = ("rankme", "feature_std", "sigma_mean", "knn_accuracy")
 
 
-def curves(loss: Rows | None, diagnostics: Rows | None) -> list[Panel]:
-    """Loss, RankMe, feature std, sigma and online k-NN against the epoch."""
+def curves(loss: Rows | None, diagnostics: Rows | None, probe: Rows | None) -> list[Panel]:
+    """Loss, RankMe, feature std, sigma, online k-NN and online probe against the epoch."""
     panels = [_curve("loss", loss)] if loss else []
     for column in DIAGNOSTICS:
         if diagnostics and column in diagnostics[0]:
             panels.append(_curve(column, diagnostics))
-    return panels
+    return [*panels, _curve(PROBE, probe)] if probe else panels
 
 
 def _curve(column: str, rows: Rows) -> Panel:
@@ -27,7 +28,7 @@ def _curve(column: str, rows: Rows) -> Panel:
         plot(axes, x, y, ENCODER_LINES[TRAINED], clip_on=False)
         axes.plot(x[-1:], y[-1:], "o", color=COLOURS["trained"][0], clip_on=False)
         axes.set(title=title, xlabel="epoch", xlim=(0, None))
-        if column == "knn_accuracy":
+        if column in ("knn_accuracy", PROBE):
             unit_y(axes)
         elif y.min() >= 0:
             axes.set_ylim(0, y.max() * 1.25 or 1)

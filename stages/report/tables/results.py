@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
+from prosmin.common.encoders import TRAINED, UNTRAINED
 from prosmin.corruptions import BENCHMARK, EXTRA
 from prosmin.metrics.catalogue import CALIBRATED, entry_of, of_group
 from stages.common import layout
@@ -57,13 +57,14 @@ def _finetuned(inputs: Inputs, name: str) -> Group:
         return group
     content = inputs.metrics(layout.metrics("finetune", name))
     accuracy = entry_of("accuracy")
+    start = "its initial weights" if inputs.params.pretrain.initial else "scratch"
     few = [
         row(content, accuracy.name, f"{accuracy.label}, {few_label(key, setting['labels'])}", key)
         for key, setting in content[TRAINED].items()
         if isinstance(setting, dict)
     ]
     return group._replace(
-        note=f"{group.note}, beside the same network from scratch{_budgets(content)}",
+        note=f"{group.note}, beside the same network from {start}{_budgets(content)}",
         rows=[*group.rows, *filter(None, few)],
     )
 
@@ -152,7 +153,8 @@ def _corruption(inputs: Inputs) -> Group:
     note += f" and {extra} extra" if extra else ""
     note += f" × {len(corrupt.severities)} severities, {SOURCES[corrupt.source]}"
     rows = _rows(content, of_group("corruption"))
-    named = SHOWN.get(corrupt.reference, Path(corrupt.reference).name)
+    shown = inputs.params.pretrain.shown
+    named = shown.get(corrupt.reference, Path(corrupt.reference).name)
     rows = [
         replace(metric, label=f"{metric.label}, {named} = 1") if metric.entry.relative else metric
         for metric in rows

@@ -37,6 +37,20 @@ def test_a_change_below_a_section_changes_the_section():
     ) == {"a": 1, "o": {"name": "x", "t": 5, "u": {"v": 6}}, "b": {"d": 3}}
 
 
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({}, "untrained"),
+        ({"pretrain.initial": None}, "untrained"),
+        ({"pretrain.initial": {"source": "run", "path": "/earlier"}}, "initial"),
+        ({"pretrain.initial.path": "/earlier"}, "initial"),
+    ],
+)
+def test_the_encoder_before_training_is_named_after_its_weights(given, word):
+    study = Study.model_validate(changed(base={**SMALL["base"], **given}))
+    assert Plan("small", study, {}).shown(study.test)["random"] == word
+
+
 def test_the_runs_have_all_changes_and_names_of_their_own():
     plan = Plan("small", Study.model_validate(SMALL), parsed(["corrupt.images=5"]))
     run = plan.choice_run("simclr", 1, {"pretrain.objective.temperature": 0.5})

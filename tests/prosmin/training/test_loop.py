@@ -10,11 +10,11 @@ from sklearn.datasets import load_digits
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.models import networks, store
 from prosmin.objectives.prosmin import ProSMIN
-from prosmin.training import loop
+from prosmin.training import loop, replay
 from prosmin.training.checkpoint import Checkpoints
-from prosmin.training.monitor import Monitor
-from prosmin.training.settings import Target, TrainSettings
+from prosmin.training.settings import StopBelow, Target, TrainSettings
 from prosmin.training.state import run_key
+from prosmin.training.watch.monitor import Monitor
 from prosmin.views.settings import LocalViews, Views
 
 VIEWS = Views(flip=0.0, grayscale=0.0, solarize=0.0, blur=0.0)
@@ -49,12 +49,36 @@ def tiny_model(seed=0, **objective):
     )
 
 
-def train(digits, settings=SETTINGS, seed=0, monitor=None, model=None, checkpoints=None):
+def train(digits, settings=SETTINGS, seed=0, monitor=None, model=None, **kept):
     model = model or tiny_model(seed)
     history = loop.pretrain(
-        model, digits[0], settings, seed, Accelerator(cpu=True), monitor, checkpoints=checkpoints
+        model, digits[0], settings, seed, Accelerator(cpu=True), monitor, **kept
     )
     return model, history
+
+
+def watching(digits):
+    images, labels = digits
+    return Monitor(images[:64], labels[:64], images[64:], labels[64:])
+
+
+def counted(monkeypatch):
+    """The steps that are made from now on."""
+    step, made = loop.Run.step, []
+
+    def noted(self, *arguments):
+        made.append(self.steps_done)
+        step(self, *arguments)
+
+    monkeypatch.setattr(loop.Run, "step", noted)
+    return made
+
+
+def equal(first, second):
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def changed(settings=SETTINGS, **values):
@@ -163,7 +187,7 @@ def test_a_gpu_trains_in_bf16_and_goes_on_from_a_checkpoint(
     whole = on_gpu(tiny_model())
     assert whole.loss[-1]["loss"] == pytest.approx(on_cpu.loss[-1]["loss"], rel=0.1)
 
-    step = loop._Run.step
+    step = loop.Run.step
 
     def killed_at_step_7(self, *arguments):
         if self.steps_done == 7:
@@ -171,7 +195,7 @@ def test_a_gpu_trains_in_bf16_and_goes_on_from_a_checkpoint(
         step(self, *arguments)
 
     with monkeypatch.context() as patched, pytest.raises(InterruptedError):
-        patched.setattr(loop._Run, "step", killed_at_step_7)
+        patched.setattr(loop.Run, "step", killed_at_step_7)
         on_gpu(tiny_model(), every_step)
     model = tiny_model(seed=9)
     resumed = on_gpu(model, every_step)
@@ -267,9 +291,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate(digits):
 
 
 def test_an_infinite_gradient_is_found_though_the_loss_is_finite(digits, monkeypatch):
-    clip = loop._Run.clip_gradients
+    clip = loop.Run.clip_gradients
     norms = iter([1.0, 1.0, math.inf])
-    monkeypatch.setattr(loop._Run, "clip_gradients", lambda run: clip(run) * next(norms, 1.0))
+    monkeypatch.setattr(loop.Run, "clip_gradients", lambda run: clip(run) * next(norms, 1.0))
     with pytest.raises(UserError, match=r"^the norm of the gradient is inf in epoch 1 \(step 3, "):
         train(digits)
 
@@ -313,6 +337,95 @@ def test_a_run_with_channels_last_goes_back_to_the_same_weights(digits, monkeypa
     )
 
 
+def test_without_a_checkpoint_yet_it_starts_again(digits, monkeypatch, tmp_path):
+    undisturbed, seen = train(digits)
+    poison(monkeypatch, at=3, times=1)
+    model, history = train(digits, checkpoints=Checkpoints(tmp_path, "a" * 16))
+    assert history.loss == seen.loss and equal(model, undisturbed)
+    assert not list(tmp_path.rglob("kept-*"))
+
+
+def test_the_step_that_fails_twice_is_kept_with_its_views(digits, monkeypatch, every_step):
+    views = []
+    backward = loop.Run.backward
+
+    def noted(self, given, *place):
+        views.append((self.steps_done, given))
+        return backward(self, given, *place)
+
+    monkeypatch.setattr(loop.Run, "backward", noted)
+    poison(monkeypatch, at=6, times=100)
+    kept = every_step.step_path(5, 0)
+    with pytest.raises(UserError, match=f"`python -m prosmin.training.replay {kept}`"):
+        train(digits, checkpoints=every_step)
+    step = replay.read(kept)
+    assert (step.facts["step"], step.facts["where"]) == (5, [0, 1, 1])
+    of_step = [given for place, given in views if place == 5]
+    assert len(of_step) == 2
+    assert all(torch.equal(a, b) for a, b in zip(of_step[1], step.views, strict=True))
+
+
+# --- longer runs and hopeless runs ----------------------------------------------------------------
+
+CONSTANT = changed(
+    epochs=4, decay_epochs=1, target=Target(momentum=(0.5, 1.0)), weight_decay_end=0.2
+)
+
+
+def test_a_run_with_more_epochs_goes_on_from_the_shorter_one_to_the_bit(
+    digits, tmp_path, monkeypatch
+):
+    trunk, monitor, longer = Checkpoints(tmp_path, "b" * 16), watching(digits), 6
+    train(digits, CONSTANT, monitor=monitor, trunk=trunk)
+    whole, seen = train(digits, changed(CONSTANT, epochs=longer), monitor=monitor)
+    made = counted(monkeypatch)
+    model, history = train(
+        digits,
+        changed(CONSTANT, epochs=longer),
+        monitor=monitor,
+        model=tiny_model(seed=9),
+        trunk=trunk,
+    )
+    assert made == list(range(3 * 4, 6 * 4)) and equal(model, whole)
+    assert (history.loss, history.diagnostics) == (seen.loss, seen.diagnostics)
+    made.clear()
+    train(digits, changed(CONSTANT, epochs=3), trunk=trunk)  # its decay begins before that state
+    assert made == list(range(3 * 4))
+
+
+def test_who_watches_is_told_of_every_epoch(digits):
+    told = []
+    _, history = train(
+        digits, tell=lambda now: told.append((now.step, len(now.history.loss), now)), monitor=None
+    )
+    assert [(step, rows) for step, rows, _ in told] == [(0, 0), (4, 1), (8, 2)]
+    assert told[-1][2].seconds_left == 0 < told[1][2].seconds_left
+    assert math.isnan(told[0][2].seconds_left) and told[1][2].images_per_second > 0
+    assert history.images_per_second > 0
+
+
+def test_a_hopeless_run_stops_and_goes_on_once_the_limit_is_gone(
+    digits, monkeypatch, tmp_path, every_step
+):
+    monitor, plain = watching(digits), changed(epochs=4)
+    whole, _ = train(digits, plain, monitor=monitor)
+    limited = changed(plain, stop_below=StopBelow(metric="rankme", value=500.0, epoch=2))
+    with pytest.raises(UserError, match=r"^stopped early after epoch 2: rankme is .*, below 500 "):
+        train(digits, limited, monitor=monitor, checkpoints=every_step)
+    made = counted(monkeypatch)
+    with pytest.raises(UserError, match="^stopped early after epoch 2"):
+        train(digits, limited, monitor=monitor, checkpoints=every_step)
+    assert not made
+    model, _ = train(digits, plain, monitor=monitor, checkpoints=every_step)
+    assert made == list(range(8, 16)) and equal(model, whole)
+
+
+def test_a_limit_of_what_needs_labels_is_refused_without_labels(digits):
+    limited = changed(stop_below=StopBelow(metric="knn_accuracy", value=0.5, epoch=1))
+    with pytest.raises(ConfigError, match="^stop_below.metric is 'knn_accuracy'; it needs labels"):
+        train(digits, limited, monitor=Monitor(digits[0][:64]))
+
+
 def test_training_leaves_the_global_generator_as_it_was(digits):
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -335,3 +448,5 @@ def test_the_key_of_a_run_changes_with_settings_seed_images_and_watched_images(d
     assert len({run_key(*run) for run in runs}) == 5
     assert run_key(*runs[0]) == run_key(*runs[0])
     assert run_key(*runs[0], model={"dim": 8}) != run_key(*runs[0])
+    without = [run_key(*run, ("lr",)) for run in runs]
+    assert without[0] == without[1] and len(set(without)) == 4

@@ -10,7 +10,7 @@ from torch import Tensor
 from prosmin.common.seeds import sample_rows
 from prosmin.data.dataset import Split
 from prosmin.objectives.base import Objective
-from prosmin.training import diagnostics
+from prosmin.training.watch import diagnostics
 
 WATCHED = 1024  # largest number of images behind each observation
 BANK = 4096  # largest number of images among which the online k-NN looks
@@ -57,9 +57,9 @@ def _draw(split: Split, most: int, seed: int, purpose: str) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def observe(model: Objective, monitor: Monitor, batch_size: int = 512) -> dict[str, float]:
-    """Diagnostics by name; ``prosmin.training.diagnostics`` defines them.
+    """Diagnostics by name; ``prosmin.training.watch.diagnostics`` defines them.
 
-    Those of sigma are for objectives that predict a distribution, k-NN accuracy is for a monitor
+    Those of sigma are for objectives that predict a distribution, the accuracies are for a monitor
     with labels.
     """
     was_training = model.training
@@ -79,9 +79,9 @@ def observe(model: Objective, monitor: Monitor, batch_size: int = 512) -> dict[s
         row |= diagnostics.sigma_summary(log_sigma, *model.sigma_range)
     if monitor.labels is not None and monitor.bank is not None and monitor.bank_labels is not None:
         bank = outputs(monitor.bank)[0]
-        row["knn_accuracy"] = diagnostics.knn_accuracy(
-            bank, monitor.bank_labels.to(device), features, monitor.labels.to(device)
-        )
+        known = bank, monitor.bank_labels.to(device), features, monitor.labels.to(device)
+        row["knn_accuracy"] = diagnostics.knn_accuracy(*known)
+        row["probe_accuracy"] = diagnostics.probe_accuracy(*known)
     model.train(was_training)
     return row
 

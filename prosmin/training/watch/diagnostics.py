@@ -50,6 +50,27 @@ def knn_accuracy(
 
 
 @torch.no_grad()
+def probe_accuracy(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, l2: float = 0.01
+) -> float:
+    """Accuracy of a linear probe: ridge regression on the one-hot labels of a bank, solved exactly.
+
+    bank, bank_labels, queries, labels: as for ``knn_accuracy``.
+    l2: weight of the penalty beside the mean squared error, for features of variance 1.
+    """
+    mean, std = bank.double().mean(0), bank.double().std(0, correction=0)
+    std = torch.where(std > 1e-6 * std.max(), std, 1.0)
+    inputs = (bank.double() - mean) / std
+    classes = F.one_hot(bank_labels).double()
+    shares = classes.mean(0)
+    penalty = l2 * torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+    square = inputs.T @ inputs / len(inputs) + penalty
+    weights = torch.linalg.solve_ex(square, inputs.T @ (classes - shares) / len(inputs))[0]
+    scores = (queries.double() - mean) / std @ weights + shares
+    return float((scores.argmax(1) == labels).float().mean())
+
+
+@torch.no_grad()
 def sigma_summary(log_sigma: Tensor, low: float, high: float) -> dict[str, float]:
     """Geometric mean of sigma, and the share at the clamp, of predicted log sigma [N, D]."""
     margin = 1e-4 * (high - low)

@@ -4,7 +4,7 @@ Nothing is unpickled. Files of the hub are those of one commit.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -39,6 +39,15 @@ class Weights:
         """SHA-256 of the file, in hexadecimal."""
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def facts(self) -> dict[str, str]:
+        """Name and SHA-256, for whoever reads a model made from them."""
+        return {"weights": self.name, "sha256": self.digest()}
+
+    def check(self, key: str, sha256: str | None) -> None:
+        """Raise ``ConfigError`` for the setting ``key`` where the file has another SHA-256."""
+        if sha256 is not None and sha256 != (found := self.digest()):
+            raise ConfigError(f"{key}.sha256", sha256, f"the file {self.path} has {found}")
 
     def normalisation(self, model: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Mean and standard deviation of the input in training, per channel in [0, 1].
@@ -91,25 +100,31 @@ def normalisation(
     model: str,
     channels: int,
     given: tuple[Sequence[float], Sequence[float]] | None = None,
+    key: str = "external",
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and std of an encoder's input, per channel: as ``given``, or as its weights say.
+
+    key: the setting that may give them, for messages.
 
     Raises ``ConfigError`` where nobody says them, or says them for other channels.
     """
     known = given or weights.normalisation(model)
     if known is None:
         silent = f"no config.json beside the weights of {weights.name} says how their input was"
-        raise ConfigError("external.mean", None, f"{silent} normalised; give mean and std")
+        raise ConfigError(f"{key}.mean", None, f"{silent} normalised; give mean and std")
     if len(known[0]) != channels:
         needed = f"the input of {weights.name} is normalised as {len(known[0])} channels"
         raise ConfigError("channels", channels, needed)
     return known
 
 
-def from_file(path: str | Path) -> Weights:
+def from_file(path: str | Path, key: str = "external", sha256: str | None = None) -> Weights:
     """Weights in a safetensors file or in a folder with ``model.safetensors``.
 
     The ``config.json`` beside them is read, if there is one.
+
+    key: the setting that holds ``path`` and ``sha256``, for messages.
+    sha256: that the file must have; ``None``: any.
 
     Raises ``ConfigError`` where there are none.
     """
@@ -117,17 +132,22 @@ def from_file(path: str | Path) -> Weights:
     file = given / "model.safetensors" if given.is_dir() else given
     if file.suffix != ".safetensors":
         raise ConfigError(
-            "external.path",
+            f"{key}.path",
             str(path),
-            "it must be a file named *.safetensors, or a folder with model.safetensors",
+            "it must be a file named *.safetensors, or a folder with model.safetensors; pickled "
+            "weights are not read",
         )
     if not file.is_file():
-        raise ConfigError("external.path", str(path), f"there is no file {file}")
-    return Weights(file, file.name, _config(file.parent / "config.json"))
+        raise ConfigError(f"{key}.path", str(path), f"there is no file {file}")
+    weights = Weights(file, file.name, _config(file.parent / "config.json"))
+    weights.check(key, sha256)
+    return weights
 
 
-def from_hub(repo: str, revision: str) -> Weights:
+def from_hub(repo: str, revision: str, key: str = "external") -> Weights:
     """``model.safetensors`` and ``config.json`` of a commit of the hub, or of its cache.
+
+    key: the setting that holds ``repo`` and ``revision``, for messages.
 
     Raises ``ConfigError`` where the weights cannot be had.
     """
@@ -150,7 +170,7 @@ def from_hub(repo: str, revision: str) -> Weights:
     ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            "external.repo",
+            f"{key}.repo",
             repo,
             f"its model.safetensors cannot be had at revision {revision}: {reason}",
         ) from None
@@ -185,8 +205,12 @@ def _config(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
+def load_backbone(
+    weights: Weights, settings: "ModelSettings", state: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """The backbone of ``settings`` with these weights, all of which must fit.
+
+    state: the weights by name where they are in memory; ``None``: those of the file.
 
     A classifier is left out. timm interpolates position embeddings of another image size.
 
@@ -200,7 +224,12 @@ def load_backbone(weights: Weights, settings: "ModelSettings") -> nn.Module:
         name, settings.image_size, channels, settings.cifar_stem, settings.kwargs
     )
     traits: dict[str, Any] = vars(backbone)["pretrained_cfg"]
-    state = _without(_read(weights), traits.get("classifier"))
+    state = _without(_read(weights) if state is None else state, traits.get("classifier"))
+    if any(name.startswith("encoder.backbone.") for name in state):
+        raise UserError(
+            f"{weights.path} holds an encoder with its heads, as a run writes it; give the file "
+            "encoder.safetensors beside it"
+        )
     first = traits.get("first_conv")
     kernel = state.get(f"{first}.weight")
     if kernel is not None and kernel.ndim == 4 and kernel.shape[1] not in (channels, 1):
@@ -244,7 +273,7 @@ def _read(weights: Weights) -> dict[str, Tensor]:
 
 
 def _without(
-    state: dict[str, Tensor], classifier: str | tuple[str, ...] | None
+    state: Mapping[str, Tensor], classifier: str | tuple[str, ...] | None
 ) -> dict[str, Tensor]:
     names = (classifier,) if isinstance(classifier, str) else classifier or ()
     return {

@@ -6,8 +6,8 @@ from sklearn.datasets import load_digits
 from prosmin.data.dataset import Split
 from prosmin.models.networks import Encoder
 from prosmin.objectives.registry import build
-from prosmin.training import diagnostics, monitor
-from prosmin.training.monitor import Monitor
+from prosmin.training.watch import diagnostics, monitor
+from prosmin.training.watch.monitor import Monitor
 
 
 def test_collapse_is_said_in_the_log_with_its_likely_cause(caplog):
@@ -71,5 +71,10 @@ def test_sigma_is_watched_where_the_objective_predicts_it(keys, has_sigma):
     backbone.num_features = 6
     model = build(Encoder(backbone, [0.5], [0.25]), 12, 4, keys)
     images = torch.arange(20 * 64, dtype=torch.int32).to(torch.uint8).view(20, 1, 8, 8)
+    state = torch.get_rng_state()
+    known = Monitor(images, torch.arange(20) % 2, images, torch.arange(20) % 2)
+    both = monitor.observe(model, known, batch_size=7)
+    assert {"knn_accuracy", "probe_accuracy"} <= both.keys()
+    assert torch.equal(torch.get_rng_state(), state) and model.training
     row = monitor.observe(model, Monitor(images), batch_size=7)
     assert ({"sigma_mean", "sigma_clamped"} <= row.keys()) == has_sigma and "rankme" in row

@@ -9,7 +9,7 @@ from torch import nn
 from prosmin.common.seeds import sample_rows
 from prosmin.models import store
 from prosmin.objectives.base import Distilling
-from prosmin.training.untrained import SAMPLE, set_statistics
+from prosmin.training.weights.untrained import SAMPLE, set_statistics
 from tests import gang
 
 NARROW = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 8], "zero_init_last": False}
@@ -35,6 +35,15 @@ def norms(module: nn.Module) -> list[nn.Module]:
     return [
         layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
     ]
+
+
+def test_a_part_with_statistics_of_its_own_keeps_them():
+    model = network()
+    kept = {key: tensor.clone() for key, tensor in model.encoder.state_dict().items()}
+    set_statistics(model, pictures(100), 0, but=model.encoder)
+    assert all(torch.equal(kept[key], tensor) for key, tensor in model.encoder.state_dict().items())
+    assert all(layer.running_mean.abs().max() > 0 for layer in norms(model.projector))
+    assert model.target[0].state_dict().keys() == kept.keys()
 
 
 @pytest.mark.parametrize("name", ["prosmin", "published", "byol", "simclr", "external"])

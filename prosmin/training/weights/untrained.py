@@ -8,23 +8,26 @@ initial weights.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prosmin.common.seeds import sample_rows
 from prosmin.models.networks import Encoder
-from prosmin.objectives.base import Distilling, Objective
+from prosmin.objectives.base import Objective
 
 SAMPLE = 1024  # images at most, for the statistics
 PIXELS = 2**22  # pixels of a batch, about
 
 
 @torch.no_grad()
-def set_statistics(model: Objective, images: Tensor, seed: int) -> Objective:
+def set_statistics(
+    model: Objective, images: Tensor, seed: int, but: nn.Module | None = None
+) -> Objective:
     """Give the batch normalisation of ``model`` the statistics of a sample of images; returns it.
 
     images: uint8 [N, C, S, S], without augmentation.
     seed: of the sample.
+    but: a part of the model whose statistics stay, because its weights were trained with them.
 
     Mean and variance are the means of those of batches (Wu & Johnson 2021, arXiv 2105.07576), in
     one pass through the layers that evaluation uses. A target network, which equals the online
@@ -32,8 +35,13 @@ def set_statistics(model: Objective, images: Tensor, seed: int) -> Objective:
     in one process and outside training. On a CPU one thread computes it, so that no number depends
     on the number of threads.
     """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    layers = [layer for layer in layers if layer.running_mean is not None]
+    stays = set(but.modules()) if but is not None else set()
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module not in stays
+    ]
+    layers = [layer for layer in norms if layer.running_mean is not None]
     rows = sample_rows(len(images), SAMPLE, seed, "statistics of the floor")
     chosen = images[torch.from_numpy(rows)]
     if not layers or len(chosen) < 2:
@@ -49,7 +57,7 @@ def set_statistics(model: Objective, images: Tensor, seed: int) -> Objective:
             layer.momentum = None  # the mean over batches
         for module in model.modules():
             # Dropout and the like stay off; the encoder takes a batch whole.
-            module.training = isinstance(module, _BatchNorm | Encoder)
+            module.training = module in norms or isinstance(module, Encoder)
         for batch in _batches(chosen):
             model.describe(batch.to(device).float() / 255.0)
     finally:
@@ -59,9 +67,7 @@ def set_statistics(model: Objective, images: Tensor, seed: int) -> Objective:
             _counter(layer).copy_(tracked)
         for module, mode in modes:
             module.training = mode
-    if isinstance(model, Distilling):
-        for copied, original in zip(model.target, model._online, strict=True):
-            copied.load_state_dict(original.state_dict())
+    model.reset_target()
     return model
 
 

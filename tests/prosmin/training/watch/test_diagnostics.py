@@ -1,11 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 
-from prosmin.training import diagnostics
+from prosmin.training.watch import diagnostics
 
 
 def test_rankme_of_orthonormal_features_is_their_number_and_of_one_direction_is_one():
@@ -39,6 +42,20 @@ def test_online_knn_with_equal_weights_agrees_with_scikit_learn():
         bank, torch.tensor(labels[:1000]), queries, torch.tensor(labels[1000:]), k=1
     )
     assert accuracy == pytest.approx(oracle, abs=2 / len(queries))
+
+
+def test_the_online_probe_agrees_with_ridge_regression_of_scikit_learn():
+    images, labels = load_digits(return_X_y=True)  # some pixels are 0 in all images
+    scale = StandardScaler().fit(images[:1000])
+    ridge = Ridge(alpha=0.01 * 1000, solver="svd")
+    ridge.fit(scale.transform(images[:1000]), np.eye(10)[labels[:1000]])
+    chosen = ridge.predict(scale.transform(images[1000:])).argmax(1)
+    parts = (images[:1000], labels[:1000], images[1000:], labels[1000:])
+    accuracy = diagnostics.probe_accuracy(*map(torch.tensor, parts))
+    assert accuracy == pytest.approx((chosen == labels[1000:]).mean(), abs=1e-6)
+    assert accuracy > 0.85
+    broken = torch.full((1000, 64), math.nan)
+    assert diagnostics.probe_accuracy(broken, *map(torch.tensor, parts[1:])) <= 1
 
 
 def test_sigma_summary_counts_what_stands_at_the_clamp():

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.data.frame import Frame
 from prosmin.models import store
-from prosmin.training import external
+from prosmin.training.weights import external
 
 RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
 VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
