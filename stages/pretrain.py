@@ -62,7 +62,7 @@ MEASURED = 20_000  # images at most, for mean and spread of the channels
 
 def processes_of(gpus: int) -> int:
     """How many processes train: PROSMIN_PROCESSES, or one per GPU."""
-    given = workers.processes("PROSMIN_PROCESSES", gpus or 1, 1)
+    given = workers.number_of_processes("PROSMIN_PROCESSES", gpus or 1, 1)
     if gpus and given > gpus:
         there = f"there are only {gpus} GPUs, and each process needs its own"
         raise UserError(f"PROSMIN_PROCESSES is {given}; {there}")

@@ -158,7 +158,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 # --- settings of the environment ------------------------------------------------------------------
 
 
-def processes(variable: str, default: int, least: int) -> int:
+def number_of_processes(variable: str, default: int, least: int) -> int:
     """The number of processes in an environment variable. Raises ``UserError`` for other text."""
     says = f"processes, {least} to {threads.MOST}"
     return int(number(variable, default, least, says, int, threads.MOST))
@@ -189,4 +189,4 @@ def decoders(processes: int, gpu: bool) -> int:
     PROSMIN_WORKERS, or beside a GPU a share of the cores, on a CPU one.
     """
     share = max(1, threads.cores() // processes) if gpu else 1
-    return processes("PROSMIN_WORKERS", share, 0)
+    return number_of_processes("PROSMIN_WORKERS", share, 0)

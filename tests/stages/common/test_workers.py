@@ -7,7 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+
+from prosmin.common.errors import UserError
+from stages.common import workers
 
 ROOT = Path(__file__).parents[3]
 # Where they could meet is left out: these do not train.
@@ -132,3 +136,30 @@ def test_none_outlives_the_one_that_started_them(started, tmp_path, number):
             break
         time.sleep(0.05)
     assert not alive(processes)
+
+
+def test_processes_meet_on_loopback_alone():
+    with workers.meeting() as variables:
+        assert variables["MASTER_ADDR"] == "127.0.0.1"
+        hosts = {
+            connection.laddr.ip
+            for connection in psutil.Process().net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+            and connection.laddr.port == int(variables["MASTER_PORT"])
+        }
+    assert hosts == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(("given", "gpu", "count"), [("0", True, 0), ("3", False, 3), (None, 0, 1)])
+def test_the_number_of_processes_that_decode(monkeypatch, given, gpu, count):
+    monkeypatch.delenv("PROSMIN_WORKERS", raising=False)
+    if given:
+        monkeypatch.setenv("PROSMIN_WORKERS", given)
+    assert workers.decoders(2, gpu) == count
+
+
+@pytest.mark.parametrize("given", ["-1", "4097", "many"])
+def test_a_number_of_processes_that_decode_that_is_none_is_refused(monkeypatch, given):
+    monkeypatch.setenv("PROSMIN_WORKERS", given)
+    with pytest.raises(UserError, match=rf"PROSMIN_WORKERS is '{given}'; .* processes, 0 to 4096"):
+        workers.decoders(2, True)
