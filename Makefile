@@ -1,7 +1,8 @@
 # Needs git, make and Python 3.11 to 3.13. Everything else comes from requirements.lock into .venv.
 #   make repro       run the pipeline, print the results       ARGS=linear: up to one stage
+#   make plan        what a run would do, why, and for how long
 #   make flow        the same, with stages in parallel         ARGS="--set pretrain.epochs=5"
-#   make repro or flow   with other settings                   PARAMS=recipes/cifar10.yaml
+#   make repro, flow or plan   with other settings             PARAMS=recipes/cifar10.yaml
 #   make dashboard   Prefect's web pages on this machine       PORT=4300
 #   make sweep       one experiment per point of a grid        FILE=sweeps/lambda.yaml
 #   make study       compare methods over seeds            FILE=studies/digits.yaml
@@ -10,7 +11,7 @@
 #   make lock        resolve requirements.lock again           ARGS=--upgrade: newest versions
 #   make ... PYTHON=/path/to/python    choose the Python of .venv
 
-.PHONY: help repro flow dashboard sweep study test lint lock environment
+.PHONY: help repro plan flow dashboard sweep study test lint lock environment
 
 # Settings for another Python must not reach this one.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
@@ -28,12 +29,18 @@ repro: environment
 
 flow: environment
 	@$(run_in_venv) python -m pipelines.recipe run $(PARAMS) $(ARGS)
+
+plan: environment
+	@$(in_venv) python -m pipelines.recipe plan $(PARAMS) $(ARGS)
 else
 repro: environment
 	@$(run_in_venv) python -m pipelines.repro $(ARGS)
 
 flow: environment
 	@$(run_in_venv) python -m pipelines.run $(ARGS)
+
+plan: environment
+	@$(in_venv) python -m pipelines.plan $(ARGS)
 endif
 
 dashboard: environment

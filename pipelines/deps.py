@@ -2,7 +2,6 @@
 
     python -m pipelines.deps            # exit code 1 where a list in dvc.yaml is not the imports
     python -m pipelines.deps --write    # write the lists anew
-    python -m pipelines.deps --why      # per stage: why the next run will execute it
 
 A stage depends on the modules that it imports, directly or through others. Where it imports all of
 a folder, the folder stands for its files. Data and results in a list stay as they are.
@@ -11,7 +10,6 @@ a folder, the folder stands for its files. Data and results in a list stay as th
 import argparse
 import ast
 import re
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from pathlib import Path
 from prosmin.common.errors import listed, say
 from prosmin.common.files import write_text
 from prosmin.training.fingerprint import module_file, reached, without_docstrings
-from stages.common import current, declared, proof
+from stages.common import declared, proof
 
 # Modules that start a stage, read its settings, word its errors and write its files. They decide no
 # result, so a change in them must not re-run the graph.
@@ -120,33 +118,6 @@ def _list(indent: str, before: list[str], code: list[str]) -> str:
     )
 
 
-def why() -> Iterator[str]:
-    """A paragraph per stage that the next run will execute: its name, then one line per reason."""
-    for name, reasons in current.reasons().items():
-        if reasons:
-            lines = [line for reason in reasons for line in _files_of(reason)]
-            yield "\n  ".join([name, *lines])
-
-
-def _files_of(reason: current.Reason) -> list[str]:
-    """The text of a reason; for a folder of code one line per file that git knows to differ."""
-    if (
-        not reason.path
-        or not Path(reason.path).is_dir()
-        or reason.path.split("/")[0] not in PACKAGES
-    ):
-        return [reason.text]
-    since = _git("log", "-1", "--format=%H", f"-S{reason.noted}", "--", str(declared.LOCK)).strip()
-    names = _git("diff", "--name-only", since or "HEAD", "--", reason.path).split()
-    names += _git("ls-files", "--others", "--exclude-standard", "--", reason.path).split()
-    return [f"{name} changed" for name in names] or [reason.text]
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout
-
-
 def differences(old: str, new: str) -> Iterator[str]:
     """Per stage, the code that its list lacks and the code that it need not have.
 
@@ -176,15 +147,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.deps", description=__doc__.splitlines()[0]
     )
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--write", action="store_true", help="write the lists of dvc.yaml anew")
-    action.add_argument(
-        "--why", action="store_true", help="say why the next run will execute a stage"
-    )
+    parser.add_argument("--write", action="store_true", help="write the lists of dvc.yaml anew")
     options = parser.parse_args()
-    if options.why:
-        print("\n".join(why()) or "up to date")
-        return 0
     text = declared.GRAPH.read_text()
     if (new := written(text)) == text:
         return 0

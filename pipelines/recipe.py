@@ -1,10 +1,11 @@
 """``make repro PARAMS=recipes/cifar10.yaml``: run another file of settings than ``params.yaml``.
 
-``python -m pipelines.recipe repro|run FILE [arguments]`` hands its arguments to
-``pipelines.repro`` or ``pipelines.run`` and exits with their code. The run has a folder of its own,
-``runs/<name of the file>``: a clone with the uncommitted changes of tracked files, in which FILE is
-``params.yaml``. Your ``params.yaml``, results and record stay as they are. The folder shares the
-cache of DVC and keeps its results, so that the same command goes on where the run was stopped.
+``python -m pipelines.recipe repro|run|plan FILE [arguments]`` hands its arguments to
+``pipelines.repro``, ``pipelines.run`` or ``pipelines.plan`` and exits with their code. The run has
+a folder of its own, ``runs/<name of the file>``: a clone with the uncommitted changes of tracked
+files, in which FILE is ``params.yaml``. Your ``params.yaml``, results and record stay as they are.
+The folder shares the cache of DVC and keeps its results, so that the same command goes on where the
+run was stopped.
 
 Relative paths in FILE start in the folder of the run, where ``sets`` is a link to ``sets`` here.
 """
@@ -20,7 +21,7 @@ from prosmin.common.errors import UserError, listed
 from stages.common.declared import LOCK, PARAMS
 from stages.params.load import load
 
-COMMANDS = ("repro", "run")
+COMMANDS = ("repro", "run", "plan")
 RUNS = Path("runs")
 SETS = Path("sets")
 

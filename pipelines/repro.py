@@ -14,6 +14,8 @@ from pipelines.engine.execute import DVC, ended, guarded
 from pipelines.flows.summary import show
 from pipelines.graph import dag, lockfile, reads
 from pipelines.graph.workspace import alone, disk_fault, end_with_make, heard
+from pipelines.plan import plan
+from prosmin.common.errors import UserError
 from stages.common.command import run
 from stages.params.load import Params
 
@@ -41,8 +43,9 @@ def reproduce(arguments: tuple[str, ...]) -> int:
 
     end_with_make()
     with alone() as lock:
+        told = announced(arguments)
         before = {number: signal.signal(number, stop) for number in heard()}
-        process = guarded([*DVC, "repro", *arguments], shown=True, lock=lock)
+        process = guarded([*DVC, "repro", *told], shown=True, lock=lock)
         if stopped:  # while the process was started
             process.terminate()
         code = ended(process)
@@ -63,6 +66,22 @@ def reproduce(arguments: tuple[str, ...]) -> int:
     if stopped:
         return 128 + stopped[0]
     return code or int(bool(wrong))
+
+
+def announced(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """Say how many stages will run and for how long, where ``arguments`` name stages alone.
+
+    Returns the arguments, or others that leave out datasets that nothing uses. DVC itself would
+    make them for the stages that read all of ``metrics/``.
+    """
+    if any(word.startswith("-") for word in arguments):
+        return arguments
+    try:
+        planned = plan(arguments)
+    except UserError:  # DVC itself says what is wrong
+        return arguments
+    print("\n".join(planned.head()), flush=True)
+    return ("--single-item", *planned.stages) if planned.unused else arguments
 
 
 def explain(code: int) -> None:

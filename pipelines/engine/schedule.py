@@ -4,6 +4,7 @@ Knows neither DVC nor Prefect: ``submit`` starts a stage somewhere, and ``finish
 any thread, when the stage has ended.
 """
 
+import heapq
 import queue
 from collections.abc import Callable, Mapping
 
@@ -76,6 +77,44 @@ class Schedule:
             if lease is not None:
                 self.machine.release(self.stages[result.stage], lease)
         return len(ended)
+
+
+class _Rehearsal(Schedule):
+    """A schedule on a clock of its own: every stage takes its ``seconds``, and nothing runs."""
+
+    def __init__(
+        self,
+        stages: Mapping[str, Stage],
+        unchanged: set[str],
+        machine: Machine,
+        seconds: Mapping[str, float],
+    ):
+        super().__init__(stages, unchanged, machine, self._begin, seconds)
+        self.clock, self._seconds = 0.0, seconds
+        self._ends: list[tuple[float, str, Lease | None]] = []
+
+    def _begin(self, stage: Stage, lease: Lease | None, known: Result | None) -> None:
+        takes = 0.0 if known else self._seconds.get(stage.name, 0.0)
+        heapq.heappush(self._ends, (self.clock + takes, stage.name, lease))
+
+    def _collect(self) -> int:
+        self.clock, name, lease = heapq.heappop(self._ends)
+        self.results[name] = Result(name, "ran", 0.0)
+        if lease is not None:
+            self.machine.release(self.stages[name], lease)
+        return 1
+
+
+def expected(
+    stages: Mapping[str, Stage],
+    unchanged: set[str],
+    machine: Machine,
+    seconds: Mapping[str, float],
+) -> float:
+    """The seconds that a run takes where each stage takes its ``seconds``; 0 for any other."""
+    rehearsal = _Rehearsal(stages, unchanged, machine, seconds)
+    rehearsal.run()
+    return rehearsal.clock
 
 
 def paths_to_the_end(stages: Mapping[str, Stage], seconds: Mapping[str, float]) -> dict[str, float]:

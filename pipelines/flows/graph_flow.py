@@ -17,13 +17,14 @@ from httpx import HTTPError
 from pipelines.engine import durations, machine
 from pipelines.engine.dvc_command import different_version
 from pipelines.engine.execute import Executor, Result
-from pipelines.engine.schedule import Schedule
+from pipelines.engine.schedule import Schedule, expected
 from pipelines.flows import page
 from pipelines.flows.progress import Progress
 from pipelines.flows.server import settle
 from pipelines.graph import dag, lockfile, reads
 from pipelines.graph.experiment import experiment
 from pipelines.graph.workspace import alone
+from pipelines.plan import of
 from prosmin.common.errors import UserError
 
 settle()  # before the imports below: Prefect reads its settings when it is imported
@@ -38,7 +39,7 @@ from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 class View(Protocol):
     """An observer of a run in its process. Its methods are called from several threads."""
 
-    def began(self, stages: dict[str, dag.Stage]) -> None: ...
+    def began(self, stages: dict[str, dag.Stage], plan: list[str]) -> None: ...
     def started(self, stage: str) -> None: ...
     def line(self, stage: str, text: str) -> None: ...
     def ended(self, result: Result) -> None: ...
@@ -120,8 +121,16 @@ def _run_here(
         get_run_logger().warning("%s", said)
     view, futures = VIEW.get(), {}
     progress = Progress(len(chosen))
+    took, cores = durations.load(), workers or machine.cores()
+    plan = of(chosen, unchanged, asked=stages, forced=force)
+    idle = unchanged | set(plan.restored)
+    plan = plan._replace(seconds=expected(chosen, idle, machine.Machine(cores), took))
+    for line in plan.head():
+        get_run_logger().info("%s", line)
+    with suppress(HTTPError):  # the server has gone for good, which changes no result
+        page.announce(plan)
     if view:
-        view.began(chosen)
+        view.began(chosen, list(plan.head()))
 
     def submit(stage: dag.Stage, lease: machine.Lease | None, known: Result | None) -> None:
         upstream: list[PrefectFuture[Any]] = [futures[need] for need in stage.needs]
@@ -157,10 +166,7 @@ def _run_here(
         schedule.finish(result, lease)
         progress.ended()
 
-    took = durations.load()
-    schedule = Schedule(
-        chosen, unchanged, machine.Machine(workers or machine.cores()), submit, took
-    )
+    schedule = Schedule(chosen, unchanged, machine.Machine(cores), submit, took)
     with Executor(force, lock) as executor:
         try:
             results = schedule.run()

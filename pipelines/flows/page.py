@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.engine.execute import Result
 from pipelines.graph import dag
+from pipelines.plan import Plan
 from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
 from prosmin.common.files import read_csv
 from prosmin.common.seeds import sample_rows
@@ -18,6 +19,21 @@ from stages.common.layout import METRICS, REPORT
 from stages.params.load import load
 
 CURVES = 8  # curves in a plot; more cannot be told apart
+
+
+def announce(plan: Plan) -> None:
+    """Attach what a run will do, before it begins, to the flow run that calls this."""
+    from prefect.artifacts import create_table_artifact
+
+    create_table_artifact(
+        [
+            {"stage": step.stage, "why": "; ".join(step.reasons), "last took": step.took}
+            for step in plan.steps
+        ]
+        or [{"stage": "none"}],
+        key="plan",
+        description="\n\n".join(plan.head()),
+    )
 
 
 def publish(results: Mapping[str, Result]) -> None:

@@ -57,8 +57,12 @@ class Terminal:
         if self._live:
             self._live.stop()
 
-    def began(self, stages: dict[str, Stage]) -> None:
+    def began(self, stages: dict[str, Stage], plan: list[str]) -> None:
         self._stages = stages
+        for line in plan:
+            if self._live:
+                self._console.print(line, highlight=False, markup=False)
+            self._say(line)
 
     def started(self, stage: str) -> None:
         with self._guard:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prosmin.common.errors import UserError, nearest
+from stages.common import declared
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -77,7 +78,7 @@ def sentence(error: BaseException) -> str:
 
 
 def read(targets: Iterable[str] = (), downstream: bool = False) -> dict[str, Stage]:
-    """The stages of a run, in DVC's order.
+    """The stages of a run, in DVC's order, without those of datasets that nothing uses.
 
     Args:
         targets: Stages and foreach groups to run, with all that they need; empty: all stages.
@@ -105,7 +106,13 @@ def _plan(repo: "Repo", targets: list[str], downstream: bool) -> list[Stage]:
             f"{unknown!r} is not a stage{nearest(unknown, [*known, *groups])}; "
             f"there are: {', '.join(sorted(groups))}"
         ) from None
-    order = plan_repro(graph, wanted, downstream=downstream)
+    unused = declared.unused(declared.sections(declared.PARAMS), asked=targets)
+    spare = {name for stages in unused.values() for name in stages}
+    order = [
+        stage
+        for stage in plan_repro(graph, wanted, downstream=downstream)
+        if name_of(stage) not in spare
+    ]
     inside = set(order)
     return [
         Stage(

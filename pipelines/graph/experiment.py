@@ -19,8 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.engine import durations
 from pipelines.graph import dag
 from pipelines.graph.healing import clear_experiments, experiment_folder
+from pipelines.graph.private import private
 from prosmin.common.errors import UserError, nearest, printable, shown
 from stages.params.load import PARAMS, load
 from stages.params.yaml_file import INTERPOLATION, read
@@ -92,7 +94,7 @@ def experiment(
         UserError: for an unknown key, a value that is not allowed, and a name that is taken or is
             no name.
     """
-    origin = Path.cwd()
+    origin, took = Path.cwd(), durations.load()
     check(changes, name)
     if snapshot and not re.fullmatch(SNAPSHOT, snapshot):
         raise UserError(
@@ -108,6 +110,8 @@ def experiment(
             if edits:
                 git(folder, "restore", "--source", edits, "--worktree", "--", ".")
             os.chdir(folder)
+            private()
+            durations.save(took)
             apply(changes)
             load()
             yield Experiment(folder, origin, name)

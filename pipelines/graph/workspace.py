@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from pipelines.engine import durations
 from pipelines.engine.guard import STOPS
 from pipelines.graph import reads
 from pipelines.graph.healing import heal, make_room
@@ -46,6 +47,8 @@ def alone() -> Iterator[int | None]:
             why = f"{path} cannot be written: {error.strerror}; nothing holds off a second run"
             print(f"warning: {why}", file=sys.stderr)
         _say(heal())
+        with contextlib.suppress(OSError):  # a full disk: only the seconds are lost
+            durations.keep()
         reads.forget()
         try:
             yield lock

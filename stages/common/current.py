@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from prosmin.common.errors import listed, shown
 from stages.common import declared, proof
+from stages.common.declared import below
 
 Stages = dict[str, declared.Stage]
 
@@ -25,7 +26,7 @@ def split(root: Path = Path()) -> tuple[Stages, Stages]:
     Returns:
         The stages whose results are of these settings, code and data, and the other stages.
     """
-    look = _Look(root)
+    look = Look(root)
     current = {name: stage for name, stage in look.graph.items() if look.current(name)}
     return current, {name: stage for name, stage in look.graph.items() if name not in current}
 
@@ -37,36 +38,59 @@ def stale(root: Path = Path()) -> set[str]:
 
 def belongs(path: str, stale: Collection[str]) -> bool:
     """Whether a file is neither in ``stale`` nor below a path in it."""
-    return path not in stale and not any(path.startswith(f"{out}/") for out in stale)
+    return not any(below(path, out) for out in stale)
 
 
 def reasons(root: Path = Path()) -> "dict[str, list[Reason]]":
     """Per stage, why its results are not of these settings, code and data; empty where they are."""
-    look = _Look(root)
+    look = Look(root)
     return {name: look.reasons(name) for name in look.graph}
 
 
 class Reason(NamedTuple):
-    """path: of the dependency that differs, else empty; noted: its checksum in ``dvc.lock``."""
+    """Why the results of a stage are of other settings, code or data.
+
+    path: of the dependency that differs, else empty. noted: its checksum in ``dvc.lock``.
+    after: the stages that run before and write the dependency.
+    """
 
     text: str
     path: str = ""
     noted: str = ""
+    after: tuple[str, ...] = ()
 
 
-class _Look:
-    """One look at ``root``."""
+class Look:
+    """One look at ``root``, without the stages of datasets that nothing uses.
 
-    def __init__(self, root: Path):
-        self.root = root
+    whole: whether results must exist, here or in DVC's cache, as for a run of the graph.
+    asked: stages to look at even where nothing uses their dataset.
+    """
+
+    def __init__(self, root: Path, whole: bool = False, asked: Collection[str] = ()):
+        self.root, self.whole = root, whole
         self.params = declared.sections(root / declared.PARAMS)
-        self.graph = declared.graph(self.params, root / declared.GRAPH)
+        graph = declared.graph(self.params, root / declared.GRAPH)
+        self.unused = declared.unused(self.params, root / declared.GRAPH, asked)
+        spare = {name for stages in self.unused.values() for name in stages}
+        self.graph = {name: stage for name, stage in graph.items() if name not in spare}
         self.lock = declared.locked(root / declared.LOCK)
         self.writer = {out: name for name, stage in self.graph.items() for out in stage.outs}
         self.known: dict[str, list[Reason]] = {}
 
     def current(self, name: str) -> bool:
         return not self.reasons(name)
+
+    def needs(self, name: str) -> list[str]:
+        """The stages whose outputs a stage reads, in the order of ``dvc.yaml``."""
+        deps = self.graph[name].deps
+        found = {
+            writer
+            for out, writer in self.writer.items()
+            for dep in deps
+            if below(dep, out) or below(out, dep)
+        }
+        return [other for other in self.graph if other in found]
 
     def reasons(self, name: str) -> list[Reason]:
         if name not in self.known:
@@ -98,22 +122,27 @@ class _Look:
             if path in stage.deps:
                 yield from self._changed(path, md5)
         for path, md5 in _sums(entry, "outs").items():
-            if path in stage.outs and not self._unless_there(path, md5):
+            if path not in stage.outs:
+                continue
+            if self.whole and not (self.root / path).exists() and not proof.kept(md5):
+                yield Reason(f"{path} is missing")
+            elif not self._unless_there(path, md5):
                 yield Reason(f"{path} is not the file that the stage wrote", path, md5)
 
     def _changed(self, dep: str, md5: str) -> Iterator[Reason]:
         """Why a dependency has changed, by the stages that write it where there are any."""
-        above = next((out for out in self.writer if dep == out or dep.startswith(f"{out}/")), None)
+        above = next((out for out in self.writer if below(dep, out)), None)
         if above is not None:
             name = self.writer[above]
             if not self.current(name):
-                yield Reason(f"{dep}: {name} runs")
+                yield Reason(f"{dep}: {name} runs", after=(name,))
             elif dep == above and _sums(self.lock[name], "outs").get(dep) != md5:
                 yield Reason(f"{dep}: {name} has written another", dep, md5)
             return
-        inside = [name for out, name in self.writer.items() if out.startswith(f"{dep}/")]
+        inside = [name for out, name in self.writer.items() if below(out, dep)]
         if running := [name for name in inside if not self.current(name)]:
-            yield Reason(f"{dep}: {listed(running)} {'run' if len(running) > 1 else 'runs'}")
+            runs = "run" if len(running) > 1 else "runs"
+            yield Reason(f"{dep}: {listed(running)} {runs}", after=tuple(running))
         elif not self._unless_there(dep, md5):
             yield Reason(f"{dep} changed", dep, md5)
 

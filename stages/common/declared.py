@@ -8,7 +8,7 @@ part of its language that the graph uses: ``foreach`` over a section or a list,
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from typing import Any
 import yaml
 
 PARAMS, GRAPH, LOCK = Path("params.yaml"), Path("dvc.yaml"), Path("dvc.lock")
+
+FETCH = "fetch"  # the section of the datasets
+LOOP = f"${{{FETCH}}}"
 
 _TEMPLATE = re.compile(r"\$\{([^}]*)\}")
 # A tenth of the time, where libyaml is there.
@@ -93,6 +96,35 @@ def graph(params: Mapping[str, Any], path: Path = GRAPH) -> dict[str, Stage]:
             except (KeyError, TypeError, AttributeError):
                 continue
     return stages
+
+
+def unused(
+    params: Mapping[str, Any], path: Path = GRAPH, asked: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """The datasets of ``fetch`` that nothing uses, each with its stages.
+
+    A dataset has a stage in each loop over ``fetch``. It is used where another stage depends on a
+    path that one of these writes. Stages that read whole folders, such as all of ``metrics/``, use
+    no dataset.
+
+    params, path: as for ``graph``. asked: stages that are wanted all the same.
+    """
+    stages = graph(params, path)
+    loops = [name for name, body in definitions(path).items() if body.get("foreach") == LOOP]
+    free = {}
+    for name in value(params, FETCH) or ():
+        own = [f"{loop}@{name}" for loop in loops if f"{loop}@{name}" in stages]
+        written = {out for stage in own for out in stages[stage].outs}
+        read = {dep for stage in stages.values() if stage.name not in own for dep in stage.deps}
+        used = any(below(dep, out) for dep in read for out in written)
+        if own and not used and not set(own).intersection(asked):
+            free[str(name)] = own
+    return free
+
+
+def below(path: str, folder: str) -> bool:
+    """Whether ``path`` is ``folder`` or lies inside."""
+    return f"{path}/".startswith(f"{folder}/")
 
 
 def locked(path: Path = LOCK) -> dict[str, Any]:

@@ -4,13 +4,14 @@ DVC notes the params, the code and the data of a stage as they are when the stag
 edit in between would have the result of the old inputs noted under the new ones. So a stage looks
 at its own keys of ``params.yaml`` and at the files that it depends on before it reads them, and
 again at its end. It leaves a note of them (``.prosmin/read``), by which ``make repro`` and
-``make flow`` check afterwards what DVC has noted.
+``make flow`` check afterwards what DVC has noted. The note also tells how long the stage took.
 """
 
 import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ class Inputs:
 
 
 _now: Inputs | None = None
+_begun = time.monotonic()  # when this process began, but for the libraries imported before
 
 
 def note(stage: str, arguments: list[str], text: bytes | None = None) -> None:
@@ -112,7 +114,8 @@ def finish() -> None:
     if _now:
         proof.remember(_now.stage.outs)
         with contextlib.suppress(OSError):  # a full disk: without a note, nothing is compared
-            write_json(READ / f"{_now.stage.name.replace('/', '+')}.json", _now.note())
+            content = _now.note() | {"seconds": round(time.monotonic() - _begun, 1)}
+            write_json(READ / f"{_now.stage.name.replace('/', '+')}.json", content)
 
 
 def forget() -> None:

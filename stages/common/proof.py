@@ -69,7 +69,7 @@ def _fault(out: str, md5: str | None) -> str:
     if not unknown:
         return ""
     algorithm = "sha256" if md5 is None else "md5"
-    wanted = _by_manifest(out) if md5 is None else _listed(out, md5)
+    wanted = _by_manifest(out) if md5 is None else listing(out, md5)
     if wanted is None:  # without DVC's list, the list of the files as they are must be the same
         digests = {path: digest(path, algorithm) for path in here}
         if folder_digest(out, digests) != md5:
@@ -83,7 +83,7 @@ def _fault(out: str, md5: str | None) -> str:
 
 
 def _sentence(path: str, out: str, md5: str | None, remove: list[str]) -> str:
-    copy = _cached(md5) if md5 else None
+    copy = cached(md5) if md5 else None
     rotten = (
         copy is not None and copy.is_file() and digest(str(copy), "md5") != md5.removesuffix(FOLDER)
     )
@@ -98,12 +98,12 @@ def _sentence(path: str, out: str, md5: str | None, remove: list[str]) -> str:
 # --- the right checksums --------------------------------------------------------------------------
 
 
-def _listed(out: str, md5: str) -> dict[str, str] | None:
+def listing(out: str, md5: str) -> dict[str, str] | None:
     """MD5 by path of the files of an output; None where DVC's list of them is gone or damaged."""
     if not md5.endswith(FOLDER):
         return {out: md5}
     try:
-        text = _cached(md5).read_bytes()
+        text = cached(md5).read_bytes()
     except OSError:
         return None
     if hashlib.md5(text, usedforsecurity=False).hexdigest() != md5.removesuffix(FOLDER):
@@ -135,9 +135,15 @@ def _by_manifest(out: str) -> dict[str, str]:
         return {}  # the stage that reads the manifest says what is wrong with it
 
 
-def _cached(md5: str) -> Path:
+def cached(md5: str) -> Path:
     """The object of DVC's cache with this checksum."""
     return cache() / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def kept(md5: str) -> bool:
+    """Whether DVC's cache has an output with this checksum, all files of a folder included."""
+    listed = listing("", md5)
+    return listed is not None and all(cached(inner).is_file() for inner in listed.values())
 
 
 def cache() -> Path:
@@ -207,6 +213,12 @@ def noted(out: str) -> dict[str, Place]:
     except (OSError, UserError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def forget(out: str) -> None:
+    """Drop what is known of an output, which has been removed."""
+    with contextlib.suppress(OSError):
+        _file(out).unlink()
 
 
 def note(out: str, places: Mapping[str, Place]) -> None:

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import yaml
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+from stages.common import declared, proof
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -148,3 +150,28 @@ def photographs(folder: Path, count: int) -> dict[str, list[Path]]:
             Image.fromarray(picture[top : top + side, left : left + side]).save(path)
             pictures[name].append(path)
     return pictures
+
+
+def noted() -> Iterator[tuple[str, dict]]:
+    """Entries of dvc.lock as if every stage had just run."""
+
+    def sums(paths):
+        for path in paths:
+            if Path(path).is_dir():
+                files = {file: proof.digest(file, "md5") for file in proof.below(path)}
+                yield {"path": path, "md5": proof.folder_digest(path, files)}
+            else:
+                yield {
+                    "path": path,
+                    "md5": proof.digest(path, "md5") if Path(path).exists() else "0",
+                }
+
+    params = declared.sections(declared.PARAMS)
+    for name, stage in declared.graph(params).items():
+        values = (
+            params
+            if "" in stage.params
+            else {key: declared.value(params, key) for key in stage.params}
+        )
+        entry = {"cmd": stage.command, "params": {"params.yaml": values}}
+        yield name, entry | {kind: list(sums(getattr(stage, kind))) for kind in ("deps", "outs")}

@@ -7,14 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipelines import deps
-from stages.common import current, declared, proof
+from stages.common import current
+from tests.pipelines.clones import noted
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "dvc.yaml").read_text()
@@ -125,31 +125,6 @@ def clone(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def noted() -> Iterator[tuple[str, dict]]:
-    """Entries of dvc.lock as if every stage had just run."""
-
-    def sums(paths):
-        for path in paths:
-            if Path(path).is_dir():
-                files = {file: proof.digest(file, "md5") for file in proof.below(path)}
-                yield {"path": path, "md5": proof.folder_digest(path, files)}
-            else:
-                yield {
-                    "path": path,
-                    "md5": proof.digest(path, "md5") if Path(path).exists() else "0",
-                }
-
-    params = declared.sections(declared.PARAMS)
-    for name, stage in declared.graph(params).items():
-        values = (
-            params
-            if "" in stage.params
-            else {key: declared.value(params, key) for key in stage.params}
-        )
-        entry = {"cmd": stage.command, "params": {"params.yaml": values}}
-        yield name, entry | {kind: list(sums(getattr(stage, kind))) for kind in ("deps", "outs")}
-
-
 def executed() -> set[str]:
     return {name for name, reasons in current.reasons().items() if reasons}
 
@@ -171,20 +146,6 @@ def test_a_compiled_module_re_runs_nothing(clone):
         compiled.parent.mkdir(exist_ok=True)
         compiled.write_bytes(os.urandom(8))
     assert not executed()
-
-
-def test_why_names_the_file_and_the_key(clone):
-    append("prosmin/models/networks.py")
-    append("prosmin/evaluation/knn.py")
-    Path("params.yaml").write_text(
-        Path("params.yaml").read_text().replace("\nseed: 0", "\nseed: 1", 1)
-    )
-    said = {paragraph.split("\n")[0]: paragraph.split("\n  ")[1:] for paragraph in deps.why()}
-    assert "prosmin/models/networks.py changed" in said["pretrain"]
-    assert "prosmin/evaluation/knn.py changed" in said["knn"]
-    assert "params.yaml: seed was 0 and is 1" in said["knn"]
-    assert "results/pretrain: pretrain runs" in said["embed@digits"]
-    assert said["fetch@digits"] == ["params.yaml: seed was 0 and is 1"]
 
 
 def test_a_list_that_differs_is_refused_and_written(clone):

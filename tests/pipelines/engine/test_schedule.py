@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.engine.execute import Result
 from pipelines.engine.machine import Lease, Machine
-from pipelines.engine.schedule import Schedule, paths_to_the_end
+from pipelines.engine.schedule import Schedule, expected, paths_to_the_end
 from pipelines.graph.dag import Stage
 from prosmin.common.errors import UserError
 from stages.common.threads import cores
@@ -102,3 +102,13 @@ def test_cores_are_what_the_environment_says(monkeypatch):
         UserError, match="PROSMIN_CORES is 'none'; it must be a whole number, 1 to 4096"
     ):
         cores()
+
+
+def test_the_expected_time_is_that_of_the_stages_beside_each_other():
+    """By hand: a and b, then train alone on both cores, then short beside long, then last."""
+    seconds = {"a": 1.0, "b": 2.0, "train": 10.0, "short": 3.0, "long": 30.0, "last": 1.0}
+    two, one = Machine(2, cores=2, gpus=()), Machine(1, cores=2, gpus=())
+    assert expected(STAGES, set(), two, seconds) == 2 + 10 + 30 + 1
+    assert expected(STAGES, set(), one, seconds) == sum(seconds.values())
+    assert expected(STAGES, {"a", "train"}, two, seconds) == 30 + 1
+    assert expected(STAGES, set(STAGES), two, seconds) == 0

@@ -63,3 +63,24 @@ def test_a_key_is_looked_up_by_its_dots():
     assert declared.value({"a": {"b": 1}}, "a.b.c") is None and declared.value({"a": 1}, "") == {
         "a": 1
     }
+
+
+LOOPS = """
+stages:
+  fetch: {foreach: "${fetch}", do: {cmd: x, outs: ["data/${key}", "metrics/fetch/${key}.json"]}}
+  embed: {foreach: "${fetch}", do: {cmd: x, deps: ["data/${key}"], outs: ["results/embed/${key}"]}}
+  linear: {cmd: x, deps: ["results/embed/${dataset}"], outs: [metrics/linear.json]}
+  finetune: {foreach: "${tuned}", do: {cmd: x, deps: ["data/${item}/train"], outs: ["m/${item}"]}}
+  report: {cmd: x, deps: [metrics, data], outs: [results/report]}
+"""
+
+
+def test_a_dataset_is_unused_where_no_other_stage_reads_what_is_made_of_it(tmp_path):
+    """A stage that reads a whole folder reads whatever is there."""
+    path, fetch = tmp_path / "dvc.yaml", dict.fromkeys(("a", "b", "c"), {})
+    path.write_text(LOOPS)
+    params = {"fetch": fetch, "dataset": "a", "tuned": ["b"]}
+    assert declared.unused(params, path) == {"c": ["fetch@c", "embed@c"]}
+    assert declared.unused(params | {"tuned": ["b", "c"]}, path) == {}
+    assert declared.unused(params, path, asked=["embed@c"]) == {}
+    assert declared.unused(params, tmp_path / "none") == {}

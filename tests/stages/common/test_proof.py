@@ -165,7 +165,7 @@ def test_the_cache_is_where_the_settings_say(folder):
     Path(".dvc/config.local").write_text(
         "[cache]\n    dir = ../kept\n['remote \"x\"']\n    url = y\n"
     )
-    assert proof._listed("results/linear", next_md5("results/linear")) is not None
+    assert proof.listing("results/linear", next_md5("results/linear")) is not None
 
 
 def next_md5(path: str) -> str:

@@ -1,0 +1,216 @@
+"""``make plan``: which stages the next run will execute, why, and how long they took last.
+
+``python -m pipelines.plan [STAGE...]`` tells it of these stages and of those that they need, or of
+all. Nothing runs. A stage whose inputs come out as they were is skipped all the same, and a stage
+that has run with the same inputs before is taken from DVC's run cache. So the count is the most
+that can happen.
+"""
+
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines.engine import durations
+from prosmin.common.errors import UserError, listed, nearest
+from stages.common import current, declared
+
+CODE = ("prosmin", "stages")  # folders of code, of whose files git knows which differ
+NAMED = 3  # stages in a reason
+FORCED = "it is told to run again"
+DIFFERS = "DVC finds that its files differ"
+
+
+class Step(NamedTuple):
+    """A stage that will run.
+
+    reasons: one line each. seconds: how long it took when it last ran here; None where it did not.
+    """
+
+    stage: str
+    reasons: tuple[str, ...]
+    seconds: float | None
+
+    @property
+    def took(self) -> str:
+        """The seconds as text; empty where the stage has not run here."""
+        return "" if self.seconds is None else spoken(self.seconds)
+
+
+class Plan(NamedTuple):
+    """What a run will do.
+
+    steps: the stages that will run. restored: those whose results are missing here and come from
+    DVC's cache. stages: all of the run, with those that are up to date, in the order of a run.
+    seconds: how long the steps take together, as far as they have run here before. unused: datasets
+    that nothing uses, and that are left out.
+    """
+
+    steps: tuple[Step, ...]
+    restored: tuple[str, ...]
+    stages: tuple[str, ...]
+    seconds: float
+    unused: tuple[str, ...]
+
+    def line(self) -> str:
+        """Such as ``12 of 28 stages will run: about 2 min``."""
+        count = len(self.stages)
+        back = f"{len(self.restored)} of {count} stages come from DVC's cache"
+        if not self.steps:
+            return back if self.restored else f"all {count} stages are up to date"
+        new = sum(step.seconds is None for step in self.steps)
+        if new == len(self.steps):
+            time = "none of them has run here before"
+        else:
+            time = f"about {spoken(self.seconds)}"
+            time += f" and {new} that have not run here before" if new else ""
+        told = f"{len(self.steps)} of {count} stages will run: {time}"
+        return f"{told}; {back}" if self.restored else told
+
+    def head(self) -> Iterator[str]:
+        """The line, and a line about each dataset that is left out."""
+        yield self.line()
+        for name in self.unused:
+            yield (
+                f"{declared.FETCH}.{name} is used by no stage and left out; "
+                f"`dvc repro {declared.FETCH}@{name}` fetches it"
+            )
+
+    def text(self) -> Iterator[str]:
+        """The head, and below it a row per stage, with a line per reason."""
+        yield from self.head()
+        rows = [(step.stage, step.took, step.reasons) for step in self.steps]
+        rows += [(stage, "", ("restored from DVC's cache",)) for stage in self.restored]
+        if not rows:
+            return
+        yield ""
+        name, time = (max(len(row[place]) for row in rows) for place in (0, 1))
+        for stage, took, reasons in rows:
+            for place, reason in enumerate(reasons):
+                head = ("", "") if place else (stage, took)
+                yield f"{head[0]:{name}}  {head[1]:>{time}}  {reason}"
+
+
+def plan(targets: Sequence[str] = ()) -> Plan:
+    """The plan of ``make repro``, one stage after another.
+
+    targets: stages and groups, with all that they need; empty: all stages.
+
+    Raises:
+        UserError: for an unknown target.
+    """
+    look = current.Look(Path(), whole=True, asked=targets)
+    names = _wanted(look, targets)
+    return _of(look, names, [name for name in names if not look.reasons(name)])
+
+
+def of(
+    stages: Collection[str],
+    unchanged: Collection[str],
+    asked: Collection[str] = (),
+    forced: bool = False,
+) -> Plan:
+    """The plan of a run of ``stages``, of which ``unchanged`` are up to date, as DVC finds.
+
+    asked: the targets of the run. forced: whether stages run also where nothing has changed.
+    """
+    return _of(current.Look(Path(), whole=True, asked=asked), stages, unchanged, forced)
+
+
+def _of(
+    look: current.Look, stages: Collection[str], unchanged: Collection[str], forced: bool = False
+) -> Plan:
+    took = durations.load()
+    steps, restored = [], []
+    for name in stages:
+        reasons = look.reasons(name) if name in look.graph else []
+        if not forced and not reasons and name in look.graph and _missing(look.graph[name]):
+            restored.append(name)
+        elif name not in unchanged or forced:
+            lines = tuple(_lines(reasons)) or (FORCED if forced else DIFFERS,)
+            steps.append(Step(name, lines, took.get(name)))
+    known = sum(step.seconds for step in steps if step.seconds is not None)
+    return Plan(tuple(steps), tuple(restored), tuple(stages), known, tuple(look.unused))
+
+
+def _missing(stage: declared.Stage) -> bool:
+    return not all(Path(out).exists() for out in stage.outs)
+
+
+def _wanted(look: current.Look, targets: Iterable[str]) -> list[str]:
+    """The targets and all that they need, each behind what it needs."""
+    if not look.graph:
+        raise UserError(f"{declared.GRAPH} has no stage here; run this in the top folder")
+    groups: dict[str, list[str]] = {}
+    for name in look.graph:
+        groups.setdefault(name.partition("@")[0], []).append(name)
+    given: list[str] = []
+    for target in targets:
+        if target not in look.graph and target not in groups:
+            raise UserError(
+                f"{target!r} is not a stage{nearest(target, [*look.graph, *groups])}; "
+                f"there are: {', '.join(groups)}"
+            )
+        given += [target] if target in look.graph else groups[target]
+    order: dict[str, None] = {}
+    seen: set[str] = set()
+
+    def add(name: str) -> None:
+        if name not in seen:
+            seen.add(name)
+            for need in look.needs(name):
+                add(need)
+            order[name] = None
+
+    for name in given or look.graph:
+        add(name)
+    return list(order)
+
+
+def _lines(reasons: Iterable[current.Reason]) -> Iterator[str]:
+    """A line per change; the stages before, of which one reads results, together on one line."""
+    after: dict[str, None] = {}
+    for reason in reasons:
+        after |= dict.fromkeys(reason.after)
+        if not reason.after:
+            yield from _files_of(reason)
+    if after:
+        yield f"after {listed(list(after), NAMED)}"
+
+
+def _files_of(reason: current.Reason) -> list[str]:
+    """The text of a reason; for a folder of code one line per file that git knows to differ."""
+    if not Path(reason.path).is_dir() or reason.path.split("/")[0] not in CODE:
+        return [reason.text]
+    since = _git("log", "-1", "--format=%H", f"-S{reason.noted}", "--", str(declared.LOCK)).strip()
+    names = _git("diff", "--name-only", since or "HEAD", "--", reason.path).split()
+    names += _git("ls-files", "--others", "--exclude-standard", "--", reason.path).split()
+    return [f"{name} changed" for name in names] or [reason.text]
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def spoken(seconds: float) -> str:
+    """Seconds in the largest unit of which there are two at least: ``75 s``, ``2 min``, ``3 h``."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
+
+
+def main(targets: Sequence[str]) -> int:
+    from stages.params.load import load
+
+    load()  # what is wrong in params.yaml is said before anything is planned with it
+    print("\n".join(plan(targets).text()))
+    return 0
+
+
+if __name__ == "__main__":
+    from pipelines.run import command
+
+    command(lambda: main(sys.argv[1:]))
