@@ -4,6 +4,7 @@
 #   make flow        the same, with stages in parallel         ARGS="--set pretrain.epochs=5"
 #   make repro, flow or plan   with other settings             PARAMS=recipes/cifar10.yaml
 #   make dashboard   Prefect's web pages on this machine       PORT=4300
+#   make clean       remove the files of datasets that params.yaml no longer names
 #   make sweep       one experiment per point of a grid        FILE=sweeps/lambda.yaml
 #   make study       compare methods over seeds            FILE=studies/digits.yaml
 #   make test        run the tests                             ARGS="-k scoring"
@@ -11,7 +12,7 @@
 #   make lock        resolve requirements.lock again           ARGS=--upgrade: newest versions
 #   make ... PYTHON=/path/to/python    choose the Python of .venv
 
-.PHONY: help repro plan flow dashboard sweep study test lint lock environment
+.PHONY: help repro plan flow dashboard clean sweep study test lint lock environment
 
 # Settings for another Python must not reach this one.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
@@ -45,6 +46,9 @@ endif
 
 dashboard: environment
 	@$(run_in_venv) python -m pipelines.dashboard $(if $(PORT),--port $(PORT)) $(ARGS)
+
+clean: environment
+	@$(in_venv) python -m pipelines.clean $(ARGS)
 
 sweep: environment
 	@$(run_in_venv) python -m pipelines.sweep $(FILE) $(ARGS)
