@@ -19,6 +19,7 @@ from typing import NoReturn
 from pipelines.graph.experiment import clone_at, git, take_snapshot
 from prosmin.common.errors import UserError, listed
 from stages.common.declared import LOCK, PARAMS
+from stages.common.layout import METRICS, PLOTS, SUMMARY
 from stages.params.load import load
 
 COMMANDS = ("repro", "run", "plan")
@@ -29,7 +30,7 @@ SETS = Path("sets")
 MAKE = {name: value for name, value in os.environ.items() if name == "PROSMIN_MAKE"}
 
 # What the run itself writes; new code comes without touching it.
-RECORD = (str(LOCK), "metrics", "plots")
+RECORD = (str(LOCK), *map(str, (METRICS, PLOTS, SUMMARY)))
 
 
 def main(command: str, file: str, *arguments: str) -> NoReturn:

@@ -27,7 +27,7 @@ from benchmarks.record import record
 from pipelines.engine.execute import environment
 from pipelines.flows import server
 
-LEFT = ("dvc.lock", "metrics", "plots", "results")
+LEFT = ("dvc.lock", "summary.json", "metrics", "plots", "results")
 DVC, FLOW = ("dvc", "repro"), ("pipelines.run",)
 
 

@@ -154,7 +154,8 @@ def table(
     """
     done = [name for name in names if name not in failed]
     with dag.opened() as repo:
-        metrics = repo.metrics.show(revs=done) if done else {}
+        paths = [metric.partition(":")[0] for metric in (sweep.rank, *sweep.show)]
+        metrics = repo.metrics.show(paths, revs=done) if done else {}
         stale = {name: stale_in_experiment(repo, name) for name in metrics}
     rows = []
     for name, point in names.items():

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.engine.execute import Result
+from pipelines.flows.grid import title
 from pipelines.graph import dag
 from pipelines.plan import Plan
 from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
 from prosmin.common.files import read_csv
 from prosmin.common.seeds import sample_rows
 from stages.common import current
-from stages.common.headlines import Row, rows
-from stages.common.layout import METRICS, REPORT
-from stages.params.load import load
+from stages.common.headlines import DIGITS, Row, rows, summary
+from stages.common.layout import REPORT, SUMMARY
+from stages.params.load import Params, load
 
 CURVES = 8  # curves in a plot; more cannot be told apart
 
@@ -71,7 +72,7 @@ def publish(results: Mapping[str, Result]) -> None:
     # Comparing and drawing take longer than all the rest of a run with nothing to do.
     if any(result.outcome in ("ran", "cached") for result in results.values()):
         with dag.opened() as repo:
-            changed, images = metrics_against_commit(repo), plots(repo, stale)
+            changed, images = metrics_against_commit(repo, params, stale), plots(repo, stale)
         create_table_artifact(
             changed or [{"metric": "none has changed"}], key="metrics-against-last-commit"
         )
@@ -93,16 +94,31 @@ def _cells(row: Row) -> dict[str, str]:
     return {"": row.label, **shown}
 
 
-def metrics_against_commit(repo: Any) -> list[dict[str, Any]]:
-    """One row per number that differs from the last commit, as in ``dvc metrics diff``."""
-    differences = []
-    for path, changes in sorted(repo.metrics.diff(a_rev="HEAD").get("diff", {}).items()):
-        for name, change in sorted(changes.items()):
-            differences.append(
-                {"metric": f"{Path(path).relative_to(METRICS)}: {name}"}
-                | {key: change.get(key) for key in ("old", "new", "diff")}
-            )
-    return differences
+def metrics_against_commit(
+    repo: Any, params: Params, stale: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """One row per number that differs from the last commit, as in ``dvc metrics diff``.
+
+    A run of some stages writes no summary. Its headline numbers are compared all the same.
+
+    stale: paths to leave out.
+    """
+    differences = repo.metrics.diff(a_rev="HEAD").get("diff", {})
+    differences = {path: of for path, of in differences.items() if path not in stale}
+    if str(SUMMARY) in stale:
+        files = repo.metrics.show(str(SUMMARY), revs=["HEAD"]).get("HEAD", {}).get("data", {})
+        before = files.get(str(SUMMARY), {}).get("data", {})
+        differences[str(SUMMARY)] = {
+            name: {"old": before[name], "new": number, "diff": round(number - before[name], DIGITS)}
+            for name, number in summary(params, without=stale).items()
+            if before.get(name, number) != number
+        }
+    return [
+        {"metric": title(f"{path}:{name}")}
+        | {key: change.get(key) for key in ("old", "new", "diff")}
+        for path, changes in sorted(differences.items())
+        for name, change in sorted(changes.items())
+    ]
 
 
 def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:

@@ -24,6 +24,10 @@ from pipelines.graph import dag
 from pipelines.graph.healing import clear_experiments, experiment_folder
 from pipelines.graph.private import private
 from prosmin.common.errors import UserError, nearest, printable, shown
+from prosmin.common.files import write_json
+from stages.common import current
+from stages.common.headlines import summary
+from stages.common.layout import SUMMARY
 from stages.params.load import PARAMS, load
 from stages.params.yaml_file import INTERPOLATION, read
 
@@ -46,12 +50,15 @@ class Experiment:
 
         stage: one that is up to date. DVC notes the results that it has of all stages, or of those
             that are named, as of the settings of the experiment. Every stage of the run has been
-            noted already, and results of other stages are of other settings or missing.
+            noted already, and results of other stages are of other settings or missing. After a
+            run of some stages, the summary has the numbers of these alone.
         seconds: of the stages that ran, by name. They stand in the message of the commit, from
             which ``seconds_of`` reads them.
         """
         times = {stage: round(value, 2) for stage, value in seconds.items()}
         message = f"experiment {self.name or ''}\n\n{SECONDS}{json.dumps(times)}"
+        if str(SUMMARY) in (stale := current.stale()):
+            write_json(SUMMARY, summary(load(), without=stale))
         untracked = git(self.folder, "ls-files", "--others", "--exclude-standard").splitlines()
         with dag.opened() as repo:
             saved = repo.experiments.save(

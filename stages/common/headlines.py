@@ -1,4 +1,4 @@
-"""The headline numbers of ``metrics/`` for the terminal and the model card."""
+"""The headline numbers of ``metrics/`` for the terminal, the model card and ``summary.json``."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from stages.common import layout
 from stages.params.load import Params
 
 TEST_IMAGES = "test images"
+DIGITS = 4  # of a number in the summary
 
 
 class Row(NamedTuple):
@@ -60,12 +61,17 @@ class _Source(NamedTuple):
     """Where a headline number stands: keys below the encoder's section of a metrics file.
 
     others: files whose numbers under these keys are averaged with the number of ``path``.
+    column: name of the number in ``summary``, which takes the mean over sources of one name; empty
+        for a number that is not there.
+    last: whether the column stands behind those that most readers look for.
     """
 
     of: str
     path: Path
     keys: tuple[str, ...]
     others: tuple[Path, ...] = ()
+    column: str = ""
+    last: bool = False
 
 
 def rows(
@@ -87,6 +93,29 @@ def rows(
         if len(present) == len(members):
             headlines.append(mean_of(source.of, present) if source.others else present[0])
     return headlines
+
+
+def summary(
+    params: Params, folder: str | Path = layout.METRICS, without: Collection[str] = ()
+) -> dict[str, float]:
+    """The headline numbers of the trained encoder by short names, which are the same for all data.
+
+    A number over several datasets is the mean over those that have it. An accuracy has the name of
+    its stage.
+
+    folder, without: as for ``rows``. A column with a file to leave out is left out.
+    """
+    columns: dict[str, list[_Source]] = {}
+    for source in sorted(_sources(params), key=lambda source: source.last):
+        if source.column:
+            columns.setdefault(source.column, []).append(source)
+    numbers = {}
+    for column, sources in columns.items():
+        members = [_read(source, source.path, Path(folder)) for source in sources]
+        present = [row for row in members if row is not None]
+        if present and not any(str(source.path) in without for source in sources):
+            numbers[column] = round(mean_of(column, present).value, DIGITS)
+    return numbers
 
 
 def _read(source: _Source, path: Path, folder: Path) -> Row | None:
@@ -138,34 +167,43 @@ def several(sets: Mapping[str, str]) -> dict[str, list[str]]:
 def _sources(params: Params) -> Iterator[_Source]:
     """Every headline number, in the order of the tables."""
     linear = layout.metrics("linear")
-    for metric in ("accuracy", "ece", "ece_calibrated"):
-        yield _Source("linear probe", linear, (metric,))
-    yield _Source("k-NN", layout.metrics("knn"), ("accuracy",))
+    for metric, column in (("accuracy", "linear"), ("ece", "ece")):
+        yield _Source("linear probe", linear, (metric,), column=column)
+    keys = ("ece_calibrated",)
+    yield _Source("linear probe", linear, keys, column="ece_calibrated", last=True)
+    yield _Source("k-NN", layout.metrics("knn"), ("accuracy",), column="knn")
     if params.lowshot.per_class:
         most = max(params.lowshot.per_class)
         keys = (f"per_class_{most}", "accuracy")
-        yield _Source(f"{most} labels per class", layout.metrics("lowshot"), keys)
+        of, path = f"{most} labels per class", layout.metrics("lowshot")
+        yield _Source(of, path, keys, column="lowshot")
     for name in params.finetune.datasets:
-        yield _Source(f"fine-tuned on {name}", layout.metrics("finetune", name), ("accuracy",))
+        of, path = f"fine-tuned on {name}", layout.metrics("finetune", name)
+        yield _Source(of, path, ("accuracy",), column="finetune")
     detectors = [name for name, entry in DETECTORS.items() if entry.headline]
     for name, distance in params.ood.sets.items():
         for detector in detectors:
-            of = detection_name(detector, name, distance)
-            yield _Source(of, layout.metrics("ood", name), (detector, "auroc"))
+            of, path = detection_name(detector, name, distance), layout.metrics("ood", name)
+            column, last = f"{distance}_{detector}", detector != detectors[0]
+            yield _Source(of, path, (detector, "auroc"), column=column, last=last)
     for distance, names in several(params.ood.sets).items():
         path, *others = (layout.metrics("ood", name) for name in names)
         for detector in detectors:
             of = mean_name(detector, len(names), distance)
             yield _Source(of, path, (detector, "auroc"), tuple(others))
-    for metric in ("mce_unnormalised", "feature_similarity"):
-        yield _Source("corruption", layout.metrics("corrupt"), (metric,))
-    for name in params.shift.sets:
-        yield _Source(f"shift to {name}", layout.metrics("shift", name), ("accuracy",))
-    for name in params.transfer.targets:
-        yield _Source(f"transfer to {name}", layout.metrics("transfer", name), ("accuracy",))
+    for metric, column in (
+        ("mce_unnormalised", "corrupt_error"),
+        ("feature_similarity", "corrupt_similarity"),
+    ):
+        yield _Source("corruption", layout.metrics("corrupt"), (metric,), column=column)
+    for stage, names in (("shift", params.shift.sets), ("transfer", params.transfer.targets)):
+        for name in names:
+            of, path = f"{stage} to {name}", layout.metrics(stage, name)
+            yield _Source(of, path, ("accuracy",), column=stage)
     for name in params.uncertainty.datasets:
         for metric in ("r_auroc", "human_correlation"):
-            yield _Source(f"uncertainty, {name}", layout.metrics("uncertainty", name), (metric,))
+            of, path = f"uncertainty, {name}", layout.metrics("uncertainty", name)
+            yield _Source(of, path, (metric,), column=metric)
 
 
 def _section(content: Section, *keys: str) -> Section:

@@ -33,6 +33,7 @@ RELIABILITY = plot("linear", "reliability")
 LOWSHOT_DRAWS = plot("lowshot", "accuracy")
 CORRUPTION_ACCURACY = plot("corrupt", "accuracy")
 KNN_GRID = plot("knn", "grid")
+SUMMARY = Path("summary.json")  # not in metrics/, on all of which its stage depends
 EXPORT = results("export")
 REPORT = results("report") / "index.html"
 COMPARISON = results("compare") / "index.html"

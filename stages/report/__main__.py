@@ -3,6 +3,7 @@
 Reads   metrics/, plots/, results/pretrain/{model.json,views.safetensors},
         results/ood/<set>/{scores,examples}.safetensors, params.yaml
 Writes  results/report/index.html: text, drawings and images in one file without external references
+        summary.json: the headline numbers, for the tables of DVC (``stages.common.headlines``)
 
 For missing inputs the page names the commands that make them. The same inputs give the same bytes.
 """
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from prosmin.common import files
 from stages.common.command import run
-from stages.common.layout import REPORT
+from stages.common.headlines import summary
+from stages.common.layout import REPORT, SUMMARY
 from stages.params.load import Params
 from stages.report.inputs import Inputs
 from stages.report.page import page
@@ -24,6 +26,7 @@ def main(params: Params) -> None:
     html = page(Inputs(Path(), params))
     with files.whole_folder(REPORT.parent) as folder:
         files.write_text(folder / REPORT.name, html)
+    files.write_json(SUMMARY, summary(params))
     log.info("%s, %.0f kB", REPORT, len(html.encode()) / 1000)
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from pipelines import deps
 from stages.common import current
+from stages.common.layout import SUMMARY
 from tests.pipelines.clones import noted
 
 ROOT = Path(__file__).parents[2]
@@ -94,14 +95,21 @@ def test_name_of_a_stage_is_its_module_its_section_and_its_folders(stage):
     ]
     for path in written:
         parts = Path(path).parts
-        assert parts[0] == "data" and stage == "fetch" or Path(parts[1]).stem == stage, path
+        of_fetch = parts[0] == "data" and stage == "fetch"
+        assert of_fetch or path == str(SUMMARY) or Path(parts[1]).stem == stage, path
 
 
-@pytest.mark.parametrize("kind", ["metrics", "plots"])
-def test_metrics_and_plots_are_kept_by_git(kind):
+def test_git_keeps_metrics_and_plots_and_dvc_shows_the_summary_alone():
+    shown = []
     for name, stage in STAGES.items():
-        for out in stage.get("do", stage).get(kind, []):
-            assert next(iter(out.values()))["cache"] is False, name
+        body = stage.get("do", stage)
+        shown += [path for out in body.get("metrics", []) for path in out]
+        for kind in ("outs", "metrics", "plots"):
+            for out in body.get(kind, []):
+                path = out if isinstance(out, str) else next(iter(out))
+                by_git = isinstance(out, dict) and out[path]["cache"] is False
+                assert by_git == path.startswith(("metrics/", "plots/", str(SUMMARY))), name
+    assert shown == [str(SUMMARY)]
 
 
 @pytest.fixture

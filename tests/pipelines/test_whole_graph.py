@@ -120,6 +120,7 @@ def test_git_sees_only_metrics_plots_and_the_lock(finished):
     ).stdout.split()
     assert (
         "dvc.lock" in tracked
+        and "summary.json" in tracked
         and "metrics/linear.json" in tracked
         and "plots/pretrain/loss.csv" in tracked
     )
@@ -131,7 +132,8 @@ def test_an_ood_setting_touches_ood_and_report_and_its_old_value_runs_nothing(fi
     try:
         edit(finished, {"ood.k": 3})
         assert ran(command(finished, "-m", "dvc", "repro")) == {"ood@digits", "export", "report"}
-        assert "auroc" in command(finished, "-m", "dvc", "metrics", "diff")
+        shown = json.loads(command(finished, "-m", "dvc", "metrics", "diff", "--json"))
+        assert list(shown) == ["summary.json"] and "far_knn" in shown["summary.json"]
         compared(
             command(finished, "-m", "pipelines.compare", "main", "workspace", "--bootstrap", "100"),
             finished,

@@ -239,11 +239,13 @@ def test_fine_tuning_and_shifted_images_have_their_rows(finished, html):
     )
 
 
-def test_stage_writes_the_page_and_nothing_else(folder):
+def test_stage_writes_the_page_and_the_summary_and_nothing_else(folder):
     before = {path for path in folder.rglob("*") if path.is_file()}
     report.main(load())
     after = {path for path in folder.rglob("*") if path.is_file()}
-    assert after - before == {folder / "results/report/index.html"}
+    assert after - before == {folder / "results/report/index.html", folder / "summary.json"}
+    linear = read_json("metrics/linear.json")["trained"]
+    assert read_json("summary.json")["linear"] == round(linear["accuracy"], 4)
 
 
 def test_finished_run_fills_every_section(html):

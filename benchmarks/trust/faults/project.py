@@ -107,7 +107,8 @@ class Place:
     def left(self) -> dict[str, str]:
         """The digest of every file that a run leaves, by its path in the project."""
         paths = [path for part in MADE for path in (self.folder / part).rglob("*")]
-        paths = [path for path in [*paths, self.folder / "dvc.lock"] if path.is_file()]
+        paths += [self.folder / name for name in ("dvc.lock", "summary.json")]
+        paths = [path for path in paths if path.is_file()]
         return {
             str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(paths)

@@ -6,10 +6,11 @@ import pytest
 
 from pipelines.flows.summary import table
 from prosmin.common.files import write_json
-from stages.common.headlines import Row, rows
+from stages.common.headlines import Row, rows, summary
 from stages.params.load import load
 
-PARAMS = load(Path(__file__).parents[3] / "params.yaml")
+ROOT = Path(__file__).parents[3]
+PARAMS = load(ROOT / "params.yaml")
 
 
 def both(**metrics):
@@ -83,6 +84,33 @@ def test_metrics_of_datasets_no_longer_named_are_left_out(tmp_path):
     write_json(tmp_path / "ood" / "svhn.json", {"trained": {"knn": {"auroc": 0.9}}})
     write_json(tmp_path / "transfer" / "svhn.json", both(accuracy=0.9))
     assert rows(PARAMS, tmp_path) == []
+
+
+def test_the_summary_takes_the_mean_over_datasets_and_has_the_same_names_for_all_data(tmp_path):
+    write_json(tmp_path / "linear.json", both(accuracy=0.97, ece=0.02123456, ece_calibrated=0.01))
+    for name, value in {"digits_halves": 0.9, "digits_rotated": 0.8, "patches": 0.7}.items():
+        both_detectors = {"knn": {"auroc": value}, "sigma": {"auroc": value / 2}}
+        write_json(tmp_path / f"ood/{name}.json", {"trained": both_detectors})
+    write_json(tmp_path / "uncertainty/digits.json", both(r_auroc=0.6, human_correlation=0.3))
+    write_json(tmp_path / "uncertainty/patches.json", both(r_auroc=0.5))
+    expected = {"linear": 0.97, "ece": 0.0212, "near_knn": 0.85, "far_knn": 0.7, "r_auroc": 0.55}
+    expected |= {"human_correlation": 0.3}  # of those that people have labelled
+    last = {"ece_calibrated": 0.01, "near_sigma": 0.425, "far_sigma": 0.35}
+    assert list(summary(PARAMS, tmp_path).items()) == list((expected | last).items())
+
+
+def test_a_column_with_a_file_of_other_settings_is_no_part_of_the_summary(tmp_path):
+    for name in ("digits_halves", "digits_rotated"):
+        write_json(tmp_path / f"ood/{name}.json", {"trained": {"knn": {"auroc": 0.9}}})
+    assert summary(PARAMS, tmp_path) == {"near_knn": 0.9}
+    assert summary(PARAMS, tmp_path, without=["metrics/ood/digits_rotated.json"]) == {}
+
+
+def test_dvc_shows_about_twenty_columns_with_names_that_the_docs_explain():
+    columns = summary(PARAMS, ROOT / "metrics")
+    assert 10 <= len(columns) <= 25 and max(map(len, columns)) <= 20
+    page = (ROOT / "docs/orchestration.md").read_text()
+    assert not [name for name in columns if f"`{name}`" not in page]
 
 
 def test_the_table_is_aligned_and_leaves_blank_what_is_unmeasured():
