@@ -1,9 +1,9 @@
 """``make plan``: which stages the next run will execute, why, and how long they took last.
 
 ``python -m pipelines.plan [STAGE...]`` tells it of these stages and of those that they need, or of
-all. Nothing runs. A stage whose inputs come out as they were is skipped all the same, and a stage
-that has run with the same inputs before is taken from DVC's run cache. So the count is the most
-that can happen.
+all. Nothing runs. A stage whose inputs come out as they were is skipped all the same, so the count
+is the most that can happen. A stage that has run with the same inputs before is not counted: its
+results come from DVC's cache.
 """
 
 import subprocess
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.engine import durations
+from pipelines.graph import dvc
 from prosmin.common.errors import UserError, listed, nearest
 from stages.common import current, declared
 
@@ -41,10 +42,10 @@ class Step(NamedTuple):
 class Plan(NamedTuple):
     """What a run will do.
 
-    steps: the stages that will run. restored: those whose results are missing here and come from
-    DVC's cache. stages: all of the run, with those that are up to date, in the order of a run.
-    seconds: how long the steps take together, as far as they have run here before. unused: datasets
-    that nothing uses, and that are left out.
+    steps: the stages that will run. restored: those whose results come from DVC's cache.
+    stages: all of the run, with those that are up to date, in the order of a run. seconds: how long
+    the steps take together, as far as they have run here before. unused: datasets that nothing
+    uses, and that are left out.
     """
 
     steps: tuple[Step, ...]
@@ -100,7 +101,7 @@ def plan(targets: Sequence[str] = ()) -> Plan:
     Raises:
         UserError: for an unknown target.
     """
-    look = current.Look(Path(), whole=True, asked=targets)
+    look = current.Look(Path(), dvc.recall, targets)
     names = _wanted(look, targets)
     return _of(look, names, [name for name in names if not look.reasons(name)])
 
@@ -115,7 +116,7 @@ def of(
 
     asked: the targets of the run. forced: whether stages run also where nothing has changed.
     """
-    return _of(current.Look(Path(), whole=True, asked=asked), stages, unchanged, forced)
+    return _of(current.Look(Path(), dvc.recall, asked), stages, unchanged, forced)
 
 
 def _of(
@@ -125,7 +126,7 @@ def _of(
     steps, restored = [], []
     for name in stages:
         reasons = look.reasons(name) if name in look.graph else []
-        if not forced and not reasons and name in look.graph and _missing(look.graph[name]):
+        if not forced and name in look.graph and _is_restored(look, name):
             restored.append(name)
         elif name not in unchanged or forced:
             lines = tuple(_lines(reasons)) or (FORCED if forced else DIFFERS,)
@@ -134,8 +135,10 @@ def _of(
     return Plan(tuple(steps), tuple(restored), tuple(stages), known, tuple(look.unused))
 
 
-def _missing(stage: declared.Stage) -> bool:
-    return not all(Path(out).exists() for out in stage.outs)
+def _is_restored(look: current.Look, name: str) -> bool:
+    """Whether results that are missing or of other inputs come from DVC's cache."""
+    here = all(Path(out).exists() for out in look.graph[name].outs)
+    return look.after(name) is not None and not (look.current(name) and here)
 
 
 def _wanted(look: current.Look, targets: Iterable[str]) -> list[str]:

@@ -14,12 +14,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from prosmin.common.files import running, write_text
-from stages.common import proof
+from stages.common import declared, proof
 from stages.common.declared import LOCK
 
 VERSION = "3.67.1"  # for which the code below was written
@@ -242,6 +242,29 @@ def remove_run(cache: Path, stage: str) -> None:
     if entry:
         key = _digest(entry | {"outs": [out["path"] for out in entry.get("outs", ())]})
         shutil.rmtree(cache / "runs" / key[:2] / key, ignore_errors=True)
+
+
+def recall(stage: declared.Stage, deps: Mapping[str, str]) -> dict[str, str] | None:
+    """The checksums of what a stage has written with these inputs before, if the cache has it all.
+
+    deps: the checksums of its dependencies, by path. Outputs are by path, too.
+    """
+    content = _read(declared.PARAMS)
+    values = {key: declared.value(content, key) for key in stage.params}
+    entry = {
+        "cmd": stage.command,
+        "deps": [{"path": path, "hash": "md5", "md5": deps[path]} for path in sorted(deps)],
+        "params": {str(declared.PARAMS): values.get("", values)} if values else {},
+        "outs": sorted(stage.outs),
+    }
+    key = _digest({name: part for name, part in entry.items() if part})
+    runs = (proof.cache() / "runs" / key[:2] / key).glob("[!.]*")
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none, or a torn one
+        newest = max(runs, key=lambda path: path.stat().st_mtime)
+        sums = {out["path"]: out["md5"] for out in _read(newest)["outs"]}
+        if all(map(proof.kept, sums.values())):
+            return sums
+    return None
 
 
 def _digest_of_run(path: Path) -> str:

@@ -5,7 +5,8 @@ git, so they also lie in a fresh clone and in older commits, without data and re
 lock tells whether they are of the params beside them.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from stages.common import declared, proof
 from stages.common.declared import below
 
 Stages = dict[str, declared.Stage]
+Recall = Callable[[declared.Stage, Mapping[str, str]], dict[str, str] | None]
 
 
 def split(root: Path = Path()) -> tuple[Stages, Stages]:
@@ -63,12 +65,14 @@ class Reason(NamedTuple):
 class Look:
     """One look at ``root``, without the stages of datasets that nothing uses.
 
-    whole: whether results must exist, here or in DVC's cache, as for a run of the graph.
+    recall: what DVC's cache has of an earlier run of a stage with given checksums of its
+    dependencies: the checksums of its outputs, or None. With it, results must exist here or in the
+    cache, as for a run of the graph.
     asked: stages to look at even where nothing uses their dataset.
     """
 
-    def __init__(self, root: Path, whole: bool = False, asked: Collection[str] = ()):
-        self.root, self.whole = root, whole
+    def __init__(self, root: Path, recall: Recall | None = None, asked: Collection[str] = ()):
+        self.root, self.recall = root, recall
         self.params = declared.sections(root / declared.PARAMS)
         graph = declared.graph(self.params, root / declared.GRAPH)
         self.unused = declared.unused(self.params, root / declared.GRAPH, asked)
@@ -77,9 +81,48 @@ class Look:
         self.lock = declared.locked(root / declared.LOCK)
         self.writer = {out: name for name, stage in self.graph.items() for out in stage.outs}
         self.known: dict[str, list[Reason]] = {}
+        self.sums: dict[str, dict[str, str] | None] = {}
 
     def current(self, name: str) -> bool:
         return not self.reasons(name)
+
+    def after(self, name: str) -> dict[str, str] | None:
+        """The checksums of a stage's outputs after the next run; None where it has to run."""
+        if name not in self.sums:
+            self.sums[name] = None  # should a stage need itself
+            if self.current(name):
+                self.sums[name] = _sums(self.lock[name], "outs")
+            elif self.recall:
+                stage = self.graph[name]
+                deps = {dep: self._after(dep) for dep in stage.deps}
+                known = {dep: md5 for dep, md5 in deps.items() if md5 is not None}
+                if len(known) == len(deps):
+                    self.sums[name] = self.recall(stage, known)
+        return self.sums[name]
+
+    def _after(self, dep: str) -> str | None:
+        """The checksum of a dependency after the next run; None where that has to tell."""
+        above = next((out for out in self.writer if below(dep, out)), None)
+        if above is not None:
+            sums = self.after(self.writer[above]) or {}
+            if dep == above or above not in sums:
+                return sums.get(dep)
+            return (proof.listing(above, sums[above]) or {}).get(dep)
+        inside = {out: name for out, name in self.writer.items() if below(out, dep)}
+        path = str(self.root / dep)
+        if not inside and not os.path.isdir(path):
+            return proof.digest(path, "md5") if os.path.isfile(path) else None
+        digests = {
+            file: proof.digest(file, "md5")
+            for file in proof.below(path)
+            if not any(below(os.path.relpath(file, self.root), out) for out in inside)
+        }
+        for out, name in inside.items():
+            listed = proof.listing(out, (self.after(name) or {}).get(out, proof.FOLDER))
+            if listed is None:
+                return None
+            digests |= {str(self.root / file): md5 for file, md5 in listed.items()}
+        return proof.folder_digest(path, digests)
 
     def needs(self, name: str) -> list[str]:
         """The stages whose outputs a stage reads, in the order of ``dvc.yaml``."""
@@ -124,7 +167,7 @@ class Look:
         for path, md5 in _sums(entry, "outs").items():
             if path not in stage.outs:
                 continue
-            if self.whole and not (self.root / path).exists() and not proof.kept(md5):
+            if self.recall and not (self.root / path).exists() and not proof.kept(md5):
                 yield Reason(f"{path} is missing")
             elif not self._unless_there(path, md5):
                 yield Reason(f"{path} is not the file that the stage wrote", path, md5)
@@ -134,15 +177,21 @@ class Look:
         above = next((out for out in self.writer if below(dep, out)), None)
         if above is not None:
             name = self.writer[above]
-            if not self.current(name):
+            if self.after(name) is None:
                 yield Reason(f"{dep}: {name} runs", after=(name,))
-            elif dep == above and _sums(self.lock[name], "outs").get(dep) != md5:
+            elif not self.current(name) and self._after(dep) != md5:
+                yield Reason(f"{dep}: {name} has another in DVC's cache", after=(name,))
+            elif dep == above and self._after(dep) != md5:
                 yield Reason(f"{dep}: {name} has written another", dep, md5)
             return
         inside = [name for out, name in self.writer.items() if below(out, dep)]
-        if running := [name for name in inside if not self.current(name)]:
+        if running := [name for name in inside if self.after(name) is None]:
             runs = "run" if len(running) > 1 else "runs"
             yield Reason(f"{dep}: {listed(running)} {runs}", after=tuple(running))
+        elif back := [name for name in inside if not self.current(name)]:
+            if self._after(dep) != md5:
+                text = f"{dep}: DVC's cache has other results of {listed(back)}"
+                yield Reason(text, after=tuple(back))
         elif not self._unless_there(dep, md5):
             yield Reason(f"{dep} changed", dep, md5)
 

@@ -73,3 +73,11 @@ def test_a_run_goes_on_when_the_reader_of_its_lines_has_gone(monkeypatch):
     assert view.results["linear"].done
     with pytest.raises(BrokenPipeError):
         stream.close()
+
+
+def test_a_run_begins_with_its_plan(capsys):
+    Terminal().began({}, ["2 of 3 stages will run: about 5 s", "fetch.more is used by no stage"])
+    assert capsys.readouterr().err.splitlines() == [
+        "2 of 3 stages will run: about 5 s",
+        "fetch.more is used by no stage",
+    ]

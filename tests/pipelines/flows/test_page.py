@@ -1,11 +1,17 @@
-"""The plots on the page of a run: those that the files allow."""
+"""The page of a run: its plan, the metrics that have changed, and the plots that files allow."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pipelines.flows.page import CURVES, draw, plots
+from pipelines.flows.page import CURVES, announce, draw, metrics_against_commit, plots
+from pipelines.plan import Plan, Step
+from prosmin.common.files import write_json
+from stages.params.load import load
+
+ROOT = Path(__file__).parents[3]
 
 
 def declared(path: Path, **settings: str) -> SimpleNamespace:
@@ -39,3 +45,45 @@ def test_of_many_curves_some_of_all_are_drawn_and_the_plot_says_so():
     assert svg.count("<!-- trained") + svg.count("<!-- random") == CURVES
     assert "<!-- trained" in svg and "<!-- random" in svg
     assert "drawn at random" not in draw(table[:16], "severity", "accuracy").decode()
+
+
+def test_the_plan_is_a_table_of_the_run(monkeypatch):
+    tables = {}
+    prefect = SimpleNamespace(
+        create_table_artifact=lambda table, key, description: tables.update(
+            {key: (table, description)}
+        )
+    )
+    monkeypatch.setitem(sys.modules, "prefect.artifacts", prefect)
+    steps = (
+        Step("knn", ("knn.k was 1 and is 2", "after embed"), 3.2),
+        Step("linear", ("x",), None),
+    )
+    announce(Plan(steps, (), ("embed", "knn", "linear"), 3.2, ("spare",)))
+    table, description = tables["plan"]
+    assert table == [
+        {"stage": "knn", "why": "knn.k was 1 and is 2; after embed", "last took": "3 s"},
+        {"stage": "linear", "why": "x", "last took": ""},
+    ]
+    assert description.startswith("2 of 3 stages will run: about 3 s and 1 that have not run here")
+    assert "fetch.spare is used by no stage" in description
+
+
+def test_after_some_stages_their_headline_numbers_are_compared_with_the_commit(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_json("metrics/linear.json", {"trained": {"accuracy": 0.9, "ece": 0.02}})
+    write_json("metrics/knn.json", {"trained": {"accuracy": 0.8}})
+    committed = {"data": {"linear": 0.85, "ece": 0.02, "knn": 0.7}}
+    leaf = {"trained.accuracy": {"old": 1, "new": 2, "diff": 1}}
+    metrics = SimpleNamespace(
+        diff=lambda a_rev: {"diff": {"metrics/leaf/one.json": leaf, "metrics/old.json": leaf}},
+        show=lambda path, revs: {"HEAD": {"data": {path: committed}}},
+    )
+    stale = {"metrics/knn.json", "metrics/old.json", "summary.json"}
+    params = load(ROOT / "params.yaml")
+    assert metrics_against_commit(SimpleNamespace(metrics=metrics), params, stale) == [
+        {"metric": "leaf/one: trained.accuracy", "old": 1, "new": 2, "diff": 1},
+        {"metric": "summary: linear", "old": 0.85, "new": 0.9, "diff": 0.05},
+    ]

@@ -1,6 +1,7 @@
 """Whose results belong to the settings as they stand is what DVC itself would find nothing to do
 for."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import yaml
 
 from pipelines.graph import dag
+from pipelines.plan import plan
 from stages.common import current
+from tests.pipelines.clones import command, ran
 from tests.pipelines.conftest import Project
 from tests.stages.conftest import moved_to_copy
 
@@ -92,3 +95,22 @@ def test_a_path_below_one_that_is_of_other_settings_is_so_too():
     assert not current.belongs("results/report/index.html", {"results/report"})
     assert not current.belongs("metrics/knn.json", {"metrics/knn.json"})
     assert current.belongs("results/report2/index.html", {"results/report"})
+
+
+@pytest.mark.integration
+def test_what_comes_from_the_cache_is_what_dvc_restores(folder):
+    """A setting is changed and changed back, and a result is missing."""
+    before = Path("params.yaml").read_bytes()
+    set_param("knn.k", [3])
+    later = {"leaf@one", "leaf@two", "total", "whole"}
+    assert (
+        {step.stage for step in plan().steps} == later == ran(command(folder, "-m", "dvc", "repro"))
+    )
+    Path("params.yaml").write_bytes(before)
+    Path("results/middle").unlink()
+    planned = plan()
+    assert (set(planned.restored), planned.steps) == (later | {"middle"}, ())
+    said = command(folder, "-m", "dvc", "repro")
+    assert set(re.findall("Stage '(.*)' is cached", said)) == set(planned.restored) and not ran(
+        said
+    )
