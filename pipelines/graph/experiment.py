@@ -57,8 +57,7 @@ class Experiment:
         """
         times = {stage: round(value, 2) for stage, value in seconds.items()}
         message = f"experiment {self.name or ''}\n\n{SECONDS}{json.dumps(times)}"
-        if str(SUMMARY) in (stale := current.stale()):
-            write_json(SUMMARY, summary(load(), without=stale))
+        fit_summary()
         untracked = git(self.folder, "ls-files", "--others", "--exclude-standard").splitlines()
         with dag.opened() as repo:
             saved = repo.experiments.save(
@@ -73,6 +72,15 @@ class Experiment:
         words = ("fetch", "--quiet", "--no-tags", str(self.folder), "refs/exps/*:refs/exps/*")
         git(self.origin, *words, fails="cannot be kept")
         return name
+
+
+def fit_summary() -> None:
+    """Leave numbers of other settings out of the summary, which a run of some stages has not made.
+
+    DVC's tables would show the numbers of the commit that the experiment started from.
+    """
+    if str(SUMMARY) in (stale := current.stale()):
+        write_json(SUMMARY, summary(load(), without=stale))
 
 
 def seconds_of(reference: str) -> dict[str, float]:

@@ -2,14 +2,18 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines.flows.grid import Sweep, prepare
-from pipelines.graph.experiment import apply, check, experiment
+from pipelines.graph.experiment import apply, check, experiment, fit_summary
 from prosmin.common.errors import UserError
+from prosmin.common.files import write_json
 from stages.params.load import load
+from tests.pipelines.clones import ROOT, edit, noted
 from tests.pipelines.conftest import until
 from tests.pipelines.flows.test_graph_flow import outcomes
 
@@ -157,3 +161,27 @@ def test_plain_dvc_sweeps_too(project):
 def at_rest(project) -> bool:
     said = project.run("dvc", "queue", "status")
     return not {"Queued", "Running"} & set(said.split()) and "0 active, 0 idle" in said
+
+
+SUMMED = """
+stages:
+  linear: {cmd: x, params: [linear], outs: [metrics/linear.json: {cache: false}]}
+  knn: {cmd: x, params: [knn], outs: [metrics/knn.json: {cache: false}]}
+  report: {cmd: x, deps: [metrics], metrics: [summary.json: {cache: false}]}
+"""
+
+
+def test_after_some_stages_the_summary_has_their_numbers_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    Path("dvc.yaml").write_text(SUMMED)
+    for name in ("linear", "knn"):
+        write_json(f"metrics/{name}.json", {"trained": {"accuracy": 0.9}})
+    write_json("summary.json", {"linear": 0.9, "knn": 0.9})
+    Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": dict(noted())}))
+    whole = Path("summary.json").read_bytes()
+    fit_summary()
+    assert Path("summary.json").read_bytes() == whole
+    edit(tmp_path, {"linear.bootstrap": 500})
+    fit_summary()
+    assert json.loads(Path("summary.json").read_text()) == {"knn": 0.9}
