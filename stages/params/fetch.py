@@ -62,5 +62,12 @@ class Hub(Dataset):
 
 
 # It becomes the name of files and folders, and of a stage in dvc.yaml.
-DatasetName = Annotated[str, matching("[a-z0-9_]{1,64}", "a name of a-z, 0-9 and _, of at most 64")]
+# DVC takes 1e5 and 08 for numbers, also where PyYAML does not, and names other stages by them.
+DatasetName = Annotated[
+    str,
+    matching(
+        r"(?!(0o)?\d[\d_]*(e\d+)?$)[a-z0-9_]{1,64}",
+        "a name of a-z, 0-9 and _, of at most 64, and no number",
+    ),
+]
 AnyDataset = Annotated[Builtin | Folder | Parquet | Hub, Discriminator("source")]

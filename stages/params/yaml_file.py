@@ -49,6 +49,9 @@ BYTES = 2**18  # of a file
 DEPTH = 30  # of sections and lists in each other
 VALUES = 20_000
 FAULTS = 20  # reported at a time
+# Numbers of another value in YAML 1.2, which DVC reads: 1:30 is 90 here and text there, 010 is 8
+# here and 10 there.
+AMBIGUOUS = re.compile(r":|^[-+]?0[\d_]+$")
 # Tags of values that no setting has.
 REFUSED = {f"tag:yaml.org,2002:{name}" for name in ("binary", "set", "omap", "pairs")}
 
@@ -96,8 +99,8 @@ class _Loader(yaml.SafeLoader):
             why = "nothing is put in the place of such a reference"
             raise _Unreadable(f"{holds}, and {why}", node.start_mark)
         try:
-            if node.tag in REFUSED or kind in ("int", "float") and ":" in node.value:
-                raise ValueError  # 1:30 is 90 in YAML 1.1, and text for whoever reads 1.2
+            if node.tag in REFUSED or kind in ("int", "float") and AMBIGUOUS.search(node.value):
+                raise ValueError
             return super().construct_object(node, deep)
         except yaml.YAMLError:
             raise

@@ -104,6 +104,14 @@ FAULTS = {
         {"fetch.own": {**HUB, "revision": "0123456"}},
         "fetch.own.revision is '0123456'; it must be a full commit id: 40 digits",
     ),
+    "number as a dataset": (
+        {"fetch.1e5": HUB},  # for DVC a number, by which it would name other stages
+        "fetch.1e5 is '1e5'; it must be a name of a-z, 0-9 and _, of at most 64, and no number",
+    ),
+    "octal digits in a dataset": (
+        {"fetch.08": HUB},
+        "fetch.08 is '08'; it must be a name of a-z, 0-9 and _, of at most 64, and no number",
+    ),
     "blank in a name": (
         {"fetch.My birds": HUB},
         "fetch.My birds is 'My birds'; it must be a name of a-z, 0-9 and _",

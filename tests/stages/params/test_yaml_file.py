@@ -89,6 +89,14 @@ UNREADABLE = {
         b"seed: 1:30\n",
         "params.yaml holds a value that cannot be read: '1:30' cannot be read as int",
     ),
+    "octal number": (  # 8 for YAML 1.1, 10 for DVC
+        b"seed: 010\n",
+        "params.yaml holds a value that cannot be read: '010' cannot be read as int",
+    ),
+    "negative octal number": (
+        b"seed: -0_7\n",
+        "params.yaml holds a value that cannot be read: '-0_7' cannot be read as int",
+    ),
     "hours without end": (
         b"seed: " + b"1:" * 9999 + b"1",
         "params.yaml holds a value that cannot be read: '1:1:1:1:",
