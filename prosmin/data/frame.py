@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 from prosmin.views.settings import Interpolation
 
+SMALLEST_SHARE = 0.1  # of the short side; below that an input would be a few pixels, enlarged
+
 
 @dataclass(frozen=True)
 class Frame:
     """The input of a network.
 
     size: pixels a side, at least 2.
-    crop_pct: share of the short side that is kept, in (0, 1]: with 224 pixels and 0.875 the short
+    crop_pct: share of the short side that is kept, in [0.1, 1]: with 224 pixels and 0.875 the short
         side is resized to 256 pixels. The name is that of timm.
     interpolation: of the resizing, with antialiasing.
     """

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
 
 from prosmin.common.encoders import CONTINUED, SHOWN
 from prosmin.common.settings import Flag, Range, Refused, Several, Width
+from prosmin.data.frame import SMALLEST_SHARE
 from prosmin.objectives.settings import TRAINED, ProSMIN
 from prosmin.training.settings import TrainSettings
 from prosmin.views.settings import Interpolation
@@ -111,7 +112,7 @@ class Pretrain(TrainSettings):
     projector: Projector = Projector()
     objective: Annotated[Union[tuple(TRAINED.values())], Discriminator("name")] = ProSMIN()
     precision: Literal["fp32", "bf16"] = "fp32"
-    crop_pct: Annotated[float, Range(above=0, most=1)] | None = None
+    crop_pct: Annotated[float, Range(least=SMALLEST_SHARE, most=1)] | None = None
     interpolation: Interpolation | None = None
 
     def __post_init__(self) -> None:

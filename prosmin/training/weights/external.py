@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError, reason, shown
-from prosmin.data.frame import Frame
+from prosmin.data.frame import SMALLEST_SHARE, Frame
 from prosmin.models import light_imports
 from prosmin.models.backbone import build_backbone, timm_options
 from prosmin.views.settings import Interpolation
@@ -89,8 +89,10 @@ def frame(
         allowed += f"choose {' or '.join(get_args(Interpolation))}"
         raise ConfigError("interpolation", interpolation, allowed)
     share = crop_pct or settings.get("crop_pct", 1.0)
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        allowed = f"the weights of {weights.name} say {shown(share)}; give a number in (0, 1]"
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if not (number and SMALLEST_SHARE <= share <= 1):
+        range_ = f"[{SMALLEST_SHARE}, 1]"
+        allowed = f"the weights of {weights.name} say {shown(share)}; give a number in {range_}"
         raise ConfigError("crop_pct", crop_pct, allowed)
     return Frame(size, float(share), name)
 
@@ -151,6 +153,7 @@ def from_hub(repo: str, revision: str, key: str = "external") -> Weights:
 
     Raises ``ConfigError`` where the weights cannot be had.
     """
+    from httpx import InvalidURL
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -166,6 +169,9 @@ def from_hub(repo: str, revision: str, key: str = "external") -> Weights:
         HFValidationError,
         EntryNotFoundError,
         LocalEntryNotFoundError,
+        ImportError,  # a proxy of a kind that the hub's client does not know
+        InvalidURL,
+        ValueError,
         OSError,
     ) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -119,6 +119,11 @@ def test_files_of_all_known_endings_are_read(tmp_path, name, kind):
     assert decode(image).shape == (20, 24, 3 if mode == "RGB" else 1)
 
 
+def test_images_of_every_usual_ending_are_read():
+    usual = ".jpg .jpeg .jpe .jfif .png .gif .bmp .tif .tiff .webp .avif .ppm .pgm .pbm .jp2"
+    assert set(usual.split()) <= SUFFIXES
+
+
 def test_the_content_and_not_the_ending_says_what_a_file_is(tmp_path):
     (tmp_path / "x.png").write_bytes(saved(Image.fromarray(pixels()), "BMP"))
     assert np.array_equal(decode(tmp_path / "x.png"), pixels())

@@ -119,7 +119,12 @@ def test_the_input_is_cut_as_given_or_as_the_weights_were_evaluated(tmp_path):
     assert external.frame(silent, "resnet18.a1_in1k", 224) == Frame(
         224, known.crop_pct, known.interpolation
     )
-    for key, value in (("interpolation", "lanczos"), ("crop_pct", 1.5), ("crop_pct", "all")):
+    for key, value in (
+        ("interpolation", "lanczos"),
+        ("crop_pct", 1.5),
+        ("crop_pct", 1e-9),
+        ("crop_pct", "all"),
+    ):
         with pytest.raises(ConfigError, match=f"^{key} is None; .*{value}"):
             external.frame(replace(told, config={key: value}), "resnet18", 224)
 
