@@ -20,29 +20,24 @@ Writes  metrics/ood/<set>.json: per encoder and detector the metrics of
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from prosmin.common import files
 from prosmin.common.encoders import ENCODERS, TRAINED
 from prosmin.common.errors import UserError
-from prosmin.data import picture
-from prosmin.data.arrow import SplitReader
 from prosmin.evaluation import ood_scores
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.metrics import classification, detection
-from stages.common import layout
+from stages.common import layout, pictures
 from stages.common.command import check_name, run
 from stages.common.features import FITTED, Features, load_features
 from stages.linear import load_probe
 from stages.params.load import Params
 
 EXAMPLES = 32  # images kept; the report chooses among them
-LARGEST = 224  # pixels a side of an example
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # ID and OOD scores by detector
 
@@ -183,39 +178,8 @@ def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
 def _examples(dataset: str, scores: np.ndarray, prefix: str) -> dict[str, np.ndarray]:
     """Test images of the dataset at evenly spaced ranks of their scores, and their rows."""
     rows = detection.spread(scores, EXAMPLES)
-    return {f"{prefix}images": _one_size(_read(dataset, rows)), f"{prefix}index": rows}
-
-
-def _read(dataset: str, rows: np.ndarray) -> list[np.ndarray]:
-    """Decode test images of these rows alone, as they were fetched: uint8 [H, W, C] each."""
-    path = Path("data") / dataset / "test.arrow"
-    if not path.exists():
-        raise UserError(
-            f"{path} does not exist; run `dvc repro` or `python -m stages.fetch {dataset}`"
-        )
-    reader = SplitReader(path)
-    layout, stored = reader.layout, [reader.image(int(row)).to_pybytes() for row in rows]
-    if layout.encoding == "raw":
-        return [
-            np.frombuffer(pixels, np.uint8).reshape(layout.height, layout.width, layout.channels)
-            for pixels in stored
-        ]
-    return [picture.decode(content, layout.channels) for content in stored]
-
-
-def _one_size(pictures: list[np.ndarray]) -> np.ndarray:
-    """uint8 [n, C, H, W]: unchanged, or resized central squares where sizes differ or are large."""
-    side = min(LARGEST, *(min(pixels.shape[:2]) for pixels in pictures))
-    if len({pixels.shape for pixels in pictures}) > 1 or max(pictures[0].shape[:2]) > LARGEST:
-        pictures = [_square(pixels, side) for pixels in pictures]
-    return np.stack(pictures).transpose(0, 3, 1, 2)
-
-
-def _square(pixels: np.ndarray, side: int) -> np.ndarray:
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)).reshape(
-        side, side, -1
-    )
+    images = pictures.read(pictures.open_stored(dataset, "test"), rows)
+    return {f"{prefix}images": pictures.one_size(images), f"{prefix}index": rows}
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def complete(folder: Path, seed: int, epochs: int, way: str) -> dict[str, float]
     stages += [*(("ood", name) for name in content["ood"]["sets"])]
     stages += [*(("transfer", name) for name in content["transfer"]["targets"])]
     stages += [*(("uncertainty", name) for name in content["uncertainty"]["datasets"])]
+    stages += [*(("audit", name) for name in content["audit"]["datasets"])]
     for stage, *name in stages:
         done = subprocess.run(
             [sys.executable, "-c", before + RUN, f"stages.{stage}", *name],

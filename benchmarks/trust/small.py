@@ -27,6 +27,7 @@ from prosmin.models import light_imports, store
 from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.weights import external
 from stages import (
+    audit,
     embed,
     knn,
     linear,
@@ -101,6 +102,7 @@ CHANGES = {
     "finetune.datasets": [],
     "uncertainty.datasets": ["digits"],
     "uncertainty.head": {"images": 20, "epochs": 1},
+    "audit.datasets": ["digits"],
     "lowshot.per_class": [1],
     "lowshot.percent": [],
     "linear.l2": [0.01, 1.0],
@@ -110,7 +112,8 @@ CHANGES = {
 } | {
     f"{stage}.bootstrap": 100
     for stage in (
-        *("linear", "knn", "ood", "transfer", "prediction", "corrupt", "shift", "uncertainty"),
+        *("linear", "knn", "ood", "transfer", "prediction", "corrupt"),
+        *("shift", "uncertainty", "audit"),
     )
 }
 
@@ -186,7 +189,7 @@ EMBED, PREDICT = (
 )
 PROBES = [stage(module) for module in (linear, knn, lowshot)]
 OOD, SHIFT, TRANSFER = stage(ood, "patches"), stage(shift, "more"), stage(transfer, "patches")
-UNCERTAINTY = stage(uncertainty, "digits")
+UNCERTAINTY, AUDIT = stage(uncertainty, "digits"), stage(audit, "digits")
 EXPORT, REPORT, PHOTOS = stage(exporting), stage(report), stage(fetching, "photos")
 HEADLINES = library(lambda path: headlines.rows(load()))
 ERRORS = library(lambda path: corruption_error.known(str(path), ["fog"], CELLS))
@@ -203,7 +206,7 @@ KINDS = {
     ),
     "weights": Kind("results/pretrain/*m.safetensors", TENSORS, [EMBED["patches"]]),
     "features": Kind(
-        "results/embed/digits/*.safetensors", TENSORS, [*PROBES, *PROBES, OOD, UNCERTAINTY]
+        "results/embed/digits/*.safetensors", TENSORS, [*PROBES, *PROBES, OOD, UNCERTAINTY, AUDIT]
     ),
     "features of others": Kind("results/embed/patches/*.safetensors", TENSORS, [OOD, TRANSFER]),
     "probe": Kind("results/linear/*.safetensors", TENSORS, [OOD, SHIFT]),
@@ -275,6 +278,7 @@ def build() -> None:
     ood.main(params, "patches")
     transfer.main(params, "patches")
     uncertainty.main(params, "digits")
+    audit.main(params, "digits")
 
 
 def _pictures() -> None:

@@ -18,6 +18,7 @@ Group = Literal[
     "ood",
     "prediction",
     "uncertainty",
+    "audit",
     "corruption",
     "training",
 ]
@@ -230,6 +231,22 @@ METRICS = (
         "ece_human", "ECE against people", "uncertainty", "lower", 0, 1,
         "ECE of the linear probe with the share of people that chose its top label in place of the "
         "accuracy.",
+    ),
+    # --- audit of a dataset ---
+    Entry(
+        "likely_wrong", "labels likely wrong", "audit", "neither", 0, 1,
+        "Share of audited images for which another class has the largest share of the votes of the "
+        "nearest other images, among the classes whose share reaches its mean for images of their "
+        "label (confident learning).",
+    ),
+    Entry(
+        "label_auroc", "AUROC of labels made wrong", "audit", "higher", 0, 1,
+        "Probability that a label that was replaced by another at random (5 % of all labels) is "
+        "more doubtful than a label that was left. Labels that were wrong before count as right.",
+    ),
+    Entry(
+        "label_ap", "average precision of labels made wrong", "audit", "higher", 0, 1,
+        "Area under the precision-recall curve of the same labels.",
     ),
     # --- corruption ---
     Entry(

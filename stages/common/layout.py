@@ -64,3 +64,13 @@ def ood_examples(name: str) -> Path:
 def prediction_scores(dataset: str) -> Path:
     """The scores of a dataset's images by the predicted distribution."""
     return results("prediction", dataset) / "scores.safetensors"
+
+
+def audit_examples(dataset: str) -> Path:
+    """The images that the report shows of the audit of a dataset."""
+    return results("audit", dataset) / "examples.safetensors"
+
+
+def audit_table(dataset: str, name: str) -> Path:
+    """A ranked table of the audit of a dataset: outliers, near_duplicates or labels."""
+    return results("audit", dataset) / f"{name}.csv"

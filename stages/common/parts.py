@@ -42,7 +42,7 @@ class Part:
         return self.features, self.labels
 
 
-def load(name: str, encoder: str, size: int) -> Features:
+def load(name: str, encoder: str, size: int | None = None) -> Features:
     """The features of a dataset.
 
     Raises ``UserError`` where they are not of its images or not of ``size`` dimensions.
@@ -50,7 +50,7 @@ def load(name: str, encoder: str, size: int) -> Features:
     features, manifest = load_features(name, encoder), dataset.read_manifest(f"data/{name}")
     for split in features.splits:
         shape = features.split(split)[0].shape
-        fits = manifest["splits"].get(split, {}).get("count"), size
+        fits = manifest["splits"].get(split, {}).get("count"), size or shape[1]
         if shape != fits:
             why = f"its features of {split} are {list(shape)}, where {list(fits)} are needed"
             raise files.damaged(layout.features(name, encoder), why)

@@ -158,6 +158,16 @@ class Uncertainty(Section):
     bootstrap: Bootstrap = 1000
 
 
+class Audit(Section):
+    """images: of each split that are audited, at most. listed: rows of each table, at most."""
+
+    datasets: Annotated[tuple[str, ...], Once] = Field(min_length=1)
+    k: Count = 20
+    images: Count | None = None
+    listed: Annotated[int, Range(least=1, most=10**6)] = 200
+    bootstrap: Bootstrap = 1000
+
+
 class Report(Section):
     examples: Annotated[int, Range(least=1, most=32)] = 8
 

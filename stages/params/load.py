@@ -17,6 +17,7 @@ from prosmin.common.errors import UserError, listed, nearest, printable, shown
 from stages.common import declared
 from stages.common.declared import PARAMS
 from stages.params.evaluation import (
+    Audit,
     Corrupt,
     Embed,
     Export,
@@ -38,7 +39,7 @@ from stages.params.types import Section, Seed
 from stages.params.yaml_file import first, read, sentences
 
 # Sections whose lists may name the dataset that is trained on.
-WITH_TRAINED = ("finetune", "uncertainty")
+WITH_TRAINED = ("finetune", "uncertainty", "audit")
 
 
 class Params(Section):
@@ -57,6 +58,7 @@ class Params(Section):
     shift: Shift = Shift()
     transfer: Transfer
     uncertainty: Uncertainty = Uncertainty()
+    audit: Audit
     export: Export = Export()
     report: Report = Report()
 
@@ -77,21 +79,15 @@ def _misnamed(content: dict[Any, Any]) -> Iterator[str]:
         return  # one fault, not one per name
     named = [("dataset", trained)]
     named += [(f"ood.sets.{printable(name)}", name) for name in inside("ood", "sets", dict)]
-    named += [
-        (f"transfer.targets.{place}", name)
-        for place, name in enumerate(inside("transfer", "targets", list))
-    ]
-    named += [
-        (f"shift.sets.{place}", name) for place, name in enumerate(inside("shift", "sets", list))
-    ]
-    named += [
-        (f"finetune.datasets.{place}", name)
-        for place, name in enumerate(inside("finetune", "datasets", list))
-    ]
-    named += [
-        (f"uncertainty.datasets.{place}", name)
-        for place, name in enumerate(inside("uncertainty", "datasets", list))
-    ]
+    for section, key in (
+        ("transfer", "targets"),
+        ("shift", "sets"),
+        ("finetune", "datasets"),
+        ("uncertainty", "datasets"),
+        ("audit", "datasets"),
+    ):
+        names = enumerate(inside(section, key, list))
+        named += [(f"{section}.{key}.{place}", name) for place, name in names]
     for key, name in named:
         if isinstance(name, str) and name not in known:
             allowed = f"allowed, as they stand under fetch: {listed(known)}"

@@ -69,6 +69,11 @@ class Inputs:
                 raise damaged(path, f"{shown(column)} holds numbers and text")
         return converted
 
+    def table(self, path: Path) -> list[Section] | None:
+        """The rows of a CSV file as text."""
+        rows: list[Section] | None = self._read(path, read_csv)
+        return rows
+
     def arrays(self, path: Path) -> Arrays | None:
         """The arrays of a safetensors file."""
         arrays: Arrays | None = self._read(path, read_arrays)

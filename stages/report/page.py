@@ -22,7 +22,7 @@ from stages.report.figures.lines import (
     encoder_lines,
 )
 from stages.report.inputs import Inputs, made_by
-from stages.report.tables import detection, provenance, results, rows, uncertainty
+from stages.report.tables import audit, detection, provenance, results, rows, uncertainty
 from stages.report.tables.detection import OodSet
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -73,6 +73,7 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "roc": _roc(inputs, sets),
         "prediction": prediction.section(inputs),
         "uncertainty": uncertainty.section(inputs),
+        "audit": audit.section(inputs),
         "corruption": _corruption(inputs),
         "lowshot": _lowshot(inputs),
         "views": _views(inputs),

@@ -52,6 +52,9 @@ TINY = {
     "uncertainty.datasets": ["photos", "digits"],
     "uncertainty.head": {"images": 50, "epochs": 1},
     "uncertainty.bootstrap": 100,
+    "audit.datasets": ["photos", "digits"],
+    "audit.images": 30,
+    "audit.bootstrap": 100,
 }
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from sklearn.metrics import auc, roc_auc_score
 
 from prosmin.common import files
@@ -173,18 +172,6 @@ def test_examples_of_differing_sizes_become_squares_of_the_smallest(ready, param
     images = files.read_arrays("results/ood/photographs/examples.safetensors")["images"]
     assert images.shape == (15, 3, 30, 30)
     assert images[..., :13].max() < 20 and images[..., 17:].min() > 235
-
-
-def test_a_large_example_is_made_smaller():
-    photograph = load_sample_images().images[0]
-    assert ood._one_size([photograph, photograph]).shape == (2, 3, 224, 224)
-    assert ood._one_size([photograph[:100, :150]]).shape == (1, 3, 100, 150)
-    assert ood._one_size([photograph[:100, :150, :1], photograph[:80, :150, :1]]).shape == (
-        2,
-        1,
-        80,
-        80,
-    )
 
 
 def test_without_labels_the_label_free_detectors_are_left_and_marked(ready, params):

@@ -20,6 +20,7 @@ from prosmin.common.errors import ConfigError, UserError
 from prosmin.models import store
 from prosmin.objectives import settings as objectives
 from stages import (
+    audit,
     corrupt,
     embed,
     fetch,
@@ -149,6 +150,7 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
             finetune.main(params, "digits")
             transfer.main(params, "patches")
             uncertainty.main(params, "digits")
+            audit.main(params, "digits")
     metrics = files.read_json("metrics/ood/digits_inverted.json")
     assert not metrics["labelled"] and {"knn", "sigma"} <= set(metrics["trained"])
     assert "mahalanobis" not in metrics["trained"] and "accuracy_id" not in metrics

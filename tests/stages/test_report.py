@@ -26,6 +26,7 @@ from prosmin.common.files import (
 from prosmin.evaluation.uncertainty import SCORES
 from prosmin.metrics.catalogue import METRICS
 from stages import (
+    audit,
     corrupt,
     embed,
     fetch,
@@ -63,6 +64,7 @@ SECTIONS = {
     "lowshot",
     "views",
     "examples",
+    "audit",
     "params",
     "definitions",
 }
@@ -87,7 +89,8 @@ def tiny(content):
     content["shift"]["sets"] = ["elsewhere"]
     content["uncertainty"]["head"] = {"images": 50, "epochs": 1}
     for stage in (
-        *("linear", "knn", "ood", "corrupt", "transfer", "finetune", "shift", "uncertainty"),
+        *("linear", "knn", "ood", "corrupt", "transfer", "finetune"),
+        *("shift", "uncertainty", "audit"),
     ):
         content[stage]["bootstrap"] = 100
     return content
@@ -123,6 +126,8 @@ def finished(tmp_path_factory):
         write_arrays(folder / "data/digits/human_labels.safetensors", {"shares": people})
         for name in params.uncertainty.datasets:
             uncertainty.main(params, name)
+        for name in params.audit.datasets:
+            audit.main(params, name)
     return folder
 
 

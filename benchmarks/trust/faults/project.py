@@ -28,6 +28,7 @@ MINI = {
     "ood.sets": {"patches": "far"},
     "transfer.targets": ["patches"],
     "uncertainty.datasets": ["digits"],
+    "audit.datasets": ["digits"],
     "pretrain.epochs": 4,
     "pretrain.batch_size": 64,
     "pretrain.warmup_epochs": 1,

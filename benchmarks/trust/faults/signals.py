@@ -230,6 +230,7 @@ BY_HAND = (
     "ood patches",
     "transfer patches",
     "uncertainty digits",
+    "audit digits",
     "report",
     "export",
     "fetch digits",

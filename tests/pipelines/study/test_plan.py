@@ -129,6 +129,7 @@ def test_a_path_with_odd_characters_arrives_as_it_is(place):
             "transfer.targets=[]",
             "finetune.datasets=[]",
             "uncertainty.datasets=[]",
+            "audit.datasets=[photos]",
         ]
     )
     assert load().fetch["photos"].path == f"{folder}/train"

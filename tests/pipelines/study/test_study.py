@@ -16,6 +16,7 @@ DIGITS = TINY | {
     "fetch.other": {"source": "builtin", "name": "digits"},
     "transfer.targets": [],
     "uncertainty.datasets": [],
+    "audit.datasets": ["digits"],
     "finetune.datasets": [],
     "pretrain.channels": 1,
     "pretrain.epochs": 1,

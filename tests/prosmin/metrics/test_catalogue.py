@@ -63,6 +63,7 @@ def test_the_metrics_without_a_direction_are_those_with_a_best_value_in_between_
     assert without == {
         "conformal_coverage",
         "coverage",
+        "likely_wrong",
         "n_seen_in_training",
         "sigma_mean",
         "sigma_clamped",

@@ -50,7 +50,7 @@ def test_of_very_many_faults_the_first_are_told(complaints):
     assert len(lines) == 21 and all(len(line) < 400 for line in lines)
     datasets = {f"d{place}": {"source": "builtin", "name": "digits"} for place in range(1001)}
     others = {"ood.sets": {"d2": "far"}, "transfer.targets": [], "finetune.datasets": []}
-    others["uncertainty.datasets"] = []
+    others |= {"uncertainty.datasets": [], "audit.datasets": ["d1"]}
     (line,) = complaints(edited({"fetch": datasets, "dataset": "d1", **others}))
     assert line.startswith("params.yaml: fetch is {'d0': ") and line.endswith(
         "it must be given at most 1000 entries"

@@ -8,7 +8,7 @@ FAULTS = {
     # misspelt, missing and unknown keys, at each depth
     "extra section": (
         {"liner": {}},
-        "liner is not a known key (did you mean 'linear'?); allowed: corrupt, dataset, ",
+        "liner is not a known key (did you mean 'linear'?); allowed: audit, corrupt, ",
     ),
     "key, depth two": (
         {"pretrain.epoch": 3},
@@ -138,6 +138,11 @@ FAULTS = {
     "dataset of uncertainty not fetched": (
         {"uncertainty.datasets": ["digits", "patchs"]},
         "uncertainty.datasets.1 is 'patchs'; allowed",
+        "(did you mean 'patches'?)",
+    ),
+    "dataset of the audit not fetched": (
+        {"audit.datasets": ["digits", "patchs"]},
+        "audit.datasets.1 is 'patchs'; allowed",
         "(did you mean 'patches'?)",
     ),
     "ood set is trained on": (
