@@ -74,6 +74,7 @@ def hub(
 
 def _load(repo: str, revision: str, config: str | None) -> "datasets.DatasetDict":
     import datasets
+    from httpx import InvalidURL
 
     try:
         builder = datasets.load_dataset_builder(repo, name=config, revision=revision)
@@ -81,6 +82,8 @@ def _load(repo: str, revision: str, config: str | None) -> "datasets.DatasetDict
         builder.download_and_prepare()
         return builder.as_dataset()
     except (
+        ImportError,  # a proxy of a kind that the hub's client does not know
+        InvalidURL,
         ValueError,
         RuntimeError,
         OSError,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
@@ -109,6 +110,20 @@ def test_the_card_of_a_hub_dataset_names_no_file_of_this_machine(tmp_path, hub_c
     (root / "README.md").write_text(card)
     with pytest.raises(UserError, match="repo.*(names a file outside of it|cannot be loaded)"):
         hub(str(root), "0" * 40, splits={"train": "train"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ALL_PROXY", "socks5://127.0.0.1:9"), ("no_proxy", "::1/128")]
+)
+def test_a_proxy_that_cannot_be_used_is_one_sentence(monkeypatch, name, value):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    huggingface_hub.close_session()  # it has read the variables
+    try:
+        with pytest.raises(UserError, match="^repo is 'a/b'; it cannot be loaded at revision .*:"):
+            hub("a/b", "0" * 40)
+    finally:
+        huggingface_hub.close_session()
 
 
 def test_code_of_a_hub_dataset_is_not_run(tmp_path, hub_cache):
