@@ -24,6 +24,8 @@ from stages.common import proof
 from stages.common.declared import LOCK, Loader
 
 ORDER = FOLDER / "order.json"
+# PyYAML's constructors raise many kinds for a value that does not fit, such as 2026-13-45.
+UNREADABLE = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
 LOST = "\ufffd"  # stands for bytes that are no text
 HEAD = "schema: '2.0'\nstages:\n"
 
@@ -74,7 +76,7 @@ def mend(path: Path = LOCK) -> Iterator[str]:
         return
     read = path.read_bytes().decode("utf-8", errors="replace")
     text = read.replace("\r\n", "\n")
-    with contextlib.suppress(yaml.YAMLError, RecursionError):
+    with contextlib.suppress(*UNREADABLE):
         content = yaml.load(text, Loader)
         current = isinstance(content, dict) and content.get("schema") == "2.0"
         if current and text.endswith("\n") and LOST not in text:
@@ -89,7 +91,7 @@ def mend(path: Path = LOCK) -> Iterator[str]:
     for block in re.split(r"^(?=  [^\s-])", text, flags=re.M)[1:]:
         name = block.partition(":")[0].strip(" '\"\n")
         order.append(name)
-        with contextlib.suppress(yaml.YAMLError, RecursionError, AttributeError, ValueError):
+        with contextlib.suppress(*UNREADABLE):
             (entry,) = yaml.load(block, Loader).values()
             if _is_whole(entry) and block.endswith("\n") and LOST not in block:
                 kept.append(block)

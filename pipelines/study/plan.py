@@ -129,7 +129,7 @@ def parsed(changes: Sequence[str]) -> Settings:
             raise UserError(f"{shown(change)} is not key=value, such as pretrain.epochs=5")
         try:
             settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except Exception:  # YAML's constructors raise many kinds for a value that does not fit
             raise UserError(f"{key} is {shown(value)}, which is not YAML") from None
     return settings
 

@@ -65,3 +65,13 @@ def test_bytes_of_a_lock_that_are_no_text_are_taken_out(tmp_path, monkeypatch, p
     assert [name for name, _ in lockfile._split(Path("dvc.lock"))[1]] == kept and list(
         lockfile.mend()
     ) == []
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "!!int ''", "!!bool x", "!!timestamp x"])
+def test_an_entry_with_a_value_that_yaml_cannot_read_is_taken_out(tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    entry = "  {}:\n    cmd: python work.py\n    params:\n      params.yaml:\n        seed: {}\n"
+    Path("dvc.lock").write_text(lockfile.HEAD + entry.format("one", value) + entry.format("two", 1))
+    (line,) = lockfile.mend()
+    assert line.endswith("what was not whole: one")
+    assert list(yaml.safe_load(Path("dvc.lock").read_text())["stages"]) == ["two"]

@@ -74,6 +74,12 @@ def test_the_runs_have_all_changes_and_names_of_their_own():
     assert len({run.name for run in final}) == 3  # the choice and the commit are part of the name
 
 
+@pytest.mark.parametrize("value", ["[1", "!!int ''", "!!bool x", "2026-13-45", "[" * 3000])
+def test_a_value_that_is_no_yaml_is_one_sentence(value):
+    with pytest.raises(UserError, match=r"^seed is .*, which is not YAML$"):
+        parsed([f"seed={value}"])
+
+
 def test_wrong_settings_are_refused_before_anything_runs(place):
     methods = {
         **SMALL["methods"],
