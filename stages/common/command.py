@@ -15,6 +15,7 @@ from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError, cause, nearest, reason, say
 from prosmin.common.startup import keep_freed_memory
 from stages.common import inputs
+from stages.common.launcher import check_arithmetic
 from stages.common.stopping import raise_interrupts
 from stages.common.threads import keep_to_share
 from stages.common.workers import PEER_LOST
@@ -52,6 +53,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
             raise UserError(
                 f"{stage} was given {shlex.join(arguments) or 'no argument'}; {_usage(stage, main)}"
             ) from None
+        check_arithmetic()
         keep_to_share(stage)
         keep_freed_memory()
         main(params, *arguments)

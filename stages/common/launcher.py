@@ -1,4 +1,4 @@
-"""Check the environment before a training: a complete set of a launcher's variables, or none.
+"""Check the environment of a stage, and for a training a launcher's variables: all, or none.
 
 Accelerate reads settings from the environment wherever its caller gives none, and some in any case.
 Variables left over from another program would change the weights of a run, or make it wait for
@@ -33,6 +33,14 @@ SETTLED = {
 # ACCELERATE_USE_CPU changes the device, which is part of the key of the run.
 FREE = ("ACCELERATE_USE_CPU", "ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE", "FORK_LAUNCHED")
 SWITCH = "ACCELERATE_USE_"
+# Of CUDA, PyTorch and oneDNN: products of float32 are computed with fewer bits. By variable, the
+# value that changes nothing.
+EXACT = {
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "strict",
+    "DNNL_DEFAULT_FPMATH_MODE": "strict",
+}
 
 
 def launched() -> bool:
@@ -105,6 +113,21 @@ def advise(precision: str, device: str) -> None:
             "fp32 is many times faster here",
             has,
         )
+
+
+def check_arithmetic() -> None:
+    """Check the variables by which a library computes with fewer bits than float32 has.
+
+    Raises:
+        UserError: for a variable that would change results that params.yaml does not.
+    """
+    for name, allowed in EXACT.items():
+        text = os.environ.get(name, "")
+        if text.strip().lower() not in ("", allowed):
+            raise UserError(
+                f"the environment has {name}={shown(text)}, by which float32 is computed with "
+                f"fewer bits; pretrain.precision says that here: unset {name}"
+            )
 
 
 def _refuse(name: str, value: str, why: str) -> None:

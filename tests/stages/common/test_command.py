@@ -69,6 +69,23 @@ def test_an_argument_too_many_or_too_few_says_how_to_start_the_stage(outcome):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "harmless"),
+    [
+        ("NVIDIA_TF32_OVERRIDE", "1", "0"),
+        ("ONEDNN_DEFAULT_FPMATH_MODE", "BF16", "STRICT"),
+    ],
+)
+def test_a_variable_that_makes_float32_less_exact_is_refused(
+    outcome, monkeypatch, name, value, harmless
+):
+    monkeypatch.setenv(name, harmless)
+    assert outcome(raising(UserError("it has begun"))) == (2, "error: it has begun\n")
+    monkeypatch.setenv(name, value)
+    code, said = outcome(raising(UserError("it has begun")))
+    assert code == 2 and said.startswith(f"error: the environment has {name}='{value}', by which")
+
+
 def test_an_interruption_is_told_by_its_exit_code(outcome):
     code, said = outcome(raising(KeyboardInterrupt()))
     assert code == 130 and "interrupted" in said
