@@ -6,7 +6,7 @@ More than 12 entries, because every command is an entry.
 import os
 import sys
 
-from prosmin.common.startup import collect_garbage_less
+from prosmin.common.startup import collect_garbage_less, escape_output
 from stages.common.stopping import end_at_once
 
 # Git's hooks and `git rebase -x` set these for what they start. With them, git would take another
@@ -20,5 +20,6 @@ REPOSITORY = (
 if sys.argv[0] == "-m":
     end_at_once()
     collect_garbage_less()
+    escape_output()
     for name in REPOSITORY:
         os.environ.pop(name, None)

@@ -12,6 +12,7 @@ fifth of the loading time.
 """
 
 import gc
+import io
 import sys
 
 # Names and values of glibc's malloc.h.
@@ -39,6 +40,15 @@ def keep_freed_memory() -> bool:
         M_TOP_PAD: HEAP_STEP,
     }
     return all([mallopt(name, value) == 1 for name, value in options.items()])
+
+
+def escape_output() -> None:
+    """Print characters that the encoding of standard output lacks as escapes.
+
+    Python would end the program, as after hours over a name with an ä where the locale is ASCII.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def collect_garbage_less() -> None:

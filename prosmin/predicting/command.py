@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prosmin.common.errors import ConfigError, UserError, cause, listed, say
+from prosmin.common.startup import escape_output
 
 if TYPE_CHECKING:
     from prosmin.predicting.images import Batch
@@ -22,6 +23,7 @@ reason in the last column.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit: 0 when done, 2 for bad input, 130 when interrupted."""
+    escape_output()
     asked = _parser().parse_args(arguments)
     try:
         asked.run(asked)

@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -36,3 +37,15 @@ def test_a_process_asks_for_no_page_twice():
     )
     as_it_is, kept = map(int, done.stdout.split())
     assert 2 * kept < as_it_is
+
+
+def test_what_the_encoding_of_the_output_lacks_is_escaped():
+    code = "from prosmin.common.startup import escape_output; escape_output(); print('ä … x')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"\xe4 \\u2026 x\n"
