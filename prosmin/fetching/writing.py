@@ -132,6 +132,11 @@ def cautions(source: Source, test_fraction: float) -> list[str]:
             "there is a val split: if that is the test set (as for ImageNet), say so under splits "
             "or files ({train: …, test: …})"
         )
+    if "test" not in source.splits and not ("train" in source.splits and test_fraction > 0):
+        notes.append(
+            "there are no test images, which all evaluations need, also those without labels: "
+            "set test_fraction above 0, or name them under splits or files"
+        )
     return notes
 
 
