@@ -1,5 +1,6 @@
 """The inputs of the report: files of other stages, or the commands that make a missing file."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,8 @@ from stages.common.command import LEFT_OUT
 from stages.params.load import Params
 
 Rows = list[dict[str, Any]]
+# An absolute path, also in a comment, or written with escapes: its folders, and its last name.
+WHOLE_PATH = re.compile(r"""(?<![\w.…/:<>)\]])~?/(?:[^\s/'"#,\]}]+/)*([^\s/'"#,\]}]+)""")
 
 
 class Missing(NamedTuple):
@@ -97,7 +100,7 @@ class Inputs:
         text = (self.root / "params.yaml").read_text(encoding="utf-8")
         for path in sorted(_whole_paths(self.params.model_dump()), key=len, reverse=True):
             text = text.replace(path, f"…/{Path(path).name}")
-        return text
+        return WHOLE_PATH.sub(r"…/\1", text)
 
     def absent(self, path: Path, stage: str, item: str = "") -> Missing:
         """Why results that need labels are missing: the stage left them out or has not run."""

@@ -41,6 +41,7 @@ from stages import (
     transfer,
     uncertainty,
 )
+from stages.params.fetch import Folder
 from stages.params.load import load
 from stages.report import __main__ as report
 from stages.report.figures.drawing import COLOURS
@@ -315,6 +316,26 @@ def test_same_inputs_give_the_same_bytes_whatever_the_hash_seed_and_the_users_ma
 def test_page_names_no_place_on_this_machine(finished, html):
     assert (
         str(finished) not in html and str(ROOT) not in html and str(Path.home()) + "/" not in html
+    )
+
+
+def test_params_are_shown_without_folders_of_this_machine(tmp_path):
+    text = """\
+seed: 0  # was /home/me/old/seeds.yaml; docs/params.md says more, 1 / 2 too, or https://a.org/b/c
+fetch:
+  pets: {source: folder, path: /home/me/my pets}
+  cars: {source: folder, path: "/home/m\\x65/cars", splits: {train: a/b}}
+  vans: {source: parquet, files: {train: ~/vans/train-*.parquet}}
+"""
+    (tmp_path / "params.yaml").write_text(text)
+    pets = Folder(source="folder", path="/home/me/my pets")
+    params = load(ROOT / "params.yaml")
+    params = params.model_copy(update={"fetch": {**params.fetch, "pets": pets}})
+    assert Inputs(tmp_path, params).params_text() == (
+        text.replace("/home/me/old/", "…/")
+        .replace("/home/me/", "…/")
+        .replace("/home/m\\x65/", "…/")
+        .replace("~/vans/", "…/")
     )
 
 
