@@ -78,7 +78,7 @@ def main(params: Params) -> None:
     if not lacking:
         corrupted_sets.check_labels(cells, split, params.dataset)
     facts = _facts(params, split)
-    known = _known_errors(params, facts)
+    known = None if lacking else _known_errors(params, facts)
 
     observers = {}
     for encoder in ENCODERS:
