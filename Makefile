@@ -9,13 +9,17 @@
 #   make study       compare methods over seeds            FILE=studies/digits.yaml
 #   make test        run the tests                             ARGS="-k scoring"
 #   make lint        check style, types, lists of dvc.yaml
+#   make docs        the documentation as a site: site/index.html
 #   make lock        resolve requirements.lock again           ARGS=--upgrade: newest versions
 #   make ... PYTHON=/path/to/python    choose the Python of .venv
 
-.PHONY: help repro plan flow dashboard clean sweep study test lint lock environment
+.PHONY: help repro plan flow dashboard clean sweep study test lint docs lock environment
 
 # Settings for another Python must not reach this one.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
+
+# Without the theme's word about its successor.
+export NO_MKDOCS_2_WARNING = 1
 
 in_venv = PATH="$$(pwd)/.venv/bin:$$PATH"; export PATH; exec
 # A run watches make, which started it, and ends when make is killed.
@@ -62,10 +66,13 @@ test: environment
 lint: environment
 	@$(in_venv) sh -c 'ruff check . && ruff format --check . && mypy && python -m pipelines.deps'
 
+docs: environment
+	@$(in_venv) python -m mkdocs build $(ARGS)
+
 lock: environment
 	@$(in_venv) uv pip compile --quiet --universal --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --python-version 3.11 \
-		--extra pipeline --extra test $(ARGS) pyproject.toml -o requirements.lock
+		--extra pipeline --extra docs --extra test $(ARGS) pyproject.toml -o requirements.lock
 
 # Any Python can start environment.py, which then looks for a supported one.
 environment:

@@ -16,7 +16,11 @@ PINNED = [
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 WANTED = [
-    Requirement(text) for text in (*PROJECT["dependencies"], *EXTRAS["pipeline"], *EXTRAS["test"])
+    Requirement(text)
+    for text in (
+        *PROJECT["dependencies"],
+        *(text for extra in ("pipeline", "docs", "test") for text in EXTRAS[extra]),
+    )
 ]
 
 
