@@ -1,10 +1,10 @@
 # Needs git, make and Python 3.11 to 3.13. Everything else comes from requirements.lock into .venv.
 #   make repro       run the pipeline, print the results       ARGS=linear: up to one stage
-#   make plan        what a run would do, why, and for how long
 #   make flow        the same, with stages in parallel         ARGS="--set pretrain.epochs=5"
+#   make plan        what a run would do, why, and for how long
 #   make repro, flow or plan   with other settings             PARAMS=recipes/cifar10.yaml
 #   make dashboard   Prefect's web pages on this machine       PORT=4300
-#   make clean       remove the files of datasets that params.yaml no longer names
+#   make clean       remove files of datasets no longer named  ARGS=--dry-run: say which
 #   make sweep       one experiment per point of a grid        FILE=sweeps/lambda.yaml
 #   make study       compare methods over seeds            FILE=studies/digits.yaml
 #   make test        run the tests                             ARGS="-k scoring"

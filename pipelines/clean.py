@@ -84,14 +84,15 @@ def find(repo: "Repo") -> Found:
 
 
 def _items() -> Iterator[str]:
-    """Paths that are there and have the form of the outputs of a loop."""
+    """Paths that are there and have the form of the outputs of a loop, without hidden files."""
     for definition in declared.definitions().values():
         body = definition.get("do") or {}
         for kind in ("outs", "metrics", "plots"):
             for out in body.get(kind) or ():
                 pattern = ITEM.sub("*", next(iter(out)) if isinstance(out, dict) else out)
                 if "*" in pattern and "$" not in pattern:
-                    yield from sorted(map(str, Path().glob(pattern)))
+                    found = (path for path in Path().glob(pattern) if path.name[0] != ".")
+                    yield from sorted(map(str, found))
 
 
 def _is_ours(path: str, md5: str) -> bool:

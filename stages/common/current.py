@@ -114,7 +114,7 @@ class Look:
             return proof.digest(path, "md5") if os.path.isfile(path) else None
         digests = {
             file: proof.digest(file, "md5")
-            for file in proof.below(path)
+            for file in (proof.below(path) if os.path.isdir(path) else ())
             if not any(below(os.path.relpath(file, self.root), out) for out in inside)
         }
         for out, name in inside.items():

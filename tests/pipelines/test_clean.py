@@ -47,6 +47,7 @@ def folder(tmp_path, monkeypatch) -> Path:
             write(f"data/{name}/{file}.arrow", f"the {file} images of {name}")
         write(f"metrics/fetch/{name}.json", json.dumps({"count": name}))
     write("results/report/index.html", "<html>")
+    write("data/.gitignore", "/old\n/new\n")  # of DVC
     write("dvc.lock", yaml.safe_dump({"schema": "2.0", "stages": dict(noted())}))
     for entry in declared.locked().values():
         for out in entry["outs"]:

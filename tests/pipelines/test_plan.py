@@ -1,5 +1,6 @@
 """What ``make plan`` says of a small graph: which stages will run, why, and for how long."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -106,6 +107,14 @@ def test_a_result_that_is_missing_is_made_or_comes_from_the_cache(folder):
     assert (restored.steps, restored.restored) == ((), ("middle",))
     assert restored.line() == "1 of 6 stages come from DVC's cache"
     assert list(restored.text())[2:] == ["middle    restored from DVC's cache"]
+
+
+def test_in_a_clone_without_results_or_cache_all_stages_run(folder):
+    for name in ("results", "metrics"):
+        shutil.rmtree(name)
+    assert set(reasons()) == set(plan().stages) and len(plan().stages) == 6
+    Path("dvc.lock").unlink()
+    assert set(reasons()) == set(plan().stages)
 
 
 def test_targets_bring_what_they_need(folder):

@@ -102,6 +102,32 @@ def test_it_runs_the_stages_and_ends_with_table_and_report(project):
     assert out[-1] == "Report: results/report/index.html"
 
 
+LOOP = """
+stages:
+  fetch: {foreach: "${fetch}", do: {cmd: "python make.py data/${key}", outs: ["data/${key}"]}}
+  linear: {cmd: python make.py results/linear, deps: ["data/${dataset}"], outs: [results/linear]}
+  report: {cmd: python make.py results/report, deps: [data, results/linear], outs: [results/report]}
+"""
+MAKES = """
+import sys
+from pathlib import Path
+Path(sys.argv[1]).parent.mkdir(exist_ok=True)
+Path(sys.argv[1]).write_text(" ".join(sorted(str(path) for path in Path("data").iterdir())))
+"""
+
+
+def test_a_dataset_that_no_stage_uses_is_named_and_not_made(project):
+    """DVC alone would make it, for the stage that depends on all of data/."""
+    (project / "dvc.yaml").write_text(LOOP)
+    (project / "make.py").write_text(MAKES)
+    code, out, err = finish(start(project))
+    assert code == 0, err
+    assert out[0] == "3 of 3 stages will run: none of them has run here before"
+    assert out[1].startswith("fetch.patches is used by no stage and left out; `dvc repro ")
+    assert not (project / "data/patches").exists()
+    assert (project / "results/report").read_text().split()[-1] == "data/digits"
+
+
 def test_its_arguments_go_to_dvc(project):
     code, out, _ = finish(start(project, "two"))
     assert code == 0
