@@ -11,7 +11,7 @@ from pipelines.engine.execute import Result
 from pipelines.flows.grid import title
 from pipelines.graph import dag
 from pipelines.plan import Plan
-from prosmin.common.encoders import SHOWN, TRAINED, UNTRAINED
+from prosmin.common.encoders import TRAINED, UNTRAINED
 from prosmin.common.files import read_csv
 from prosmin.common.seeds import sample_rows
 from stages.common import current
@@ -65,7 +65,7 @@ def publish(results: Mapping[str, Result]) -> None:
     headlines = rows(params, without=stale)
     if headlines:
         create_table_artifact(
-            [_cells(row) for row in headlines],
+            [_cells(row, params.pretrain.shown) for row in headlines],
             key="results",
             description=f"On {params.dataset}. docs/evaluation.md defines each number.",
         )
@@ -88,9 +88,9 @@ def publish(results: Mapping[str, Result]) -> None:
         )
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(row: Row, names: Mapping[str, str]) -> dict[str, str]:
     value, interval, untrained = row.cells()
-    shown = {SHOWN[TRAINED]: value, "95 % interval": interval, SHOWN[UNTRAINED]: untrained}
+    shown = {names[TRAINED]: value, "95 % interval": interval, names[UNTRAINED]: untrained}
     return {"": row.label, **shown}
 
 
@@ -140,9 +140,14 @@ def plots(repo: Any, stale: Collection[str] = ()) -> list[str]:
             title, table = settings.get("title") or path.stem, read_csv(path)
             if not table or settings["y"] not in table[0]:
                 continue  # a curve that needs labels, of a dataset without any
-            image = base64.b64encode(draw(table, settings["x"], settings["y"])).decode()
-            images.append(f"**{title}**\n\n![{title}](data:image/svg+xml;base64,{image})")
+            images.append(plot(title, table, settings["x"], settings["y"]))
     return images
+
+
+def plot(title: str, table: Sequence[Mapping[str, str]], x: str, y: str) -> str:
+    """A plot as an image inside Markdown."""
+    image = base64.b64encode(draw(table, x, y)).decode()
+    return f"**{title}**\n\n![{title}](data:image/svg+xml;base64,{image})"
 
 
 def draw(table: Sequence[Mapping[str, str]], x: str, y: str) -> bytes:

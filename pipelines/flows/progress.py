@@ -1,14 +1,23 @@
-"""Progress bars on the page of a run: a bar for the whole run, and bars that stages draw."""
+"""What the page of a run shows while it goes on: bars, and the curves of a training."""
 
 import contextlib
 import contextvars
+import os
 import re
 import threading
+import time
+from typing import Any
 from uuid import UUID
+
+from pipelines.flows import page
+from prosmin.common.errors import UserError
+from prosmin.common.files import read_csv
+from stages.common import declared
 
 BAR = re.compile(r"(\d{1,3})%\|")  # as tqdm draws it
 EVERY = 1.0  # seconds between two updates of the page
 ALL = "stages-done"
+DRAWN_EVERY = 20.0  # seconds between two drawings of the curves
 
 
 class Progress:
@@ -17,6 +26,7 @@ class Progress:
     def __init__(self, total: int):
         self._total, self._done = total, 0
         self._shares, self._known = {ALL: 0.0}, dict[str, tuple[UUID, float]]()
+        self._drawn, self._curves = time.monotonic(), _curves()
         self._closed = threading.Event()
         # The context says which run the bars belong to.
         self._thread = threading.Thread(
@@ -42,7 +52,28 @@ class Progress:
     def _work(self) -> None:
         while not self._closed.wait(EVERY):
             self._tell()
+            if time.monotonic() - self._drawn >= DRAWN_EVERY:
+                # Neither a curve that is just being replaced nor a slow server may end a run.
+                with contextlib.suppress(Exception):
+                    self.draw()
         self._tell()
+
+    def draw(self) -> None:
+        """Show the curves that a training has written since the last look, if there are any."""
+        from prefect.artifacts import create_markdown_artifact
+
+        self._drawn, curves = time.monotonic(), _curves()
+        if curves == self._curves:
+            return
+        self._curves = curves
+        images = []
+        for path in curves:
+            settings, table = _plots()[path], read_csv(path)
+            if table:
+                shown = settings["title"], table, settings["x"], settings["y"]
+                images.append(page.plot(*shown))
+        if images:
+            create_markdown_artifact("\n\n".join(images), key="training", description="So far.")
 
     def _tell(self) -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -59,3 +90,21 @@ class Progress:
                 else:
                     update_progress_artifact(artifact, share)
                 self._known[key] = (artifact, share)
+
+
+def _plots() -> dict[str, dict[str, Any]]:
+    """The plots of a training in ``dvc.yaml``: title, x and y by path."""
+    try:
+        listed = declared.parse(declared.GRAPH.read_bytes())["stages"]["pretrain"]["plots"]
+        return {path: settings for plot in listed for path, settings in plot.items()}
+    except (OSError, UserError, KeyError, TypeError, AttributeError):
+        return {}  # another graph
+
+
+def _curves() -> dict[str, int]:
+    """When the curves of a training were last written, by path."""
+    times = {}
+    for path in _plots():
+        with contextlib.suppress(OSError):
+            times[path] = os.stat(path).st_mtime_ns
+    return times
