@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 from pipelines.engine import durations
 from pipelines.graph import dvc
+from pipelines.graph.workspace import tidy
 from prosmin.common.errors import UserError, listed, nearest
 from stages.common import current, declared
+from stages.params.load import load
 
 CODE = ("prosmin", "stages")  # folders of code, of whose files git knows which differ
 NAMED = 3  # stages in a reason
@@ -206,9 +208,8 @@ def spoken(seconds: float) -> str:
 
 
 def main(targets: Sequence[str]) -> int:
-    from stages.params.load import load
-
     load()  # what is wrong in params.yaml is said before anything is planned with it
+    tidy()
     print("\n".join(plan(targets).text()))
     return 0
 

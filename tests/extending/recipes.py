@@ -107,8 +107,9 @@ class Project:
         """Copy the working tree of this checkout, commit it and make its params small."""
         listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+        record = ("metrics/", "plots/", "summary.json", "dvc.lock")
         for name in filter(None, names.split("\0")):
-            if (ROOT / name).is_file() and not name.startswith(("metrics/", "plots/", "dvc.lock")):
+            if (ROOT / name).is_file() and not name.startswith(record):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
         project = cls(folder)

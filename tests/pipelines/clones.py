@@ -109,7 +109,7 @@ def clone(folder: Path, changes: dict[str, Any], files: Mapping[str, str] = {}) 
     ).stdout.decode()
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file() and not name.startswith(
-            ("tests/", "docs/", "metrics/", "plots/", "dvc.lock")
+            ("tests/", "docs/", "metrics/", "plots/", "dvc.lock", "summary.json")
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
