@@ -1,7 +1,7 @@
 """corrupt: accuracy and calibration of the linear probe, and features, on corrupted test images.
 
-Reads   data/<dataset>, results/pretrain, results/linear, and the paths of corrupt.path,
-        corrupt.frost and corrupt.reference
+Reads   data/<dataset>, results/pretrain, results/linear, results/calibrate, and the paths of
+        corrupt.path, corrupt.frost and corrupt.reference
 Writes  metrics/corrupt.json, for each encoder:
             accuracy_clean: accuracy on clean images
             mce_unnormalised, mce, relative_mce: over the types of the benchmark
@@ -11,6 +11,8 @@ Writes  metrics/corrupt.json, for each encoder:
             conformal_coverage_severity_<s>, conformal_size_severity_<s>: mean over types, of the
                 conformal sets of the linear probe
             mce_unnormalised_extra: over the extra types
+            calibration: per way of ``prosmin.evaluation.ways`` nll_corrupted and
+                ece_corrupted, and both by severity
             error: per type the mean over severities
             feature_similarity: between corrupted and clean images
             benchmark_types: number of types of the benchmark
@@ -47,6 +49,7 @@ from prosmin.models import store
 from stages.common import layout
 from stages.common.command import LEFT_OUT, Unlabelled, needs_labels, run
 from stages.common.features import require_labels
+from stages.common.recalibration import load_recalibration
 from stages.linear import load_probe
 from stages.params.load import Params
 
@@ -84,9 +87,10 @@ def main(params: Params) -> None:
     for encoder in ENCODERS:
         network = store.load_encoder(layout.PRETRAINED, encoder).to(device)
         probe = None if lacking else load_probe(encoder)
+        ways = load_recalibration(encoder) if probe else None
         size = (len(types), len(severities))
         observers[encoder] = robustness.Observer(
-            network, probe, split, cells.paired, size, asked.batch_size
+            network, probe, split, cells.paired, size, asked.batch_size, ways
         )
     for row, name in enumerate(types):
         for column, severity in enumerate(severities):
@@ -112,6 +116,10 @@ def main(params: Params) -> None:
         if observer.measured:
             metrics[encoder]["error"] = dict(zip(types, observer.measured.by_type().tolist()))
             metrics[encoder] |= facts
+        if observer.recalibrated:
+            metrics[encoder]["calibration"] = observer.recalibrated.summarise(
+                robustness.counted(types), severities, asked.bootstrap, params.seed
+            )
         count = len(robustness.benchmark_types(types))
         metrics[encoder] |= {"benchmark_types": count, "n": len(split)}
     rows = [

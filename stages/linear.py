@@ -2,6 +2,7 @@
 
 Reads   results/embed/<dataset>
 Writes  results/linear/<encoder>.safetensors: the probe (``prosmin.evaluation.linear_probe.Probe``)
+        results/linear/<encoder>_train.safetensors: the same, fitted to train alone
         metrics/linear.json: per encoder the metrics of
             ``prosmin.evaluation.linear_probe.evaluate_probe``
         plots/linear/reliability.csv: the reliability diagram on test, before and after temperature
@@ -80,14 +81,16 @@ def save_probes(evaluations: dict[str, Evaluation]) -> None:
     with files.whole_folder(layout.results("linear")) as folder:
         for encoder, evaluation in evaluations.items():
             evaluation.probe.save(folder / layout.probe(encoder).name)
+            evaluation.selected.save(folder / layout.probe(encoder, selected=True).name)
 
 
-def load_probe(encoder: str) -> Probe | None:
+def load_probe(encoder: str, selected: bool = False) -> Probe | None:
     """The probe that this stage wrote for the encoder; None where the dataset has no labels.
 
+    selected: the probe that was fitted to train alone.
     Raises ``UserError`` where the stage has not run.
     """
-    path = layout.probe(encoder)
+    path = layout.probe(encoder, selected)
     if path.parent.is_dir() and not any(path.parent.iterdir()):
         return None
     try:

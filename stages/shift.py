@@ -1,8 +1,10 @@
 """shift: the linear probe on images of the same classes from elsewhere, such as ImageNet-A or -R.
 
-Reads   results/embed/<dataset>, results/embed/<name>, results/linear, data/<dataset>, data/<name>
+Reads   results/embed/<dataset>, results/embed/<name>, results/linear, results/calibrate,
+        data/<dataset>, data/<name>
 Writes  metrics/shift/<name>.json: per encoder the metrics of
             ``prosmin.evaluation.linear_probe.classification_metrics`` on the test split of the set;
+            calibration: nll and ece of each way of ``prosmin.evaluation.ways``;
             accuracy_clean: accuracy on the test images of the dataset trained on, of the same
             classes
         plots/shift/<name>.csv: the reliability diagram, before and after temperature scaling
@@ -25,10 +27,12 @@ from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import UserError, nearest
 from prosmin.data.dataset import read_manifest
 from prosmin.evaluation.linear_probe import classification_metrics, reliability_rows
+from prosmin.evaluation.recalibration import calibration_metrics
 from prosmin.metrics import classification
 from stages.common import layout
 from stages.common.command import Unlabelled, check_name, needs_labels, run
 from stages.common.features import load_features
+from stages.common.recalibration import load_recalibration
 from stages.linear import RELIABILITY_COLUMNS, load_probe
 from stages.params.load import Params
 
@@ -47,6 +51,7 @@ def main(params: Params, name: str = "") -> None:
         features, labels = load_features(name, encoder).labelled("test")
         logits = probe.logits(features)[:, chosen]
         truth = np.searchsorted(chosen, columns[labels])
+        ways = load_recalibration(encoder)
         scored = classification_metrics(
             logits, truth, probe.temperature, probe.threshold, asked.bootstrap, params.seed
         )
@@ -62,6 +67,11 @@ def main(params: Params, name: str = "") -> None:
             "classes": len(chosen),
             "n": len(labels),
         }
+        if ways is not None:
+            metrics[encoder]["calibration"] = {
+                method: calibration_metrics(of[:, chosen], truth, asked.bootstrap, params.seed)
+                for method, of in ways.each(probe, features)
+            }
         log.info(
             "%s, %s encoder: accuracy %.4f [%.4f, %.4f] among %d of %d classes, "
             "on clean images %.4f",

@@ -28,6 +28,7 @@ from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.weights import external
 from stages import (
     audit,
+    calibrate,
     embed,
     knn,
     linear,
@@ -106,13 +107,14 @@ CHANGES = {
     "lowshot.per_class": [1],
     "lowshot.percent": [],
     "linear.l2": [0.01, 1.0],
+    "calibrate.severities": [5],
     "transfer.l2": [0.01, 1.0],
     "prediction.views": 2,
     "prediction.corruptions": ["contrast"],
 } | {
     f"{stage}.bootstrap": 100
     for stage in (
-        *("linear", "knn", "ood", "transfer", "prediction", "corrupt"),
+        *("linear", "calibrate", "knn", "ood", "transfer", "prediction", "corrupt"),
         *("shift", "uncertainty", "audit"),
     )
 }
@@ -209,6 +211,7 @@ KINDS = {
         "results/embed/digits/*.safetensors", TENSORS, [*PROBES, *PROBES, OOD, UNCERTAINTY, AUDIT]
     ),
     "features of others": Kind("results/embed/patches/*.safetensors", TENSORS, [OOD, TRANSFER]),
+    "ways of calibration": Kind("results/calibrate/*.safetensors", TENSORS, [SHIFT]),
     "probe": Kind("results/linear/*.safetensors", TENSORS, [OOD, SHIFT]),
     "prediction scores": Kind("results/prediction/*/scores.safetensors", TENSORS, [OOD]),
     "metrics": Kind("metrics/**/*.json", JSON, [REPORT, EXPORT, HEADLINES]),
@@ -273,7 +276,7 @@ def build() -> None:
     for name in ("digits", "patches"):
         embed.main(params, name)
         prediction.main(params, name)
-    for each in (linear, knn, lowshot):
+    for each in (linear, calibrate, knn, lowshot):
         each.main(params)
     ood.main(params, "patches")
     transfer.main(params, "patches")

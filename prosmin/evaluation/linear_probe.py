@@ -227,9 +227,14 @@ def reliability_rows(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of ``evaluate_probe``. reliability: as ``reliability_rows``."""
+    """The outcome of ``evaluate_probe``.
+
+    probe: fitted to train and val. selected: fitted to train alone, with the same temperature and
+        threshold. reliability: as ``reliability_rows``.
+    """
 
     probe: Probe
+    selected: Probe
     metrics: dict[str, float]
     reliability: list[ReliabilityRow]
 
@@ -262,7 +267,10 @@ def evaluate_probe(
     temperature = float(np.float32(temperature))
     probe = refit(selected, (train, val), strength)
     threshold = conformal.fit_threshold(classification.softmax(seen / temperature), truth)
-    probe = replace(probe, temperature=temperature, threshold=threshold)
+    probe, selected = (
+        replace(fitted, temperature=temperature, threshold=threshold)
+        for fitted in (probe, selected)
+    )
 
     logits = probe.logits(test[0])
     scored = classification_metrics(logits, test[1], temperature, threshold, bootstrap, seed)
@@ -272,4 +280,5 @@ def evaluate_probe(
         "accuracy_val": selected.average(classification.accuracy, val),
         "n_val": len(val[1]),
     }
-    return Evaluation(probe, scored | {"l2": strength, "n": len(test[1])} | held_out, rows)
+    metrics = scored | {"l2": strength, "n": len(test[1])} | held_out
+    return Evaluation(probe, selected, metrics, rows)

@@ -11,13 +11,65 @@ import torch
 from torch import Tensor
 
 from prosmin import corruptions
+from prosmin.common.compute.backend import chunks, rows_at_once
 from prosmin.data.dataset import Split
 from prosmin.evaluation.embedding import embed
 from prosmin.evaluation.linear_probe import Probe
+from prosmin.evaluation.recalibration import Recalibration
+from prosmin.evaluation.ways import WAYS
 from prosmin.metrics import calibration, classification, conformal, corruption_error
 from prosmin.metrics.classification import mean_share
 from prosmin.metrics.corruption_error import Known, Measured
 from prosmin.metrics.intervals import Metric
+
+
+class Recalibrated:
+    """The probabilities of every way of calibration in every cell.
+
+    confidence, loss: float32 [M, T, S, N], the highest probability and the negative log-likelihood
+        of the label. hit: bool [M, T, S, N], whether the most probable class is the label.
+    """
+
+    def __init__(self, recalibration: Recalibration, cells: tuple[int, int], count: int):
+        self.recalibration, size = recalibration, (len(WAYS), *cells, count)
+        self.confidence, self.loss = np.empty(size, np.float32), np.empty(size, np.float32)
+        self.hit = np.empty(size, bool)
+
+    def finish(
+        self, cell: tuple[int, int], probe: Probe, features: np.ndarray, labels: np.ndarray
+    ) -> None:
+        """Take the images of a cell, in parts. features: [N, F]. labels: int64 [N]."""
+        row, column = cell
+        for rows in chunks(len(labels), rows_at_once(*probe.weight.shape)):
+            for place, (_, logits) in enumerate(self.recalibration.each(probe, features[rows])):
+                logs = classification.log_softmax(logits)
+                own = np.take_along_axis(logs, labels[rows, None], axis=1)[:, 0]
+                self.loss[place, row, column, rows] = -own
+                self.confidence[place, row, column, rows] = np.exp(logs.max(axis=1))
+                self.hit[place, row, column, rows] = logs.argmax(axis=1) == labels[rows]
+
+    def summarise(
+        self, counted: Sequence[int], severities: Sequence[int], bootstrap: int, seed: int
+    ) -> dict[str, dict[str, float]]:
+        """Per way, NLL and ECE over the counted types, with intervals, and by severity."""
+        summary = {}
+        for place, name in enumerate(WAYS):
+            confidence, loss, hit = (
+                part[place][list(counted)] for part in (self.confidence, self.loss, self.hit)
+            )
+            count = loss.shape[-1]
+            flat = (part.reshape(-1, count) for part in (confidence, hit))
+            wanted: dict[str, Metric] = {
+                "nll_corrupted": partial(classification.mean_loss, loss.mean(axis=(0, 1))),
+                "ece_corrupted": partial(calibration.ece_of_conditions, *flat),
+            }
+            values = classification.with_intervals(wanted, count, bootstrap, seed)
+            for column, severity in enumerate(severities):
+                values[f"nll_severity_{severity}"] = float(loss[:, column].mean())
+                of_cells = confidence[:, column], hit[:, column]
+                values[f"ece_severity_{severity}"] = float(calibration.ece_of_conditions(*of_cells))
+            summary[name] = values
+        return summary
 
 
 class Observer:
@@ -30,6 +82,7 @@ class Observer:
     similarity: float32 [T, S, N], cosine between the features of an image with and without
         corruption; filled where the images of the cells are ``paired`` with those of the split.
     measured: ``hits`` beside the right predictions on clean images; None without a probe.
+    recalibrated: the ways of calibration of the probe; None without them.
     """
 
     def __init__(
@@ -40,6 +93,7 @@ class Observer:
         paired: bool,
         cells: tuple[int, int],
         batch_size: int,
+        recalibration: Recalibration | None = None,
     ):
         """split: the clean images. cells: numbers of types and of severities."""
         self.network, self.probe, self.paired = network, probe, paired
@@ -53,6 +107,9 @@ class Observer:
         if probe:
             right = probe.logits(self.clean).argmax(axis=1) == split.labels.numpy()
             self.measured = Measured(self.hits, right)
+        self.recalibrated: Recalibrated | None = None
+        if probe and recalibration:
+            self.recalibrated = Recalibrated(recalibration, cells, len(split))
         self._parts: list[np.ndarray] = []
 
     def see(self, images: Tensor) -> None:
@@ -72,6 +129,8 @@ class Observer:
             probabilities = classification.softmax(logits / self.probe.temperature)
             sets = conformal.prediction_sets(probabilities, self.probe.threshold)
             self.covered[cell], self.sizes[cell] = conformal.covered(sets, labels), sets.sum(axis=1)
+            if self.recalibrated:
+                self.recalibrated.finish(cell, self.probe, features, labels)
 
     def mean(self, row: int) -> float:
         """Accuracy of one type over all severities; without a probe feature similarity."""
@@ -89,6 +148,12 @@ class Observer:
 def benchmark_types(types: Sequence[str]) -> list[str]:
     """The types that belong to the benchmark, in their order."""
     return [name for name in types if name in corruptions.BENCHMARK]
+
+
+def counted(types: Sequence[str]) -> list[int]:
+    """Places of the types that means are over: those of the benchmark, or else the extra types."""
+    benchmark = benchmark_types(types)
+    return [place for place, name in enumerate(types) if name in (benchmark or corruptions.EXTRA)]
 
 
 def summarise(
@@ -109,7 +174,7 @@ def summarise(
         [place for place, name in enumerate(types) if name in group]
         for group in (corruptions.BENCHMARK, corruptions.EXTRA)
     )
-    counted = benchmark or extra
+    places = counted(types)
     values: dict[str, float] = {}
     wanted: dict[str, Metric] = {}
     if own.measured:
@@ -125,16 +190,16 @@ def summarise(
         if extra:
             of_extra = Measured(hits[extra], clean)
             wanted["mce_unnormalised_extra"] = partial(corruption_error.mce_unnormalised, of_extra)
-        by_severity = own.ece[counted].mean(axis=0)
+        by_severity = own.ece[places].mean(axis=0)
         for severity, mean in zip(severities, by_severity):
             values[f"ece_severity_{severity}"] = float(mean)
         for column, severity in enumerate(severities):
-            of_images = (part[counted, column].mean(axis=0) for part in (own.covered, own.sizes))
+            of_images = (part[places, column].mean(axis=0) for part in (own.covered, own.sizes))
             covered, sizes = of_images
             wanted[f"conformal_coverage_severity_{severity}"] = partial(mean_share, covered)
             wanted[f"conformal_size_severity_{severity}"] = partial(conformal.size, sizes)
     if own.paired:
-        similarity = own.similarity[counted]
+        similarity = own.similarity[places]
         wanted["feature_similarity"] = partial(corruption_error.feature_similarity, similarity)
     values |= classification.with_intervals(wanted, own.similarity.shape[-1], bootstrap, seed)
     if benchmark and own.measured and own.measured is reference:

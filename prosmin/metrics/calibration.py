@@ -67,6 +67,20 @@ def ece(
 
 
 @on(Scale(finest=4))
+def ece_of_conditions(
+    confidence: np.ndarray, hit: np.ndarray, counts: Counts | None = None, bins: int = BINS
+) -> "float | np.ndarray":
+    """Mean of ``ece`` over K conditions of the same images, such as corruptions.
+
+    confidence: highest probability, [K, N]. hit: whether its class is the label, bool [K, N].
+    """
+    rows = _rows(counts, hit.shape[1])
+    pairs = zip(confidence.astype(np.float64), hit.astype(np.float64), strict=True)
+    errors = [binned_error(*pair, rows, bins) for pair in pairs]
+    return _as_asked(np.mean(errors, axis=0), counts)
+
+
+@on(Scale(finest=4))
 def ece_adaptive(
     probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None, bins: int = BINS
 ) -> "float | np.ndarray":

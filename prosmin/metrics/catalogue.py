@@ -275,6 +275,15 @@ METRICS = (
         "Error, mean over the types that are not part of the benchmark and the severities.",
     ),
     Entry(
+        "nll_corrupted", "NLL under corruption", "corruption", "lower", 0, math.inf,
+        "NLL, mean over the types of the benchmark and the severities.", "nats",
+    ),
+    Entry(
+        "ece_corrupted", "ECE under corruption", "corruption", "lower", 0, 1,
+        "ECE of the images of a type at one severity, mean over the types of the benchmark and the "
+        "severities.",
+    ),
+    Entry(
         "feature_similarity", "feature similarity", "corruption", "higher", -1, 1,
         "Cosine between the features of an image with and without corruption, both centred on the "
         "mean of the uncorrupted features; mean over images, types and severities. Needs no "
@@ -346,7 +355,7 @@ VARIANTS = (
         "After division of the logits by one temperature, fitted on val.",
     ),
     Variant(
-        ("ece", "conformal_coverage", "conformal_size"), "_severity_([1-5])",
+        ("nll", "ece", "conformal_coverage", "conformal_size"), "_severity_([1-5])",
         "…_severity_1, … 5", "{}, severity {}",
         "At one severity of corruption, mean over the types of the benchmark.",
     ),

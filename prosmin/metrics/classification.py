@@ -132,6 +132,12 @@ def nll(
     return mean(-np.take_along_axis(log_softmax(logits), labels[:, None], axis=1)[:, 0], counts)
 
 
+@on(Scale(0.0, math.inf, finest=4, unit=2.5))
+def mean_loss(losses: np.ndarray, counts: Counts | None = None) -> "float | np.ndarray":
+    """``mean`` of negative log-likelihoods ``[N]`` that are known per sample."""
+    return mean(losses, counts)
+
+
 @on(Scale(0.0, 2.0, finest=4))
 def brier(
     probabilities: np.ndarray, labels: np.ndarray, counts: Counts | None = None

@@ -112,6 +112,17 @@ def read_features(path: Path, dataset: str) -> Features:
     return features
 
 
+def place_of_val(features: Features, seed: int) -> tuple[str, np.ndarray]:
+    """The split that val is a part of, and its rows there: val itself, or a fifth of train.
+
+    Raises ``Unlabelled`` where train has to be divided and has no labels.
+    """
+    if "val" in features.splits:
+        return "val", np.arange(len(features.labelled("val")[1]))
+    _, held = stratified_holdout(features.labelled("train")[1], HELD_OUT, seed)
+    return "train", held
+
+
 def load_labelled(dataset: str, encoder: str, seed: int) -> tuple[Labelled, Labelled, Labelled]:
     """Read features and labels of train, val (else a stratified fifth of train) and test.
 

@@ -46,9 +46,14 @@ def features(dataset: str, encoder: str) -> Path:
     return results("embed", dataset) / f"{encoder}.safetensors"
 
 
-def probe(encoder: str) -> Path:
-    """The linear probe of one encoder."""
-    return results("linear") / f"{encoder}.safetensors"
+def probe(encoder: str, selected: bool = False) -> Path:
+    """The linear probe of one encoder. selected: the one that was fitted to train alone."""
+    return results("linear") / f"{encoder}{'_train' if selected else ''}.safetensors"
+
+
+def recalibration(encoder: str) -> Path:
+    """The ways of calibration of the linear probe of one encoder."""
+    return results("calibrate") / f"{encoder}.safetensors"
 
 
 def ood_scores(name: str) -> Path:

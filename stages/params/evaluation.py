@@ -31,6 +31,10 @@ from stages.params.types import (
 GROUPS = {"benchmark": BENCHMARK, "extra": EXTRA}
 CorruptionType = Literal[*BENCHMARK, *EXTRA, *GROUPS]
 
+Severities = Annotated[
+    tuple[Annotated[int, Range(least=1, most=5)], ...], Once, Field(min_length=1)
+]
+
 
 def _spread(types: tuple[str, ...]) -> tuple[str, ...]:
     """Put the types of a group in the place of its name."""
@@ -97,6 +101,15 @@ class Prediction(Section):
     bootstrap: Bootstrap = 1000
 
 
+class Calibrate(Section):
+    """types: not those of the benchmark, on which ``corrupt`` measures. images: of val, at most."""
+
+    types: Annotated[tuple[Literal[*EXTRA], ...], Once] = Field(default=EXTRA, min_length=1)
+    severities: Severities = (1, 2, 3, 4, 5)
+    images: Count = 1000
+    bootstrap: Bootstrap = 1000
+
+
 class Corrupt(Section):
     source: Literal["generated", "folders", "arrays"] = "generated"
     path: Text | None = None
@@ -104,9 +117,7 @@ class Corrupt(Section):
     types: Annotated[tuple[CorruptionType, ...], AfterValidator(_spread), Once] = Field(
         min_length=1
     )
-    severities: Annotated[tuple[Annotated[int, Range(least=1, most=5)], ...], Once] = Field(
-        default=(1, 2, 3, 4, 5), min_length=1
-    )
+    severities: Severities = (1, 2, 3, 4, 5)
     images: Count | None = None
     reference: Text = "random"
     batch_size: Width = 512

@@ -18,6 +18,7 @@ from stages.common import declared
 from stages.common.declared import PARAMS
 from stages.params.evaluation import (
     Audit,
+    Calibrate,
     Corrupt,
     Embed,
     Export,
@@ -54,6 +55,7 @@ class Params(Section):
     finetune: Finetune = Finetune()
     ood: Ood
     prediction: Prediction = Prediction()
+    calibrate: Calibrate = Calibrate()
     corrupt: Corrupt
     shift: Shift = Shift()
     transfer: Transfer

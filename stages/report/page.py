@@ -23,6 +23,7 @@ from stages.report.figures.lines import (
 )
 from stages.report.inputs import Inputs, made_by
 from stages.report.tables import audit, detection, provenance, results, rows, uncertainty
+from stages.report.tables import calibration as ways
 from stages.report.tables.detection import OodSet
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -70,6 +71,7 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "detector_lines": _detector_lines(sets),
         "training": _training(inputs),
         "reliability": _reliability(inputs),
+        "ways": ways.section(inputs),
         "roc": _roc(inputs, sets),
         "prediction": prediction.section(inputs),
         "uncertainty": uncertainty.section(inputs),

@@ -43,6 +43,8 @@ TINY = {
     "corrupt.types": ["gaussian_noise", "contrast"],
     "corrupt.severities": [1, 5],
     "linear.bootstrap": 100,
+    "calibrate.severities": [5],
+    "calibrate.bootstrap": 100,
     "knn.bootstrap": 100,
     "corrupt.bootstrap": 100,
     "ood.bootstrap": 100,

@@ -62,6 +62,8 @@ def test_every_stage_leaves_what_the_graph_declares(finished):
         "linear",
         "knn",
         "lowshot",
+        "calibrate",
+        "audit/photos",
         "corrupt",
         "ood/digits",
         "transfer/digits",

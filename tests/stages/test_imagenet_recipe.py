@@ -14,6 +14,8 @@ from sklearn.datasets import load_sample_images
 from prosmin.common import files
 from prosmin.corruptions import BENCHMARK
 from stages import (
+    audit,
+    calibrate,
     corrupt,
     embed,
     export,
@@ -64,6 +66,8 @@ SHRUNK = {
     "linear.l2": [0.01, 0.1],
     "transfer.l2": [0.01, 0.1],
     "knn.k": [1, 3],
+    "calibrate.severities": [5],
+    "audit.k": 3,
     "lowshot.per_class": [1],
     "lowshot.percent": [50],
     "lowshot.draws": 3,
@@ -147,7 +151,7 @@ def test_the_imagenet_recipe_runs_from_the_files_to_the_report(params):
     assert (model["crop_pct"], model["interpolation"]) == (0.875, "bicubic")
     for name in params.fetch:
         embed.main(params, name)
-    for stage in (linear, knn, lowshot):
+    for stage in (linear, calibrate, knn, lowshot):
         stage.main(params)
     for name in ("imagenet", *params.ood.sets):
         prediction.main(params, name)
@@ -160,6 +164,8 @@ def test_the_imagenet_recipe_runs_from_the_files_to_the_report(params):
         transfer.main(params, name)
     for name in params.uncertainty.datasets:
         uncertainty.main(params, name)
+    for name in params.audit.datasets:
+        audit.main(params, name)
     for stage in (export, report):
         stage.main(params)
     assert files.read_json("metrics/corrupt.json")["trained"]["mce"] > 0

@@ -14,8 +14,10 @@ def test_it_writes_probes_metrics_and_the_reliability_diagram(workplace, params)
     assert sorted(workplace.written()) == [
         "metrics/linear.json",
         "plots/linear/reliability.csv",
-        "results/linear/random.safetensors",
-        "results/linear/trained.safetensors",
+        *(
+            f"results/linear/{name}.safetensors"
+            for name in ("random", "random_train", "trained", "trained_train")
+        ),
     ]
     written = files.read_json("metrics/linear.json")
     assert list(written) == ["trained", "random"]

@@ -21,6 +21,7 @@ from prosmin.models import store
 from prosmin.objectives import settings as objectives
 from stages import (
     audit,
+    calibrate,
     corrupt,
     embed,
     fetch,
@@ -143,7 +144,7 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
         embed.main(params, name)
     for name in ("digits", "digits_inverted"):
         prediction.main(params, name)
-    for stage in (linear, knn, lowshot, corrupt, export_stage, report):
+    for stage in (linear, calibrate, knn, lowshot, corrupt, export_stage, report):
         stage.main(params)
         if stage is linear:
             ood.main(params, "digits_inverted")

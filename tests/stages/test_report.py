@@ -27,6 +27,7 @@ from prosmin.evaluation.uncertainty import SCORES
 from prosmin.metrics.catalogue import METRICS
 from stages import (
     audit,
+    calibrate,
     corrupt,
     embed,
     fetch,
@@ -89,8 +90,9 @@ def tiny(content):
     content["fetch"]["elsewhere"] = {"source": "folder", "path": "elsewhere", "test_fraction": 1}
     content["shift"]["sets"] = ["elsewhere"]
     content["uncertainty"]["head"] = {"images": 50, "epochs": 1}
+    content["calibrate"]["severities"] = [1, 5]
     for stage in (
-        *("linear", "knn", "ood", "corrupt", "transfer", "finetune"),
+        *("linear", "calibrate", "knn", "ood", "corrupt", "transfer", "finetune"),
         *("shift", "uncertainty", "audit"),
     ):
         content[stage]["bootstrap"] = 100
@@ -115,7 +117,7 @@ def finished(tmp_path_factory):
         for name in params.fetch:
             embed.main(params, name)
             prediction.main(params, name)
-        for stage in (linear, knn, lowshot, corrupt):
+        for stage in (linear, calibrate, knn, lowshot, corrupt):
             stage.main(params)
         for name in params.ood.sets:
             ood.main(params, name)
@@ -402,6 +404,34 @@ def test_every_score_of_uncertainty_has_its_row_for_each_dataset(finished, html)
     assert html.count('aria-label="Recall@1 on ') == 2
 
 
+def test_every_way_of_calibration_has_its_row_and_the_best_are_marked(finished, html):
+    text = Tags(html).text.replace("\u2060", "")
+    found = read_json(finished / "metrics/calibrate.json")
+    corrupted = read_json(finished / "metrics/corrupt.json")["trained"]["calibration"]
+    shifted = read_json(finished / "metrics/shift/elsewhere.json")["trained"]["calibration"]
+    for way, values in found["trained"]["methods"].items():
+        for metrics, names in (
+            (values, ("nll", "ece")),
+            (corrupted[way], ("nll_corrupted", "ece_corrupted")),
+            (shifted[way], ("nll", "ece")),
+        ):
+            assert all(shown(metrics, name) in text for name in names), way
+    for place, way in found["chosen"]["trained"].items():
+        assert re.search(rf"{way} best on [a-z ]*{place.replace('_', ' ')}", text)
+
+
+def test_the_audit_shows_the_first_rows_of_its_tables(finished, html):
+    text = Tags(html).text.replace("\u2060", "")
+    section = text[text.index("Faults of the data") : text.rindex("Params and data")]
+    metrics = read_json(finished / "metrics/audit/digits.json")
+    assert shown(metrics["trained"], "label_auroc").replace(" ", " (", 1) in section
+    for name in ("outliers", "labels"):
+        first = read_csv(finished / f"results/audit/digits/{name}.csv")[0]
+        assert f"{first['split']} {first['row']}" in section
+    doubtful = read_csv(finished / "results/audit/digits/labels.csv")[0]
+    assert f"{doubtful['label']} → {doubtful['suggested']}" in section
+
+
 @pytest.fixture(scope="module")
 def edited(finished, tmp_path_factory):
     """The page of another folder, of which the tests below say what is different."""
@@ -504,11 +534,13 @@ MAKERS = {
     "metrics/linear.json": "linear",
     "metrics/knn.json": "knn",
     "metrics/lowshot.json": "lowshot",
+    "metrics/calibrate.json": "calibrate",
     "metrics/corrupt.json": "corrupt",
     "metrics/transfer/patches.json": "transfer patches",
     "metrics/ood/patches.json": "ood patches",
     "metrics/finetune/digits.json": "finetune digits",
     "metrics/shift/elsewhere.json": "shift elsewhere",
+    "metrics/audit/digits.json": "audit digits",
     "metrics/fetch/patches.json": "fetch patches",
     "metrics/prediction/patches.json": "prediction patches",
     "plots/linear/reliability.csv": "linear",
@@ -516,6 +548,7 @@ MAKERS = {
     "plots/ood/digits_halves.csv": "ood digits_halves",
     "results/pretrain/views.safetensors": "pretrain",
     "results/ood/patches/examples.safetensors": "ood patches",
+    "results/audit/digits/examples.safetensors": "audit digits",
 }
 
 

@@ -80,7 +80,8 @@ def _audited(inputs: Inputs, name: str) -> Audited:
     path = layout.metrics("audit", name)
     content, examples = inputs.metrics(path), inputs.arrays(layout.audit_examples(name))
     if not content or examples is None:
-        return Audited(name, "", {}, {}, [], [], "", made_by(path, "audit", name))
+        absent = layout.audit_examples(name) if content else path
+        return Audited(name, "", {}, {}, [], [], "", made_by(absent, "audit", name))
     tables = {key: inputs.table(layout.audit_table(name, key)) for key in TITLES}
     strips = []
     for key, title in TITLES.items():

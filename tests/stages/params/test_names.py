@@ -8,7 +8,7 @@ FAULTS = {
     # misspelt, missing and unknown keys, at each depth
     "extra section": (
         {"liner": {}},
-        "liner is not a known key (did you mean 'linear'?); allowed: audit, corrupt, ",
+        "liner is not a known key (did you mean 'linear'?); allowed: audit, calibrate, ",
     ),
     "key, depth two": (
         {"pretrain.epoch": 3},
