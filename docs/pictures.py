@@ -1,9 +1,10 @@
-"""Take the picture of the report in the README: ``python docs/pictures.py``, after ``dvc repro``.
+"""Take the pictures of pages in the README and docs/: ``python docs/pictures.py [NAME]``.
 
-Needs Chromium or Chrome. The picture is the top of results/report/index.html, 1280 x 1600 pixels in
-256 colours, which keeps the file below 300 kB.
+Needs Chromium or Chrome, and the pages: results/report/index.html by ``dvc repro``, page.html by
+the commands of docs/tutorial.md. A picture has 256 colours, which keeps the file small.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -13,32 +14,43 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-REPORT, PICTURE = ROOT / "results/report/index.html", ROOT / "docs/pictures/report.png"
+REPORT, PAGE = "results/report/index.html", "page.html"
+# By name of the picture: the page, the pixels to leave out at its top, and width and height.
+PICTURES = {
+    "report": (REPORT, 0, 1280, 1600),
+    "tutorial_page": (PAGE, 1606, 1280, 690),
+    "tutorial_phone": (PAGE, 0, 390, 844),
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--window-size=1280,1600",
-)
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars")
 
 
-def main() -> None:
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        sys.exit("error: no Chromium or Chrome on the path")
-    if not REPORT.is_file():
-        sys.exit(f"error: {REPORT.relative_to(ROOT)} does not exist; run `dvc repro`")
+def take(name: str, browser: str) -> None:
+    """Take one picture of its page, and say how large it is."""
+    page, top, width, height = PICTURES[name]
+    if not (ROOT / page).is_file():
+        sys.exit(f"error: {page} does not exist; the head of docs/pictures.py says what makes it")
+    picture = ROOT / "docs/pictures" / f"{name}.png"
     with tempfile.TemporaryDirectory() as folder:
         screenshot = Path(folder) / "screenshot.png"
         own = (f"--user-data-dir={folder}/profile", f"--screenshot={screenshot}")
-        command = [browser, *FLAGS, *own, REPORT.as_uri()]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=120)
-        picture = Image.open(screenshot).convert("RGB")
-        picture.quantize(256, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
-    print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")
+        window = f"--window-size={width},{top + height}"
+        command = [browser, *FLAGS, window, *own, (ROOT / page).as_uri()]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=600)
+        pixels = Image.open(screenshot).convert("RGB").crop((0, top, width, top + height))
+        pixels.quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
+    print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size / 1000:.0f} kB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", nargs="?", choices=PICTURES, help="one picture (default: all)")
+    given = parser.parse_args().name
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        sys.exit("error: no Chromium or Chrome on the path")
+    for name in [given] if given else PICTURES:
+        take(name, browser)
 
 
 if __name__ == "__main__":
