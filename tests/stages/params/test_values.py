@@ -136,7 +136,7 @@ FAULTS = {
     ),
     "screen codes in a key": (
         {"\x1b[31m": 1},
-        "'\\x1b[31m' is not a known key; allowed: corrupt, dataset, ",
+        "'\\x1b[31m' is not a known key; allowed: audit, calibrate, corrupt, ",
     ),
     # out of range
     "no epochs": ({"pretrain.epochs": 0}, "pretrain.epochs is 0; it must be at least 1"),
