@@ -24,6 +24,7 @@ from prosmin.common.errors import UserError
 from prosmin.data.arrow import SplitReader
 from prosmin.data.dataset import checksum, read_manifest
 from prosmin.data.picture import decode, open_picture, orientation, upright_size
+from prosmin.data.tensors import decode_jpeg
 from prosmin.models import light_imports
 from prosmin.views.make import crop_boxes, finish_views, make_views
 from prosmin.views.settings import ViewSettings
@@ -282,9 +283,7 @@ class Encoded:
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         elif jpeg and factor == 1 and channels == 3 and picture.mode == "RGB":
             # The same pixels as from Pillow, in two thirds of its time.
-            content = torch.frombuffer(bytearray(self.content), dtype=torch.uint8)
-            image: Tensor = light_imports.torchvision_io().decode_jpeg(content)
-            return image[None]
+            return decode_jpeg(self.content)[None]
         elif jpeg:
             size = self.size[1] // factor, self.size[0] // factor
             picture.draft("L" if channels == 1 else None, size)

@@ -133,14 +133,21 @@ def encode(image: AnyImage) -> tuple[bytes, Pixels]:
         return to_png(image), image
     try:
         if isinstance(image, Path):
-            _check_file(image)
-            image = image.read_bytes()
+            image = contents(image)
         with open_picture(image) as picture:
             plain = isinstance(image, bytes) and _is_plain(picture, image)
             pixels = _pixels(picture)
     except Exception as error:
         raise Unreadable(_reason(error)) from None
     return image if plain and isinstance(image, bytes) else to_png(pixels), pixels
+
+
+def contents(image: bytes | Path) -> bytes:
+    """Return the bytes of an image file. Raises ``Unreadable`` or ``OSError``."""
+    if isinstance(image, bytes):
+        return image
+    _check_file(image)
+    return image.read_bytes()
 
 
 def to_png(pixels: Pixels) -> bytes:

@@ -1,15 +1,18 @@
 """The program ``prosmin``: predict or embed a folder of images with an exported model."""
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosmin.common.errors import ConfigError, UserError, cause, listed, say
+from prosmin.common.errors import ConfigError, UserError, cause, listed, printable, say
 from prosmin.common.startup import escape_output
 
 if TYPE_CHECKING:
+    from prosmin.predicting import tables
     from prosmin.predicting.images import Batch
 
 EPILOG = """\
@@ -25,17 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit: 0 when done, 2 for bad input, 130 when interrupted."""
     escape_output()
     asked = _parser().parse_args(arguments)
+    asked.written = False
     try:
         asked.run(asked)
     except UserError as error:
         say(error)
         sys.exit(2)
     except OSError as error:
-        say(f"prosmin cannot go on: {cause(error)}; no table was written")
+        say(f"prosmin cannot go on: {cause(error)}; {_left(asked)}")
+        sys.exit(2)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        say(f"the device has too little memory for --batch {asked.batch}; {_left(asked)}")
         sys.exit(2)
     except KeyboardInterrupt:
-        print("prosmin: interrupted; no table was written", file=sys.stderr)
+        print(f"prosmin: interrupted; {_left(asked)}", file=sys.stderr)
         sys.exit(130)
+
+
+def _left(asked: argparse.Namespace) -> str:
+    return f"{printable(asked.out)} is written" if asked.written else "no table was written"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,7 +101,7 @@ def _predict(asked: argparse.Namespace) -> None:
     model, gathered = session.model, Gathered(session.folder) if asked.report else None
     like = tables.of_predictions(model.predict_prepared(session.blank, asked.neighbours))
     unusual = 0
-    with tables.Table(asked.out, like) as table:
+    with session.table(like) as table:
         for batch in session.batches():
             columns: tables.Columns = {}
             if batch.images is not None:
@@ -108,7 +121,7 @@ def _embed(asked: argparse.Namespace) -> None:
 
     session = _Session(asked)
     like = tables.of_embedding(session.model.embed_prepared(session.blank))
-    with tables.Table(asked.out, like) as table:
+    with session.table(like) as table:
         for batch in session.batches():
             columns: tables.Columns = {}
             if batch.images is not None:
@@ -132,6 +145,12 @@ class _Session:
         keep_freed_memory()
         self.asked = asked
         tables.check_format(asked.out)
+        report = getattr(asked, "report", None)  # which embed has not
+        _check_place("--out", asked.out)
+        if report is not None:
+            _check_place("--report", report)
+            if report.resolve() == asked.out.resolve():
+                raise ConfigError("--report", str(report), "it must be another file than --out")
         self.folder, self.names = images.find(asked.folder)
         if asked.device is not None:
             _check_device(asked.device)
@@ -155,19 +174,39 @@ class _Session:
                 self.faults |= {batch.names[place]: why for place, why in batch.faults.items()}
                 bar.update(len(batch.names))
 
+    @contextlib.contextmanager
+    def table(self, like: "tables.Columns") -> "Iterator[tables.Table]":
+        """A table with the columns ``like``, which is written when the block ends."""
+        from prosmin.predicting import tables
+
+        with tables.Table(self.asked.out, like) as table:
+            yield table
+        self.asked.written = True
+
     def finish(self, more: str) -> None:
         """Say what was written, and which files could not be read."""
         count = len(self.names) - len(self.faults)
-        print(f"{self.asked.out}: {count} of {len(self.names)} images{more}")
+        print(f"{printable(self.asked.out)}: {count} of {len(self.names)} images{more}")
         if self.faults:
             print(f"not read, for reasons in the table: {listed(list(self.faults), 5)}")
+
+
+def _check_place(option: str, path: Path) -> None:
+    """Raise ``ConfigError`` where no file can be written, hours before there is one to write."""
+    if path.is_dir():
+        raise ConfigError(option, str(path), "it is a folder; a file is needed")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ConfigError(option, str(path), f"{above} is no folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(option, str(path), f"no file can be written in {above}")
 
 
 def _check_device(name: str) -> None:
     import torch
 
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).item()  # the device named meta has no values
     except (RuntimeError, AssertionError) as error:
         raise ConfigError("--device", name, str(error).splitlines()[0]) from None
 

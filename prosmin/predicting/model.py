@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prosmin.common.errors import UserError
 from prosmin.data import dataset, picture
+from prosmin.data.tensors import decode_tensor
 from prosmin.evaluation.embedding import Embedding, describe
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.metrics import classification, conformal
@@ -127,7 +128,7 @@ class Model:
 
     def prepare_file(self, path: Path) -> Tensor:
         """The same for a file. Raises ``prosmin.data.picture.Unreadable``."""
-        return self._converted(torch.from_numpy(picture.decode(path)).permute(2, 0, 1))
+        return self._converted(decode_tensor(path))
 
     def _converted(self, pixels: Tensor) -> Tensor:
         settings = self.facts.model
@@ -188,7 +189,7 @@ def _pixels(image: AnyPicture) -> Tensor:
         image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     if isinstance(image, Path | bytes):
         try:
-            image = picture.decode(image)
+            image = decode_tensor(image)
         except picture.Unreadable as error:
             where = "an image" if isinstance(image, bytes) else str(image)
             raise UserError(f"{where} cannot be read: {error}") from None

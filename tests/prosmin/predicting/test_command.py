@@ -2,19 +2,25 @@
 
 import csv
 import json
+import os
+import re
+import struct
 import subprocess
 import sys
 import tomllib
+import zlib
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 from prosmin.predicting.command import main
-from prosmin.predicting.model import load
+from prosmin.predicting.model import Model, load
+from prosmin.predicting.page import Gathered
 
 ROOT = Path(__file__).parents[3]
 
@@ -89,16 +95,106 @@ def test_a_dataset_without_labels_has_a_page_too(unlabelled, photos, tmp_path):
         ({"--model": "nothing"}, "nothing holds no exported model"),
         ({"FOLDER": "no photos"}, "no photos is no folder of images"),
         ({"--device": "gpu0"}, "--device is 'gpu0'"),
+        ({"--device": "meta"}, "--device is 'meta'"),
+        ({"--out": "photos.csv"}, "--out is 'photos.csv'; it is a folder; a file is needed"),
+        ({"--out": "file/out.csv"}, "--out is 'file/out.csv'; .*file is no folder"),
+        ({"--report": "file/a.html"}, "--report is 'file/a.html'; .*file is no folder"),
+        ({"--report": "./out.csv"}, "--report is 'out.csv'; it must be another file than --out"),
     ],
 )
 def test_bad_input_is_one_sentence(made, photos, tmp_path, capsys, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
+    Path("photos.csv").mkdir()
+    Path("file").touch()
     given = {"FOLDER": photos, "--model": made.folder, "--out": "out.csv"} | change
     folder = given.pop("FOLDER")
     assert run("predict", folder, *(part for pair in given.items() for part in pair)) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ") and message in said and len(said.splitlines()) == 1
+    assert re.search(f"^error: .*{message}", said) and len(said.splitlines()) == 1
     assert not Path("out.csv").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_one_sentence(made, photos, tmp_path, capsys):
+    arguments = ("--model", made.folder, "--out", tmp_path / "out.csv", "--device", "cuda")
+    assert run("predict", photos, *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --device is 'cuda'; ") and len(said.splitlines()) == 1
+
+
+def test_odd_files_are_rows_of_the_table(made, photos, tmp_path, capsys):
+    """Names with HTML, of other bytes than UTF-8 and over lines; loops of links; a huge image."""
+    content = (photos / "00.png").read_bytes()
+    names = [b"<img src=x onerror=alert(1)>.png", b"caf\xe9.png", b"two\nlines.png"]
+    for name in names:
+        (photos / os.fsdecode(name)).write_bytes(content)
+    (photos / "itself.png").symlink_to("itself.png")
+    (photos / "nowhere.png").symlink_to("gone.png")
+    (photos / "above").symlink_to(photos, target_is_directory=True)
+    os.mkfifo(photos / "pipe.png")
+    huge = bytearray(content)
+    huge[16:24] = struct.pack(">II", 60_000, 60_000)
+    huge[29:33] = struct.pack(">I", zlib.crc32(huge[12:29]))
+    (photos / "huge.png").write_bytes(huge)
+    page, out = tmp_path / "page.html", tmp_path / os.fsdecode(b"t\xe9.csv")
+    arguments = ("--model", made.folder, "--out", out, "--report", page, "--batch", "7")
+    assert run("predict", photos, *arguments) == 0
+    said = capsys.readouterr()
+    assert "33 of 38 images" in said.out and not said.err
+    with open(out, newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    errors = {name: row["error"] for name, row in rows.items() if row["error"]}
+    assert len(rows) == 38 and not any(name.startswith("above/") for name in rows)
+    assert errors.keys() == {"03.png", "huge.png", "itself.png", "nowhere.png", "pipe.png"}
+    assert errors["nowhere.png"] == "no such file or directory"
+    assert errors["pipe.png"] == "not a regular file" and "exceeds limit" in errors["huge.png"]
+    assert {"caf\\xe9.png", "two\\x0alines.png"} < rows.keys()
+    html = page.read_text(encoding="utf-8")
+    assert "onerror=alert(1)&gt;" in html and "<img src=x" not in html
+
+
+def stopped_by(error):
+    """``Model.predict_prepared`` that ends with an error in its third call."""
+    calls, whole = iter(range(100)), Model.predict_prepared
+
+    def predict(self, *arguments):
+        if next(calls) == 2:
+            raise error
+        return whole(self, *arguments)
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "prosmin: interrupted; no table was written"),
+        (OSError(28, "No space left"), 2, "error: .* on: No space left; no table was written"),
+        (RuntimeError("CUDA out of memory. Tried"), 2, "error: .*too little memory for --batch 4"),
+    ],
+)
+def test_an_end_in_the_middle_leaves_no_file(
+    made, photos, tmp_path, capsys, monkeypatch, error, code, message
+):
+    monkeypatch.setattr(Model, "predict_prepared", stopped_by(error))
+    page, out = tmp_path / "out" / "page.html", tmp_path / "out" / "out.parquet"
+    arguments = ("--model", made.folder, "--out", out, "--report", page, "--batch", "4")
+    assert run("predict", photos, *arguments) == code
+    said = capsys.readouterr().err
+    assert re.match(message, said) and len(said.splitlines()) == 1
+    assert not list(out.parent.iterdir())
+
+
+def test_a_page_that_cannot_be_written_does_not_deny_the_table(
+    made, photos, tmp_path, capsys, monkeypatch
+):
+    def write(*_):
+        raise OSError(28, "No space left")
+
+    monkeypatch.setattr(Gathered, "write", write)
+    page, out = tmp_path / "page.html", tmp_path / "out.csv"
+    assert run("predict", photos, "--model", made.folder, "--out", out, "--report", page) == 2
+    assert f"No space left; {out} is written" in capsys.readouterr().err and out.exists()
 
 
 def test_a_misspelt_argument_names_the_command(capsys):
