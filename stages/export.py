@@ -8,6 +8,7 @@ Writes  results/export/model.safetensors: the weights of the timm model without 
             (``pretrain.encoder.cifar_stem``)
         results/export/prosmin.json and safetensors beside it: what ``prosmin.load`` needs besides
             the encoder (``prosmin.predicting.bundle``)
+        results/export/model.onnx: with ``export.onnx``, the model for programs without PyTorch
         results/export/README.md: the model card, with data, settings, metrics and their intervals,
             and code that loads the encoder
 """
@@ -24,11 +25,12 @@ import yaml
 from prosmin.common import files
 from prosmin.common.encoders import TRAINED, UNTRAINED
 from prosmin.common.errors import ConfigError, UserError
-from prosmin.data.dataset import read_manifest
+from prosmin.data.dataset import open_split, read_manifest
 from prosmin.data.frame import Frame
 from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.models.store import WEIGHTS, ModelSettings
-from prosmin.predicting import bundle, reference
+from prosmin.predicting import bundle, onnx_file, reference
+from prosmin.predicting.model import load
 from stages.common import layout
 from stages.common.command import run
 from stages.common.features import FITTED, load_features
@@ -43,22 +45,29 @@ log = logging.getLogger(__name__)
 
 
 def main(params: Params) -> None:
+    try:
+        if params.export.onnx:
+            onnx_file.require_packages()
+    except UserError as error:
+        raise ConfigError("export.onnx", True, str(error)) from None
     with _made_by("pretrain"):
         description = files.read_json(layout.DESCRIPTION)
         arrays = files.read_arrays(layout.ENCODER_WEIGHTS)
-    # Any part of the description may be missing or damaged.
-    damaged = files.decoding(layout.DESCRIPTION)
-    with files.whole_folder(layout.EXPORT) as folder, damaged:
-        model, trained = description["model"], description["trained"]
-        write_bundle(folder, params, model)
-        if not model["cifar_stem"]:
-            files.write_json(folder / "config.json", timm_config(model))
-        parameters = sum(array.size for name, array in arrays.items() if not name.endswith(BUFFERS))
-        with _made_by("fetch"):
-            manifest = files.read_metrics(layout.metrics("fetch", trained["dataset"]))
-        files.write_text(
-            folder / "README.md", card(params, model, trained, manifest, parameters, rows(params))
-        )
+    with files.whole_folder(layout.EXPORT) as folder:
+        # Any part of the description may be missing or damaged.
+        with files.decoding(layout.DESCRIPTION):
+            model, trained = description["model"], description["trained"]
+            write_bundle(folder, params, model)
+            if not model["cifar_stem"]:
+                files.write_json(folder / "config.json", timm_config(model))
+            names = [name for name in arrays if not name.endswith(BUFFERS)]
+            parameters = sum(arrays[name].size for name in names)
+            with _made_by("fetch"):
+                manifest = files.read_metrics(layout.metrics("fetch", trained["dataset"]))
+            text = card(params, model, trained, manifest, parameters, rows(params))
+            files.write_text(folder / "README.md", text)
+        if params.export.onnx:
+            onnx_file.write(folder / onnx_file.NAME, load(folder, "cpu"))
     log.info("%s: %s, %.2f M parameters", layout.EXPORT, model["encoder"], parameters / 1e6)
 
 
@@ -92,11 +101,25 @@ def write_bundle(folder: Path, params: Params, model: dict[str, Any]) -> None:
         ModelSettings(**model),
         params.dataset,
         tuple(classes) if classes else None,
-        {split: len(sample.features) for split, sample in samples.items()},
+        _sources(params.dataset, {split: len(part.features) for split, part in samples.items()}),
     )
     with _made_by("pretrain"):
         state = files.read_arrays(layout.PRETRAINED / WEIGHTS[TRAINED])
     bundle.write(folder, layout.ENCODER_WEIGHTS, state, facts, load_probe(TRAINED), known)
+
+
+def _sources(dataset: str, counts: dict[str, int]) -> list[str]:
+    """The file or row of each image. counts: of images by split."""
+    names: list[str] = []
+    for split, count in counts.items():
+        sources = open_split(Path("data") / dataset, split).sources()
+        if len(sources) != count:
+            raise UserError(
+                f"results/embed has {count} images of {split} of dataset {dataset!r}, which holds "
+                f"{len(sources)}; make them anew with `dvc repro embed`"
+            )
+        names += sources
+    return names
 
 
 def arguments(model: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +198,7 @@ def card(
         'predictions = prosmin.load("export").predict(["photo.jpg"])',
         "```", "",
         "```sh", "prosmin predict photos --model export --out predictions.parquet", "```", "",
+        *(_onnx() if params.export.onnx else ()),
         "## Data", "",
         *_data(trained["dataset"], manifest), "",
         "## Results", "",
@@ -239,6 +263,19 @@ def _loading(model: dict[str, Any]) -> Iterator[str]:
     yield "encoder.maxpool = nn.Identity()"
     yield 'encoder.load_state_dict(load_file("export/model.safetensors"))'
     yield "encoder.eval()"
+
+
+def _onnx() -> Iterator[str]:
+    """How to run the ONNX file."""
+    yield (
+        f"`{onnx_file.NAME}` gives the same without PyTorch, but for the nearest training images "
+        "and the distances to them. Its input is uint8 `[batch, channels, height, width]`, resized "
+        "and cut as above:"
+    )
+    yield from ("", "```py", "import onnxruntime", "")
+    yield f'session = onnxruntime.InferenceSession("export/{onnx_file.NAME}")'
+    yield "names = [output.name for output in session.get_outputs()]"
+    yield from ('outputs = dict(zip(names, session.run(names, {"images": images})))', "```", "")
 
 
 def _data(dataset: str, manifest: dict[str, Any]) -> Iterator[str]:

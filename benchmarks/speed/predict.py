@@ -25,11 +25,13 @@ from benchmarks.record import record
 from benchmarks.speed.input import photographs
 from benchmarks.speed.turns import figures, in_turns
 from prosmin.evaluation.embedding import describe
+from prosmin.evaluation.linear_probe import Probe
 from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.models import store
 from prosmin.predicting import bundle, reference
 
 SIZE, BATCH = 96, 256
+COUNT = 64  # images that the model knows
 NARROW = {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}
 SETTINGS = store.ModelSettings("resnet18", SIZE, 3, (0.5,) * 3, (0.25,) * 3, 64, 32, False, NARROW)
 THEIRS = f"""
@@ -50,20 +52,31 @@ np.save(out, torch.cat(features).numpy())
 """
 
 
-def export(folder: Path) -> None:
-    """Write an untrained model, and its encoder for timm alone."""
+def export(folder: Path, settings: store.ModelSettings, classes: int = 0) -> None:
+    """Write an untrained model, and its encoder for timm alone.
+
+    classes: of a random probe; 0: the model has no labels.
+    """
     import torch
 
-    model = store.build_model(SETTINGS).eval()
+    model = store.build_model(settings).eval()
     rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 256, (64, 3, SIZE, SIZE), np.uint8))
-    known = reference.fit(Sample(describe(model, images).features), None, Settings())
+    shape = (COUNT, settings.channels, settings.image_size, settings.image_size)
+    features = describe(model, torch.from_numpy(rng.integers(0, 256, shape, np.uint8))).features
+    labels = np.arange(COUNT) % classes if classes else None
+    known = reference.fit(Sample(features, labels=labels), None, Settings())
     store.save_state(folder / "encoder.safetensors", model.encoder.backbone.state_dict())
     torch.save(model.encoder.backbone.state_dict(), folder / "encoder.pt")
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    facts = bundle.Facts(SETTINGS, "noise", None, {"train": 64})
+    probe, names = None, None
+    if classes:
+        weight = rng.normal(size=(classes, features.shape[1])).astype(np.float32)
+        mean, std = features.mean(axis=0), features.std(axis=0)
+        probe = Probe(weight, np.zeros(classes, np.float32), mean, std, 1.5, 0.9)
+        names = tuple(map(str, range(classes)))
+    facts = bundle.Facts(settings, "noise", names, list(map(str, range(COUNT))))
     (folder / "export").mkdir()
-    bundle.write(folder / "export", folder / "encoder.safetensors", state, facts, None, known)
+    bundle.write(folder / "export", folder / "encoder.safetensors", state, facts, probe, known)
 
 
 def peak(command: list[str]) -> float:
@@ -83,7 +96,7 @@ def measure(count: int, rounds: int) -> dict[str, Any]:
         folder = Path(scratch)
         photographs(folder / "all", 500, 375, count)
         photographs(folder / "few", 500, 375, count // 10)
-        export(folder)
+        export(folder, SETTINGS)
         model = ["--model", str(folder / "export"), "--out", str(folder / "out.parquet")]
         embed = [sys.executable, "-m", "prosmin", "embed"]
         ours = [*embed, str(folder / "all"), *model, "--batch", str(BATCH)]

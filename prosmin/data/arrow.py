@@ -209,6 +209,11 @@ class SplitReader:
         """Return the stored bytes of an image."""
         return self._images[row].as_buffer()
 
+    def sources(self) -> list[str]:
+        """Return the file or row that each image came from, by row."""
+        names: list[str] = self.table["source"].to_pylist()
+        return names
+
     def source(self, row: int) -> str:
         """Return the file or row that an image came from."""
         return str(self.table["source"][row].as_py())

@@ -46,7 +46,10 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = (images - self.mean) / self.std
-        in_cache = not self.training and images.device.type == "cpu"
+        # An exported graph has one path for batches of any size.
+        in_cache = not (
+            self.training or images.device.type != "cpu" or torch.compiler.is_exporting()
+        )
         if self.channels_last or in_cache:
             images = images.contiguous(memory_format=torch.channels_last)
         if in_cache:

@@ -3,14 +3,15 @@
 model.safetensors    weights of the encoder, for timm too (``config.json``)
 heads.safetensors    the other weights that describe an image: projector and predictive head
 probe.safetensors    linear probe, temperature, conformal threshold; absent without labels
-reference.safetensors    statistics of training images for OOD detection and neighbours
+reference.safetensors    names of training images, and their statistics for OOD detection and
+                         neighbours
 prosmin.json         the format, the parts with their checksums, and all facts that are no arrays
 
 The target network is left out: no prediction for an image needs it.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from prosmin.common import files
 from prosmin.evaluation.covariance import Means
 from prosmin.evaluation.knn import Bank
 from prosmin.evaluation.linear_probe import Probe
+from prosmin.fetching.listing import escape_unprintable
 from prosmin.models.store import ModelSettings
 from prosmin.objectives.base import Objective
 from prosmin.predicting.parts import (
@@ -49,13 +51,13 @@ class Facts:
     model: settings of the networks.
     dataset: name of the dataset of pretraining.
     classes: names in the order of the probe's classes; None without labels.
-    images: number of training images by split, in the order of the rows of the reference.
+    images: the file or row of the source of each training image, in the order of the reference.
     """
 
     model: ModelSettings
     dataset: str
     classes: tuple[str, ...] | None
-    images: Mapping[str, int]
+    images: Sequence[str]
 
 
 def write(
@@ -80,6 +82,8 @@ def write(
         probe.save(folder / PROBE)
     detectors = reference.detectors
     arrays = {"bank": detectors.bank.features, "bank_centre": detectors.bank.centre}
+    names = "\n".join(map(escape_unprintable, facts.images))
+    arrays["images"] = np.frombuffer(names.encode(), np.uint8)
     if detectors.means is not None:
         arrays |= {f"means.{name}": array for name, array in vars(detectors.means).items()}
     arrays |= {f"held.{name}": scores for name, scores in reference.held.items()}
@@ -93,7 +97,6 @@ def write(
             "model": asdict(facts.model),
             "dataset": facts.dataset,
             "classes": facts.classes,
-            "images": dict(facts.images),
             "detectors": {"k": detectors.k, "standards": dict(detectors.standards)},
         },
     )
@@ -115,7 +118,7 @@ def read(folder: str | Path) -> tuple[Facts, Objective, Probe | None, Reference]
             ModelSettings(**index["model"]),
             str(index["dataset"]),
             None if classes is None else tuple(map(str, classes)),
-            {str(split): int(count) for split, count in index["images"].items()},
+            _names(parts[REFERENCE]),
         )
         k = int(index["detectors"]["k"])
         standards = {
@@ -127,8 +130,8 @@ def read(folder: str | Path) -> tuple[Facts, Objective, Probe | None, Reference]
     if probe is not None and len(facts.classes or ()) != len(probe.bias):
         raise unlike(folder, f"{PROBE} has {len(probe.bias)} classes, {INDEX} others")
     reference = _reference(parts[REFERENCE], k, standards)
-    if len(reference.detectors.bank.features) != sum(facts.images.values()):
-        raise unlike(folder, f"{REFERENCE} and {INDEX} have other numbers of training images")
+    if len(facts.images) != (count := len(reference.detectors.bank.features)):
+        raise unlike(folder, f"{REFERENCE} names {len(facts.images)} of {count} training images")
     return facts, model.eval(), probe, reference
 
 
@@ -149,3 +152,8 @@ def _reference(arrays: files.Arrays, k: int, standards: Mapping[str, Any]) -> Re
     arrays.check({f"held.{name}": ("float64", "M") for name in detectors.names})
     held = {name: arrays[f"held.{name}"] for name in detectors.names}
     return Reference(detectors, held)
+
+
+def _names(arrays: files.Arrays) -> list[str]:
+    arrays.check({"images": ("uint8", "L")})
+    return arrays["images"].tobytes().decode().split("\n")

@@ -41,7 +41,7 @@ class Predictions:
     percentiles: share of held-out ID images with at most this score, in per cent, ``[Q]``.
     unusual: whether the score is above that of 95 % of the held-out ID images, bool ``[Q]``.
     distances, nearest: of the nearest training images, ``[Q, K]``, the nearest first: distances
-        between normalised features, and names such as ``train/17``, the row of a split.
+        between normalised features, and the files or rows of their source.
     """
 
     embedding: Embedding
@@ -161,13 +161,9 @@ class Model:
         )
 
     def _named(self, rows: np.ndarray) -> np.ndarray:
-        """Names such as ``train/17`` of rows of the bank."""
-        names = [f"{split}/" for split in self.facts.images]
-        starts = np.cumsum([0, *self.facts.images.values()])
-        place = np.searchsorted(starts, rows, side="right") - 1
-        within = (rows - starts[place]).astype(str)
-        named: np.ndarray = np.char.add(np.array(names)[place], within)
-        return named
+        """The names of training images by rows of the bank."""
+        names = self.facts.images
+        return np.array([names[row] for row in rows.ravel()]).reshape(rows.shape)
 
 
 def load(folder: str | Path, device: str | None = None) -> Model:

@@ -15,7 +15,7 @@ from prosmin.common.errors import UserError, reason, shown
 from prosmin.models.store import ModelSettings, build_model
 from prosmin.objectives.base import Objective
 
-FORMAT = 1
+FORMAT = 2  # 1 had no names of training images
 INDEX = "prosmin.json"
 ENCODER, HEADS = "model.safetensors", "heads.safetensors"
 EXPORT = "export the model again"

@@ -92,8 +92,12 @@ class Reference:
 
     @property
     def threshold(self) -> float:
-        """The score up to which 95 % of the held-out ID images lie."""
-        held = self.held[self.detector]
+        """The score of this detector up to which 95 % of the held-out ID images lie."""
+        return self.accepted(self.detector)
+
+    def accepted(self, detector: str) -> float:
+        """The score of any detector up to which 95 % of the held-out ID images lie."""
+        held = self.held[detector]
         return float(held[math.ceil(ACCEPTED * len(held)) - 1])
 
     def percentiles(self, scores: Array) -> Array:

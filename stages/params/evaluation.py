@@ -193,3 +193,4 @@ class Export(Section):
         ),
     ] = "prosmin-encoder"
     license: Text | None = None
+    onnx: bool = False

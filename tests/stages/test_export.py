@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 
 import prosmin
 from prosmin.common import files
-from prosmin.common.errors import UserError
+from prosmin.common.errors import ConfigError, UserError
+from prosmin.data.arrow import Layout, SplitWriter
 from prosmin.data.dataset import convert
 from prosmin.evaluation.embedding import describe
 from prosmin.evaluation.linear_probe import evaluate_probe
@@ -21,6 +23,7 @@ from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.evaluation.ood_scores import score_all
 from prosmin.metrics import classification
 from prosmin.models import store as models
+from prosmin.predicting import onnx_file
 from stages import export, linear
 from stages.common.pretraining import used
 from stages.params.load import load
@@ -28,8 +31,9 @@ from tests.stages.conftest import ROOT
 
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
 TINY_VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 16}
+STEM, VIT = "the stem for small images", "a ViT on grey images"
 ENCODERS = {
-    "the stem for small images": ("resnet18", 8, 1, True, NARROW),
+    STEM: ("resnet18", 8, 1, True, NARROW),
     "a narrow stem for small images": (
         "resnet18",
         8,
@@ -38,7 +42,7 @@ ENCODERS = {
         NARROW | {"stem_type": "deep", "stem_width": 4},
     ),
     "a ResNet as timm has it": ("resnet18", 32, 3, False, NARROW),
-    "a ViT on grey images": ("vit_tiny_patch16_224", 16, 1, False, TINY_VIT),
+    VIT: ("vit_tiny_patch16_224", 16, 1, False, TINY_VIT),
 }
 
 
@@ -100,6 +104,10 @@ def write_features(model, settings):
     arrays, labelled = {}, []
     for split in COUNTS:
         images, labels = pictures(settings, split)
+        path, layout = f"data/digits/{split}.arrow", Layout("encoded", settings.channels)
+        with SplitWriter(path, layout) as file:
+            for place, label in enumerate(labels.tolist()):
+                file.add(b"an image", label, f"{LABELS[label]}/{split} {place}.png")
         embedding = describe(model.eval(), images)
         labelled.append((embedding.features, labels))
         arrays |= {
@@ -136,7 +144,37 @@ def test_the_folder_predicts_as_the_evaluations_do(pretrained, params):
     assert list(found.scores) == ["knn", "mahalanobis", "combined"]
     for name, values in found.scores.items():
         np.testing.assert_allclose(values, scores[name], rtol=1e-5, atol=1e-5)
-    assert found.nearest[0, 0].split("/")[0] in ("train", "val")
+    nearest = prosmin.load("results/export", "cpu").predict(pictures(pretrained, "val")[0]).nearest
+    assert nearest[:2, 0].tolist() == ["dark/val 0.png", "bright/val 1.png"]
+
+
+@pytest.mark.parametrize("pretrained", [STEM, VIT], indirect=True)
+def test_the_onnx_file_predicts_as_the_folder_does(pretrained, params):
+    for package in onnx_file.PACKAGES:
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install '.[onnx]'")
+    export.main(with_onnx(params))
+    images, _ = pictures(pretrained, "test")
+    found = onnx_file.run(Path("results/export/model.onnx").read_bytes(), images.numpy())
+    known = prosmin.load("results/export", "cpu").predict(images)
+    np.testing.assert_allclose(found["features"], known.embedding.features, atol=1e-5)
+    np.testing.assert_allclose(found["probabilities"], known.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(found["set"], known.sets)
+    for name, values in known.label_free.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-5)
+    expected = known.scores["mahalanobis"]
+    np.testing.assert_allclose(found["ood_mahalanobis"], expected, rtol=1e-4)
+    assert "model.onnx" in Path("results/export/README.md").read_text()
+
+
+def test_a_missing_package_of_onnx_is_named_before_any_work(params, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    message = "^export.onnx is True; an ONNX file needs .*onnxruntime.*pip install"
+    with pytest.raises(ConfigError, match=message):
+        export.main(with_onnx(params))
+
+
+def with_onnx(params):
+    return params.model_copy(update={"export": params.export.model_copy(update={"onnx": True})})
 
 
 def test_a_dataset_without_labels_is_exported_without_a_probe(pretrained, params):
@@ -149,6 +187,19 @@ def test_a_dataset_without_labels_is_exported_without_a_probe(pretrained, params
     export.main(params)
     found = prosmin.load("results/export", "cpu").predict(pictures(pretrained, "test")[0])
     assert found.labels is None and list(found.scores) == ["knn"]
+
+
+@pytest.mark.parametrize("pretrained", [STEM], indirect=True)
+def test_features_of_other_images_are_refused(pretrained, params):
+    with SplitWriter("data/digits/val.arrow", Layout("encoded", pretrained.channels)) as file:
+        file.add(b"an image", 0, "0.png")
+    manifest = files.read_json("data/digits/manifest.json")
+    files.write_json(
+        "data/digits/manifest.json",
+        manifest | {"splits": manifest["splits"] | {"val": {"count": 1}}},
+    )
+    with pytest.raises(UserError, match="has 20 images of val of dataset 'digits', which holds 1;"):
+        export.main(params)
 
 
 def test_a_missing_result_names_the_stage_that_makes_it(pretrained, params):

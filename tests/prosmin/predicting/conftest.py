@@ -53,10 +53,9 @@ class Made:
             Sample(features, labels=labels if labelled else None)
             for features, labels in (train, val)
         ]
+        self.names = [f"images/{place} é.png" for place in range(100)]
         self.reference = reference.fit(*self.samples, DETECTION)
-        self.facts = bundle.Facts(
-            SETTINGS, "colours", CLASSES if labelled else None, {"train": 60, "val": 40}
-        )
+        self.facts = bundle.Facts(SETTINGS, "colours", CLASSES if labelled else None, self.names)
         pretrained = folder.parent / "encoder.safetensors"
         store.save_state(pretrained, self.model.encoder.backbone.state_dict())
         state = {name: tensor.numpy() for name, tensor in self.model.state_dict().items()}

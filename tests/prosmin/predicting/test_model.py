@@ -35,9 +35,9 @@ def test_predictions_equal_the_evaluation(model, made):
 
 
 def test_a_training_image_is_its_own_nearest_and_black_is_unusual(model, made):
-    for split, place in (("train", 0), ("train", 59), ("val", 0), ("val", 39)):
+    for split, place, row in (("train", 0, 0), ("train", 59, 59), ("val", 0, 60), ("val", 39, 99)):
         found = model.predict(made.splits[split][0][place : place + 1], neighbours=1)
-        assert found.nearest.tolist() == [[f"{split}/{place}"]]
+        assert found.nearest.tolist() == [[made.names[row]]]
         assert found.distances[0, 0] < 1e-6
     strange = model.predict(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     assert strange.unusual[0] and strange.percentiles[0] == 100
