@@ -144,7 +144,8 @@ def page(runs: Sequence[Results], comparison: dict[Row, list[Cell | None]], boot
     curves: dict[str, Any] = {"Training": [], "Reliability of the linear probe": []}
     for place, run in enumerate(runs):
         inputs = Inputs(run.folder, run.params)
-        panels = training.curves(inputs.plot(layout.LOSS), inputs.plot(layout.DIAGNOSTICS))
+        plots = (layout.LOSS, layout.DIAGNOSTICS, layout.ONLINE_PROBE)
+        panels = training.curves(*map(inputs.plot, plots))
         curves["Training"].append((run.name, [panel.svg for panel in panels]))
         if rows := inputs.plot(layout.RELIABILITY):
             drawn = calibration.reliability(rows, TRAINED, run.name, f"compare-{place}")

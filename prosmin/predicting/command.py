@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prosmin.common.errors import ConfigError, UserError, cause, listed, printable, say
+from prosmin.common.errors import ConfigError, UserError, cause, listed, say
 from prosmin.common.startup import escape_output
+from prosmin.fetching.listing import escape_unprintable
 
 if TYPE_CHECKING:
     from prosmin.predicting import tables
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _left(asked: argparse.Namespace) -> str:
-    return f"{printable(asked.out)} is written" if asked.written else "no table was written"
+    out = escape_unprintable(str(asked.out))
+    return f"{out} is written" if asked.written else "no table was written"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,7 +188,8 @@ class _Session:
     def finish(self, more: str) -> None:
         """Say what was written, and which files could not be read."""
         count = len(self.names) - len(self.faults)
-        print(f"{printable(self.asked.out)}: {count} of {len(self.names)} images{more}")
+        out = escape_unprintable(str(self.asked.out))
+        print(f"{out}: {count} of {len(self.names)} images{more}")
         if self.faults:
             print(f"not read, for reasons in the table: {listed(list(self.faults), 5)}")
 

@@ -32,11 +32,9 @@ def test_writing_the_lists_changes_nothing_but_the_lists():
 
 
 def test_a_list_of_lines_becomes_a_list_in_brackets():
-    lines = (
-        "    deps:\n      - data/${dataset}\n      - results/pretrain\n    outs: [results/pretrain]"
-    )
+    lines = "    deps:\n      - data/${dataset}\n      - results/pretrain\n"
     start = TEXT.index('    deps: ["data/${dataset}"')
-    end = TEXT.index("    outs: [results/pretrain]") + len("    outs: [results/pretrain]")
+    end = TEXT.index("    outs: [results/pretrain")
     written = deps.written(TEXT[:start] + lines + TEXT[end:], ROOT)
     listed = yaml.safe_load(written)["stages"]["pretrain"]["deps"]
     assert listed == ["data/${dataset}", "results/pretrain", *STAGES["pretrain"]["deps"][1:]]

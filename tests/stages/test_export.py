@@ -94,6 +94,13 @@ def pictures(settings, split):
     return torch.from_numpy(pixels.astype(np.uint8)), labels
 
 
+def write_split(settings, split, labels):
+    path, layout = f"data/digits/{split}.arrow", Layout("encoded", settings.channels)
+    with SplitWriter(path, layout) as file:
+        for place, label in enumerate(labels.tolist()):
+            file.add(b"an image", label, f"{LABELS[label]}/{split} {place}.png")
+
+
 def write_features(model, settings):
     """The dataset's manifest, its features, and a linear probe of them."""
     manifest = {
@@ -104,10 +111,7 @@ def write_features(model, settings):
     arrays, labelled = {}, []
     for split in COUNTS:
         images, labels = pictures(settings, split)
-        path, layout = f"data/digits/{split}.arrow", Layout("encoded", settings.channels)
-        with SplitWriter(path, layout) as file:
-            for place, label in enumerate(labels.tolist()):
-                file.add(b"an image", label, f"{LABELS[label]}/{split} {place}.png")
+        write_split(settings, split, labels)
         embedding = describe(model.eval(), images)
         labelled.append((embedding.features, labels))
         arrays |= {
@@ -179,7 +183,9 @@ def with_onnx(params):
 
 def test_a_dataset_without_labels_is_exported_without_a_probe(pretrained, params):
     arrays = dict(files.read_arrays("results/embed/digits/trained.safetensors"))
-    arrays |= {f"{split}.labels": np.full(count, -1) for split, count in COUNTS.items()}
+    for split, count in COUNTS.items():
+        arrays[f"{split}.labels"] = np.full(count, -1)
+        write_split(pretrained, split, arrays[f"{split}.labels"])
     files.write_arrays("results/embed/digits/trained.safetensors", arrays)
     manifest = files.read_json("data/digits/manifest.json")
     files.write_json("data/digits/manifest.json", manifest | {"classes": None})

@@ -47,7 +47,7 @@ def test_no_command_holds_what_params_say():
         for name, stage in declared.definitions(ROOT / "dvc.yaml").items()
         if "${" in str(stage.get("cmd"))
     ]
-    assert len(commands()) == 8 and not [
+    assert len(commands()) == 9 and not [
         name for name, command in commands().items() if "${" in command
     ]
 

@@ -81,7 +81,7 @@ def test_a_killed_study_goes_on_and_its_page_stays_the_same(tmp_path, api, prefe
     assert sorted(run.rpartition("-")[0] for run in listed) == RUNS
     results = folder / "results/study/tiny"
     before = {path.name: path.read_bytes() for path in results.iterdir()}
-    assert set(before) == {"index.html", "results.md"}
+    assert set(before) == {"index.html", "results.md", "runs.json"}
     assert b"In-distribution accuracy" in before["index.html"]
     assert b"not complete" not in before["index.html"]
     for file in results.iterdir():
