@@ -52,7 +52,7 @@ PLUMBING = {
 }
 PACKAGES = ("prosmin", "stages")
 SMALLEST = 3  # files of a folder that one path replaces
-COLUMNS = 120
+COLUMNS = 126
 
 _STAGE = re.compile(r"  (\w+):\n")
 _DEPS = re.compile(r"( +)deps:")

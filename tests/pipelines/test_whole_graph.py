@@ -135,7 +135,7 @@ def test_an_ood_setting_touches_ood_and_report_and_its_old_value_runs_nothing(fi
         edit(finished, {"ood.k": 3})
         assert ran(command(finished, "-m", "dvc", "repro")) == {"ood@digits", "export", "report"}
         shown = json.loads(command(finished, "-m", "dvc", "metrics", "diff", "--json"))
-        assert list(shown) == ["summary.json"] and "far_knn" in shown["summary.json"]
+        assert "far_knn" in shown["summary.json"]
         compared(
             command(finished, "-m", "pipelines.compare", "main", "workspace", "--bootstrap", "100"),
             finished,
