@@ -130,6 +130,10 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Add ``variables`` to the environment of this process while the block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
+    if "prefect" in sys.modules:  # it has read its settings, and would start a server of its own
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
     try:
         yield
     finally:
