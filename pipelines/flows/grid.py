@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipelines.graph import dag
 from pipelines.graph.experiment import check, take_snapshot
 from pipelines.graph.revisions import stale_in_experiment
-from prosmin.common.errors import UserError, printable, shown
+from prosmin.common.errors import printable, shown
 from prosmin.metrics.catalogue import higher_is_better
-from stages.params.yaml_file import first, read, sentences
+from stages.params.yaml_file import read, refusal
 
 # Points of a sweep. More run for months, and the list of them alone would take the memory.
 MOST = 10_000
@@ -115,9 +115,7 @@ def load_sweep(path: Path) -> Sweep:
     try:
         return Sweep.model_validate(read(path))
     except ValidationError as error:
-        raise UserError(
-            "\n".join(f"{path}: {line}" for line in first(sentences(error, Sweep)))
-        ) from None
+        raise refusal(path, error, Sweep) from None
 
 
 def written(value: Value) -> str:

@@ -130,10 +130,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Add ``variables`` to the environment of this process while the block runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
-    if "prefect" in sys.modules:  # it has read its settings, and would start a server of its own
-        from prefect.context import refresh_global_settings_context
-
-        refresh_global_settings_context()
+    _tell_prefect()
     try:
         yield
     finally:
@@ -142,6 +139,15 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        _tell_prefect()
+
+
+def _tell_prefect() -> None:
+    """Have Prefect read the environment again, if it has read it; else it keeps the old address."""
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 @contextmanager

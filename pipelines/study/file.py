@@ -31,11 +31,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipelines.flows.grid import MOST, Value, expand
 from pipelines.study.judging.claims import CLAIMS, Claim
-from prosmin.common.errors import UserError, listed, nearest, printable, shown
+from prosmin.common.errors import listed, nearest, printable, shown
 from prosmin.metrics.catalogue import find
 from prosmin.objectives.settings import BY_NAME
 from stages.params.types import Seed, matching
-from stages.params.yaml_file import first, read, sentences
+from stages.params.yaml_file import read, refusal
 
 # A run of the choice must not learn from the images that choose.
 UNSEEN = {"pretrain.splits": ["train"]}
@@ -196,5 +196,4 @@ def load_study(path: Path) -> Study:
     try:
         return Study.model_validate(read(path))
     except ValidationError as error:
-        lines = (line.removeprefix(": ") for line in sentences(error, Study))
-        raise UserError("\n".join(f"{path}: {line}" for line in first(lines))) from None
+        raise refusal(path, error, Study) from None

@@ -101,7 +101,7 @@ def merged(*layers: Mapping[str, Value]) -> Settings:
     for key, value in (item for layer in layers for item in layer.items()):
         above = next((name for name in changes if key.startswith(f"{name}.")), None)
         if above is not None and isinstance(changes[above], dict):
-            changes[above] = _with(changes[above], key[len(above) + 1 :].split("."), value)
+            changes[above] = replaced(changes[above], key[len(above) + 1 :].split("."), value)
             continue
         inside = [name for name in changes if name.startswith(f"{key}.")]
         for name in inside:
@@ -110,11 +110,11 @@ def merged(*layers: Mapping[str, Value]) -> Settings:
     return changes
 
 
-def _with(section: Any, steps: Sequence[str], value: Value) -> dict[str, Value]:
+def replaced(section: Any, steps: Sequence[str], value: Value) -> dict[str, Value]:
     """A copy of a section with another value at the end of ``steps``."""
     step, *rest = steps
     section = section if isinstance(section, dict) else {}
-    return {**section, step: _with(section.get(step), rest, value) if rest else value}
+    return {**section, step: replaced(section.get(step), rest, value) if rest else value}
 
 
 # --- the command line, and the check of the settings ----------------------------------------------
@@ -188,7 +188,7 @@ def check_run(run: Run, folders: Mapping[str, str]) -> None:
     check([f"{key}={written(quoted(value))}" for key, value in changes.items()])
     content = read(PARAMS)
     for key, value in changes.items():
-        content = _with(content, key.split("."), value)
+        content = replaced(content, key.split("."), value)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PARAMS
         path.write_text(yaml.safe_dump(content, sort_keys=False))

@@ -4,23 +4,22 @@ Experiments stand on one commit of one repository. This file takes their numbers
 that takes days goes on while the code changes elsewhere, and machines can share its runs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.study.choice import Due
-from pipelines.study.judging.claims import Files, quantities
-from pipelines.study.plan import Plan, Run
+from pipelines.study.judging.claims import DISTANCE, Files, number_at, quantities
+from pipelines.study.plan import Plan, Run, replaced
 from pipelines.study.results import Known, Result
 from prosmin.common.encoders import TRAINED, UNTRAINED
 from prosmin.common.errors import UserError
 from prosmin.common.files import read_json
-from stages.params.yaml_file import first, sentences
+from stages.params.yaml_file import refusal
 
 NAME = "runs.json"
-DISTANCE = "distance"  # of an OOD set, which decides where its metrics count
 
 
 class Recorded(BaseModel):
@@ -85,16 +84,11 @@ def _numbers(files: Files, asked: Iterable[tuple[str, str]]) -> dict[str, dict[s
     """The metrics that are asked for, of both encoders, by (path, dotted key)."""
     numbers: dict[str, dict[str, Any]] = {}
     for path, key in sorted(asked):
-        first_step, *steps = key.split(".")
-        for encoder in (TRAINED, UNTRAINED) if first_step == TRAINED else (first_step,):
-            value: Any = files.get(path)
-            for step in (encoder, *steps):
-                value = value.get(step) if isinstance(value, Mapping) else None
-            if value is not None:
-                section = numbers.setdefault(path, {})
-                for step in (encoder, *steps)[:-1]:
-                    section = section.setdefault(step, {})
-                section[(encoder, *steps)[-1]] = value
+        first, *steps = key.split(".")
+        for encoder in (TRAINED, UNTRAINED) if first == TRAINED else (first,):
+            number = number_at(files.get(path), key, encoder)
+            if number is not None:
+                numbers[path] = replaced(numbers.get(path), (encoder, *steps), number)
                 if DISTANCE in files[path]:
                     numbers[path][DISTANCE] = files[path][DISTANCE]
     return numbers
@@ -113,8 +107,7 @@ def read(paths: Iterable[Path]) -> dict[str, Result]:
         try:
             record = Record.model_validate(read_json(path))
         except ValidationError as error:
-            lines = (line.removeprefix(": ") for line in sentences(error, Record))
-            raise UserError("\n".join(f"{path}: {line}" for line in first(lines))) from None
+            raise refusal(path, error, Record) from None
         for entry in record.runs:
             result = Result(entry.files, entry.seconds, entry.commit)
             runs.setdefault(entry.run.key, result)

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pipelines.graph.experiment import git, seconds_of
-from pipelines.study.judging.claims import Files
+from pipelines.study.judging.claims import Files, number_at
 from pipelines.study.plan import Run
 from stages.common import current, declared, layout
 
@@ -35,10 +34,7 @@ class Result:
     def value(self, metric: str) -> float | None:
         """A number, such as metrics/linear.json:trained.accuracy_val; None where it is missing."""
         path, _, key = metric.partition(":")
-        content: Any = self.files.get(path, {})
-        for step in key.split("."):
-            content = content.get(step) if isinstance(content, Mapping) else None
-        return float(content) if isinstance(content, int | float) else None
+        return number_at(self.files.get(path, {}), key)
 
 
 @dataclass(frozen=True)

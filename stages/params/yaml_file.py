@@ -202,6 +202,12 @@ def first(lines: Iterable[str]) -> list[str]:
     )
 
 
+def refusal(path: Path, error: ValidationError, model: type[BaseModel]) -> UserError:
+    """The first faults of a file, a line each behind its path."""
+    lines = (line.removeprefix(": ") for line in sentences(error, model))
+    return UserError("\n".join(f"{path}: {line}" for line in first(lines)))
+
+
 def sentences(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     """A line per fault of ``model``: dotted key, value, what is allowed, and the nearest name."""
     # Faulty entries of a list do not count towards its length; a list that only then seems too

@@ -1,7 +1,5 @@
 """The audit stage on real digits with planted faults: its tables, pictures and numbers."""
 
-import shutil
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +15,7 @@ from stages import audit, embed, fetch
 from stages.params.fetch import Folder
 from stages.params.load import load
 from tests.stages.conftest import ROOT
-from tests.stages.test_prediction import keep_networks
+from tests.stages.test_prediction import at_work
 
 WRITTEN = (
     *("outliers.csv", "near_duplicates.csv", "labels.csv", "images.parquet"),
@@ -94,10 +92,7 @@ def params(planted):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, params):
     folder = tmp_path_factory.mktemp("audit")
-    shutil.copy(ROOT / "params.yaml", folder)
-    keep_networks(folder, params)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with at_work(folder, params):
         for name in params.fetch:
             fetch.main(params, name)
             embed.main(params, name)

@@ -19,7 +19,7 @@ from stages.common.recalibration import load_recalibration
 from stages.linear import load_probe
 from stages.params.load import load
 from tests.stages.conftest import ROOT
-from tests.stages.test_prediction import keep_networks
+from tests.stages.test_prediction import at_work
 
 LIMIT = {"train": 200, "val": 80, "test": 60}
 TYPES, SEVERITIES = ("contrast", "gaussian_noise"), (1, 4)
@@ -44,10 +44,7 @@ def params():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, params):
     folder = tmp_path_factory.mktemp("calibrate")
-    shutil.copy(ROOT / "params.yaml", folder)
-    keep_networks(folder, params)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with at_work(folder, params):
         for name in params.fetch:
             fetch.main(params, name)
             embed.main(params, name)

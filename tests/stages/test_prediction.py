@@ -1,5 +1,6 @@
 """The prediction stage with untrained networks and real images: its files, and how it fails."""
 
+import contextlib
 import shutil
 
 import numpy as np
@@ -38,6 +39,15 @@ def params():
         if name in ("digits", "patches")
     }
     return given.model_copy(update={"prediction": asked, "fetch": few})
+
+
+@contextlib.contextmanager
+def at_work(folder, params):
+    """The folder with params.yaml and ``keep_networks``, as the current one."""
+    shutil.copy(ROOT / "params.yaml", folder)
+    keep_networks(folder, params)
+    with contextlib.chdir(folder):
+        yield
 
 
 def keep_networks(folder, params, **objective):

@@ -15,7 +15,7 @@ from stages.linear import load_probe
 from stages.params.fetch import Folder
 from stages.params.load import load
 from tests.stages.conftest import ROOT
-from tests.stages.test_prediction import keep_networks
+from tests.stages.test_prediction import at_work
 
 CLASSES = (3, 7, 8)
 
@@ -54,10 +54,7 @@ def params(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, params):
     folder = tmp_path_factory.mktemp("shift")
-    shutil.copy(ROOT / "params.yaml", folder)
-    keep_networks(folder, params)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with at_work(folder, params):
         for name in params.fetch:
             fetch.main(params, name)
         for name in ("digits", "faint"):

@@ -1,6 +1,5 @@
 """The uncertainty stage with small networks and real images, against oracles, and how it fails."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from stages.common.features import Features
 from stages.linear import load_probe
 from stages.params.load import load
 from tests.stages.conftest import ROOT
-from tests.stages.test_prediction import keep_networks
+from tests.stages.test_prediction import at_work
 
 LIMIT = {"train": 120, "val": 40, "test": 60}
 NETWORKS = ("mean_norm", "unexplained", "projection_norm", "log_sigma")  # of ProSMIN by the CRPS
@@ -65,10 +64,7 @@ def params(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, params):
     folder = tmp_path_factory.mktemp("uncertainty")
-    shutil.copy(ROOT / "params.yaml", folder)
-    keep_networks(folder, params)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with at_work(folder, params):
         for name in params.fetch:
             fetch.main(params, name)
             embed.main(params, name)

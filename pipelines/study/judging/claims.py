@@ -19,6 +19,7 @@ from prosmin.metrics.catalogue import Entry, find
 
 # metrics/<file>.json of a run, by its path.
 Files = Mapping[str, Mapping[str, Any]]
+DISTANCE = "distance"  # the key of a file about an OOD set that says near or far
 
 
 class Measure(BaseModel):
@@ -171,7 +172,7 @@ class Quantity:
         by_key: dict[str, list[float | None]] = {}
         for path, key in self.own if tested else self.keys:
             by_key.setdefault(key if self.best else "", []).append(
-                _value(files.get(path, {}), key, encoder)
+                number_at(files.get(path, {}), key, encoder)
             )
         means = [mean for values in by_key.values() if (mean := _mean(values)) is not None]
         if not means:
@@ -231,7 +232,7 @@ def _matching(measure: Measure, metrics: str, runs: Sequence[Files]) -> list[tup
             for files in runs
             for path, content in files.items()
             if fnmatch.fnmatchcase(path, wanted) and path.count("/") == wanted.count("/")
-            if measure.distance in (None, content.get("distance"))
+            if measure.distance in (None, content.get(DISTANCE))
             for key in _keys(content, pattern.split("."))
         }
     )
@@ -251,7 +252,7 @@ def _keys(content: Any, pattern: Sequence[str]) -> Iterator[str]:
             yield name
 
 
-def _value(content: Any, key: str, encoder: str) -> float | None:
+def number_at(content: Any, key: str, encoder: str = TRAINED) -> float | None:
     """The number at a dotted key, of the trained or of the untrained encoder."""
     first, *steps = key.split(".")
     for step in [encoder if first == TRAINED else first, *steps]:
