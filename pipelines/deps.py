@@ -8,7 +8,6 @@ a folder, the folder stands for its files. Data and results in a list stay as th
 """
 
 import argparse
-import ast
 import re
 import sys
 import textwrap
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from prosmin.common.errors import listed, say
 from prosmin.common.files import write_text
-from prosmin.training.fingerprint import module_file, reached, without_docstrings
+from prosmin.training.fingerprint import facts, reached
 from stages.common import declared, proof
 
 # Modules that start a stage, read its settings, word its errors and write its files. They decide no
@@ -61,12 +60,8 @@ _DEPS = re.compile(r"( +)deps:")
 def code_of(stage: str, root: Path = Path()) -> list[str]:
     """Files and folders of code that ``stages.<stage>`` imports, relative to ``root``, sorted."""
     packages = [root / name for name in PACKAGES]
-    trees = reached(f"stages.{stage}", packages=packages, skip=PLUMBING)
-    files = {
-        path.relative_to(root)
-        for name, tree in trees.items()
-        if (path := module_file(name, packages)) and without_docstrings(tree).body
-    }
+    modules = reached(f"stages.{stage}", packages=packages, skip=PLUMBING)
+    files = {path.relative_to(root) for path in modules.values() if _decides(path)}
     if (root / "stages" / stage).is_dir():  # templates and styles beside its modules
         files |= {path.relative_to(root) for path in _content(root / "stages" / stage)}
     # Sorted, so that a folder comes before the folders inside it.
@@ -79,9 +74,11 @@ def code_of(stage: str, root: Path = Path()) -> list[str]:
 
 def _content(folder: Path) -> Iterator[Path]:
     """The files of a folder apart from modules that hold nothing but a docstring."""
-    for path in map(Path, proof.below(str(folder))):
-        if path.suffix != ".py" or without_docstrings(ast.parse(path.read_bytes())).body:
-            yield path
+    return filter(_decides, map(Path, proof.below(str(folder))))
+
+
+def _decides(path: Path) -> bool:
+    return path.suffix != ".py" or not facts(path.read_bytes()).is_docstring
 
 
 def written(text: str, root: Path = Path()) -> str:

@@ -5,38 +5,45 @@ docstrings, blank lines or layout.
 """
 
 import ast
+import functools
 import hashlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple, TypeGuard
 
 PACKAGE = Path(__file__).parents[1]
+
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def code(*modules: str, package: Path = PACKAGE) -> str:
     """SHA-256 of the statements of all modules that ``reached`` returns."""
     digest = hashlib.sha256()
-    for name, tree in sorted(reached(*modules, packages=[package]).items()):
-        digest.update(f"{name}\0{ast.dump(without_docstrings(tree))}\0".encode())
+    for name, path in sorted(reached(*modules, packages=[package]).items()):
+        tree = _without_docstrings(ast.parse(path.read_bytes()))
+        digest.update(f"{name}\0{ast.dump(tree)}\0".encode())
     return digest.hexdigest()
 
 
 def reached(
     *modules: str, packages: Collection[Path] = (PACKAGE,), skip: Collection[str] = ()
-) -> dict[str, ast.Module]:
-    """Syntax trees of ``modules`` and of all modules that they import, by dotted name.
+) -> dict[str, Path]:
+    """Files of ``modules`` and of all modules that they import, by dotted name.
 
     Imports inside functions count. packages: folders of the packages to follow; an import of
     another package ends there. skip: modules that are neither returned nor followed.
     """
-    trees: dict[str, ast.Module] = {}
+    files: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
+        if name in files or name in skip:
+            continue
         path = module_file(name, packages)
-        if path is not None and name not in trees and name not in skip:
-            trees[name] = ast.parse(path.read_bytes())
-            waiting += _imported(trees[name])
-    return trees
+        if path is not None:
+            files[name] = path
+            waiting += facts(path.read_bytes()).imports
+    return files
 
 
 def module_file(name: str, packages: Collection[Path]) -> Path | None:
@@ -53,6 +60,24 @@ def module_file(name: str, packages: Collection[Path]) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
+class Facts(NamedTuple):
+    """What the source of a module says.
+
+    imports: the modules that it may import, by dotted name; some are names inside a module.
+    is_docstring: whether it has no statement but a docstring.
+    """
+
+    imports: tuple[str, ...]
+    is_docstring: bool
+
+
+@functools.cache
+def facts(source: bytes) -> Facts:
+    """Parse the source of a module, once per source: the graph has many stages, most alike."""
+    tree = ast.parse(source)
+    return Facts(tuple(dict.fromkeys(_imported(tree))), not tree.body[_has_docstring(tree) :])
+
+
 def _imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -64,10 +89,13 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def without_docstrings(tree: ast.Module) -> ast.Module:
+def _without_docstrings(tree: ast.Module) -> ast.Module:
     """Remove the docstrings of a syntax tree, in place; returns it."""
     for node in ast.walk(tree):
-        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        if _has_docstring(node):
             node.body = node.body[1:]
     return tree
+
+
+def _has_docstring(node: ast.AST) -> TypeGuard[_Documented]:
+    return isinstance(node, _Documented) and ast.get_docstring(node, clean=False) is not None
