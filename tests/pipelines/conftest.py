@@ -18,6 +18,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -280,38 +281,76 @@ def until(check: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("prefect")
+def common(tmp_path_factory) -> Path:
+    """A folder of all workers of this run of pytest."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory) -> Path:
-    """The path of Prefect's database before the first run. ``api`` makes it."""
-    folder = tmp_path_factory.getbasetemp()
-    # All workers share one, because Prefect takes 7 s to make it.
-    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "empty.db"
+def prefect_home(common) -> Path:
+    folder = common / "prefect"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(common) -> Path:
+    """The path of Prefect's database before the first run. ``api`` makes it: Prefect takes 7 s."""
+    return common / "empty.db"
 
 
 @pytest.fixture(scope="session")
 def api(prefect_home, empty_database) -> Iterator[dict[str, str]]:
-    """Variables of Prefect's client for a server that all tests of a worker share."""
+    """Variables of Prefect's client for a server that all workers share.
+
+    A server takes 7 s of CPU to start and 4 % of a core while it waits. The worker that needs it
+    first starts it and keeps it until no other uses it.
+    """
+    note, users = prefect_home / "variables.json", prefect_home / "users"
+    users.mkdir(exist_ok=True)
+    me = users / str(os.getpid())
+    with contextlib.ExitStack() as running:
+        with locked(prefect_home):
+            me.touch()
+            if not (own := not note.is_file()):
+                variables = json.loads(note.read_text())
+            else:
+                shared = running.enter_context(serving_tests(prefect_home))
+                if not empty_database.is_file():
+                    keep(prefect_home / "prefect.db", empty_database)
+                variables = shared.variables()
+                note.write_text(json.dumps(variables))
+        yield variables
+        me.unlink()
+        while own:
+            with locked(prefect_home):
+                if not any(psutil.pid_exists(int(user.name)) for user in users.iterdir()):
+                    note.unlink()
+                    break
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def serving_tests(home: Path) -> Iterator[Any]:
+    """Run a server whose files lie in ``home``; this process keeps its variables."""
     from pipelines.flows import server
 
     before = dict(os.environ)
-    os.environ["PREFECT_HOME"] = str(prefect_home)
-    with contextlib.chdir(prefect_home):
+    os.environ["PREFECT_HOME"] = str(home)
+    with contextlib.chdir(home):
         server.settle()
-    with contextlib.ExitStack() as running:
-        with open(empty_database.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if empty_database.is_file():
-                shutil.copy(empty_database, prefect_home / "prefect.db")
-            shared = running.enter_context(server.started(server.free_port()))
-            if not empty_database.is_file():
-                keep(prefect_home / "prefect.db", empty_database)
+    with server.started(server.free_port()) as shared:
         os.environ.clear()  # what starts from here on sets itself up
         os.environ.update(before)
-        yield shared.variables()
+        yield shared
 
 
 def keep(database: Path, copy: Path) -> None:

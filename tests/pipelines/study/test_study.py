@@ -64,7 +64,7 @@ def test_a_killed_study_goes_on_and_its_page_stays_the_same(tmp_path, api, prefe
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = api | {"PREFECT_HOME": str(prefect_home), "PATH": path}
     with subprocess.Popen(
-        [sys.executable, *words],
+        [sys.executable, *words, "--slots", "1"],
         cwd=folder,
         env=os.environ | variables,
         stdout=subprocess.PIPE,
@@ -75,7 +75,7 @@ def test_a_killed_study_goes_on_and_its_page_stays_the_same(tmp_path, api, prefe
     name = first.removesuffix(": done\n")
     said = command(folder, *words, environment=variables)
     names = [line.partition(":")[0] for line in said.splitlines() if line.startswith("tiny-")]
-    assert name not in names and 2 <= len(names) <= 3, said  # two ran when the study was killed
+    assert name not in names and len(names) == 3, said
     listed = command(folder, "-m", "dvc", "exp", "list", "--name-only").split()
     assert {*names, name} <= set(listed)
     assert sorted(run.rpartition("-")[0] for run in listed) == RUNS
