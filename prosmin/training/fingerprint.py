@@ -73,7 +73,7 @@ class Facts(NamedTuple):
 
 @functools.cache
 def facts(source: bytes) -> Facts:
-    """Parse the source of a module, once per source: the graph has many stages, most alike."""
+    """Parse the source of a module, once for all callers."""
     tree = ast.parse(source)
     return Facts(tuple(dict.fromkeys(_imported(tree))), not tree.body[_has_docstring(tree) :])
 
