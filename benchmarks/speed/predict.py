@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.record import record
 from benchmarks.speed.input import photographs
 from benchmarks.speed.turns import figures, in_turns
+from prosmin.common.compute.logistic import standardisation
 from prosmin.evaluation.embedding import describe
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.evaluation.ood_detectors import Sample, Settings
@@ -71,8 +72,8 @@ def export(folder: Path, settings: store.ModelSettings, classes: int = 0) -> Non
     probe, names = None, None
     if classes:
         weight = rng.normal(size=(classes, features.shape[1])).astype(np.float32)
-        mean, std = features.mean(axis=0), features.std(axis=0)
-        probe = Probe(weight, np.zeros(classes, np.float32), mean, std, 1.5, 0.9)
+        bias = np.zeros(classes, np.float32)
+        probe = Probe(weight, bias, *standardisation(features), 1.5, 0.9)
         names = tuple(map(str, range(classes)))
     facts = bundle.Facts(settings, "noise", names, list(map(str, range(COUNT))))
     (folder / "export").mkdir()
