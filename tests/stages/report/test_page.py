@@ -54,7 +54,7 @@ from stages.report.tables.rows import Row, Value
 from tests.conftest import BROWSERS
 from tests.stages.test_shift import faint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECTIONS = {
     "results",
     "training",

@@ -12,7 +12,7 @@ import pytest
 
 from tests.pipelines.conftest import until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 METRICS = (
     '{"trained": {"accuracy": 0.975, "accuracy_low": 0.96, "accuracy_high": 0.99}, '
     '"random": {"accuracy": 0.875}}'
