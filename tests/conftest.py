@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 # Set before anything imports torch or NumPy. With two threads, small operations are 2 to 40 times
 # slower on two busy cores.
@@ -23,6 +24,9 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 
 import pytest
 
+# A fixture of these folders runs many stages. Their tests run in one worker, as those of a file do,
+# so that the fixture runs once.
+TOGETHER = ("tests/stages/corrupt", "tests/stages/report")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -31,6 +35,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     from stages.common.threads import cores
 
     return min(cores() + (cores() + 1) // 2, 8)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """``--dist=loadfile``, but for the folders of ``TOGETHER``."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            folder = file.rpartition("/")[0]
+            return folder if folder in TOGETHER else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_sessionstart() -> None:

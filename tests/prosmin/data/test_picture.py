@@ -25,6 +25,7 @@ from prosmin.data.picture import (
 )  # fmt: skip
 from prosmin.fetching.folders import folder
 from prosmin.fetching.writing import write_dataset
+from tests.prosmin.data.made import encoded, photograph
 
 ROOT = Path(__file__).parents[3]
 
@@ -252,3 +253,31 @@ def test_a_huge_image_is_left_out_or_read_without_a_word_on_the_screen(tmp_path)
     assert done.stderr == ""
     width, reason = done.stdout.splitlines()
     assert width == "10000" and "exceeds limit" in reason
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.3, 0.9])
+def test_a_truncated_image_is_never_accepted(kind, share):
+    content = encoded(photograph(100, 100), kind)
+    decode(content)
+    for read in (decode, encode):
+        with pytest.raises(Unreadable):
+            read(content[: int(len(content) * share)])
+
+
+def test_reasons_name_no_machine(tmp_path):
+    for content in (b"", b"no image", encoded(photograph(99, 99), "PNG")[:3000]):
+        (tmp_path / "x.png").write_bytes(content)
+        for image in (content, tmp_path / "x.png"):
+            with pytest.raises(Unreadable) as caught:
+                encode(image)
+            assert str(tmp_path) not in str(caught.value) and "0x" not in str(caught.value)
+    with pytest.raises(Unreadable, match="no such file"):
+        encode(tmp_path / "gone.png")
+
+
+def test_a_float_image_is_refused_by_its_header():
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((5, 5), np.float32)).save(stream, "TIFF")
+    with pytest.raises(Unreadable, match="pixel type F is not supported"):
+        read_header(stream.getvalue())

@@ -1,17 +1,22 @@
 """Datasets are the same bytes whatever the order of files, and leave out unreadable images."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
-from prosmin.common.errors import ConfigError
+from prosmin.common.errors import ConfigError, UserError
 from prosmin.common.files import write_json
 from prosmin.data.dataset import load_human_labels, load_split
 from prosmin.fetching.folders import folder
 from prosmin.fetching.parquet import parquet
 from prosmin.fetching.sources import builtin
 from prosmin.fetching.writing import write_dataset
+from tests.prosmin.data.made import encoded, fetched, photograph
 from tests.prosmin.fetching.samples import picture, place
 
 
@@ -116,3 +121,30 @@ def test_labels_of_people_that_do_not_fit_are_refused(tmp_path, rows, columns, t
 def test_a_dataset_without_labels_of_people_has_none(tmp_path):
     manifest = write_dataset(tmp_path, builtin("digits", 16, 0.2, 0.2), seed=0)
     assert "human_labels" not in manifest and load_human_labels(tmp_path) is None
+
+
+def test_unreadable_images_are_left_out_and_listed(tmp_path):
+    good = encoded(photograph(20, 20), "PNG")
+    manifest = fetched(tmp_path, [good, good[:-40], b"", good], max_unreadable=0.5)
+    assert [entry["source"] for entry in manifest["quarantined"]] == ["image 1", "image 2"]
+    assert manifest["quarantined"][1]["reason"] == "the file is empty"
+    assert manifest["splits"]["train"]["count"] == len(load_split(tmp_path, "train")) == 2
+    with pytest.raises(
+        UserError, match=r"2 of 4 images cannot be read.* \(0\.4\) allows; the first is image 1"
+    ):
+        fetched(tmp_path / "strict", [good, good[:-40], b"", good], max_unreadable=0.4)
+
+
+def test_writing_needs_neither_torch_nor_the_pipeline():
+    code = (
+        "import sys, prosmin.fetching.writing, prosmin.fetching.parquet, prosmin.fetching.hub; "
+        "heavy = {'torch', 'sklearn', 'datasets', 'dvc', 'prefect', 'pydantic'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_manifest_is_plain_json(tmp_path):
+    manifest = fetched(tmp_path, [photograph(8, 8)] * 2, [0, 1])
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
