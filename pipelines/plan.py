@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.engine import durations
+from pipelines.engine import measured
 from pipelines.graph import dvc
 from pipelines.graph.workspace import tidy
 from prosmin.common.errors import UserError, listed, nearest
@@ -124,7 +124,7 @@ def of(
 def _of(
     look: current.Look, stages: Collection[str], unchanged: Collection[str], forced: bool = False
 ) -> Plan:
-    took = durations.load()
+    took = measured.SECONDS.load()
     steps, restored = [], []
     for name in stages:
         reasons = look.reasons(name) if name in look.graph else []

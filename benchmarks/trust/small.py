@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.trust import mutations
-from pipelines.engine import durations
+from pipelines.engine import measured
 from pipelines.flows.grid import load_sweep
 from pipelines.graph import lockfile
 from prosmin.common import files
@@ -195,7 +195,7 @@ UNCERTAINTY, AUDIT = stage(uncertainty, "digits"), stage(audit, "digits")
 EXPORT, REPORT, PHOTOS = stage(exporting), stage(report), stage(fetching, "photos")
 HEADLINES = library(lambda path: headlines.rows(load()))
 ERRORS = library(lambda path: corruption_error.known(str(path), ["fog"], CELLS))
-DURATIONS = library(lambda path: durations.save(durations.load()))
+DURATIONS = library(lambda path: measured.SECONDS.save(measured.SECONDS.load()))
 KINDS = {
     **{f"image, {suffix}": Kind(f"photos/*/*.{suffix}", BYTES, [PHOTOS]) for suffix in IMAGES},
     "parquet": Kind("table.parquet", BYTES, [stage(fetching, "table")]),

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from httpx import HTTPError
 
-from pipelines.engine import durations, machine
+from pipelines.engine import machine, measured
 from pipelines.engine.dvc_command import different_version
 from pipelines.engine.execute import Executor, Result
 from pipelines.engine.schedule import Schedule, expected
@@ -121,7 +121,7 @@ def _run_here(
         get_run_logger().warning("%s", said)
     view, futures = VIEW.get(), {}
     progress = Progress(len(chosen))
-    took, cores = durations.load(), workers or machine.cores()
+    took, cores = measured.SECONDS.load(), workers or machine.cores()
     plan = of(chosen, unchanged, asked=stages, forced=force)
     idle = unchanged | set(plan.restored)
     plan = plan._replace(seconds=expected(chosen, idle, machine.Machine(cores), took))
@@ -186,7 +186,7 @@ def _run_here(
     if all(result.done for result in results.values()):
         lockfile.forget()
     ran = {name: result.seconds for name, result in results.items() if result.outcome == "ran"}
-    durations.save(took | ran)
+    measured.SECONDS.save(took | ran)
     with suppress(HTTPError):  # the server has gone for good, which changes no result
         page.publish(results)
     return results

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.engine import durations
+from pipelines.engine import measured
 from pipelines.graph import dag
 from pipelines.graph.healing import clear_experiments, experiment_folder
 from pipelines.graph.private import private
@@ -109,7 +109,8 @@ def experiment(
         UserError: for an unknown key, a value that is not allowed, and a name that is taken or is
             no name.
     """
-    origin, took = Path.cwd(), durations.load()
+    origin = Path.cwd()
+    before = {measure: measure.load() for measure in measured.ALL}
     check(changes, name)
     if snapshot and not re.fullmatch(SNAPSHOT, snapshot):
         raise UserError(
@@ -126,7 +127,8 @@ def experiment(
                 git(folder, "restore", "--source", edits, "--worktree", "--", ".")
             os.chdir(folder)
             private()
-            durations.save(took)
+            for measure, numbers in before.items():
+                measure.save(numbers)
             apply(changes)
             load()
             yield Experiment(folder, origin, name)

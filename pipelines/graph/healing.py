@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.engine import durations
+from pipelines.engine import measured
 from pipelines.graph import dvc, lockfile
 from pipelines.graph.private import FOLDER, private
 from prosmin.common.files import recover
@@ -31,7 +31,7 @@ def heal() -> Iterator[str]:
     """
     locks = ("lock", "rwlock", "rwlock.lock")
     yield from make_room(dvc.TMP, *(dvc.TMP / name for name in locks))
-    yield from make_room(FOLDER, durations.KEPT)
+    yield from make_room(FOLDER, *(measure.kept for measure in measured.ALL))
     cache = proof.cache()
     with dvc.held("lock") as alone:  # else a `dvc` that somebody has started by hand is copying
         removed = [

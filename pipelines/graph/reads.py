@@ -21,14 +21,14 @@ def forget() -> None:
     shutil.rmtree(inputs.READ, ignore_errors=True)
 
 
-def seconds() -> dict[str, float]:
-    """How long the stages took that have ended in this run, by name."""
-    taken = {}
+def noted(key: str) -> dict[str, float]:
+    """A number of the stages that have ended in this run, by name, such as their ``seconds``."""
+    numbers = {}
     for path in inputs.READ.glob("*.json"):
         with contextlib.suppress(OSError, UserError, KeyError, TypeError, ValueError):  # torn
             note = read_json(path)
-            taken[str(note["stage"])] = float(note["seconds"])
-    return taken
+            numbers[str(note["stage"])] = float(note[key])
+    return numbers
 
 
 def wrong() -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from pipelines.engine import durations
+from pipelines.engine import measured
 from pipelines.engine.guard import STOPS
 from pipelines.graph import reads
 from pipelines.graph.healing import heal, make_room
@@ -47,8 +47,8 @@ def alone() -> Iterator[int | None]:
             why = f"{path} cannot be written: {error.strerror}; nothing holds off a second run"
             print(f"warning: {why}", file=sys.stderr)
         _say(heal())
-        with contextlib.suppress(OSError):  # a full disk: only the seconds are lost
-            durations.keep()
+        with contextlib.suppress(OSError):  # a full disk: only these numbers are lost
+            measured.keep()
         reads.forget()
         try:
             yield lock

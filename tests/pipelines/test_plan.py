@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.engine import durations
+from pipelines.engine import measured
 from pipelines.plan import of, plan, spoken
 from pipelines.repro import announced
 from prosmin.common.errors import UserError
@@ -144,7 +144,7 @@ def test_a_dataset_that_no_stage_uses_is_named_and_left_out(folder):
 def test_the_time_is_that_of_the_last_run(folder):
     Path("dvc.lock").unlink()
     assert plan().line() == "6 of 6 stages will run: none of them has run here before"
-    durations.save({"middle": 100.0, "total": 30.0})
+    measured.SECONDS.save({"middle": 100.0, "total": 30.0})
     write_json(inputs.READ / "source.json", {"stage": "source@a", "seconds": 15.2})
     told = "6 of 6 stages will run: about 2 min and 3 that have not run here before"
     assert plan().line() == told
@@ -153,7 +153,7 @@ def test_the_time_is_that_of_the_last_run(folder):
         "source@b         dvc.lock has no run of it",
         "middle    100 s  dvc.lock has no run of it",
     ]
-    durations.keep()
+    measured.keep()
     (inputs.READ / "source.json").unlink()
     assert plan().line() == told
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine import durations
+from pipelines.engine import measured
 from pipelines.graph import lockfile
 from pipelines.graph.healing import clear_experiments, experiment_folder, heal
 from pipelines.graph.workspace import alone
@@ -297,8 +297,8 @@ def test_notes_that_are_torn_are_none(tmp_path, monkeypatch, torn):
     from stages.common import proof
 
     monkeypatch.chdir(tmp_path)
-    for path in (lockfile.ORDER, durations.KEPT, proof._file("data/digits")):
+    for path in (lockfile.ORDER, measured.SECONDS.kept, proof._file("data/digits")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(torn)
-    assert lockfile.noted() == {} and durations.load() == {}
+    assert lockfile.noted() == {} and measured.SECONDS.load() == {}
     assert not list(proof.faults(["data/digits"]))
