@@ -1,7 +1,7 @@
 # Needs git, make and Python 3.11 to 3.13. Everything else comes from requirements.lock into .venv.
 #   make repro       run the pipeline, print the results       ARGS=linear: up to one stage
 #   make flow        the same, with stages in parallel         ARGS="--set pretrain.epochs=5"
-#   make plan        what a run would do, why, and for how long
+#   make plan        what a run would do, why, and for how long  ARGS=--last: what stages took
 #   make repro, flow or plan   with other settings             PARAMS=recipes/cifar10.yaml
 #   make dashboard   Prefect's web pages on this machine       PORT=4300
 #   make clean       remove files of datasets no longer named  ARGS=--dry-run: say which

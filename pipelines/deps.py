@@ -36,6 +36,7 @@ PLUMBING = {
     "stages.common.inputs",
     "stages.common.launcher",
     "stages.common.layout",
+    "stages.common.memory",
     "stages.common.proof",
     "stages.common.stopping",
     "stages.common.threads",

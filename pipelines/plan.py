@@ -3,9 +3,11 @@
 ``python -m pipelines.plan [STAGE...]`` tells it of these stages and of those that they need, or of
 all. Nothing runs. A stage whose inputs come out as they were is skipped all the same, so the count
 is the most that can happen. A stage that has run with the same inputs before is not counted: its
-results come from DVC's cache.
+results come from DVC's cache. ``--last`` lists all stages of a run with the seconds and the memory
+of their last run here.
 """
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -14,6 +16,7 @@ from typing import NamedTuple
 
 from pipelines.engine import measured
 from pipelines.graph import dvc
+from pipelines.graph.resources import written
 from pipelines.graph.workspace import tidy
 from prosmin.common.errors import UserError, listed, nearest
 from stages.common import current, declared
@@ -28,26 +31,34 @@ DIFFERS = "DVC finds that its files differ"
 class Step(NamedTuple):
     """A stage that will run.
 
-    reasons: one line each. seconds: how long it took when it last ran here; None where it did not.
+    reasons: one line each.
+    seconds, memory: how long it took and how many bytes it held at most when it last ran here; None
+        where it did not.
     """
 
     stage: str
     reasons: tuple[str, ...]
     seconds: float | None
+    memory: float | None = None
 
     @property
     def took(self) -> str:
         """The seconds as text; empty where the stage has not run here."""
         return "" if self.seconds is None else spoken(self.seconds)
 
+    @property
+    def held(self) -> str:
+        """The memory as text; empty where the stage has not run here."""
+        return "" if self.memory is None else written(self.memory)
+
 
 class Plan(NamedTuple):
     """What a run will do.
 
     steps: the stages that will run. restored: those whose results come from DVC's cache.
-    stages: all of the run, with those that are up to date, in the order of a run. seconds: how long
-    the steps take together, as far as they have run here before. unused: datasets that nothing
-    uses, and that are left out.
+    stages: all of the run, with those that are up to date, in the order of a run. seconds, memory:
+    how long the steps take together and how many bytes they hold at a time, as far as they have run
+    here before. unused: datasets that nothing uses, and that are left out.
     """
 
     steps: tuple[Step, ...]
@@ -55,6 +66,7 @@ class Plan(NamedTuple):
     stages: tuple[str, ...]
     seconds: float
     unused: tuple[str, ...]
+    memory: float = 0
 
     def line(self) -> str:
         """Such as ``12 of 28 stages will run: about 2 min``."""
@@ -67,7 +79,9 @@ class Plan(NamedTuple):
             time = "none of them has run here before"
         else:
             time = f"about {spoken(self.seconds)}"
-            time += f" and {new} that have not run here before" if new else ""
+            time += f" and {written(self.memory)} of memory" if self.memory else ""
+            comma = "," if self.memory else ""
+            time += f"{comma} and {new} that have not run here before" if new else ""
         told = f"{len(self.steps)} of {count} stages will run: {time}"
         return f"{told}; {back}" if self.restored else told
 
@@ -83,16 +97,36 @@ class Plan(NamedTuple):
     def text(self) -> Iterator[str]:
         """The head, and below it a row per stage, with a line per reason."""
         yield from self.head()
-        rows = [(step.stage, step.took, step.reasons) for step in self.steps]
-        rows += [(stage, "", ("restored from DVC's cache",)) for stage in self.restored]
+        rows = [((step.stage, step.took, step.held), step.reasons) for step in self.steps]
+        rows += [((stage, "", ""), ("restored from DVC's cache",)) for stage in self.restored]
         if not rows:
             return
         yield ""
-        name, time = (max(len(row[place]) for row in rows) for place in (0, 1))
-        for stage, took, reasons in rows:
+        columns = 3 if any(step.held for step in self.steps) else 2
+        heads = aligned([head[:columns] for head, _ in rows])
+        for head, (_, reasons) in zip(heads, rows, strict=True):
             for place, reason in enumerate(reasons):
-                head = ("", "") if place else (stage, took)
-                yield f"{head[0]:{name}}  {head[1]:>{time}}  {reason}"
+                yield f"{' ' * len(head) if place else head}  {reason}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, their columns as wide as their cells; all but the first end at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([f"{row[0]:{widths[0]}}", *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+
+
+def last(targets: Sequence[str] = ()) -> Iterator[str]:
+    """A row per stage of a run: how long it took and how much it held when it last ran here.
+
+    targets, and errors: as of ``plan``.
+    """
+    took, held = measured.SECONDS.load(), measured.MEMORY.load()
+    names = _wanted(current.Look(Path(), dvc.recall, targets), targets)
+    steps = [Step(name, (), took.get(name), held.get(name)) for name in names]
+    for line in aligned([(step.stage, step.took or "not run here", step.held) for step in steps]):
+        yield line.rstrip()
 
 
 def plan(targets: Sequence[str] = ()) -> Plan:
@@ -124,7 +158,7 @@ def of(
 def _of(
     look: current.Look, stages: Collection[str], unchanged: Collection[str], forced: bool = False
 ) -> Plan:
-    took = measured.SECONDS.load()
+    took, held = measured.SECONDS.load(), measured.MEMORY.load()
     steps, restored = [], []
     for name in stages:
         reasons = look.reasons(name) if name in look.graph else []
@@ -132,9 +166,10 @@ def _of(
             restored.append(name)
         elif name not in unchanged or forced:
             lines = tuple(_lines(reasons)) or (FORCED if forced else DIFFERS,)
-            steps.append(Step(name, lines, took.get(name)))
+            steps.append(Step(name, lines, took.get(name), held.get(name)))
     known = sum(step.seconds for step in steps if step.seconds is not None)
-    return Plan(tuple(steps), tuple(restored), tuple(stages), known, tuple(look.unused))
+    most = max((step.memory or 0 for step in steps), default=0)
+    return Plan(tuple(steps), tuple(restored), tuple(stages), known, tuple(look.unused), most)
 
 
 def _is_restored(look: current.Look, name: str) -> bool:
@@ -207,10 +242,20 @@ def spoken(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s"
 
 
-def main(targets: Sequence[str]) -> int:
+def main(given: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.plan", description="What the next run will do; nothing runs."
+    )
+    parser.add_argument("stages", nargs="*", help="these and what they need (default: all)")
+    parser.add_argument(
+        "--last",
+        action="store_true",
+        help="what each stage took when it last ran here: seconds, and memory at most",
+    )
+    options = parser.parse_args(given)
     load()  # what is wrong in params.yaml is said before anything is planned with it
     tidy()
-    print("\n".join(plan(targets).text()))
+    print("\n".join(last(options.stages) if options.last else plan(options.stages).text()))
     return 0
 
 

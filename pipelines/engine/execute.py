@@ -12,13 +12,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.engine.dvc_command import QUICK
 from pipelines.engine.guard import kill_session
 from pipelines.engine.machine import Lease
-from pipelines.graph import dvc
+from pipelines.graph import dvc, reads
+from pipelines.graph.dag import Stage
+from pipelines.graph.resources import written
 
 GUARD = Path(__file__).with_name("guard.py")
 DVC = (sys.executable, "-m", "pipelines.engine.dvc_command")
@@ -33,16 +35,31 @@ class Result:
 
     outcome: ran, cached (restored from DVC's run cache), skipped (nothing to do), failed, stopped,
     or blocked (not started, because a stage that it needs failed).
+    memory: bytes that it held at most; 0 where it did not run or has not noted them.
     """
 
     stage: str
     outcome: str
     seconds: float
     reason: str = ""
+    memory: int = 0
 
     @property
     def done(self) -> bool:
         return self.outcome in ("ran", "cached", "skipped")
+
+    @property
+    def took(self) -> str:
+        """Seconds and memory as text, such as ``3.4 s with 312 MiB``."""
+        return f"{self.seconds:.1f} s" + (f" with {written(self.memory)}" if self.memory else "")
+
+
+def against(stage: Stage, result: Result) -> Result:
+    """A result that says so where the stage has held more memory than ``dvc.yaml`` declares."""
+    if stage.memory is None or result.memory <= stage.memory:
+        return result
+    why = f"more than the {written(stage.memory)} of its meta.resources.memory"
+    return replace(result, reason=why)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -125,7 +142,9 @@ class Executor:
             return Result(stage, "stopped", seconds)
         if code:
             return Result(stage, "failed", seconds, dvc.reason(output, code))
-        return Result(stage, dvc.outcome(output), seconds)
+        outcome = dvc.outcome(output)
+        held = reads.noted("memory", stage) if outcome == "ran" else {}
+        return Result(stage, outcome, seconds, memory=int(held.get(stage, 0)))
 
     def _once(self, stage: str, lease: Lease, show: Callable[[str], None]) -> tuple[int, str]:
         """The code and the output of one ``dvc repro``."""

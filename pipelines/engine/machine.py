@@ -1,13 +1,19 @@
-"""The cores and GPUs of the machine, leased to stages: never more than there are."""
+"""The cores, GPUs and memory of the machine, leased to stages: never more than there are."""
 
 import os
 import shutil
 import subprocess
 import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pipelines.engine.memory import for_stages
 from pipelines.graph.dag import Stage
+from pipelines.graph.resources import written
 from stages.common.threads import cores, environment, share
+
+# Bytes of the DVC that waits for a stage, and of its guard.
+BESIDE = 2**27
 
 
 def gpus() -> tuple[str, ...]:
@@ -37,31 +43,71 @@ class Lease:
 
 @dataclass
 class Machine:
-    """Hands out leases to ``workers`` stages at most; where these exceed the cores, they share."""
+    """Hands out leases to ``workers`` stages at most; where these exceed the cores, they share.
+
+    memory: bytes to share.
+    peaks: bytes that stages held at most in their last run, by name, for stages that declare none.
+    """
 
     workers: int
     cores: int = field(default_factory=cores)
     gpus: tuple[str, ...] = field(default_factory=gpus)
+    memory: int = field(default_factory=for_stages)
+    peaks: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._slots, self._cores = self.workers, max(self.cores, self.workers)
+        self._memory = self.memory
         self._gpus = list(self.gpus)
         self._guard = threading.Lock()
 
     def lease(self, stage: Stage) -> Lease | None:
         """The share that ``stage`` asks for, at most all there is; None while others hold it."""
         devices = share(stage.gpus, len(self.gpus))
+        slots, memory = self._slots_of(stage), self._memory_of(stage)
         with self._guard:
-            if not self._slots or self._held(stage) > self._cores or devices > len(self._gpus):
+            if (
+                slots > self._slots
+                or memory > self._memory
+                or self._held(stage) > self._cores
+                or devices > len(self._gpus)
+            ):
                 return None
-            self._slots, self._cores = self._slots - 1, self._cores - self._held(stage)
+            self._slots, self._cores = self._slots - slots, self._cores - self._held(stage)
+            self._memory -= memory
             mine, self._gpus = tuple(self._gpus[:devices]), self._gpus[devices:]
             return Lease(share(stage.threads, self.cores), mine)
 
     def release(self, stage: Stage, lease: Lease) -> None:
         with self._guard:
-            self._slots, self._cores = self._slots + 1, self._cores + self._held(stage)
+            self._slots += self._slots_of(stage)
+            self._cores += self._held(stage)
+            self._memory += self._memory_of(stage)
             self._gpus = [name for name in self.gpus if name in self._gpus or name in lease.gpus]
+
+    def needs(self, stage: Stage) -> int:
+        """Bytes that a stage is known to hold at most; 0 where nothing is known."""
+        return int(self.peaks.get(stage.name, 0)) if stage.memory is None else stage.memory
+
+    def warnings(self, stages: Iterable[Stage]) -> Iterator[str]:
+        """A sentence per stage that needs more memory than there is."""
+        for stage in stages:
+            if self._alone(stage) and (needs := self.needs(stage)):
+                source = "its last run here" if stage.memory is None else "meta.resources.memory"
+                yield (
+                    f"{stage.name} needs {written(needs)} of memory ({source}) and stages have "
+                    f"{written(self.memory)} here: it runs alone and may fail"
+                )
+
+    def _alone(self, stage: Stage) -> bool:
+        """Whether a stage needs more memory than there is, so that no other runs beside it."""
+        return self.needs(stage) + BESIDE > self.memory
+
+    def _slots_of(self, stage: Stage) -> int:
+        return self.workers if self._alone(stage) else 1
+
+    def _memory_of(self, stage: Stage) -> int:
+        return min(self.needs(stage) + BESIDE, self.memory)
 
     def _held(self, stage: Stage) -> int:
         """Cores that a stage takes. A stage that wants all of them runs alone in any case."""

@@ -7,6 +7,7 @@ any thread, when the stage has ended.
 import heapq
 import queue
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from pipelines.engine.execute import Result
 from pipelines.engine.machine import Lease, Machine
@@ -91,18 +92,30 @@ class _Rehearsal(Schedule):
     ):
         super().__init__(stages, unchanged, machine, self._begin, seconds)
         self.clock, self._seconds = 0.0, seconds
+        self.held = self.most = 0
         self._ends: list[tuple[float, str, Lease | None]] = []
 
     def _begin(self, stage: Stage, lease: Lease | None, known: Result | None) -> None:
         takes = 0.0 if known else self._seconds.get(stage.name, 0.0)
         heapq.heappush(self._ends, (self.clock + takes, stage.name, lease))
+        if lease is not None:
+            self.held += self.machine.needs(stage)
+            self.most = max(self.most, self.held)
 
     def _collect(self) -> int:
         self.clock, name, lease = heapq.heappop(self._ends)
         self.results[name] = Result(name, "ran", 0.0)
         if lease is not None:
             self.machine.release(self.stages[name], lease)
+            self.held -= self.machine.needs(self.stages[name])
         return 1
+
+
+class Expected(NamedTuple):
+    """What a run takes: seconds from its start to its end, and bytes of memory at a time."""
+
+    seconds: float
+    memory: int
 
 
 def expected(
@@ -110,11 +123,14 @@ def expected(
     unchanged: set[str],
     machine: Machine,
     seconds: Mapping[str, float],
-) -> float:
-    """The seconds that a run takes where each stage takes its ``seconds``; 0 for any other."""
+) -> Expected:
+    """What a run takes where each stage takes its ``seconds``; 0 for any other.
+
+    Memory counts as ``machine`` knows it.
+    """
     rehearsal = _Rehearsal(stages, unchanged, machine, seconds)
     rehearsal.run()
-    return rehearsal.clock
+    return Expected(rehearsal.clock, rehearsal.most)
 
 
 def paths_to_the_end(stages: Mapping[str, Stage], seconds: Mapping[str, float]) -> dict[str, float]:

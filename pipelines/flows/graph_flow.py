@@ -16,7 +16,7 @@ from httpx import HTTPError
 
 from pipelines.engine import machine, measured
 from pipelines.engine.dvc_command import different_version
-from pipelines.engine.execute import Executor, Result
+from pipelines.engine.execute import Executor, Result, against
 from pipelines.engine.schedule import Schedule, expected
 from pipelines.flows import page
 from pipelines.flows.progress import Progress
@@ -121,16 +121,21 @@ def _run_here(
         get_run_logger().warning("%s", said)
     view, futures = VIEW.get(), {}
     progress = Progress(len(chosen))
-    took, cores = measured.SECONDS.load(), workers or machine.cores()
+    took, count, peaks = measured.SECONDS.load(), workers or machine.cores(), measured.MEMORY.load()
+    leases = machine.Machine(count, peaks=peaks)
     plan = of(chosen, unchanged, asked=stages, forced=force)
     idle = unchanged | set(plan.restored)
-    plan = plan._replace(seconds=expected(chosen, idle, machine.Machine(cores), took))
+    seconds, memory = expected(chosen, idle, machine.Machine(count, peaks=peaks), took)
+    plan = plan._replace(seconds=seconds, memory=memory)
     for line in plan.head():
         get_run_logger().info("%s", line)
+    large = list(leases.warnings(stage for name, stage in chosen.items() if name not in idle))
+    for line in large:
+        get_run_logger().warning("%s", line)
     with suppress(HTTPError):  # the server has gone for good, which changes no result
         page.announce(plan)
     if view:
-        view.began(chosen, list(plan.head()))
+        view.began(chosen, [*plan.head(), *(f"warning: {line}" for line in large)])
 
     def submit(stage: dag.Stage, lease: machine.Lease | None, known: Result | None) -> None:
         upstream: list[PrefectFuture[Any]] = [futures[need] for need in stage.needs]
@@ -144,7 +149,8 @@ def _run_here(
                 if known is None:
                     if view:
                         view.started(stage.name)
-                    result = executor.run(stage.name, lease, show(stage.name, get_run_logger()))
+                    lines = show(stage.name, get_run_logger())
+                    result = against(stage, executor.run(stage.name, lease, lines))
             finally:
                 finish(result, lease)
             return _state(result)
@@ -166,7 +172,7 @@ def _run_here(
         schedule.finish(result, lease)
         progress.ended()
 
-    schedule = Schedule(chosen, unchanged, machine.Machine(cores), submit, took)
+    schedule = Schedule(chosen, unchanged, leases, submit, took)
     with Executor(force, lock) as executor:
         try:
             results = schedule.run()
@@ -187,6 +193,7 @@ def _run_here(
         lockfile.forget()
     ran = {name: result.seconds for name, result in results.items() if result.outcome == "ran"}
     measured.SECONDS.save(took | ran)
+    measured.MEMORY.save(measured.MEMORY.load())  # with the notes that stages have left
     with suppress(HTTPError):  # the server has gone for good, which changes no result
         page.publish(results)
     return results
@@ -196,9 +203,7 @@ def _state(result: Result) -> State[Any]:
     """The state of a task, named after what became of the stage."""
     if result.done:
         names = {"ran": "Completed", "cached": "Cached", "skipped": "Skipped"}
-        return Completed(
-            name=names[result.outcome], message=f"{result.outcome} in {result.seconds:.1f} s"
-        )
+        return Completed(name=names[result.outcome], message=f"{result.outcome} in {result.took}")
     return Failed(message=result.reason or result.outcome)
 
 

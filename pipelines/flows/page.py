@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.engine.execute import Result
 from pipelines.flows.grid import title
 from pipelines.graph import dag
+from pipelines.graph.resources import written
 from pipelines.plan import Plan
 from prosmin.common.encoders import TRAINED, UNTRAINED
 from prosmin.common.files import read_csv
@@ -28,7 +29,12 @@ def announce(plan: Plan) -> None:
 
     create_table_artifact(
         [
-            {"stage": step.stage, "why": "; ".join(step.reasons), "last took": step.took}
+            {
+                "stage": step.stage,
+                "why": "; ".join(step.reasons),
+                "last took": step.took,
+                "last held": step.held,
+            }
             for step in plan.steps
         ]
         or [{"stage": "none"}],
@@ -54,12 +60,14 @@ def publish(results: Mapping[str, Result]) -> None:
                 "stage": result.stage,
                 "outcome": result.outcome,
                 "seconds": round(result.seconds, 1),
+                "memory": written(result.memory) if result.memory else "",
                 "why": result.reason,
             }
             for result in results.values()
         ],
         key="stages",
-        description="The outcome of each stage, in the order of `dvc repro`.",
+        description="The outcome of each stage, in the order of `dvc repro`, with the memory that "
+        "it held at most.",
     )
     params, stale = load(), current.stale()
     headlines = rows(params, without=stale)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pipelines.engine import machine
+from pipelines.engine import machine, memory
 from pipelines.engine.execute import ended, guarded
 from pipelines.flows.grid import Value, written
 from pipelines.flows.server import stop
@@ -58,11 +58,16 @@ class Slots:
 
     def __init__(self, count: int):
         cores, gpus = machine.cores(), machine.gpus()
+        share = max(1, memory.for_stages() // count // 2**20)
         self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for slot in range(count):
             devices = ",".join(gpus[slot::count])
             self._free.put(
-                {"PROSMIN_CORES": str(max(1, cores // count)), "CUDA_VISIBLE_DEVICES": devices}
+                {
+                    "PROSMIN_CORES": str(max(1, cores // count)),
+                    "PROSMIN_MEMORY": f"{share}MiB",
+                    "CUDA_VISIBLE_DEVICES": devices,
+                }
             )
 
     @contextmanager

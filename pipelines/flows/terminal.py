@@ -76,9 +76,9 @@ class Terminal:
     def ended(self, result: Result) -> None:
         with self._guard:
             self.results[result.stage] = result
-        seconds = f" in {result.seconds:.1f} s" if result.seconds else ""
+        took = f" in {result.took}" if result.seconds else ""
         why = f": {result.reason}" if result.reason else ""
-        self._say(f"{result.stage}: {result.outcome}{seconds}{why}")
+        self._say(f"{result.stage}: {result.outcome}{took}{why}")
 
     def saved(self, name: str) -> None:
         self.experiment = name
@@ -95,8 +95,8 @@ class Terminal:
                 result = self.results.get(name)
                 if result:
                     outcome = Text(result.outcome, STYLES[result.outcome])
-                    seconds = f"{result.seconds:.1f} s" if result.seconds else ""
-                    shown.add_row(name, outcome, seconds, Text(result.reason, overflow="ellipsis"))
+                    took = result.took if result.seconds else ""
+                    shown.add_row(name, outcome, took, Text(result.reason, overflow="ellipsis"))
                 elif name in self._begun:
                     last = self._last[name][-1].strip() if self._last[name] else ""
                     line = Text(last, "dim", no_wrap=True, overflow="ellipsis")

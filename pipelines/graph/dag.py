@@ -2,12 +2,7 @@
 
 Nothing here names a stage. DVC itself resolves ``dvc.yaml`` (foreach, matrix, templates, nested
 files), so a stage that is added there appears in every run. The share of the machine stands beside
-the stage, where DVC keeps it but never hashes it:
-
-    meta: {resources: {gpus: 1, threads: 1, weight: 1}}
-
-gpus: a number or all; default 0. threads: a number or all; default 1. weight: how long the stage
-takes against the others, for the order of a first run; default 1.
+the stage (``resources.py``).
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines.graph import resources
 from prosmin.common.errors import UserError, nearest
 from stages.common import declared
 
@@ -27,13 +23,18 @@ Amount = int | Literal["all"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a run. needs: stages of the same run whose outputs it reads."""
+    """A stage of a run.
+
+    needs: stages of the same run whose outputs it reads.
+    memory: bytes that it holds at most; None where ``dvc.yaml`` does not say.
+    """
 
     name: str
     needs: tuple[str, ...] = ()
     gpus: Amount = 0
     threads: Amount = 1
     weight: int = 1
+    memory: int | None = None
 
 
 # The stages of a run, and those of them that are up to date.
@@ -118,7 +119,7 @@ def _plan(repo: "Repo", targets: list[str], downstream: bool) -> list[Stage]:
         Stage(
             name_of(stage),
             tuple(name_of(need) for need in graph.successors(stage) if need in inside),
-            **_resources(stage),
+            **resources.declared(stage),
         )
         for stage in order
     ]
@@ -139,28 +140,6 @@ def name_of(stage: Any) -> str:
     if name is None:
         return stage.path_in_repo  # a .dvc file
     return name if stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{name}"
-
-
-def _resources(stage: Any) -> dict[str, Any]:
-    resources = (stage.meta or {}).get("resources", {})
-    allowed = {"gpus": 0, "threads": 1, "weight": 1}
-    where = f"{stage.path_in_repo}: {getattr(stage, 'name', '')}: meta.resources"
-    if not isinstance(resources, dict):
-        raise UserError(f"{where} is {resources!r}; it must be like {{gpus: 1, threads: 1}}")
-    for key, value in resources.items():
-        if key not in allowed:
-            raise UserError(
-                f"{where}.{key} is not a known key{nearest(key, allowed)}; "
-                f"allowed: {', '.join(allowed)}"
-            )
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= allowed[key]
-        if not whole and (value != "all" or key == "weight"):
-            other = "" if key == "weight" else "all, or "
-            raise UserError(
-                f"{where}.{key} is {value!r}; "
-                f"it must be {other}a whole number of at least {allowed[key]}"
-            )
-    return resources
 
 
 @contextmanager

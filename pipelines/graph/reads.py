@@ -21,10 +21,13 @@ def forget() -> None:
     shutil.rmtree(inputs.READ, ignore_errors=True)
 
 
-def noted(key: str) -> dict[str, float]:
-    """A number of the stages that have ended in this run, by name, such as their ``seconds``."""
+def noted(key: str, stage: str = "") -> dict[str, float]:
+    """A number of the stages that have ended in this run, by name, such as their ``seconds``.
+
+    stage: the only one to look for; empty: all.
+    """
     numbers = {}
-    for path in inputs.READ.glob("*.json"):
+    for path in [inputs.note_of(stage)] if stage else inputs.READ.glob("*.json"):
         with contextlib.suppress(OSError, UserError, KeyError, TypeError, ValueError):  # torn
             note = read_json(path)
             numbers[str(note["stage"])] = float(note[key])

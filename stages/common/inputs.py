@@ -4,7 +4,8 @@ DVC notes the params, the code and the data of a stage as they are when the stag
 edit in between would have the result of the old inputs noted under the new ones. So a stage looks
 at its own keys of ``params.yaml`` and at the files that it depends on before it reads them, and
 again at its end. It leaves a note of them (``.prosmin/read``), by which ``make repro`` and
-``make flow`` check afterwards what DVC has noted. The note also tells how long the stage took.
+``make flow`` check afterwards what DVC has noted. The note also tells how long the stage took, and
+how much memory it held at most.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from prosmin.common.errors import UserError, shown
 from prosmin.common.files import write_json
 from stages.common import declared, proof
 from stages.common.declared import PARAMS
+from stages.common.memory import Peak
 from stages.params.yaml_file import read
 
 READ = Path(".prosmin/read")
@@ -84,6 +86,7 @@ class Inputs:
 
 _now: Inputs | None = None
 _begun = time.monotonic()  # when this process began, but for the libraries imported before
+_peak = Peak()
 
 
 def note(stage: str, arguments: list[str], text: bytes | None = None) -> None:
@@ -94,10 +97,12 @@ def note(stage: str, arguments: list[str], text: bytes | None = None) -> None:
     Raises:
         UserError: where a file that the stage reads is damaged.
     """
-    global _now
+    global _now, _peak
     _now = look(declared.address(stage, arguments), text)
     if _now:
         proof.check(_now.stage.deps)
+        _peak = Peak()
+        _peak.start()
 
 
 def finish() -> None:
@@ -115,13 +120,21 @@ def finish() -> None:
         proof.remember(_now.stage.outs)
         with contextlib.suppress(OSError):  # a full disk: without a note, nothing is compared
             content = _now.note() | {"seconds": round(time.monotonic() - _begun, 1)}
-            write_json(READ / f"{_now.stage.name.replace('/', '+')}.json", content)
+            if memory := _peak.stop():
+                content["memory"] = memory
+            write_json(note_of(_now.stage.name), content)
+
+
+def note_of(stage: str) -> Path:
+    """The file of the note that a stage leaves."""
+    return READ / f"{stage.replace('/', '+')}.json"
 
 
 def forget() -> None:
     """Drop the inputs in a process that writes no outputs, as all but rank 0 of a training."""
     global _now
     _now = None
+    _peak.stop()
 
 
 def look(name: str, text: bytes | None = None) -> Inputs | None:

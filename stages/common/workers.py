@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from prosmin.common.errors import UserError, shown
-from stages.common import threads
+from stages.common import memory, threads
 
 LOOPBACK = "127.0.0.1"
 # Seconds for process 0 to report an error that another has met too, and for a process to end.
@@ -87,6 +87,7 @@ def _start(
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
+        memory.LAUNCHER: str(os.getpid()),
     }
     command = [sys.executable, "-m", module]
     if rank == 0:

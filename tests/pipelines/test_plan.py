@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipelines.engine import measured
-from pipelines.plan import of, plan, spoken
+from pipelines.plan import last, of, plan, spoken
 from pipelines.repro import announced
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_json
@@ -156,6 +156,27 @@ def test_the_time_is_that_of_the_last_run(folder):
     measured.keep()
     (inputs.READ / "source.json").unlink()
     assert plan().line() == told
+
+
+def test_the_memory_is_the_most_that_a_stage_held_in_its_last_run(folder):
+    Path("dvc.lock").unlink()
+    measured.SECONDS.save({"middle": 100.0, "total": 30.0, "source@a": 2.0})
+    measured.MEMORY.save({"middle": 300 * 2**20})
+    write_json(inputs.READ / "total.json", {"stage": "total", "memory": 3 * 2**30})
+    told = "about 2 min and 3.0 GiB of memory, and 3 that have not run here before"
+    assert plan().line() == f"6 of 6 stages will run: {told}"
+    assert list(plan().text())[2:5] == [
+        "source@a    2 s           dvc.lock has no run of it",
+        "source@b                  dvc.lock has no run of it",
+        "middle    100 s  300 MiB  dvc.lock has no run of it",
+    ]
+    assert list(last(["middle", "source@b"])) == [
+        "source@a           2 s",
+        "middle           100 s  300 MiB",
+        "source@b  not run here",
+    ]
+    measured.keep()
+    assert measured.MEMORY.load() == {"middle": 300 * 2**20, "total": 3 * 2**30}
 
 
 def test_a_run_that_is_forced_or_that_dvc_alone_finds_says_so(folder):

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from pipelines.engine.execute import Result
+from pipelines.engine.execute import Result, against
 from pipelines.flows.terminal import Terminal
+from pipelines.graph.dag import Stage
 from tests.pipelines.conftest import ROOT
 
 
@@ -73,6 +74,19 @@ def test_a_run_goes_on_when_the_reader_of_its_lines_has_gone(monkeypatch):
     assert view.results["linear"].done
     with pytest.raises(BrokenPipeError):
         stream.close()
+
+
+def test_a_stage_ends_with_its_seconds_and_memory_and_says_where_it_held_more_than_declared(capsys):
+    view, result = Terminal(), Result("embed", "ran", 2.34, memory=5 * 2**30)
+    view.ended(against(Stage("embed", memory=4 * 2**30), result))
+    assert (
+        against(Stage("embed"), result) == against(Stage("embed", memory=2**33), result) == result
+    )
+    view.ended(Result("knn", "skipped", 0.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "embed: ran in 2.3 s with 5.0 GiB: more than the 4.0 GiB of its meta.resources.memory",
+        "knn: skipped",
+    ]
 
 
 def test_a_run_begins_with_its_plan(capsys):

@@ -27,8 +27,11 @@ def folder(tmp_path, monkeypatch) -> Path:
         "stages:\n"
         "  sleep: {cmd: 'echo $$ > pid; exec sleep 60'}\n"
         "  fail: {cmd: 'echo broken; exit 3'}\n"
-        "  tell: {cmd: 'echo told $CUDA_VISIBLE_DEVICES; cat'}\n"  # cat ends: its input is empty
+        # cat ends: its input is empty
+        "  tell: {cmd: 'cp tell.json .prosmin/read; echo told $CUDA_VISIBLE_DEVICES; cat'}\n"
     )
+    (tmp_path / ".prosmin/read").mkdir(parents=True)
+    (tmp_path / "tell.json").write_text('{"stage": "tell", "memory": 5}')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
@@ -70,6 +73,7 @@ def test_each_stage_has_its_own_environment_output_and_code(folder):
         ]
         results = [run.result() for run in runs]
     assert [result.outcome for result in results] == ["ran", "ran", "failed"]
+    assert [result.memory for result in results] == [5, 5, 0]
     assert "exited with 3" in results[2].reason
     assert "told one" in runs[0].lines and "told two" in runs[1].lines
     assert "broken" in runs[2].lines

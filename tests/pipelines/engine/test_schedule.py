@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from pipelines.engine.execute import Result
-from pipelines.engine.machine import Lease, Machine
-from pipelines.engine.schedule import Schedule, expected, paths_to_the_end
+from pipelines.engine.machine import BESIDE, Lease, Machine
+from pipelines.engine.schedule import Expected, Schedule, expected, paths_to_the_end
 from pipelines.graph.dag import Stage
 from prosmin.common.errors import UserError
 from stages.common.threads import cores
@@ -94,6 +94,56 @@ def test_no_more_is_handed_out_than_there_is(workers, count, devices):
     assert machine.lease(stages[0]) is None
 
 
+GIB = 2**30
+LARGE = Stage("large", memory=3 * GIB)
+
+
+def test_no_more_memory_is_handed_out_than_there_is():
+    machine = Machine(4, cores=4, gpus=(), memory=8 * GIB, peaks={"seen": 3 * GIB, "large": GIB})
+    seen, new = Stage("seen"), Stage("new")
+    first, second = machine.lease(LARGE), machine.lease(seen)
+    assert first and second and not machine.lease(LARGE) and not machine.lease(seen)
+    third = machine.lease(new)  # of which nothing is known
+    assert third
+    machine.release(seen, second)
+    assert machine.lease(LARGE)
+    machine.release(new, third)
+
+
+def test_with_memory_for_two_of_four_workers_two_run_at_a_time():
+    stages = {name: Stage(name, memory=3 * GIB) for name in "abcde"}
+    machine = Machine(4, cores=4, gpus=(), memory=2 * (3 * GIB + BESIDE))
+    assert expected(stages, set(), machine, dict.fromkeys(stages, 1.0)) == Expected(3.0, 6 * GIB)
+
+
+def test_a_stage_that_needs_more_than_there_is_runs_alone_and_is_named():
+    machine = Machine(3, cores=3, gpus=(), memory=2 * GIB, peaks={"seen": 4 * GIB})
+    small, seen = Stage("small"), Stage("seen")
+    lease = machine.lease(small)
+    assert lease and not machine.lease(LARGE)
+    machine.release(small, lease)
+    alone = machine.lease(LARGE)
+    assert alone and not machine.lease(small)
+    machine.release(LARGE, alone)
+    assert machine.lease(small)
+    assert list(machine.warnings([small, LARGE, seen])) == [
+        f"{name} of memory ({source}) and stages have 2.0 GiB here: it runs alone and may fail"
+        for name, source in (
+            ("large needs 3.0 GiB", "meta.resources.memory"),
+            ("seen needs 4.0 GiB", "its last run here"),
+        )
+    ]
+
+
+def test_the_expected_memory_is_that_of_the_stages_beside_each_other():
+    """By hand: b and short need none, and a, which is up to date, takes none."""
+    peaks = {"a": 9 * GIB, "train": 4 * GIB, "long": 3 * GIB, "last": 3.5 * GIB}
+    stages = STAGES | {"short": Stage("short", ("train", "b"), memory=2 * GIB)}
+    for workers, most in ((2, 5 * GIB), (1, 4 * GIB)):
+        machine = Machine(workers, cores=2, gpus=(), memory=16 * GIB, peaks=peaks)
+        assert expected(stages, {"a"}, machine, {}).memory == most
+
+
 def test_cores_are_what_the_environment_says(monkeypatch):
     monkeypatch.setenv("PROSMIN_CORES", "3")
     assert cores() == 3
@@ -108,7 +158,7 @@ def test_the_expected_time_is_that_of_the_stages_beside_each_other():
     """By hand: a and b, then train alone on both cores, then short beside long, then last."""
     seconds = {"a": 1.0, "b": 2.0, "train": 10.0, "short": 3.0, "long": 30.0, "last": 1.0}
     two, one = Machine(2, cores=2, gpus=()), Machine(1, cores=2, gpus=())
-    assert expected(STAGES, set(), two, seconds) == 2 + 10 + 30 + 1
-    assert expected(STAGES, set(), one, seconds) == sum(seconds.values())
-    assert expected(STAGES, {"a", "train"}, two, seconds) == 30 + 1
-    assert expected(STAGES, set(STAGES), two, seconds) == 0
+    assert expected(STAGES, set(), two, seconds) == Expected(2 + 10 + 30 + 1, 0)
+    assert expected(STAGES, set(), one, seconds) == Expected(sum(seconds.values()), 0)
+    assert expected(STAGES, {"a", "train"}, two, seconds) == Expected(30 + 1, 0)
+    assert expected(STAGES, set(STAGES), two, seconds) == Expected(0, 0)

@@ -155,7 +155,7 @@ def test_bad_graphs_are_one_sentence(project):
             "{gpus: 1}",
             "{gpu: 1}",
             "meta.resources.gpu is not a known key (did you mean 'gpus'?); "
-            "allowed: gpus, threads, weight",
+            "allowed: gpus, threads, memory, weight",
         ),
         (
             "{gpus: 1}",

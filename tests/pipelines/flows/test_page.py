@@ -56,14 +56,19 @@ def test_the_plan_is_a_table_of_the_run(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "prefect.artifacts", prefect)
     steps = (
-        Step("knn", ("knn.k was 1 and is 2", "after embed"), 3.2),
+        Step("knn", ("knn.k was 1 and is 2", "after embed"), 3.2, 2**30),
         Step("linear", ("x",), None),
     )
     announce(Plan(steps, (), ("embed", "knn", "linear"), 3.2, ("spare",)))
     table, description = tables["plan"]
     assert table == [
-        {"stage": "knn", "why": "knn.k was 1 and is 2; after embed", "last took": "3 s"},
-        {"stage": "linear", "why": "x", "last took": ""},
+        {
+            "stage": "knn",
+            "why": "knn.k was 1 and is 2; after embed",
+            "last took": "3 s",
+            "last held": "1.0 GiB",
+        },
+        {"stage": "linear", "why": "x", "last took": "", "last held": ""},
     ]
     assert description.startswith("2 of 3 stages will run: about 3 s and 1 that have not run here")
     assert "fetch.spare is used by no stage" in description

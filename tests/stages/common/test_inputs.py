@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prosmin.common.files import read_json
 from stages.common import inputs
 from tests.stages.conftest import ROOT, project
 
@@ -119,6 +120,14 @@ def test_by_hand_it_is_a_sentence_and_what_was_made_is_removed(folder):
     )
     done = run(folder, "linear.py")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_note_of_a_stage_has_its_seconds_and_its_memory(folder):
+    assert run(folder, "linear.py").returncode == 0
+    note = read_json(folder / ".prosmin/read/linear.json")
+    assert note["stage"] == "linear" and note["seconds"] >= 0
+    if sys.platform == "linux":
+        assert 2**20 < note["memory"] < 2**30
 
 
 def test_a_variable_that_a_launcher_left_changes_nothing_for_a_stage_that_is_one_process(folder):
