@@ -1,4 +1,4 @@
-"""What stages share: how they start and stop, their inputs, paths, features, threads and workers.
+"""What stages share: start and stop, inputs, paths, features, threads, memory and workers.
 
 More than 12 entries, because each module is one of these concerns and no two belong together.
 """
