@@ -151,25 +151,25 @@ def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 def _scores_of_networks(dataset: str, name: str, encoder: str) -> Pairs:
     """The scores of the test images that ``stages.prediction`` took from the networks."""
-    inside, outside = (_predicted(of, encoder) for of in (dataset, name))
-    return {detector: (values, outside[detector]) for detector, values in inside.items()}
+    parts = inside, outside = _predicted(dataset), _predicted(name)
+    keys = {
+        detector: f"{encoder}.{detector}"
+        for detector, entry in ood_scores.DETECTORS.items()
+        if entry.from_networks and any(f"{encoder}.{detector}" in part for part in parts)
+    }
+    for part in parts:
+        part.check({key: (files.NUMBER, "N") for key in keys.values()})
+    return {detector: (inside[key], outside[key]) for detector, key in keys.items()}
 
 
-def _predicted(name: str, encoder: str) -> dict[str, np.ndarray]:
+def _predicted(name: str) -> files.Arrays:
     path = layout.prediction_scores(name)
     try:
-        arrays = files.read_arrays(path)
+        return files.read_arrays(path)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; run `dvc repro` or `python -m stages.prediction {name}`"
         ) from None
-    present = {
-        detector: f"{encoder}.{detector}"
-        for detector, entry in ood_scores.DETECTORS.items()
-        if entry.from_networks and f"{encoder}.{detector}" in arrays
-    }
-    arrays.check({key: (files.NUMBER, "N") for key in present.values()})
-    return {detector: arrays[key] for detector, key in present.items()}
 
 
 # --- examples -------------------------------------------------------------------------------------

@@ -290,6 +290,16 @@ def test_missing_predictions_name_the_stage_that_makes_them(ready, params, name)
         ood.main(params, "patches")
 
 
+@pytest.mark.parametrize("name", ["digits", "patches"])
+def test_a_score_that_a_file_of_predictions_lacks_is_named(ready, params, name):
+    path = f"results/prediction/{name}/scores.safetensors"
+    arrays = dict(files.read_arrays(path))
+    del arrays["random.view_score"]
+    files.write_arrays(path, arrays)
+    with pytest.raises(UserError, match=f"^{path} cannot be read .it has no 'random.view_score'"):
+        ood.main(params, "patches")
+
+
 def test_a_missing_image_file_names_the_stage_that_makes_it_and_leaves_nothing_behind(
     ready, params
 ):
