@@ -4,6 +4,7 @@
 #   make plan        what a run would do, why, and for how long  ARGS=--last: what stages took
 #   make repro, flow or plan   with other settings             PARAMS=recipes/cifar10.yaml
 #   make dashboard   Prefect's web pages on this machine       PORT=4300
+#   make worker      serve sweeps of another machine           SERVER=http://10.0.0.5:4200/api
 #   make clean       remove files of datasets no longer named  ARGS=--dry-run: say which
 #   make sweep       one experiment per point of a grid        FILE=sweeps/lambda.yaml
 #   make study       compare methods over seeds            FILE=studies/digits.yaml
@@ -13,7 +14,7 @@
 #   make lock        resolve requirements.lock again           ARGS=--upgrade: newest versions
 #   make ... PYTHON=/path/to/python    choose the Python of .venv
 
-.PHONY: help repro plan flow dashboard clean sweep study test lint docs lock environment
+.PHONY: help repro plan flow dashboard worker clean sweep study test lint docs lock environment
 
 # Settings for another Python must not reach this one.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
@@ -50,6 +51,9 @@ endif
 
 dashboard: environment
 	@$(run_in_venv) python -m pipelines.dashboard $(if $(PORT),--port $(PORT)) $(ARGS)
+
+worker: environment
+	@$(run_in_venv) python -m pipelines.worker $(SERVER) $(ARGS)
 
 clean: environment
 	@$(in_venv) python -m pipelines.clean $(ARGS)

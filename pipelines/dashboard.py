@@ -1,8 +1,9 @@
 """``make dashboard``: Prefect's pages on this machine, and a worker that runs deployments here.
 
-It starts a Prefect server on loopback, deploys prefect.yaml and starts the worker. Ctrl-C, or the
-death of this process, ends all of it, runs included. The report is served beside the dashboard,
-because a browser does not follow a link from a page to a file.
+It starts a Prefect server, deploys prefect.yaml and starts the worker. Ctrl-C, or the death of this
+process, ends all of it, runs included. The server listens on loopback; ``--host`` names another
+address, for the workers of other machines (``pipelines/worker.py``). The report is served beside
+the dashboard, on loopback, because a browser does not follow a link from a page to a file.
 
 Only the user who started it gets in. The browser reads the password from a file that nobody else
 can read: everybody can read its command line.
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -41,15 +42,16 @@ from pipelines.flows.server import (
 from pipelines.graph import dag
 from pipelines.graph.private import FOLDER
 from pipelines.graph.workspace import tidy
+from pipelines.machines.pool import TEMPLATE
 from pipelines.run import command
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_text
 from stages.params.load import load
 
 PORT = 4200
+EVERY = ("", "0.0.0.0", "::", "*")
 POOL = "prosmin"
-# A work pool whose runs choose no settings: no command, no environment, no folder.
-TEMPLATE = Path(__file__).parent / "flows/work_pool.json"
+OWN_QUEUE = "default"  # of the pool; workers of other machines serve other queues
 SIGN_IN = FOLDER / "sign-in.html"
 GREETING = """Dashboard: {server.site}, for you alone: open {page},
            or sign in there with the content of {password}
@@ -57,6 +59,9 @@ Report:    {report}
 For `prefect` on the command line, in this folder:
   export PREFECT_API_URL={server.api} PREFECT_API_AUTH_STRING="$(cat {password})"
 Ctrl-C ends it all."""
+OUTSIDE = """Workers on other machines, in a clone of the project, with that password:
+  export PREFECT_API_AUTH_STRING=…; make worker SERVER={server.api}
+No TLS stands before {host}: whoever can listen to that network can read the password."""
 FORWARD = (
     '<!doctype html><meta charset="utf-8">'
     '<meta http-equiv="refresh" content="0; url={site}/sign-in#{password}">'
@@ -138,10 +143,18 @@ def show(page: str) -> None:
 def worker(report: str) -> Iterator[subprocess.Popen[str]]:
     """Start the worker that runs deployments in this folder; it ends with the block."""
     extra = {"PROSMIN_REPORT_URL": report}
-    process = guarded(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "here"],
-        extra,
-    )
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
+    with repeated([*command, "--work-queue", OWN_QUEUE, "--name", "here"], extra) as process:
+        yield process
+
+
+@contextmanager
+def repeated(command: list[str], extra: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Run a command below a guard while the block runs, and repeat its lines on the terminal.
+
+    extra: variables to add to its environment.
+    """
+    process = guarded(command, extra)
     threading.Thread(target=_repeat, args=(process,), daemon=True).start()
     try:
         yield process
@@ -161,6 +174,12 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, default=PORT, help=f"of the server (default: {PORT})")
     parser.add_argument(
+        "--host",
+        default=HOST,
+        help="the address of this machine to listen on, for workers of other machines "
+        f"(default: {HOST}, for this machine alone)",
+    )
+    parser.add_argument(
         "--file",
         type=Path,
         default=Path("prefect.yaml"),
@@ -172,6 +191,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(given)
     if not 0 < options.port < 65536:
         parser.error(f"--port is {options.port}; it must be between 1 and 65535")
+    if options.host in EVERY:
+        parser.error(
+            f"--host is {options.host!r}, every address of this machine; "
+            "name the one by which the workers reach it, such as 10.0.0.5"
+        )
     return options
 
 
@@ -187,9 +211,13 @@ def main(given: argparse.Namespace) -> int:
     variables.check()
     if running := dashboard():
         raise UserError(f"the dashboard of this folder is running already: {running.site}")
-    free_port(given.port)
+    free_port(given.port, given.host)
     print("starting the Prefect server ...", flush=True)
-    with started(given.port) as server, report_served() as report, environment(server.variables()):
+    with (
+        started(given.port, host=given.host) as server,
+        report_served() as report,
+        environment(server.variables()),
+    ):
         prefect(
             "work-pool",
             "create",
@@ -207,6 +235,8 @@ def main(given: argparse.Namespace) -> int:
                 GREETING.format(server=server, page=page, report=address, password=PASSWORD),
                 flush=True,
             )
+            if given.host != HOST:
+                print(OUTSIDE.format(server=server, host=given.host), flush=True)
             if not given.no_browser:
                 show(page)
             code = process.wait()

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.engine import variables
-from pipelines.flows.server import reached, settle
+from pipelines.flows.server import dashboard, reached, settle
 from pipelines.flows.summary import show
 from pipelines.graph import dag
 from pipelines.graph.experiment import check
@@ -119,8 +119,16 @@ def settle_quietly() -> None:
     variables.check()
 
 
-def points_run(start: "Callable[[], State[Any]]") -> int:
-    """Run a flow of points on the server; return the exit code. start: imports and calls it."""
+def points_run(start: "Callable[[], State[Any]]", workers: object = None) -> int:
+    """Run a flow of points on the server; return the exit code.
+
+    start: imports and calls it. workers: those of other machines that take the points.
+    """
+    if workers and not (os.environ.get("PREFECT_API_URL") or dashboard()):
+        raise UserError(
+            "--pool needs a server that the workers reach: start `make dashboard` with "
+            'ARGS="--host ADDRESS" in another terminal, or set PREFECT_API_URL (docs/machines.md)'
+        )
     settle_quietly()
     with reached():
         try:

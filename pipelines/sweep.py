@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flows.grid import load_sweep, prepare
 from pipelines.flows.points import add_slots, check_slots
 from pipelines.graph.workspace import tidy
+from pipelines.machines.workers import add_workers, workers_of
 from pipelines.run import command, points_run
 
 if TYPE_CHECKING:
@@ -28,11 +29,13 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("file", type=Path, help="such as sweeps/lambda.yaml")
     add_slots(parser, "points")
+    add_workers(parser, "points")
     parser.add_argument(
         "--name", help="of the experiments, before their number (default: the name of the file)"
     )
     options = parser.parse_args(given)
     check_slots(parser, options.slots)
+    options.workers = workers_of(parser, options)
     return options
 
 
@@ -48,11 +51,12 @@ def main(options: argparse.Namespace) -> int:
             name=options.name or options.file.stem,
             slots=options.slots,
             echo=True,
+            workers=options.workers,
             return_state=True,
             **sweep.model_dump(),
         )
 
-    return points_run(start)
+    return points_run(start, options.workers)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Prefect's server, for the user who started it: ``python -m pipelines.flows.local_server PORT``.
+"""Prefect's server, for the user who started it.
+
+    python -m pipelines.flows.local_server HOST PORT
 
 ``prefect server start`` knows a password (PREFECT_SERVER_API_AUTH_STRING) and origins whose pages
 may read an answer (PREFECT_SERVER_CORS_ALLOWED_ORIGINS). This module adds two checks for which it
-has no setting. A request must name this machine as its host, so a foreign name that leads here gets
+has no setting. A request must name this server as its host, so a foreign name that leads here gets
 no answer (DNS rebinding). A request must not come from a page of another origin. The page
 ``/sign-in`` hands the browser the password, for which the dashboard would ask.
 ``pipelines/flows/server.py`` starts this server and sets the password.
@@ -34,9 +36,14 @@ fetch("/api/admin/version", {headers: {Authorization: "Basic " + password}}).the
 HEADERS = [(b"content-security-policy", b"frame-ancestors 'none'"), (b"x-frame-options", b"DENY")]
 
 
-def origins(port: int) -> list[str]:
-    """The origins of this server's own pages."""
-    return [f"http://{name}:{port}" for name in NAMES]
+def names(host: str) -> list[str]:
+    """The names under which a server that listens on ``host`` is called."""
+    return list(NAMES) if host == HOST else [host]
+
+
+def origins(host: str, port: int) -> list[str]:
+    """The origins of the own pages of a server."""
+    return [f"http://{name}:{port}" for name in names(host)]
 
 
 class OwnPages:
@@ -60,7 +67,7 @@ class OwnPages:
         await self.app(scope, receive, framed)
 
 
-def application(port: int, failures: list[BaseException]) -> Any:
+def application(host: str, port: int, failures: list[BaseException]) -> Any:
     """Prefect's application behind the two checks. failures: gets the error of a failed start."""
     from prefect.server.api.server import create_app
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -69,8 +76,8 @@ def application(port: int, failures: list[BaseException]) -> Any:
 
     app = create_app(final=True)
     app.router.routes.insert(0, Route("/sign-in", lambda request: HTMLResponse(SIGN_IN)))
-    app.add_middleware(OwnPages, allowed=origins(port))
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(NAMES), www_redirect=False)
+    app.add_middleware(OwnPages, allowed=origins(host, port))
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=names(host), www_redirect=False)
     started = app.router.lifespan_context
 
     @asynccontextmanager
@@ -96,7 +103,7 @@ def reason(error: BaseException) -> str:
     return f"{line} ({os.environ['PREFECT_HOME']})"
 
 
-def serve(port: int) -> NoReturn:
+def serve(host: str, port: int) -> NoReturn:
     """Serve until stopped. Where that fails, the last line on standard error says why."""
     os.umask(0o077)  # the database holds what every run has logged
     failures: list[BaseException] = []
@@ -106,8 +113,8 @@ def serve(port: int) -> NoReturn:
 
         settings = get_current_settings().server
         uvicorn.run(
-            application(port, failures),
-            host=HOST,
+            application(host, port, failures),
+            host=host,
             port=port,
             timeout_keep_alive=settings.api.keepalive_timeout,
             log_level=settings.logging_level.lower(),
@@ -122,4 +129,4 @@ def serve(port: int) -> NoReturn:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    serve(int(sys.argv[1]))
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pipelines.engine import machine, memory
 from pipelines.engine.execute import ended, guarded
@@ -16,10 +17,10 @@ from pipelines.flows.server import stop
 from prosmin.training.settings import STOPPED
 
 
-def add_slots(parser: argparse.ArgumentParser, kind: str) -> None:
+def add_slots(parser: argparse.ArgumentParser, kind: str, default: int = 2) -> None:
     """Add ``--slots``, how many of a kind run at the same time, such as points."""
     parser.add_argument(
-        "--slots", type=int, default=2, help=f"{kind} at the same time (default: 2)"
+        "--slots", type=int, default=default, help=f"{kind} at the same time (default: {default})"
     )
 
 
@@ -46,6 +47,16 @@ class Point:
     def shown(self) -> str:
         """The title, or the changes where it has none."""
         return self.title or ", ".join(f"{key}={value}" for key, value in self.changes.items())
+
+
+class Running(Protocol):
+    """Runs points, here or on other machines, each in the thread that asks."""
+
+    def run(self, name: str, point: Point, show: Callable[[str], None]) -> str:
+        """Run a point; returns why it failed, or an empty string. show: gets lines about it."""
+
+    def stop(self) -> None:
+        """End all points, from any thread."""
 
 
 def hopeless(why: str) -> bool:

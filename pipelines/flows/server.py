@@ -8,6 +8,7 @@ a program that takes the port later learns nothing of use. Nothing is sent anywh
 of Prefect and of DVC is off.
 """
 
+import errno
 import json
 import os
 import re
@@ -38,6 +39,7 @@ ANSWER = 10.0  # seconds for a running server to answer
 RUNNING = FOLDER / "dashboard.json"
 PASSWORD = FOLDER / "password"
 LOCAL = ("127.0.0.1", "localhost", "::1")
+REFUSED = "it refuses the password"
 ENDS = "an address of Prefect ends with /api"
 
 
@@ -107,17 +109,21 @@ def dashboard() -> Server | None:
     return server if ready(server.api) else None
 
 
-def free_port(wanted: int = 0) -> int:
-    """The port ``wanted``; for 0 any free port.
+def free_port(wanted: int = 0, host: str = HOST) -> int:
+    """The port ``wanted`` of an address of this machine; for 0 any free port.
 
     Raises:
-        UserError: where the port is in use.
+        UserError: where the port is in use, or the address is not one of this machine.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, wanted))
-        except OSError:
+            probe.bind((host, wanted))
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(
+                    f"--host is {host}; it must be an address or a name of this machine"
+                ) from None
             raise UserError(
                 f"port {wanted} is in use; "
                 f"name another one, such as: make dashboard PORT={wanted + 1}"
@@ -166,12 +172,24 @@ def reached() -> Iterator[str]:
 
 
 def check(url: str) -> None:
-    """Check that a run can be reported to a server; Prefect itself would wait longer.
+    """Check that a run can be reported to a server.
 
     url: the value of PREFECT_API_URL.
 
     Raises:
         UserError: where it cannot.
+    """
+    if why := fault():
+        raise UserError(
+            f"PREFECT_API_URL is {url}, and a run cannot be reported there: {why}; "
+            "unset PREFECT_API_URL to do without that server"
+        )
+
+
+def fault() -> str:
+    """Why the server in PREFECT_API_URL cannot be used, or an empty text.
+
+    Prefect itself would wait longer for one that is away.
     """
     from httpx import HTTPError, HTTPStatusError, InvalidURL, TimeoutException
     from prefect.client.base import ServerType
@@ -187,40 +205,38 @@ def check(url: str) -> None:
         with temporary_settings(quick), get_client(sync_client=True) as client:
             if client.server_type != ServerType.CLOUD:
                 client.api_version()
-            return
+            return ""
     except HTTPStatusError as error:
         code = error.response.status_code
         why = f"it answers with {code} {error.response.reason_phrase} ({ENDS})"
         if code == 401:
-            why = "it refuses the password (set PREFECT_API_AUTH_STRING)"
+            why = f"{REFUSED} (set PREFECT_API_AUTH_STRING)"
     except TimeoutException:
         why = f"it does not answer within {ANSWER:.0f} seconds"
     except (HTTPError, InvalidURL, OSError) as error:
         why = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
     except ValueError:  # the answer is no JSON, or not Prefect's
         why = f"what answers there is not Prefect ({ENDS})"
-    raise UserError(
-        f"PREFECT_API_URL is {url}, and a run cannot be reported there: {why}; "
-        "unset PREFECT_API_URL to do without that server"
-    )
+    return why
 
 
 @contextmanager
-def started(port: int, ui: bool = True) -> Iterator[Server]:
-    """Run a server on loopback until the block ends, or this process in any way."""
+def started(port: int, ui: bool = True, host: str = HOST) -> Iterator[Server]:
+    """Run a server on ``host`` until the block ends, or this process in any way."""
     password = (
         os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or f"prosmin:{secrets.token_urlsafe(32)}"
     )
-    server = Server(f"http://{HOST}:{port}/api", password)
+    server = Server(f"http://{host}:{port}/api", password)
     extra = server.variables() | {
         "PREFECT_SERVER_API_AUTH_STRING": password,
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins(port)),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins(host, port)),
         "PREFECT_SERVER_UI_API_URL": server.api,
         "PREFECT_SERVER_UI_ENABLED": str(ui),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     }
-    process = guarded([sys.executable, "-m", "pipelines.flows.local_server", str(port)], extra)
+    command = [sys.executable, "-m", "pipelines.flows.local_server", host, str(port)]
+    process = guarded(command, extra)
     lines: deque[str] = deque(maxlen=50)
     reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
     reader.start()
@@ -231,11 +247,11 @@ def started(port: int, ui: bool = True) -> Iterator[Server]:
             if code is not None:
                 reader.join(1.0)
                 raise UserError(
-                    f"the Prefect server did not start on {HOST}:{port}: {ending(code, lines)}"
+                    f"the Prefect server did not start on {host}:{port}: {ending(code, lines)}"
                 )
             if time.monotonic() > end:
                 raise UserError(
-                    f"the Prefect server did not start on {HOST}:{port}: "
+                    f"the Prefect server did not start on {host}:{port}: "
                     f"it was not up after {PATIENCE:.0f} seconds"
                 )
             time.sleep(0.1)

@@ -1,15 +1,17 @@
 """The sweep as a Prefect flow: one task per point, and a ranked table at the end."""
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipelines.flows.grid import Sweep, existing, prepare, table
-from pipelines.flows.points import Point, Points, hopeless
+from pipelines.flows.points import Point, Running, hopeless
 from pipelines.flows.server import settle
 from pipelines.flows.terminal import tell
+from pipelines.machines import pool
+from pipelines.machines.workers import Workers
 from prosmin.common.errors import UserError
 from stages.params.yaml_file import sentences
 
@@ -33,6 +35,7 @@ def run_sweep(
     stages: list[str] = [],  # noqa: B006
     slots: int = 2,
     echo: bool = False,
+    workers: Workers | None = None,
 ) -> State[Any]:
     """Run every point of a grid as a DVC experiment.
 
@@ -46,25 +49,26 @@ def run_sweep(
         stages: Stages to run, with all that they need. Empty: all stages.
         slots: Points at the same time, each with its share of cores and GPUs.
         echo: Whether to write to the terminal too.
+        workers: Workers on any machine that take the points. Empty: this machine runs them.
     """
     log = get_run_logger()
     try:
         sweep = Sweep(grid=grid, rank=rank, lowest=lowest, show=show, stages=stages)
         snapshot = prepare(sweep)
+        points = sweep.points()
+        width = len(str(len(points) - 1))
+        names = {f"{name}-{place:0{width}}": point for place, point in enumerate(points)}
+        with pool.running(snapshot, slots, workers, name, sweep.stages, announce(echo)) as running:
+            failed = run_points(
+                {name: Point(point, sweep.stages) for name, point in names.items()},
+                running,
+                existing(),
+                echo,
+            )
     except (UserError, ValidationError) as error:
         lines = sentences(error, Sweep) if isinstance(error, ValidationError) else [str(error)]
         log.error("%s", "; ".join(lines))
         return Failed(message="; ".join(lines))
-    points = sweep.points()
-    width = len(str(len(points) - 1))
-    names = {f"{name}-{place:0{width}}": point for place, point in enumerate(points)}
-    running = Points(snapshot, slots)
-    failed = run_points(
-        {name: Point(point, sweep.stages) for name, point in names.items()},
-        running,
-        existing(),
-        echo,
-    )
     ranked = table(sweep, names, failed)
     create_table_artifact(
         ranked,
@@ -74,6 +78,18 @@ def run_sweep(
     if echo:
         tell(aligned(ranked), sys.stdout)
     return ending(len(names), failed)
+
+
+def announce(echo: bool) -> Callable[[str], None]:
+    """Tells the page of the flow that calls, and with ``echo`` the terminal too."""
+    log = get_run_logger()
+
+    def say(line: str) -> None:
+        log.info("%s", line)
+        if echo:
+            tell(line, sys.stderr)
+
+    return say
 
 
 def ending(count: int, failed: Mapping[str, str]) -> State[Any]:
@@ -87,7 +103,7 @@ def ending(count: int, failed: Mapping[str, str]) -> State[Any]:
 
 
 def run_points(
-    points: Mapping[str, Point], running: Points, done: Collection[str], echo: bool
+    points: Mapping[str, Point], running: Running, done: Collection[str], echo: bool
 ) -> dict[str, str]:
     """Run points as tasks of the flow that calls, and wait for all of them.
 

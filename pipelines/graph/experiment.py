@@ -110,28 +110,38 @@ def experiment(
             no name.
     """
     origin = Path.cwd()
-    before = {measure: measure.load() for measure in measured.ALL}
     check(changes, name)
     if snapshot and not re.fullmatch(SNAPSHOT, snapshot):
         raise UserError(
             f"snapshot is {shown(snapshot)}; "
             "it must be the full id of a commit, which a sweep fills in"
         )
-    commit, _, edits = (snapshot or take_snapshot()).partition("+")
+    with clone_of(snapshot or take_snapshot(), name or "run") as folder:
+        apply(changes)
+        load()
+        yield Experiment(folder, origin, name)
+
+
+@contextlib.contextmanager
+def clone_of(snapshot: str, name: str, results: bool = True) -> Iterator[Path]:
+    """Work in a new clone of the current folder, called after ``name``, while the block runs.
+
+    snapshot: of ``take_snapshot``. results: whether the clone has those of ``dvc.lock``.
+    """
+    origin, before = Path.cwd(), {measure: measure.load() for measure in measured.ALL}
+    commit, _, edits = snapshot.partition("+")
     for line in clear_experiments():
         print(line, file=sys.stderr, flush=True)
-    with experiment_folder(name or "run") as folder:
+    with experiment_folder(name) as folder:
         try:
-            clone_at(origin, folder, commit)
+            clone_at(origin, folder, commit, results)
             if edits:
                 git(folder, "restore", "--source", edits, "--worktree", "--", ".")
             os.chdir(folder)
             private()
             for measure, numbers in before.items():
                 measure.save(numbers)
-            apply(changes)
-            load()
-            yield Experiment(folder, origin, name)
+            yield folder
         finally:
             os.chdir(origin)
 
@@ -238,14 +248,14 @@ def _replacing(change: str) -> list[str]:
     return [f"~{key}", f"+{change}"] if value.lstrip().startswith("{") else [change]
 
 
-def clone_at(origin: Path, folder: Path, commit: str) -> None:
+def clone_at(origin: Path, folder: Path, commit: str, results: bool = True) -> None:
     """Clone a commit of the origin into ``folder``, with its settings of DVC and its cache."""
     git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
     git(folder, "checkout", "--quiet", "--detach", commit)
-    _share_cache(origin, folder)
+    _share_cache(origin, folder, results)
 
 
-def _share_cache(origin: Path, folder: Path) -> None:
+def _share_cache(origin: Path, folder: Path, results: bool) -> None:
     """Give the experiment the settings that are not in git and the cache of the origin."""
     local = origin / ".dvc" / "config.local"
     if local.is_file():
@@ -256,10 +266,11 @@ def _share_cache(origin: Path, folder: Path) -> None:
         cache = repo.cache.legacy.path  # the top folder, with the run cache
     with Repo(str(folder)) as repo, repo.config.edit("local") as settings:
         settings["cache"]["dir"] = cache
-    # A result that is not in the cache is made anew, so DVC need not warn of it.
-    logging.getLogger("dvc").setLevel(logging.ERROR)
-    with Repo(str(folder)) as repo:
-        repo.checkout(force=True, allow_missing=True)  # stages that are up to date need not run
+    if results:
+        # A result that is not in the cache is made anew, so DVC need not warn of it.
+        logging.getLogger("dvc").setLevel(logging.ERROR)
+        with Repo(str(folder)) as repo:
+            repo.checkout(force=True, allow_missing=True)  # what is up to date need not run
 
 
 def git(folder: Path, *arguments: str, fails: str = "") -> str:

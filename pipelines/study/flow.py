@@ -4,9 +4,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from pipelines.flows.points import Points, hopeless
-from pipelines.flows.sweep_flow import run_points
+from pipelines.flows.points import hopeless
+from pipelines.flows.sweep_flow import announce, run_points
 from pipelines.graph.experiment import take_snapshot
+from pipelines.machines import pool
+from pipelines.machines.workers import Workers
 from pipelines.study.page import write
 from pipelines.study.progress import Progress, planned
 from prosmin.common.errors import UserError
@@ -34,6 +36,7 @@ def run_study(
     recorded: list[str] = [],  # noqa: B006
     slots: int = 2,
     echo: bool = False,
+    workers: Workers | None = None,
 ) -> states.State[Any]:
     """Run what is missing of a study, and write its page.
 
@@ -45,18 +48,18 @@ def run_study(
         recorded: Files of runs that ended on another commit or machine and are not repeated.
         slots: Runs at the same time, each with its share of cores and GPUs.
         echo: Whether to write to the terminal too.
+        workers: Workers on any machine that take the runs. Empty: this machine runs them.
     """
     try:
         progress = PLANNED.get() or planned(Path(file), name, changes, folders, recorded)
-        snapshot = take_snapshot()
+        with pool.running(take_snapshot(), slots, workers, name, (), announce(echo)) as running:
+            while (step := progress.due()).runs:
+                get_run_logger().info("%d runs are due", len(step.runs))
+                points = {run.name: progress.point(run) for run in step.runs}
+                progress.ended(points, run_points(points, running, progress.known.references, echo))
     except UserError as error:
         get_run_logger().error("%s", error)
         return states.Failed(message=str(error))
-    running = Points(snapshot, slots)
-    while (step := progress.due()).runs:
-        get_run_logger().info("%d runs are due", len(step.runs))
-        points = {run.name: progress.point(run) for run in step.runs}
-        progress.ended(points, run_points(points, running, progress.known.references, echo))
     page = write(progress.plan, step, progress.known)
     if failed := [name for name, why in progress.failed.items() if not hopeless(why)]:
         return states.Failed(message=f"page: {page}; failed: {', '.join(failed)}")

@@ -1,0 +1,89 @@
+"""The beat of a point that runs on a worker: nothing runs twice at once.
+
+A point tells the server every few seconds that it is alive. The first machine watches
+(``pool.py``): without a new beat for the whole patience, it declares the run crashed and starts
+another. The point stops itself after half of the patience without an answer, so it has ended by
+then, whether its machine, its network or the server was away. Both count seconds of their own
+clock, and no time of day is compared.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from prosmin.common.errors import UserError
+
+# Labels of a flow run.
+BEAT, WORKER = "prosmin.beat", "prosmin.worker"
+BEATS = 12  # in the patience
+# A machine that has slept has been silent. CLOCK_MONOTONIC does not count it.
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class Beat:
+    """The beat of a run. lost: why the run must end, or an empty text.
+
+    run: its id on the server. worker: the name that is shown. stop: ends the run, from any thread.
+    """
+
+    def __init__(self, run: UUID, patience: float, worker: str, stop: Callable[[], None]):
+        self.run, self.patience, self.worker, self.stop = run, patience, worker, stop
+        self.lost = ""
+        self._count, self._answered = 0, time.clock_gettime(CLOCK)
+        self._over = threading.Event()
+
+    def beat(self) -> None:
+        """Tell the server, and look whether the run is still this process's."""
+        from prefect.client.orchestration import get_client
+        from prefect.settings import (
+            PREFECT_API_REQUEST_TIMEOUT,
+            PREFECT_CLIENT_MAX_RETRIES,
+            temporary_settings,
+        )
+
+        begun, short = time.clock_gettime(CLOCK), self.patience / BEATS
+        quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: short}
+        self._count += 1
+        try:
+            with temporary_settings(quick), get_client(sync_client=True) as client:
+                state = client.read_flow_run(self.run).state
+                labels: dict[str, int | str] = {BEAT: self._count, WORKER: self.worker}
+                client.update_flow_run_labels(self.run, labels)
+            self._answered = begun
+            if state is None or not state.is_running():
+                self._lose(f"the server has ended this run ({state.name if state else 'no state'})")
+        except Exception:  # whatever it is, the server has not answered
+            silent = time.clock_gettime(CLOCK) - self._answered
+            if silent > self.patience / 2:
+                self._lose(f"the server has not answered for {silent:.0f} seconds")
+
+    def _lose(self, why: str) -> None:
+        self.lost = self.lost or why
+        self.stop()
+
+    def check(self) -> None:
+        """Beat once more.
+
+        Raises:
+            UserError: where the run must end.
+        """
+        self.beat()
+        if self.lost:
+            raise UserError(self.lost)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            self.beat()
+            self._over.wait(self.patience / BEATS)
+
+    @contextmanager
+    def going(self) -> Iterator["Beat"]:
+        """Beat in a thread while the block runs."""
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()

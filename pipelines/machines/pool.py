@@ -1,0 +1,283 @@
+"""Sends points of a sweep to a work pool, and takes their experiments back.
+
+Each point is a run of the flow in ``point_flow.py``. The server hands a run to one worker. A run
+whose worker has died (``beat.py``) is followed by another of the same point. The id of a run comes
+from the point, so a sweep that was killed and started again takes up its runs where they are.
+"""
+
+import hashlib
+import itertools
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from pipelines.flows.points import Point, Points, Running
+from pipelines.machines import exchange
+from pipelines.machines.beat import BEAT, BEATS, WORKER
+from pipelines.machines.workers import CLONE, Workers
+from prosmin.common.errors import UserError, reason
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.states import State
+
+# A work pool whose runs choose no settings: no command, no environment, no folder.
+TEMPLATE = Path(__file__).parents[1] / "flows/work_pool.json"
+ENTRYPOINT = "pipelines/machines/point_flow.py:run_point"
+MOST = 3  # workers that a point may lose
+CHUNK = 200  # runs that the server tells at a time
+UNWELL = 300.0  # seconds that the server may be away when a run is created
+
+
+@contextmanager
+def running(
+    snapshot: str,
+    slots: int,
+    workers: Workers | None,
+    sweep: str,
+    stages: Sequence[str],
+    show: Callable[[str], None],
+) -> Iterator[Running]:
+    """What runs the points of a sweep while the block runs: this machine, or the workers.
+
+    Args:
+        snapshot: The state of the code, of ``take_snapshot``.
+        slots: Points at the same time on this machine.
+        workers: Those that take the points; None: this machine.
+        sweep: Its name.
+        stages: That the points run; empty: all.
+        show: Gets lines about the workers.
+
+    Raises:
+        UserError: where a remote is missing or cannot be reached.
+    """
+    if workers is None:
+        yield Points(snapshot, slots)
+        return
+    exchange.settle_git()
+    exchange.check(workers.remote)
+    try:
+        exchange.send(snapshot, sweep, workers.remote, stages)
+        with _client() as client:
+            pool = Pool(client, workers, sweep, snapshot, show)
+            if said := pool.unserved():
+                show(said)
+            with pool.watching():
+                yield pool
+    finally:
+        with suppress(UserError):  # the remote is away; the next sweep of this name replaces it
+            exchange.withdraw(snapshot, sweep, workers.remote)
+
+
+@contextmanager
+def _client() -> "Iterator[SyncPrefectClient]":
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def ensure(client: "SyncPrefectClient", workers: Workers) -> None:
+    """Make the work pool and its queue where they are missing."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    template = json.loads(TEMPLATE.read_text())
+    new = WorkPoolCreate(name=workers.pool, type="process", base_job_template=template)
+    for make in (
+        lambda: client.create_work_pool(new),
+        lambda: client.create_work_queue(workers.queue, work_pool_name=workers.pool),
+    ):
+        with suppress(ObjectAlreadyExists):
+            make()
+
+
+@dataclass
+class _Watched:
+    """A run that a thread waits for. mark: its last sign of life; silent: seconds since then."""
+
+    mark: object = None
+    silent: float = 0.0
+    ended: "queue.SimpleQueue[State[Any]]" = field(default_factory=queue.SimpleQueue)
+
+
+class Pool:
+    """Runs points on the workers of a pool, each in the thread that asks."""
+
+    def __init__(
+        self,
+        client: "SyncPrefectClient",
+        workers: Workers,
+        sweep: str,
+        snapshot: str,
+        show: Callable[[str], None],
+    ):
+        self.workers, self.sweep, self.snapshot = workers, sweep, snapshot
+        self._client, self._show = client, show
+        self._interval = min(5.0, workers.patience / BEATS)
+        self._watched: dict[UUID, _Watched] = {}
+        self._guard, self._stopped = threading.Lock(), threading.Event()
+        self._over, self._fault = threading.Event(), ""
+        ensure(client, workers)
+        self._deployment = client.create_deployment(
+            client.create_flow_from_name("point"),
+            workers.pool,
+            description="A point of a sweep; `make sweep` and `make study` start it.",
+            work_pool_name=workers.pool,
+            work_queue_name=workers.queue,
+            entrypoint=ENTRYPOINT,
+            pull_steps=[
+                {
+                    "prefect.deployments.steps.set_working_directory": {
+                        "directory": f"{{{{ ${CLONE} }}}}"
+                    }
+                }
+            ],
+        )
+
+    def unserved(self) -> str:
+        """A sentence where no worker serves the queue, else an empty text."""
+        pool, name = self.workers.pool, self.workers.queue
+        if self._client.read_work_queue_by_name(name, work_pool_name=pool).status == "READY":
+            return ""
+        return (
+            f"no worker serves the queue {name} of the work pool {pool} yet; "
+            f"the points wait for one: make worker SERVER={self._client.api_url}"
+        )
+
+    def run(self, name: str, point: Point, show: Callable[[str], None]) -> str:
+        """Run a point; returns why it failed, or an empty string."""
+        given = {
+            "name": name,
+            "sweep": self.sweep,
+            "snapshot": self.snapshot,
+            "changes": dict(point.changes),
+            "stages": list(point.stages),
+            "patience": self.workers.patience,
+        }
+        lost = 0
+        for take in itertools.count():
+            if self._stopped.is_set():
+                return "stopped"
+            run = exchange.patiently(lambda take=take: self._created(given, take), UNWELL, show)
+            earlier = run.state is not None and run.state.is_final()
+            if earlier and not run.state.is_completed():
+                continue  # it failed in a sweep before, and is tried again
+            state = run.state if earlier else self._wait(run.id)
+            if self._stopped.is_set():
+                return "stopped"
+            if state.is_completed():
+                why = self._fetched(name, 0.0 if earlier else self.workers.patience)
+                if why and earlier:
+                    continue  # its experiment has been removed
+                return why
+            if not state.is_crashed():
+                return state.message or state.name
+            lost += 1
+            if lost == MOST:
+                return f"{MOST} workers ended while they ran it: {state.message}"
+            self._show(f"{name}: {state.message}; another worker takes it up")
+
+    def _created(self, given: Mapping[str, Any], take: int) -> "FlowRun":
+        """The run of a point, which exists already where a sweep was started again."""
+        from httpx import HTTPError
+
+        key = hashlib.sha256(json.dumps([given, take], sort_keys=True).encode()).hexdigest()
+        try:
+            return self._client.create_flow_run_from_deployment(
+                self._deployment,
+                parameters=dict(given),
+                name=given["name"],
+                tags=[self.sweep],
+                idempotency_key=key,
+                work_queue_name=self.workers.queue,
+            )
+        except HTTPError as error:
+            raise UserError(f"the Prefect server does not take a run: {error}") from None
+
+    def _fetched(self, name: str, seconds: float) -> str:
+        """Fetch the experiment of a point; returns why this failed, or an empty string.
+
+        seconds: for which a remote that is away is tried again.
+        """
+        commit = self.snapshot.partition("+")[0]
+        try:
+            exchange.patiently(
+                lambda: exchange.pull_experiment(name, commit, self.workers.remote),
+                seconds,
+                self._show,
+            )
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def _wait(self, run: UUID) -> "State[Any]":
+        watched = _Watched()
+        with self._guard:
+            self._watched[run] = watched
+        return watched.ended.get()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the runs that are waited for, in a thread, while the block runs."""
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._interval):
+            with self._guard:
+                runs = list(self._watched)
+            for start in range(0, len(runs), CHUNK):
+                try:
+                    self._look(runs[start : start + CHUNK])
+                except Exception as error:
+                    # Nobody is silent while the server is away: the seconds are not counted.
+                    if str(error) != self._fault:
+                        self._show(f"the Prefect server gives no answer: {reason(error)}")
+                    self._fault = str(error)
+                else:
+                    self._fault = ""
+
+    def _look(self, runs: list[UUID]) -> None:
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+        from prefect.states import Cancelled, Cancelling, Crashed
+
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=runs))
+        told = {run.id: run for run in self._client.read_flow_runs(flow_run_filter=wanted)}
+        for key in runs:
+            run, watched = told.get(key), self._watched[key]
+            state = run.state if run else Cancelled(message="the run was deleted on the server")
+            if not state.is_final() and self._stopped.is_set() and not state.is_cancelling():
+                state = self._client.set_flow_run_state(key, Cancelling()).state or state
+            begun = run and not state.is_final() and not state.is_scheduled()
+            if begun and self._silent(watched, (state.id, run.labels.get(BEAT))):
+                worker = run.labels.get(WORKER, "")
+                why = f"the worker {worker} was silent for {watched.silent:.0f} seconds"
+                state = Crashed(message=why)
+                self._client.set_flow_run_state(key, state, force=True)
+            if state.is_final():
+                with self._guard:
+                    del self._watched[key]
+                watched.ended.put(state)
+
+    def _silent(self, watched: _Watched, mark: object) -> bool:
+        """Whether a run has given no sign for the whole patience."""
+        watched.silent = watched.silent + self._interval if mark == watched.mark else 0.0
+        watched.mark = mark
+        return watched.silent > self.workers.patience
+
+    def stop(self) -> None:
+        """Have all runs cancelled, from any thread."""
+        self._stopped.set()
