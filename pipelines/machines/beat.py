@@ -16,7 +16,7 @@ from uuid import UUID
 from prosmin.common.errors import UserError
 
 # Labels of a flow run.
-BEAT, WORKER = "prosmin.beat", "prosmin.worker"
+BEAT, LOST, WORKER = "prosmin.beat", "prosmin.lost", "prosmin.worker"
 BEATS = 12  # in the patience
 # A machine that has slept has been silent. CLOCK_MONOTONIC does not count it.
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -48,12 +48,14 @@ class Beat:
         self._count += 1
         try:
             with temporary_settings(quick), get_client(sync_client=True) as client:
-                state = client.read_flow_run(self.run).state
+                run = client.read_flow_run(self.run)
                 labels: dict[str, int | str] = {BEAT: self._count, WORKER: self.worker}
                 client.update_flow_run_labels(self.run, labels)
             self._answered = begun
-            if state is None or not state.is_running():
-                self._lose(f"the server has ended this run ({state.name if state else 'no state'})")
+            if run.labels.get(LOST):
+                self._lose("another worker was given this point, for this one was silent too long")
+            elif run.state is None or not run.state.is_running():
+                self._lose(f"the server has ended this run ({run.state and run.state.name})")
         except Exception:  # whatever it is, the server has not answered
             silent = time.clock_gettime(CLOCK) - self._answered
             if silent > self.patience / 2:

@@ -29,7 +29,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def settle_git() -> None:
-    """Have git and DVC's own git reach SSH remotes in one way, and never ask a question.
+    """Have git ask no question, and have DVC reach git by the ssh of the system.
 
     Without the variable, DVC reaches git by a library that takes any host key.
     """
@@ -39,6 +39,21 @@ def settle_git() -> None:
             ["git", "config", "--get", "core.sshCommand"], capture_output=True, text=True
         )
         os.environ["GIT_SSH_COMMAND"] = done.stdout.strip() or "ssh -o BatchMode=yes"
+
+
+def settle_author(commit: str) -> None:
+    """Commit as the committer of ``commit`` where this machine has no name for its user.
+
+    A worker on a bare machine would lose an experiment for want of a name.
+    """
+    known = subprocess.run(["git", "var", "GIT_COMMITTER_IDENT"], capture_output=True)
+    configured = subprocess.run(["git", "config", "--get", "user.email"], capture_output=True)
+    if known.returncode == configured.returncode == 0:
+        return
+    name, email = git(Path(), "show", "-s", "--format=%cn%n%ce", commit).splitlines()
+    for role in ("AUTHOR", "COMMITTER"):
+        os.environ.setdefault(f"GIT_{role}_NAME", name)
+        os.environ.setdefault(f"GIT_{role}_EMAIL", email)
 
 
 def address(remote: str) -> str:
@@ -174,17 +189,22 @@ def hidden(text: str) -> str:
     return PASSWORD.sub("://…@", text)
 
 
-def patiently(action: Callable[[], Answer], seconds: float, tell: Callable[[str], Any]) -> Answer:
+def patiently(
+    action: Callable[[], Answer],
+    seconds: float,
+    tell: Callable[[str], Any],
+    stopped: Callable[[], Any],
+) -> Answer:
     """Try an action again for ``seconds`` while it raises a ``UserError``, then raise it.
 
-    tell: gets a sentence for the first failure.
+    tell: gets a sentence for the first failure. stopped: whether to raise it at once.
     """
     end, told = time.monotonic() + seconds, False
     while True:
         try:
             return action()
         except UserError as error:
-            if time.monotonic() >= end:
+            if time.monotonic() >= end or stopped():
                 raise
             if not told:
                 tell(f"{error}; trying again for {seconds:.0f} seconds")

@@ -6,6 +6,7 @@ of the sweep. What it leaves in this machine is its part of DVC's cache.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,7 @@ settle()  # before the imports below: Prefect reads its settings when it is impo
 
 from prefect import flow, get_run_logger  # noqa: E402
 from prefect.runtime import flow_run  # noqa: E402
-from prefect.states import Completed, Failed, State  # noqa: E402
+from prefect.states import Completed, Crashed, Failed, State  # noqa: E402
 
 REQUIREMENTS = "requirements.lock"
 
@@ -50,29 +51,30 @@ def run_point(
     remote = os.environ.get(GIT, REMOTE)
     points = Points(snapshot, slots=1)
     beat = Beat(UUID(str(flow_run.id)), patience, worker, points.stop)
+
+    def patiently(action: Callable[[], None]) -> None:
+        exchange.patiently(action, patience, log.warning, lambda: beat.lost)
+
     try:
         with beat.going():
             log.info("on the worker %s", worker)
             exchange.settle_git()
-            url = exchange.address(remote)
-
-            def received() -> None:
-                exchange.receive(snapshot, sweep, remote)
-
-            exchange.patiently(received, patience, log.warning)
-            here = Path.cwd()
+            url, here = exchange.address(remote), Path.cwd()
+            patiently(lambda: exchange.receive(snapshot, sweep, remote))
+            exchange.settle_author(snapshot.partition("+")[0])
             with clone_of(snapshot, name, results=False) as folder:
                 check_environment(here, folder)
-                exchange.patiently(lambda: exchange.fetch_data(stages), patience, log.warning)
+                patiently(lambda: exchange.fetch_data(stages))
                 why = points.run(name, Point(changes, stages), log.info)
                 if not why:
                     beat.check()
-                    exchange.patiently(
-                        lambda: exchange.push_experiment(name, url), patience, log.warning
-                    )
+                    patiently(lambda: exchange.push_experiment(name, url))
     except UserError as error:
         why = str(error)
-    if why := beat.lost or why:
+    if beat.lost:
+        log.error("%s", beat.lost)
+        return Crashed(message=beat.lost)  # another worker takes it up
+    if why:
         log.error("%s", why)
         return Failed(message=why)
     return Completed(message=f"on {worker}")

@@ -8,31 +8,27 @@ from the point, so a sweep that was killed and started again takes up its runs w
 import hashlib
 import itertools
 import json
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from pipelines.flows.points import Point, Points, Running
 from pipelines.machines import exchange
-from pipelines.machines.beat import BEAT, BEATS, WORKER
+from pipelines.machines.exchange import Answer
+from pipelines.machines.watch import Watch
 from pipelines.machines.workers import CLONE, Workers
-from prosmin.common.errors import UserError, reason
+from prosmin.common.errors import UserError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
-    from prefect.states import State
 
 # A work pool whose runs choose no settings: no command, no environment, no folder.
 TEMPLATE = Path(__file__).parents[1] / "flows/work_pool.json"
 ENTRYPOINT = "pipelines/machines/point_flow.py:run_point"
 MOST = 3  # workers that a point may lose
-CHUNK = 200  # runs that the server tells at a time
 UNWELL = 300.0  # seconds that the server may be away when a run is created
 
 
@@ -69,7 +65,7 @@ def running(
             pool = Pool(client, workers, sweep, snapshot, show)
             if said := pool.unserved():
                 show(said)
-            with pool.watching():
+            with pool.watch.going():
                 yield pool
     finally:
         with suppress(UserError):  # the remote is away; the next sweep of this name replaces it
@@ -99,15 +95,6 @@ def ensure(client: "SyncPrefectClient", workers: Workers) -> None:
             make()
 
 
-@dataclass
-class _Watched:
-    """A run that a thread waits for. mark: its last sign of life; silent: seconds since then."""
-
-    mark: object = None
-    silent: float = 0.0
-    ended: "queue.SimpleQueue[State[Any]]" = field(default_factory=queue.SimpleQueue)
-
-
 class Pool:
     """Runs points on the workers of a pool, each in the thread that asks."""
 
@@ -121,10 +108,8 @@ class Pool:
     ):
         self.workers, self.sweep, self.snapshot = workers, sweep, snapshot
         self._client, self._show = client, show
-        self._interval = min(5.0, workers.patience / BEATS)
-        self._watched: dict[UUID, _Watched] = {}
-        self._guard, self._stopped = threading.Lock(), threading.Event()
-        self._over, self._fault = threading.Event(), ""
+        self._stopped = threading.Event()
+        self.watch = Watch(client, workers.patience, show, self._stopped)
         ensure(client, workers)
         self._deployment = client.create_deployment(
             client.create_flow_from_name("point"),
@@ -147,9 +132,10 @@ class Pool:
         pool, name = self.workers.pool, self.workers.queue
         if self._client.read_work_queue_by_name(name, work_pool_name=pool).status == "READY":
             return ""
+        server = str(self._client.api_url).rstrip("/")
         return (
             f"no worker serves the queue {name} of the work pool {pool} yet; "
-            f"the points wait for one: make worker SERVER={self._client.api_url}"
+            f"the points wait for one: make worker SERVER={server}"
         )
 
     def run(self, name: str, point: Point, show: Callable[[str], None]) -> str:
@@ -166,11 +152,11 @@ class Pool:
         for take in itertools.count():
             if self._stopped.is_set():
                 return "stopped"
-            run = exchange.patiently(lambda take=take: self._created(given, take), UNWELL, show)
+            run = self._patiently(lambda take=take: self._created(given, take), UNWELL)
             earlier = run.state is not None and run.state.is_final()
             if earlier and not run.state.is_completed():
                 continue  # it failed in a sweep before, and is tried again
-            state = run.state if earlier else self._wait(run.id)
+            state = run.state if earlier else self.watch.wait(run.id)
             if self._stopped.is_set():
                 return "stopped"
             if state.is_completed():
@@ -209,74 +195,15 @@ class Pool:
         """
         commit = self.snapshot.partition("+")[0]
         try:
-            exchange.patiently(
-                lambda: exchange.pull_experiment(name, commit, self.workers.remote),
-                seconds,
-                self._show,
+            self._patiently(
+                lambda: exchange.pull_experiment(name, commit, self.workers.remote), seconds
             )
         except UserError as error:
             return str(error)
         return ""
 
-    def _wait(self, run: UUID) -> "State[Any]":
-        watched = _Watched()
-        with self._guard:
-            self._watched[run] = watched
-        return watched.ended.get()
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch the runs that are waited for, in a thread, while the block runs."""
-        thread = threading.Thread(target=self._watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(self._interval):
-            with self._guard:
-                runs = list(self._watched)
-            for start in range(0, len(runs), CHUNK):
-                try:
-                    self._look(runs[start : start + CHUNK])
-                except Exception as error:
-                    # Nobody is silent while the server is away: the seconds are not counted.
-                    if str(error) != self._fault:
-                        self._show(f"the Prefect server gives no answer: {reason(error)}")
-                    self._fault = str(error)
-                else:
-                    self._fault = ""
-
-    def _look(self, runs: list[UUID]) -> None:
-        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-        from prefect.states import Cancelled, Cancelling, Crashed
-
-        wanted = FlowRunFilter(id=FlowRunFilterId(any_=runs))
-        told = {run.id: run for run in self._client.read_flow_runs(flow_run_filter=wanted)}
-        for key in runs:
-            run, watched = told.get(key), self._watched[key]
-            state = run.state if run else Cancelled(message="the run was deleted on the server")
-            if not state.is_final() and self._stopped.is_set() and not state.is_cancelling():
-                state = self._client.set_flow_run_state(key, Cancelling()).state or state
-            begun = run and not state.is_final() and not state.is_scheduled()
-            if begun and self._silent(watched, (state.id, run.labels.get(BEAT))):
-                worker = run.labels.get(WORKER, "")
-                why = f"the worker {worker} was silent for {watched.silent:.0f} seconds"
-                state = Crashed(message=why)
-                self._client.set_flow_run_state(key, state, force=True)
-            if state.is_final():
-                with self._guard:
-                    del self._watched[key]
-                watched.ended.put(state)
-
-    def _silent(self, watched: _Watched, mark: object) -> bool:
-        """Whether a run has given no sign for the whole patience."""
-        watched.silent = watched.silent + self._interval if mark == watched.mark else 0.0
-        watched.mark = mark
-        return watched.silent > self.workers.patience
+    def _patiently(self, action: Callable[[], Answer], seconds: float) -> Answer:
+        return exchange.patiently(action, seconds, self._show, self._stopped.is_set)
 
     def stop(self) -> None:
         """Have all runs cancelled, from any thread."""

@@ -119,11 +119,13 @@ def test_an_action_is_tried_again_until_its_time_is_over(monkeypatch):
             raise answer
         return answer
 
-    assert exchange.patiently(action, 60, told.append) == "done"
+    assert exchange.patiently(action, 60, told.append, bool) == "done"
     assert told == ["the remote is away; trying again for 60 seconds"]
-    answers = iter([UserError("it is gone")])
+    answers = iter([UserError("it is gone"), UserError("it is gone")])
     with pytest.raises(UserError, match="it is gone"):
-        exchange.patiently(action, 0, told.append)
+        exchange.patiently(action, 60, told.append, lambda: True)
+    with pytest.raises(UserError, match="it is gone"):
+        exchange.patiently(action, 0, told.append, bool)
 
 
 def test_credentials_in_an_address_are_not_shown():
