@@ -11,15 +11,34 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prosmin.common.errors import UserError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 # Labels of a flow run.
 BEAT, LOST, WORKER = "prosmin.beat", "prosmin.lost", "prosmin.worker"
 BEATS = 12  # in the patience
 # A machine that has slept has been silent. CLOCK_MONOTONIC does not count it.
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+@contextmanager
+def quick_client(seconds: float) -> Iterator["SyncPrefectClient"]:
+    """A client that asks the server once and waits ``seconds`` for an answer."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
+
+    once = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: seconds}
+    with temporary_settings(once), get_client(sync_client=True) as client:
+        yield client
 
 
 class Beat:
@@ -36,18 +55,10 @@ class Beat:
 
     def beat(self) -> None:
         """Tell the server, and look whether the run is still this process's."""
-        from prefect.client.orchestration import get_client
-        from prefect.settings import (
-            PREFECT_API_REQUEST_TIMEOUT,
-            PREFECT_CLIENT_MAX_RETRIES,
-            temporary_settings,
-        )
-
-        begun, short = time.clock_gettime(CLOCK), self.patience / BEATS
-        quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: short}
+        begun = time.clock_gettime(CLOCK)
         self._count += 1
         try:
-            with temporary_settings(quick), get_client(sync_client=True) as client:
+            with quick_client(self.patience / BEATS) as client:
                 run = client.read_flow_run(self.run)
                 labels: dict[str, int | str] = {BEAT: self._count, WORKER: self.worker}
                 client.update_flow_run_labels(self.run, labels)

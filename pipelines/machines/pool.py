@@ -109,7 +109,7 @@ class Pool:
         self.workers, self.sweep, self.snapshot = workers, sweep, snapshot
         self._client, self._show = client, show
         self._stopped = threading.Event()
-        self.watch = Watch(client, workers.patience, show, self._stopped)
+        self.watch = Watch(workers.patience, show, self._stopped)
         ensure(client, workers)
         self._deployment = client.create_deployment(
             client.create_flow_from_name("point"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pipelines.machines.beat import BEAT, BEATS, LOST, WORKER
+from pipelines.machines.beat import BEAT, BEATS, LOST, WORKER, quick_client
 from prosmin.common.errors import reason
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PREFECT_WORKER = "prefect.worker.name"  # a label that Prefect gives a run that was taken
 CHUNK = 200  # runs that the server tells at a time
 START = 180.0  # seconds at least for a run to start on the machine that has taken it
+ANSWER = 20.0  # seconds for an answer of the server
 LEAVE = 15.0  # seconds that a sweep which is stopped waits for its runs to be cancelled
 
 
@@ -44,18 +45,12 @@ class _Watched:
 class Watch:
     """Watches runs.
 
-    client: of the server. patience: seconds without a sign of a run. show: gets lines about the
-    server. stopped: set when all runs are to be cancelled.
+    patience: seconds without a sign of a run. show: gets lines about the server. stopped: set when
+    all runs are to be cancelled.
     """
 
-    def __init__(
-        self,
-        client: "SyncPrefectClient",
-        patience: float,
-        show: Callable[[str], None],
-        stopped: threading.Event,
-    ):
-        self._client, self._patience, self._show, self._stopped = client, patience, show, stopped
+    def __init__(self, patience: float, show: Callable[[str], None], stopped: threading.Event):
+        self._patience, self._show, self._stopped = patience, show, stopped
         self._interval = min(5.0, patience / BEATS)
         self._watched: dict[UUID, _Watched] = {}
         self._guard, self._over = threading.Lock(), threading.Event()
@@ -85,31 +80,35 @@ class Watch:
                 leave = min(leave, time.monotonic() + LEAVE)
             if time.monotonic() > leave:
                 self._let_go()
-            with self._guard:
-                runs = list(self._watched)
-            for start in range(0, len(runs), CHUNK):
-                try:
-                    self._look(runs[start : start + CHUNK])
-                except Exception as error:  # the thread must go on: others wait for it
-                    if str(error) != fault:
-                        self._show(f"the Prefect server gives no answer: {reason(error)}")
-                    fault = str(error)
-                else:
-                    fault = ""
+            try:
+                with quick_client(ANSWER) as client:
+                    self._look_at_all(client)
+            except Exception as error:  # the thread must go on: others wait for it
+                if str(error) != fault:
+                    self._show(f"the Prefect server gives no answer: {reason(error)}")
+                fault = str(error)
+            else:
+                fault = ""
 
-    def _look(self, runs: list[UUID]) -> None:
+    def _look_at_all(self, client: "SyncPrefectClient") -> None:
+        with self._guard:
+            runs = list(self._watched)
+        for start in range(0, len(runs), CHUNK):
+            self._look(client, runs[start : start + CHUNK])
+
+    def _look(self, client: "SyncPrefectClient", runs: list[UUID]) -> None:
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
         from prefect.states import Cancelled, Cancelling, Crashed
 
         wanted = FlowRunFilter(id=FlowRunFilterId(any_=runs))
-        told = {run.id: run for run in self._client.read_flow_runs(flow_run_filter=wanted)}
+        told = {run.id: run for run in client.read_flow_runs(flow_run_filter=wanted)}
         for key in runs:
             state: State[Any] = Cancelled(message="the run was deleted on the server")
             if run := told.get(key):
                 state = run.state
                 if self._stopped.is_set() and not (state.is_final() or state.is_cancelling()):
-                    state = self._client.set_flow_run_state(key, Cancelling()).state or state
-                state = self._silenced(run, state) or state
+                    state = client.set_flow_run_state(key, Cancelling()).state or state
+                state = self._silenced(client, run, state) or state
                 if state.is_crashed():
                     state = Crashed(message=f"the worker {_worker(run)} ended ({state.message})")
             if state.is_final():
@@ -118,7 +117,9 @@ class Watch:
                 if watched:
                     watched.ended.put(state)
 
-    def _silenced(self, run: "FlowRun", state: "State[Any]") -> "State[Any] | None":
+    def _silenced(
+        self, client: "SyncPrefectClient", run: "FlowRun", state: "State[Any]"
+    ) -> "State[Any] | None":
         """Declare a run crashed that has been silent too long; returns the state that it gets."""
         from prefect.states import Crashed
 
@@ -132,8 +133,8 @@ class Watch:
             return None
         crashed = Crashed(message=f"it was silent for {watched.silent:.0f} seconds")
         # The label ends a run that only starts late: the server would let a crashed run go on.
-        self._client.update_flow_run_labels(run.id, {LOST: True})
-        self._client.set_flow_run_state(run.id, crashed, force=True)
+        client.update_flow_run_labels(run.id, {LOST: True})
+        client.set_flow_run_state(run.id, crashed, force=True)
         return crashed
 
     def _let_go(self) -> None:

@@ -7,6 +7,7 @@ the place of the folder of every other host.
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,15 +53,18 @@ class Host:
         assert expect is None or process.returncode == expect, output
         return output
 
+    def pids(self) -> list[int]:
+        listed = subprocess.run(
+            ["ip", "netns", "pids", self.space], capture_output=True, text=True
+        ).stdout
+        return list(map(int, listed.split()))
+
     def processes(self) -> list[str]:
         """Command lines of the processes in this host."""
-        listed = subprocess.run(
-            ["ip", "netns", "pids", self.space], capture_output=True, text=True, check=True
-        )
         running = []
-        for number in listed.stdout.split():
+        for number in self.pids():
             with contextlib.suppress(OSError):
-                words = Path("/proc", number, "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                words = Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                 if words:  # else a zombie
                     running.append(words)
         return running
@@ -101,6 +105,9 @@ def hosts(folder: Path, *names: str) -> Iterator[list[Host]]:
         yield made
     finally:
         for host in made:
+            for process in host.pids():  # of a test that failed
+                with contextlib.suppress(OSError):
+                    os.kill(process, signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", host.space], capture_output=True)
 
 
