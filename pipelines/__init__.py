@@ -1,4 +1,4 @@
-"""The programs that run the graph: ``make repro``, ``flow``, ``dashboard``, ``sweep``, ``study``.
+"""The programs that run the graph, such as ``make repro``, ``make flow`` and ``make worker``.
 
 More than 12 entries, because every command is an entry.
 """
