@@ -21,7 +21,7 @@ from tests.pipelines.ssh_server import new_key
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(500),
     pytest.mark.skipif(bool(reason := hosts.reason()), reason=reason),
 ]
 SECRET = "prosmin:a-long-password-of-the-test"
@@ -164,9 +164,10 @@ class Machines:
 def machines(tmp_path, empty_database):
     with hosts.hosts(tmp_path, "desk", "one", "two") as made:
         machines = Machines(made)
+        home = machines.project.folder / ".prosmin/prefect"
+        home.mkdir(parents=True)
         if empty_database.is_file():
-            (machines.project.folder / ".prosmin/prefect").mkdir(parents=True)
-            shutil.copy(empty_database, machines.project.folder / ".prosmin/prefect/prefect.db")
+            shutil.copy(empty_database, home / "prefect.db")
         try:
             machines.serve()
             for worker in machines.workers:
