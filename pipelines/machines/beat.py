@@ -58,7 +58,7 @@ class Beat:
         begun = time.clock_gettime(CLOCK)
         self._count += 1
         try:
-            with quick_client(self.patience / BEATS) as client:
+            with quick_client(self.patience / 2) as client:
                 run = client.read_flow_run(self.run)
                 labels: dict[str, int | str] = {BEAT: self._count, WORKER: self.worker}
                 client.update_flow_run_labels(self.run, labels)
@@ -68,9 +68,12 @@ class Beat:
             elif run.state is None or not run.state.is_running():
                 self._lose(f"the server has ended this run ({run.state and run.state.name})")
         except Exception:  # whatever it is, the server has not answered
-            silent = time.clock_gettime(CLOCK) - self._answered
-            if silent > self.patience / 2:
-                self._lose(f"the server has not answered for {silent:.0f} seconds")
+            self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
+        silent = time.clock_gettime(CLOCK) - self._answered
+        if silent > self.patience / 2:
+            self._lose(f"the server has not answered for {silent:.0f} seconds")
 
     def _lose(self, why: str) -> None:
         self.lost = self.lost or why
@@ -91,11 +94,15 @@ class Beat:
             self.beat()
             self._over.wait(self.patience / BEATS)
 
+    def _guard(self) -> None:
+        while not self._over.wait(1.0):
+            self._look_at_the_clock()
+
     @contextmanager
     def going(self) -> Iterator["Beat"]:
-        """Beat in a thread while the block runs."""
-        thread = threading.Thread(target=self._run, daemon=True)
-        thread.start()
+        """Beat in a thread while the block runs; another looks at the clock meanwhile."""
+        for body in (self._run, self._guard):
+            threading.Thread(target=body, daemon=True).start()
         try:
             yield self
         finally:

@@ -21,7 +21,7 @@ from tests.pipelines.ssh_server import new_key
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.timeout(500),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(reason := hosts.reason()), reason=reason),
 ]
 SECRET = "prosmin:a-long-password-of-the-test"
@@ -180,12 +180,12 @@ def machines(tmp_path, empty_database):
 
 def test_two_workers_make_a_sweep_and_one_dies_in_the_middle(machines):
     folder = machines.project.folder
-    given = ("epochs.yaml", "--pool", "prosmin", "--patience", "60")
+    given = ("epochs.yaml", "--pool", "prosmin", "--patience", "90")
     sweep = (sys.executable, "-m", "pipelines.sweep")
     machines.start("sweep", machines.desk, *sweep, *given, cwd=folder)
     for worker in machines.workers:
         machines.work(worker)
-    killed = until(machines.waiting, 150)
+    killed = until(machines.waiting, 300)
     for host in (machines.desk, *machines.workers):
         assert not [line for line in host.processes() if SECRET.partition(":")[2] in line]
     killed.connect(False)  # as at a power cut, the server hears nothing of it
@@ -194,7 +194,7 @@ def test_two_workers_make_a_sweep_and_one_dies_in_the_middle(machines):
     (kept,) = [worker for worker in machines.workers if worker is not killed]
     for host in (kept, machines.desk):
         (host.folder / "record.go").touch()
-    code = machines.started["sweep"].wait(timeout=200)
+    code = machines.started["sweep"].wait(timeout=400)
     until(lambda: machines.said["sweep"][-1:] != [] and "points done" in machines.said["sweep"][-1])
     said = "".join(machines.said["sweep"])
     assert code == 1 and machines.said["sweep"][-1] == "2 of 3 points done; failed: epochs-2\n", (
