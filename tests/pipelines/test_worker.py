@@ -98,6 +98,10 @@ class Machines:
         given = (self.desk.address, str(SSH), str(key), str(allowed))
         folder = self.project.folder
         self.start("ssh", self.desk, sys.executable, script, *given, cwd=folder)
+        # The workers have no name for their user.
+        for role in ("AUTHOR", "COMMITTER"):
+            self.desk.variables[f"GIT_{role}_NAME"] = "test"
+            self.desk.variables[f"GIT_{role}_EMAIL"] = "test@example.org"
         self.desk.variables |= {
             "PREFECT_API_URL": self.server,
             "PREFECT_API_AUTH_STRING": SECRET,
