@@ -21,6 +21,7 @@ from tests.pipelines.ssh_server import new_key
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.machines,
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(reason := hosts.reason()), reason=reason),
 ]
