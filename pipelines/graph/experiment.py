@@ -32,6 +32,7 @@ from stages.params.load import PARAMS, load
 from stages.params.yaml_file import INTERPOLATION, read
 
 # A commit and the uncommitted changes, as ``take_snapshot`` returns them.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 SNAPSHOT = r"[0-9a-f]{40,64}(\+[0-9a-f]{40,64})?"
 SECONDS = "seconds: "  # how the line of the stages begins in the message of an experiment
 LONGEST = 4000  # characters of a change; DVC's grammar takes many seconds to read more
@@ -111,11 +112,8 @@ def experiment(
     """
     origin = Path.cwd()
     check(changes, name)
-    if snapshot and not re.fullmatch(SNAPSHOT, snapshot):
-        raise UserError(
-            f"snapshot is {shown(snapshot)}; "
-            "it must be the full id of a commit, which a sweep fills in"
-        )
+    if snapshot:
+        check_snapshot(snapshot)
     with clone_of(snapshot or take_snapshot(), name or "run") as folder:
         apply(changes)
         load()
@@ -159,6 +157,23 @@ def take_snapshot() -> str:
     return "+".join(filter(None, [commit, git(here, "stash", "create").strip()]))
 
 
+def check_name(name: str) -> None:
+    """Raise ``UserError`` for a name that would be no folder and no reference of git."""
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"{name!r} cannot be the name of an experiment; use letters, digits, '-', '_' and '.'"
+        )
+
+
+def check_snapshot(snapshot: str) -> None:
+    """Raise ``UserError`` for a snapshot that git might take for a path or an option."""
+    if not re.fullmatch(SNAPSHOT, snapshot):
+        raise UserError(
+            f"snapshot is {shown(snapshot)}; "
+            "it must be the full id of a commit, which a sweep fills in"
+        )
+
+
 def check(changes: Sequence[str], name: str | None = None) -> None:
     """Check the changes and the name of an experiment before anything runs.
 
@@ -166,11 +181,7 @@ def check(changes: Sequence[str], name: str | None = None) -> None:
         UserError: as ``experiment`` does.
     """
     if name is not None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise UserError(
-                f"{name!r} cannot be the name of an experiment; "
-                "use letters, digits, '-', '_' and '.'"
-            )
+        check_name(name)
         with dag.opened() as repo:
             from dvc.repo.experiments.utils import exp_refs_by_names
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pipelines.flows.points import Point, Points
 from pipelines.flows.server import settle
-from pipelines.graph.experiment import clone_of
+from pipelines.graph.experiment import check_name, check_snapshot, clone_of
 from pipelines.machines import exchange
 from pipelines.machines.beat import Beat
 from pipelines.machines.workers import GIT, NAME, PATIENCE, REMOTE
@@ -56,6 +56,9 @@ def run_point(
         exchange.patiently(action, patience, log.warning, lambda: beat.lost)
 
     try:
+        for given in (name, sweep):
+            check_name(given)
+        check_snapshot(snapshot)
         with beat.going():
             log.info("on the worker %s", worker)
             exchange.settle_git()
