@@ -81,9 +81,7 @@ def main() -> None:
     parser.add_argument("--mean", type=float, required=True, help="of its input, per channel")
     parser.add_argument("--std", type=float, required=True, help="of its input, per channel")
     parser.add_argument("--pixels", type=int, default=32, help="a side of its input (32)")
-    parser.add_argument(
-        "--images", type=int, default=10_000, help="of CIFAR-10, to train on"
-    )
+    parser.add_argument("--images", type=int, default=10_000, help="of CIFAR-10, to train on")
     parser.add_argument("--epochs", type=int, default=3, help="of training (3)")
     parser.add_argument("--lr", type=float, default=0.0005, help="highest learning rate (0.0005)")
     parser.add_argument("--seeds", type=int, default=3, help="runs, at least 2 (3)")

@@ -115,6 +115,21 @@ def end(group: int) -> None:
     reap()
 
 
+def start(command: list[str]) -> "subprocess.Popen[bytes]":
+    """Start ``command`` in a group of its own.
+
+    To a module of ``pipelines`` an interrupt comes once it can take it (``end_at_once`` of
+    ``stages.common.stopping``): while Python itself starts, it would be a traceback.
+    """
+    pairs = zip(command, command[1:])
+    if any(option == "-m" and name.startswith("pipelines.") for option, name in pairs):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def watch(command: list[str]) -> int:
     """Run ``command`` in a group of its own and return the code to end with.
 
@@ -134,7 +149,7 @@ def watch(command: list[str]) -> int:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(CHILD_SUBREAPER, 1, 0, 0, 0)
     # Kept in a variable: a Popen without one may reap the command and take its code away.
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    process = start(command)
     code = None
     while code is None and not stopped:
         ready, _, _ = select.select([wake_read, 0], [], [], 1.0)

@@ -13,6 +13,8 @@ def end_at_once() -> None:
     # In the background of a script it is ignored, and stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
+    # A guard holds it back until here (pipelines/engine/guard.py).
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def raise_interrupts() -> None:

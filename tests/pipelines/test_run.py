@@ -95,3 +95,16 @@ def test_a_run_begins_with_its_plan(capsys):
         "2 of 3 stages will run: about 5 s",
         "fetch.more is used by no stage",
     ]
+
+
+@pytest.mark.parametrize("module", ["pipelines.repro", "pipelines.engine.dvc_command"])
+def test_a_command_takes_ctrl_c_before_it_loads_the_library(module):
+    """Ctrl-C at a module that loads before is a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", module, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    loaded = [line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line]
+    assert loaded.index("stages.common.stopping") < loaded.index("prosmin")

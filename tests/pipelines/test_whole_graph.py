@@ -337,4 +337,4 @@ def test_a_fault_is_put_right_by_the_next_run(finished, tmp_path, kind):
     original.folder.symlink_to(finished)
     original.expected = original.left()
     entry = faults.one(0, kind, 0, original, tmp_path)
-    assert entry["held"], entry
+    assert entry["held"], f"{entry['why']} ({entry['fault']}): {entry.get('said')}"

@@ -164,6 +164,23 @@ def test_the_guard_leaves_nothing_behind(way):
     assert not Path(f"/proc/{escaped}").exists()
 
 
+def test_an_interrupt_while_python_starts_is_a_line():
+    """The guard interrupts the command as soon as it has started it."""
+    guard = subprocess.Popen(
+        [sys.executable, "-I", str(GUARD), sys.executable, "-m", "pipelines.clean", "--help"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    guard.stdin.close()
+    said = guard.stderr.read()
+    assert guard.wait(timeout=20) == 129
+    assert said in ("", "interrupted before anything was begun\n")
+
+
 def test_the_guard_hands_on_the_code_of_its_command():
     for command, code in (("exit 3", 3), ("kill -9 $$", 137)):
         assert (
