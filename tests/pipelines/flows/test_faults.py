@@ -164,21 +164,23 @@ def test_the_guard_leaves_nothing_behind(way):
     assert not Path(f"/proc/{escaped}").exists()
 
 
-def test_an_interrupt_while_python_starts_is_a_line():
-    """The guard interrupts the command as soon as it has started it."""
+@pytest.mark.parametrize("milliseconds", [0, 10, 20, 30, 40])
+def test_an_interrupt_while_python_starts_is_a_line(milliseconds):
+    """The guard interrupts the command soon after it has started it."""
     guard = subprocess.Popen(
         [sys.executable, "-I", str(GUARD), sys.executable, "-m", "pipelines.clean", "--help"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    until(lambda: Path(f"/proc/{guard.pid}/task/{guard.pid}/children").read_text())
+    time.sleep(milliseconds / 1000)
     guard.stdin.close()
-    said = guard.stderr.read()
+    assert guard.stderr.read() == "interrupted before anything was begun\n"
     assert guard.wait(timeout=20) == 129
-    assert said in ("", "interrupted before anything was begun\n")
 
 
 def test_the_guard_hands_on_the_code_of_its_command():
