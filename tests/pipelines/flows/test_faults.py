@@ -176,7 +176,8 @@ def test_an_interrupt_while_python_starts_is_a_line(milliseconds):
         text=True,
         start_new_session=True,
     )
-    until(lambda: Path(f"/proc/{guard.pid}/task/{guard.pid}/children").read_text())
+    while not Path(f"/proc/{guard.pid}/task/{guard.pid}/children").read_text():
+        time.sleep(0.001)
     time.sleep(milliseconds / 1000)
     guard.stdin.close()
     assert guard.stderr.read() == "interrupted before anything was begun\n"
