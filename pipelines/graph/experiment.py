@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from pipelines.engine import measured
 from pipelines.graph import dag
 from pipelines.graph.healing import clear_experiments, experiment_folder
+from pipelines.graph.identity import check_name, check_snapshot
 from pipelines.graph.private import private
 from prosmin.common.errors import UserError, nearest, printable, shown
 from prosmin.common.files import write_json
@@ -31,9 +31,6 @@ from stages.common.layout import SUMMARY
 from stages.params.load import PARAMS, load
 from stages.params.yaml_file import INTERPOLATION, read
 
-# A commit and the uncommitted changes, as ``take_snapshot`` returns them.
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-SNAPSHOT = r"[0-9a-f]{40,64}(\+[0-9a-f]{40,64})?"
 SECONDS = "seconds: "  # how the line of the stages begins in the message of an experiment
 LONGEST = 4000  # characters of a change; DVC's grammar takes many seconds to read more
 
@@ -155,23 +152,6 @@ def take_snapshot() -> str:
     # `git status` notes new time stamps; `git stash create` fails where nothing else has changed.
     git(here, "status", "--porcelain")
     return "+".join(filter(None, [commit, git(here, "stash", "create").strip()]))
-
-
-def check_name(name: str) -> None:
-    """Raise ``UserError`` for a name that would be no folder and no reference of git."""
-    if not re.fullmatch(NAME, name):
-        raise UserError(
-            f"{name!r} cannot be the name of an experiment; use letters, digits, '-', '_' and '.'"
-        )
-
-
-def check_snapshot(snapshot: str) -> None:
-    """Raise ``UserError`` for a snapshot that git might take for a path or an option."""
-    if not re.fullmatch(SNAPSHOT, snapshot):
-        raise UserError(
-            f"snapshot is {shown(snapshot)}; "
-            "it must be the full id of a commit, which a sweep fills in"
-        )
 
 
 def check(changes: Sequence[str], name: str | None = None) -> None:

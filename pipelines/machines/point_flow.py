@@ -13,7 +13,8 @@ from uuid import UUID
 
 from pipelines.flows.points import Point, Points
 from pipelines.flows.server import settle
-from pipelines.graph.experiment import check_name, check_snapshot, clone_of
+from pipelines.graph.experiment import clone_of
+from pipelines.graph.identity import check_name, check_snapshot
 from pipelines.machines import exchange
 from pipelines.machines.beat import Beat
 from pipelines.machines.workers import GIT, NAME, PATIENCE, REMOTE
