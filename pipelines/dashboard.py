@@ -43,6 +43,7 @@ from pipelines.graph import dag
 from pipelines.graph.private import FOLDER
 from pipelines.graph.workspace import tidy
 from pipelines.machines.pool import TEMPLATE
+from pipelines.machines.workers import POOL
 from pipelines.run import command
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_text
@@ -50,7 +51,6 @@ from stages.params.load import load
 
 PORT = 4200
 EVERY = ("", "0.0.0.0", "::", "*")
-POOL = "prosmin"
 OWN_QUEUE = "default"  # of the pool; workers of other machines serve other queues
 SIGN_IN = FOLDER / "sign-in.html"
 GREETING = """Dashboard: {server.site}, for you alone: open {page},

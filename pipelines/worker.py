@@ -27,11 +27,10 @@ from pipelines.graph import dag
 from pipelines.graph.workspace import tidy
 from pipelines.machines import exchange
 from pipelines.machines.pool import ensure
-from pipelines.machines.workers import CLONE, GIT, NAME, QUEUE, REMOTE, Workers
+from pipelines.machines.workers import CLONE, GIT, NAME, POOL, QUEUE, REMOTE, Workers
 from pipelines.run import command
 from prosmin.common.errors import UserError
 
-POOL = "prosmin"
 # Runs are due at once. A worker whose clock is behind must not take them for later.
 AHEAD = 24 * 3600
 LOOK = 1.0  # seconds between two looks at the slots

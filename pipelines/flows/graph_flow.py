@@ -125,7 +125,7 @@ def _run_here(
     leases = machine.Machine(count, peaks=peaks)
     plan = of(chosen, unchanged, asked=stages, forced=force)
     idle = unchanged | set(plan.restored)
-    seconds, memory = expected(chosen, idle, machine.Machine(count, peaks=peaks), took)
+    seconds, memory = expected(chosen, idle, replace(leases), took)
     plan = plan._replace(seconds=seconds, memory=memory)
     for line in plan.head():
         get_run_logger().info("%s", line)

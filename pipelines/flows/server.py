@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.engine.execute import ended, guarded
+from pipelines.flows.client import quick_client
 from pipelines.flows.local_server import HOST, origins
 from pipelines.graph.private import FOLDER, private
 from prosmin.common.errors import UserError
@@ -193,16 +194,9 @@ def fault() -> str:
     """
     from httpx import HTTPError, HTTPStatusError, InvalidURL, TimeoutException
     from prefect.client.base import ServerType
-    from prefect.client.orchestration import get_client
-    from prefect.settings import (
-        PREFECT_API_REQUEST_TIMEOUT,
-        PREFECT_CLIENT_MAX_RETRIES,
-        temporary_settings,
-    )
 
-    quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: ANSWER}
     try:
-        with temporary_settings(quick), get_client(sync_client=True) as client:
+        with quick_client(ANSWER) as client:
             if client.server_type != ServerType.CLOUD:
                 client.api_version()
             return ""

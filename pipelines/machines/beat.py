@@ -11,34 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 from uuid import UUID
 
+from pipelines.flows.client import quick_client
 from prosmin.common.errors import UserError
-
-if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
 
 # Labels of a flow run.
 BEAT, LOST, WORKER = "prosmin.beat", "prosmin.lost", "prosmin.worker"
 BEATS = 12  # in the patience
 # A machine that has slept has been silent. CLOCK_MONOTONIC does not count it.
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-@contextmanager
-def quick_client(seconds: float) -> Iterator["SyncPrefectClient"]:
-    """A client that asks the server once and waits ``seconds`` for an answer."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import (
-        PREFECT_API_REQUEST_TIMEOUT,
-        PREFECT_CLIENT_MAX_RETRIES,
-        temporary_settings,
-    )
-
-    once = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: seconds}
-    with temporary_settings(once), get_client(sync_client=True) as client:
-        yield client
 
 
 class Beat:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 # A work pool whose runs choose no settings: no command, no environment, no folder.
-TEMPLATE = Path(__file__).parents[1] / "flows/work_pool.json"
+TEMPLATE = Path(__file__).with_name("work_pool.json")
 ENTRYPOINT = "pipelines/machines/point_flow.py:run_point"
 MOST = 3  # workers that a point may lose
 UNWELL = 300.0  # seconds that the server may be away when a run is created

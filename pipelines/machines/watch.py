@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pipelines.machines.beat import BEAT, BEATS, LOST, WORKER, quick_client
+from pipelines.flows.client import quick_client
+from pipelines.machines.beat import BEAT, BEATS, LOST, WORKER
 from prosmin.common.errors import reason
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ import argparse
 
 from pydantic import BaseModel, ConfigDict, Field
 
+POOL = "prosmin"
 QUEUE = "points"
 REMOTE = "origin"
 PATIENCE = 180.0

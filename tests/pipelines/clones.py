@@ -128,6 +128,27 @@ def clone(folder: Path, changes: dict[str, Any], files: Mapping[str, str] = {}) 
     return folder
 
 
+TWO_STAGES = """
+stages:
+  fetch: {cmd: mkdir -p data && echo pixels > data/photos, outs: [data/photos]}
+  report:
+    cmd: mkdir -p results && cat data/photos params.yaml > results/report
+    params: [knn.k]
+    deps: [data/photos]
+    outs: [results/report]
+"""
+
+
+def two_stages(folder: Path) -> None:
+    """Make a repository of git and DVC with the graph ``TWO_STAGES``, not committed."""
+    ignored = shutil.ignore_patterns("cache", "tmp", "config.local")
+    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=ignored)
+    subprocess.run(["git", "init", "--quiet", "-b", "main", folder], check=True)
+    shutil.copy(ROOT / "params.yaml", folder)
+    (folder / "dvc.yaml").write_text(TWO_STAGES)
+    (folder / ".gitignore").write_text("/results/\n/data/\n/.prosmin/\n")
+
+
 def ran(output: str) -> set[str]:
     """The stages that DVC says it ran (not those it skipped or took from the run cache)."""
     return {

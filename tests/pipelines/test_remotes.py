@@ -9,21 +9,12 @@ from pathlib import Path
 import pytest
 from dvc.cli import main
 
-from tests.pipelines.clones import ROOT, command, commit, edit, ran
+from tests.pipelines.clones import ROOT, command, commit, edit, ran, two_stages
 from tests.pipelines.ssh_server import new_key, serving
 
 pytest.importorskip("dvc_ssh", reason="dvc-ssh, for SSH remotes, is not installed")
 
 PATHS = {"PYTHONPATH": str(ROOT)}
-GRAPH = """
-stages:
-  fetch: {cmd: mkdir -p data && echo pixels > data/photos, outs: [data/photos]}
-  report:
-    cmd: mkdir -p results && cat data/photos params.yaml > results/report
-    params: [knn.k]
-    deps: [data/photos]
-    outs: [results/report]
-"""
 
 
 def dvc(folder: Path, *arguments: str) -> int:
@@ -60,15 +51,7 @@ def server(home, key, tmp_path_factory) -> Iterator[str]:
 def origin(server, key, tmp_path_factory) -> Path:
     """A project whose graph has run and whose results are on the server."""
     folder = tmp_path_factory.mktemp("origin") / "a project"
-    shutil.copytree(
-        ROOT / ".dvc",
-        folder / ".dvc",
-        ignore=shutil.ignore_patterns("cache", "tmp", "config.local"),
-    )
-    subprocess.run(["git", "init", "--quiet", "-b", "main", folder], check=True)
-    shutil.copy(ROOT / "params.yaml", folder)
-    (folder / "dvc.yaml").write_text(GRAPH)
-    (folder / ".gitignore").write_text("/results/\n/data/\n/.prosmin/\n")
+    two_stages(folder)
     assert dvc(folder, "remote", "add", "--default", "lab", server) == 0
     assert dvc(folder, "remote", "modify", "--local", "lab", "keyfile", str(key)) == 0
     assert dvc(folder, "repro") == 0 and dvc(folder, "push") == 0

@@ -1,7 +1,6 @@
 """Code, data and experiments between two clones, by a bare repository and a remote in a folder."""
 
 import contextlib
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,17 +10,7 @@ from dvc.cli import main
 from pipelines.graph.experiment import git, take_snapshot
 from pipelines.machines import exchange
 from prosmin.common.errors import UserError
-from tests.pipelines.clones import ROOT, commit
-
-GRAPH = """
-stages:
-  fetch: {cmd: mkdir -p data && echo pixels > data/photos, outs: [data/photos]}
-  report:
-    cmd: mkdir -p results && cat data/photos params.yaml > results/report
-    params: [knn.k]
-    deps: [data/photos]
-    outs: [results/report]
-"""
+from tests.pipelines.clones import commit, two_stages
 
 
 @pytest.fixture
@@ -32,13 +21,8 @@ def desk(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("GIT_COMMITTER_NAME", "test")
     monkeypatch.setenv("GIT_COMMITTER_EMAIL", "test@example.org")
     folder, bare = tmp_path / "desk", tmp_path / "bare"
-    ignored = shutil.ignore_patterns("cache", "tmp", "config.local")
-    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=ignored)
-    subprocess.run(["git", "init", "--quiet", "-b", "main", folder], check=True)
+    two_stages(folder)
     subprocess.run(["git", "init", "--quiet", "--bare", bare], check=True)
-    shutil.copy(ROOT / "params.yaml", folder)
-    (folder / "dvc.yaml").write_text(GRAPH)
-    (folder / ".gitignore").write_text("/results/\n/data/\n/.prosmin/\n")
     git(folder, "remote", "add", "origin", str(bare))
     with contextlib.chdir(folder):
         assert main(["remote", "add", "--default", "--quiet", "lab", str(tmp_path / "stored")]) == 0

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipelines.flows.client import quick_client
 from pipelines.flows.server import environment
-from pipelines.machines.beat import BEAT, WORKER, Beat, quick_client
+from pipelines.machines.beat import BEAT, WORKER, Beat
 from pipelines.machines.watch import Watch
 from prosmin.common.errors import UserError
 
