@@ -34,11 +34,16 @@ the clean images beside them, to a sample of the test images.
 
 import hashlib
 import logging
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from prosmin.common import files
+from prosmin.common.compute.backend import chunks
 from prosmin.common.encoders import ENCODERS, UNTRAINED
 from prosmin.common.seeds import sample_rows
 from prosmin.corruptions.textures import read_frost
@@ -83,25 +88,22 @@ def main(params: Params) -> None:
     facts = _facts(params, split)
     known = None if lacking else _known_errors(params, facts)
 
-    observers = {}
-    for encoder in ENCODERS:
-        network = store.load_encoder(layout.PRETRAINED, encoder).to(device)
+    networks = [store.load_encoder(layout.PRETRAINED, encoder).to(device) for encoder in ENCODERS]
+    size, observers = (len(types), len(severities)), {}
+    for encoder, clean in zip(ENCODERS, _clean(networks, split, asked.batch_size), strict=True):
         probe = None if lacking else load_probe(encoder)
         ways = load_recalibration(encoder) if probe else None
-        size = (len(types), len(severities))
-        observers[encoder] = robustness.Observer(
-            network, probe, split, cells.paired, size, asked.batch_size, ways
-        )
-    for row, name in enumerate(types):
-        for column, severity in enumerate(severities):
-            for images in cells.parts(name, severity):
-                for observer in observers.values():
-                    observer.see(images)
-            for observer in observers.values():
-                observer.finish((row, column), cells.labels)
-        means = (f"{encoder} {observer.mean(row):.3f}" for encoder, observer in observers.items())
-        measure = "feature similarity" if lacking else "accuracy"
-        log.info("%s: %s %s", name, measure, ", ".join(means))
+        observers[encoder] = robustness.Observer(clean, probe, split, cells.paired, size, ways)
+    names = [(name, severity) for name in types for severity in severities]
+    features = robustness.features_by_cell(networks, cells, names, asked.batch_size)
+    for place, seen in zip(np.ndindex(size), features, strict=True):
+        for observer, of_encoder in zip(observers.values(), seen, strict=True):
+            observer.see(place, of_encoder, cells.labels)
+        row, column = place
+        if column == size[1] - 1:
+            means = (f"{encoder} {seer.mean(row):.3f}" for encoder, seer in observers.items())
+            measure = "feature similarity" if lacking else "accuracy"
+            log.info("%s: %s %s", types[row], measure, ", ".join(means))
 
     metrics: dict[str, Any] = {LEFT_OUT: lacking} if lacking else {}
     for encoder, observer in observers.items():
@@ -130,6 +132,16 @@ def main(params: Params) -> None:
     ]
     files.write_csv(layout.CORRUPTION_ACCURACY, COLUMNS, rows)
     files.write_metrics(layout.metrics("corrupt"), metrics)
+
+
+def _clean(
+    networks: Sequence[nn.Module], split: dataset.Split, batch_size: int
+) -> list[np.ndarray]:
+    """The features [N, F] of the clean images, per network."""
+    rows = chunks(len(split), batch_size)
+    batches = [partial(split.images.__getitem__, batch) for batch in rows]
+    parts = robustness.embed_parts(networks, batches, batch_size)
+    return [np.concatenate(of_network) for of_network in zip(*parts, strict=True)]
 
 
 def _sample(split: dataset.Split, limit: int, seed: int) -> dataset.Split:

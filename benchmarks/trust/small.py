@@ -169,7 +169,7 @@ def _weights(path: Path) -> None:
 def _arrays(path: Path) -> None:
     cells = corrupted_sets.Arrays("arrays", ["fog"], 10, 8, 1)
     assert sum(
-        len(part) for severity in range(1, 6) for part in cells.parts("fog", severity)
+        len(part()) for severity in range(1, 6) for part in cells.parts("fog", severity)
     ) == 5 * len(cells.labels)
 
 

@@ -19,12 +19,11 @@ they are stronger for small images: on 8 x 8 pixels the constants for 32 are sev
 are defined down to 2 x 2.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 from torch import Tensor
 
 from prosmin.common.seeds import corruption_generator
+from prosmin.common.threads import one_thread_each
 from prosmin.corruptions import (  # noqa: F401  (these modules register their types)
     blur,
     digital,
@@ -86,7 +85,5 @@ def corrupt(
         return torch.cat(list(map(corrupt_block, places, parts)))
     # Blocks side by side, on one thread each, keep all cores busy. Otherwise random draws and JPEG
     # would use one core.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        result = list(pool.map(corrupt_block, places, parts))
-    torch.set_num_threads(threads)  # the threads above have changed the default for later threads
-    return torch.cat(result)
+    with one_thread_each(threads) as pool:
+        return torch.cat(list(pool.map(corrupt_block, places, parts)))

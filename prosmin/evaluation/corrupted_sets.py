@@ -1,15 +1,15 @@
 """The corrupted images of a test split, cell by cell: generated, or read from published files.
 
 A cell is one corruption type at one severity. Every source gives the labels [N] of its images,
-which are the same and in the same order in all cells, and the images of a cell in parts.
+which are the same and in the same order in all cells, and functions that give the images of a cell
+in parts. Several threads may call these at the same time.
 
 Letters in shapes: N images, B images of a part, C channels, S pixels a side, H x W pixels.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -27,6 +27,8 @@ from prosmin.fetching.listing import files_in, subfolders
 
 _PART = 1024  # images per part, at least
 
+Parts = Sequence[Callable[[], Tensor]]
+
 
 class Cells(Protocol):
     """Corrupted images.
@@ -38,8 +40,8 @@ class Cells(Protocol):
     labels: np.ndarray
     paired: bool
 
-    def parts(self, name: str, severity: int) -> Iterator[Tensor]:
-        """Yield the N images of a cell in parts uint8 [B, C, S, S]. name: of the type."""
+    def parts(self, name: str, severity: int) -> Parts:
+        """The N images of a cell in parts uint8 [B, C, S, S]. name: of the type."""
         ...
 
 
@@ -60,13 +62,15 @@ class Generated:
     def labels(self) -> np.ndarray:
         return self.split.labels.numpy()
 
-    def parts(self, name: str, severity: int) -> Iterator[Tensor]:
-        images = self.split.images
-        size = block(*images.shape[-2:])
+    def parts(self, name: str, severity: int) -> Parts:
+        size = block(*self.split.images.shape[-2:])
         step = size * -(-_PART // size)
-        for first in range(0, len(images), step):
-            part = images[first : first + step].to(self.device)
-            yield corrupt(part, name, severity, self.seed, first=first, frost=self.frost)
+        starts = range(0, len(self.split), step)
+        return [partial(self._part, name, severity, first, step) for first in starts]
+
+    def _part(self, name: str, severity: int, first: int, step: int) -> Tensor:
+        images = self.split.images[first : first + step].to(self.device)
+        return corrupt(images, name, severity, self.seed, first=first, frost=self.frost)
 
 
 # --- published files ------------------------------------------------------------------------------
@@ -111,13 +115,13 @@ class Folders:
             [places[file.partition("/")[0]] for file in self.files], dtype=np.int64
         )
 
-    def parts(self, name: str, severity: int) -> Iterator[Tensor]:
+    def parts(self, name: str, severity: int) -> Parts:
         cell = self.root / name / str(severity)
-        # Threads help, because decoding runs outside the interpreter lock.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for first in range(0, len(self.files), _PART):
-                files = [cell / file for file in self.files[first : first + _PART]]
-                yield torch.cat(list(pool.map(self._read, files)))
+        starts = range(0, len(self.files), _PART)
+        return [partial(self._part, cell, self.files[first : first + _PART]) for first in starts]
+
+    def _part(self, cell: Path, files: Sequence[str]) -> Tensor:
+        return torch.cat([self._read(cell / file) for file in files])
 
     def _read(self, file: Path) -> Tensor:
         try:
@@ -171,15 +175,19 @@ class Arrays:
                 needed = f"uint8 [{rows}, H, W, 3], as many images as labels.npy has labels"
                 raise UserError(f"{self.root / name}.npy is {_shown(array)}; needed: {needed}")
 
-    def parts(self, name: str, severity: int) -> Iterator[Tensor]:
+    def parts(self, name: str, severity: int) -> Parts:
         count = len(self.labels)
         cell = self.arrays[name][(severity - 1) * count : severity * count]
-        for first in range(0, count, _PART):
-            pixels = torch.from_numpy(np.array(cell[first : first + _PART])).permute(0, 3, 1, 2)
-            # Copied even with one channel, whose strides would otherwise choose other kernels with
-            # other last digits.
-            pixels = pixels.clone(memory_format=torch.contiguous_format)
-            yield convert(pixels, self.image_size, self.channels)
+        return [
+            partial(self._part, cell[first : first + _PART]) for first in range(0, count, _PART)
+        ]
+
+    def _part(self, array: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(np.array(array)).permute(0, 3, 1, 2)
+        # Copied even with one channel, whose strides would otherwise choose other kernels with
+        # other last digits.
+        pixels = pixels.clone(memory_format=torch.contiguous_format)
+        return convert(pixels, self.image_size, self.channels)
 
 
 def _root(path: str | Path) -> Path:

@@ -3,16 +3,22 @@
 A cell is one corruption type at one severity. Letters in shapes: T types, S severities, N images.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prosmin import corruptions
-from prosmin.common.compute.backend import chunks, rows_at_once
+from prosmin.common.compute.backend import chunks, in_order, rows_at_once
+from prosmin.common.threads import one_thread_each
 from prosmin.data.dataset import Split
+from prosmin.evaluation.corrupted_sets import Cells
 from prosmin.evaluation.embedding import embed
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.evaluation.recalibration import Recalibration
@@ -72,6 +78,50 @@ class Recalibrated:
         return summary
 
 
+def embed_parts(
+    encoders: Sequence[nn.Module], parts: Iterable[Callable[[], Tensor]], batch_size: int = 512
+) -> Generator[list[np.ndarray], None, None]:
+    """Yield the features of every part, one array float32 [N, F] per encoder.
+
+    The threads of torch take turns at the parts: each makes a part and embeds it, by itself. So
+    their number changes no digit. On a GPU they make parts while one of them embeds.
+
+    encoders: on one device, in evaluation mode.
+    parts: give images as ``embed`` takes them.
+    """
+    count = torch.get_num_threads()
+    on_gpu = next(encoders[0].parameters()).is_cuda
+    turn: Any = threading.Lock() if on_gpu else nullcontext()
+
+    def features(part: Callable[[], Tensor]) -> list[np.ndarray]:
+        images = part()
+        with turn:
+            return [embed(encoder, images, batch_size) for encoder in encoders]
+
+    if count == 1:
+        yield from map(features, parts)
+        return
+    with one_thread_each(count) as pool:
+        yield from in_order(pool, features, parts, 2 * count)
+
+
+def features_by_cell(
+    encoders: Sequence[nn.Module],
+    cells: Cells,
+    names: Sequence[tuple[str, int]],
+    batch_size: int,
+) -> Iterator[list[np.ndarray]]:
+    """Yield the features of every cell, one array [N, F] per encoder.
+
+    names: type and severity of the cells.
+    """
+    parts = [cells.parts(*name) for name in names]
+    with closing(embed_parts(encoders, chain.from_iterable(parts), batch_size)) as features:
+        for cell in parts:
+            seen = [next(features) for _ in cell]
+            yield [np.concatenate(of_encoder) for of_encoder in zip(*seen, strict=True)]
+
+
 class Observer:
     """An encoder and its results in every cell.
 
@@ -87,18 +137,18 @@ class Observer:
 
     def __init__(
         self,
-        network: torch.nn.Module,
+        clean: np.ndarray,
         probe: Probe | None,
         split: Split,
         paired: bool,
         cells: tuple[int, int],
-        batch_size: int,
         recalibration: Recalibration | None = None,
     ):
-        """split: the clean images. cells: numbers of types and of severities."""
-        self.network, self.probe, self.paired = network, probe, paired
-        self.batch_size = batch_size
-        self.clean = embed(network, split.images, batch_size)
+        """split: the clean images. clean: their features [N, F].
+
+        cells: numbers of types and of severities.
+        """
+        self.clean, self.probe, self.paired = clean, probe, paired
         self.hits, self.ece = np.empty((*cells, len(split)), bool), np.empty(cells)
         self.similarity = np.empty((*cells, len(split)), np.float32)
         self.covered = np.empty((*cells, len(split)), bool)
@@ -110,16 +160,9 @@ class Observer:
         self.recalibrated: Recalibrated | None = None
         if probe and recalibration:
             self.recalibrated = Recalibrated(recalibration, cells, len(split))
-        self._parts: list[np.ndarray] = []
 
-    def see(self, images: Tensor) -> None:
-        """Embed a part uint8 [B, C, H, W] of the present cell."""
-        self._parts.append(embed(self.network, images, self.batch_size))
-
-    def finish(self, cell: tuple[int, int], labels: np.ndarray) -> None:
-        """Measure the cell whose parts have been seen. labels: int64 [N]."""
-        features = np.concatenate(self._parts)
-        self._parts = []
+    def see(self, cell: tuple[int, int], features: np.ndarray, labels: np.ndarray) -> None:
+        """Measure a cell. features: [N, F] of its images. labels: int64 [N]."""
         if self.paired:
             self.similarity[cell] = corruption_error.cosines(features, self.clean)
         if self.probe:

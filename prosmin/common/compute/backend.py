@@ -11,8 +11,9 @@ Sums over parts are taken in their order. So the number of threads changes no di
 
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -64,17 +65,31 @@ class Backend:
             yield from map(function, items)
             return
         count = min(threads(), len(items))
-        with _blas().limit(limits=1):
+        with blas().limit(limits=1):
             if count < 2:
                 yield from map(function, items)
                 return
             with ThreadPoolExecutor(count) as pool:
-                waiting = [pool.submit(function, item) for item in items[: 2 * count]]
-                # Few at a time: results that nobody has taken yet need memory.
-                for place in range(len(items)):
-                    yield waiting.pop(0).result()
-                    if place + 2 * count < len(items):
-                        waiting.append(pool.submit(function, items[place + 2 * count]))
+                yield from in_order(pool, function, items, 2 * count)
+
+
+def in_order(
+    pool: Executor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int,
+) -> Iterator[Result]:
+    """Yield ``function`` of each item in their order, computed by a pool.
+
+    ahead: most results that wait until they are taken; they need memory.
+    """
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 NUMPY = Backend(np)
@@ -96,7 +111,7 @@ def _of_device(visible: str | None) -> Backend:
 
 
 @cache
-def _blas() -> Any:
+def blas() -> Any:
     """The libraries of matrix products in this process, whose threads can be limited."""
     from threadpoolctl import ThreadpoolController
 
@@ -105,7 +120,7 @@ def _blas() -> Any:
 
 def threads() -> int:
     """Return the number of threads that BLAS may use."""
-    return max((library.num_threads for library in _blas().lib_controllers), default=1)
+    return max((library.num_threads for library in blas().lib_controllers), default=1)
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

@@ -71,7 +71,7 @@ def arrays(tmp_path):
 
 
 def whole(cells, name, severity):
-    return torch.cat(list(cells.parts(name, severity)))
+    return torch.cat([part() for part in cells.parts(name, severity)])
 
 
 # --- generated ------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_generated_parts_are_the_whole_set_corrupted(monkeypatch):
     monkeypatch.setattr(corrupted_sets, "_PART", 200)
     images = photographs(48).repeat(50, 1, 1, 1)  # 300, of blocks of 113 two of which are a part
     cells = corrupted_sets.Generated(Split(images, torch.arange(300) % 3, CLASSES), seed=5)
-    parts = list(cells.parts("snow", 2))
+    parts = [part() for part in cells.parts("snow", 2)]
     assert [len(part) for part in parts] == [226, 74]
     assert torch.cat(parts).equal(corrupt(images, "snow", 2, 5))
     assert cells.labels.tolist() == [0, 1, 2] * 100
@@ -94,7 +94,7 @@ def test_folders_are_read_as_the_files_are(folders, monkeypatch):
     monkeypatch.setattr(corrupted_sets, "_PART", 4)
     cells = open_folders(folders)
     assert cells.labels.tolist() == [0, 0, 0, 2, 2, 2]
-    assert [len(part) for part in cells.parts("fog", 5)] == [4, 2]
+    assert [len(part()) for part in cells.parts("fog", 5)] == [4, 2]
     expected = [
         np.asarray(Image.open(file)) for file in sorted((folders / "fog/5").rglob("*.JPEG"))
     ]
