@@ -6,20 +6,24 @@ A split is one file, ``train.arrow``, or shards of at most ``SHARD_BYTES``,
 Columns: ``image`` (binary), ``label`` (int64, null without a label) and ``source`` (string, the
 file or row of the image's origin). The schema's metadata says under the key ``prosmin`` how to read
 ``image``.
+
+pyarrow is loaded by those who read or write a file, so that training and evaluation of images in
+memory work without it.
 """
 
 import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from prosmin.common.errors import UserError, reason, shown
+
+if TYPE_CHECKING:
+    import pyarrow
 
 SPLITS = ("train", "val", "test")
 RAW_SIDE = 64  # pixels; for smaller images, time of decoding matters more than space on the disk
@@ -80,8 +84,10 @@ class Layout:
             raise ValueError("it gives the images no size")
         return self.height, self.width, self.channels
 
-    def schema(self) -> pyarrow.Schema:
+    def schema(self) -> "pyarrow.Schema":
         """Return the columns, and this layout as metadata."""
+        import pyarrow
+
         columns = [
             ("image", pyarrow.binary()),
             ("label", pyarrow.int64()),
@@ -94,6 +100,8 @@ class SplitWriter:
     """Write one split row by row; memory holds one record batch (4096 rows or 16 MiB)."""
 
     def __init__(self, path: str | Path, layout: Layout):
+        import pyarrow
+
         self._schema = layout.schema()
         self._file = pyarrow.OSFile(str(path), "wb")
         self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
@@ -108,6 +116,8 @@ class SplitWriter:
             self._flush()
 
     def _flush(self) -> None:
+        import pyarrow
+
         if self._rows:
             columns = [
                 pyarrow.array(column, field.type)
@@ -148,6 +158,8 @@ class SplitReader:
     """
 
     def __init__(self, path: str | Path):
+        import pyarrow
+
         path = Path(path)
         try:
             tables = [
@@ -172,6 +184,8 @@ class SplitReader:
 
     def _check(self) -> None:
         """Raise ``ValueError`` for columns that contradict the layout. Images are not decoded."""
+        from pyarrow import compute
+
         layout, columns = self.layout, self.table.schema.names
         if layout.encoding not in ("raw", "encoded") or layout.channels not in (1, 3):
             raise ValueError(f"its layout is {shown(asdict(layout))}")
@@ -181,15 +195,17 @@ class SplitReader:
         if self.table["image"].null_count or self.table["source"].null_count:
             raise ValueError("an image or its source is missing")
         if layout.encoding == "raw":
-            lengths = pyarrow.compute.binary_length(self.table["image"])
-            ends = set(pyarrow.compute.min_max(lengths).as_py().values())
+            lengths = compute.binary_length(self.table["image"])
+            ends = set(compute.min_max(lengths).as_py().values())
             if min(layout.shape) < 1 or len(self) and ends != {math.prod(layout.shape)}:
                 size = " x ".join(map(str, layout.shape))
                 raise ValueError(f"an image has another size than {size}")
 
     def check_labels(self, classes: int) -> None:
         """Raise ``UserError`` for labels outside of 0 to ``classes`` - 1."""
-        ends = pyarrow.compute.min_max(self.table["label"]).as_py()
+        from pyarrow import compute
+
+        ends = compute.min_max(self.table["label"]).as_py()
         if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < classes:
             wrong = ends["min"] if ends["min"] < 0 else ends["max"]
             raise UserError(
@@ -205,7 +221,7 @@ class SplitReader:
         labels: NDArray[np.int64] = self.table["label"].fill_null(NO_LABEL).to_numpy()
         return labels
 
-    def image(self, row: int) -> pyarrow.Buffer:
+    def image(self, row: int) -> "pyarrow.Buffer":
         """Return the stored bytes of an image."""
         return self._images[row].as_buffer()
 
