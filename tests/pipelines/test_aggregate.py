@@ -12,7 +12,7 @@ from prosmin.common.files import write_json
 from stages.common import headlines
 from stages.common.headlines import Row
 from stages.params.load import load
-from tests.pipelines.conftest import ROOT, Project
+from tests.pipelines.projects import ROOT, Project
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
 ACCURACIES = {"a": [0.90, 0.93, 0.91], "b": [0.85, 0.90, 0.86]}

@@ -18,7 +18,7 @@ import pytest
 import websockets
 
 from pipelines.flows.server import free_port
-from tests.pipelines.conftest import ROOT, Api, until
+from tests.pipelines.projects import ROOT, Api, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 DEPLOYMENTS = """

@@ -9,7 +9,7 @@ import pytest
 from pipelines.engine.execute import Result, against
 from pipelines.flows.terminal import Terminal
 from pipelines.graph.dag import Stage
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.projects import ROOT
 
 
 def ended(body: str, **options) -> subprocess.CompletedProcess[str]:

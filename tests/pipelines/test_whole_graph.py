@@ -1,4 +1,7 @@
-"""The real graph on a folder of photographs, by DVC, at tiny size in clones of this checkout."""
+"""The real graph on a folder of photographs, by DVC, at tiny size in clones of this checkout.
+
+Longer than 300 lines, because its fixture runs the whole graph, which takes a minute.
+"""
 
 import contextlib
 import filecmp

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.pipelines import hosts
-from tests.pipelines.conftest import ROOT, Project, until
 from tests.pipelines.flows.test_grid import RANK
+from tests.pipelines.projects import ROOT, Project, until
 from tests.pipelines.ssh_server import new_key
 
 pytestmark = [

@@ -7,8 +7,8 @@ import pytest
 
 from pipelines.engine import dvc_command
 from pipelines.graph import dvc
-from tests.pipelines.conftest import Project
 from tests.pipelines.flows.test_graph_flow import CHANGES, FORCED, set_param
+from tests.pipelines.projects import Project
 
 LONG = "a value that is longer than the eighty columns of a line of YAML, so that it is folded"
 ODD = f"""

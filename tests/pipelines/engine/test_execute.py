@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.engine.execute import Executor, Result
 from pipelines.engine.machine import Lease
-from tests.pipelines.conftest import ROOT, until
+from tests.pipelines.projects import ROOT, until
 
 pytestmark = pytest.mark.integration
 LEASE = Lease(1, ())

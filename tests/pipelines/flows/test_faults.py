@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.flows import server
-from tests.pipelines.conftest import ROOT, Api, until
 from tests.pipelines.flows.test_graph_flow import outcomes
+from tests.pipelines.projects import ROOT, Api, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 BEFORE = {"source@a", "source@b"}

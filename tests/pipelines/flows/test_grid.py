@@ -11,7 +11,7 @@ from pipelines.graph.revisions import stale
 from prosmin.common.errors import UserError
 from stages.params.load import load
 from tests.pipelines.clones import edit
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.projects import ROOT
 
 RANK = "metrics/leaf/one.json:trained.accuracy"
 

@@ -18,8 +18,8 @@ from PIL import Image
 from pipelines.dashboard import forward
 from pipelines.flows.server import Server
 from tests.conftest import BROWSERS
-from tests.pipelines.conftest import Project
 from tests.pipelines.flows.test_graph_flow import outcomes
+from tests.pipelines.projects import Project
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 FLAGS = [

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from pipelines.flows import progress
 from prosmin.common import files
 from stages.common import layout
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.projects import ROOT
 
 
 def test_curves_are_drawn_when_they_have_changed(tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ from prosmin.common.errors import UserError
 from prosmin.common.files import write_json
 from stages.params.load import load
 from tests.pipelines.clones import ROOT, edit, noted
-from tests.pipelines.conftest import until
 from tests.pipelines.flows.test_graph_flow import outcomes
+from tests.pipelines.projects import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(200)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.graph.experiment import git
 from prosmin.common.errors import UserError
-from tests.pipelines.conftest import ROOT, until
+from tests.pipelines.projects import ROOT, until
 
 GIT = """
 import os, sys, time

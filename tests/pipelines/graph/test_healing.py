@@ -17,7 +17,7 @@ from pipelines.graph import lockfile
 from pipelines.graph.healing import clear_experiments, experiment_folder, heal
 from pipelines.graph.workspace import alone
 from stages.common import proof
-from tests.pipelines.conftest import ROOT, Project
+from tests.pipelines.projects import ROOT, Project
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 COPY = ".5olDpSrtAbCdEfGh_-01xZ.tmp"  # as DVC names a copy that is not yet whole
@@ -47,9 +47,7 @@ def damaged(finished, monkeypatch):
 def test_a_leftover_of_a_write_is_never_hashed_and_is_removed(damaged):
     folder = damaged.folder
     kill = "import os, signal; os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
-    write = (
-        "from prosmin.common.files import write_text; write_text('metrics/leaf/one.json', 'half'); "
-    )
+    write = "from prosmin.common import files; files.write_text('metrics/leaf/one.json', 'half')"
     dead = subprocess.Popen(
         [sys.executable, "-c", kill + write],
         cwd=folder,
@@ -293,9 +291,6 @@ def test_make_repro_after_a_killed_flow_leaves_the_order_of_a_run_that_nobody_di
 
 @pytest.mark.parametrize("torn", ["", "{", "[1]", "NaN", "5", '{"dvc.lock": 1e999}'])
 def test_notes_that_are_torn_are_none(tmp_path, monkeypatch, torn):
-    from pipelines.graph import lockfile
-    from stages.common import proof
-
     monkeypatch.chdir(tmp_path)
     for path in (lockfile.ORDER, measured.SECONDS.kept, proof._file("data/digits")):
         path.parent.mkdir(parents=True, exist_ok=True)

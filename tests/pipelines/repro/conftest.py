@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.projects import ROOT
 from tests.pipelines.repro.started import WORKS
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.projects import ROOT
 
 METRICS = (
     '{"trained": {"accuracy": 0.975, "accuracy_low": 0.96, "accuracy_high": 0.99}, '

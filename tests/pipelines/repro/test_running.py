@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.projects import ROOT
 from tests.pipelines.repro.started import METRICS, finish, start
 
 

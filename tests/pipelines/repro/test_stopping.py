@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.conftest import ROOT, until
+from tests.pipelines.projects import ROOT, until
 from tests.pipelines.repro.started import WAITS_LONG, WORKS, finish, start
 
 WAITS = """

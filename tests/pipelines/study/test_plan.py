@@ -20,7 +20,7 @@ from pipelines.study.plan import (
 )
 from prosmin.common.errors import UserError
 from stages.params.load import load
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.projects import ROOT
 from tests.pipelines.study.test_file import SMALL, changed
 
 

@@ -12,7 +12,7 @@ from pipelines.graph import dag
 from pipelines.plan import plan
 from stages.common import current
 from tests.pipelines.clones import command, ran
-from tests.pipelines.conftest import Project
+from tests.pipelines.projects import Project
 from tests.stages.conftest import moved_to_copy
 
 WHOLE = """
