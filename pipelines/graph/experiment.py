@@ -21,7 +21,7 @@ from pathlib import Path
 from pipelines.engine import measured
 from pipelines.graph import dag
 from pipelines.graph.healing import clear_experiments, experiment_folder
-from pipelines.graph.identity import check_name, check_snapshot
+from pipelines.graph.identity import check_committer, check_name, check_snapshot
 from pipelines.graph.private import private
 from prosmin.common.errors import UserError, nearest, printable, shown
 from prosmin.common.files import write_json
@@ -160,6 +160,8 @@ def check(changes: Sequence[str], name: str | None = None) -> None:
     Raises:
         UserError: as ``experiment`` does.
     """
+    if changes or name is not None:
+        check_committer()
     if name is not None:
         check_name(name)
         with dag.opened() as repo:

@@ -1,9 +1,11 @@
-"""Which names an experiment may have, and what a snapshot of the code looks like.
+"""Which names an experiment may have, what a snapshot of the code looks like, and who commits.
 
 git and the disk would read other texts as paths or as options.
 """
 
+import os
 import re
+import subprocess
 
 from prosmin.common.errors import UserError, shown
 
@@ -26,4 +28,22 @@ def check_snapshot(snapshot: str) -> None:
         raise UserError(
             f"snapshot is {shown(snapshot)}; "
             "it must be the full id of a commit, which a sweep fills in"
+        )
+
+
+def knows_committer() -> bool:
+    """Whether git and DVC know in whose name to commit in the current folder."""
+    asked = (["var", "GIT_COMMITTER_IDENT"], ["config", "--get", "user.email"])
+    if "GIT_COMMITTER_EMAIL" in os.environ:
+        asked = asked[:1]
+    answers = [subprocess.run(["git", *words], capture_output=True) for words in asked]
+    return not any(answer.returncode for answer in answers)
+
+
+def check_committer() -> None:
+    """Raise ``UserError`` where nothing could be committed in the current folder."""
+    if not knows_committer():
+        raise UserError(
+            "git knows no name for the commits of experiments; `git config user.name NAME` and "
+            "`git config user.email ADDRESS` first"
         )

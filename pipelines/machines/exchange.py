@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.graph import dag
 from pipelines.graph.experiment import git
+from pipelines.graph.identity import knows_committer
 from prosmin.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def settle_author(commit: str) -> None:
 
     A worker on a bare machine would lose an experiment for want of a name.
     """
-    known = subprocess.run(["git", "var", "GIT_COMMITTER_IDENT"], capture_output=True)
-    configured = subprocess.run(["git", "config", "--get", "user.email"], capture_output=True)
-    if known.returncode == configured.returncode == 0:
+    if knows_committer():
         return
     name, email = git(Path(), "show", "-s", "--format=%cn%n%ce", commit).splitlines()
     for role in ("AUTHOR", "COMMITTER"):
