@@ -22,6 +22,7 @@ from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.interval import Interval
 from prosmin.training.settings import Schedules, TrainSettings
 from prosmin.training.state import History, Keeper
+from prosmin.training.watch.estimate import Estimate
 from prosmin.training.watch.monitor import observe, warn_of_collapse
 from prosmin.training.watch.progress import Hopeless, Progress, Watch
 
@@ -78,6 +79,7 @@ class Run:
         self.norms: list[Tensor] = []
         self.checked = 0  # steps of the running epoch known to be finite
         self.interval = Interval()
+        self.estimate = Estimate(self.steps, settings.batch_size, self.device)
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -254,6 +256,8 @@ class Run:
             raise NotFinite(self.describe_fault(step, *new[:, int(first)].tolist()), step)
         self.checked += new.shape[1]
         self.interval.start(int(length))
+        if self.accelerator.is_main_process:
+            self.estimate.tell(self.began, self.steps_done)
         return bool(due)
 
     def describe_fault(self, step: int, loss: float, norm: float) -> str:
