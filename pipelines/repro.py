@@ -11,6 +11,7 @@ import sys
 from types import FrameType
 
 from pipelines.engine.execute import DVC, ended, guarded
+from pipelines.engine.join import join
 from pipelines.flows.summary import show
 from pipelines.graph import dag, lockfile, reads
 from pipelines.graph.workspace import alone, disk_fault, end_with_make, heard
@@ -21,6 +22,9 @@ from stages.params.load import Params
 
 
 def main(params: Params, *arguments: str) -> None:
+    end_with_make()
+    if (joined := join()) is not None:
+        sys.exit(joined)
     if code := reproduce(arguments):
         sys.exit(code)  # the last line on the screen is DVC's, which says what failed
     if code := show(params):
@@ -41,7 +45,6 @@ def reproduce(arguments: tuple[str, ...]) -> int:
         if process is not None:
             process.terminate()
 
-    end_with_make()
     with alone() as lock:
         told = announced(arguments)
         before = {number: signal.signal(number, stop) for number in heard()}

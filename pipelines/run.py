@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.engine import variables
+from pipelines.engine.join import join
 from pipelines.flows.server import dashboard, reached, settle
 from pipelines.flows.summary import show
 from pipelines.graph import dag
@@ -76,6 +77,8 @@ def add_settings(parser: argparse.ArgumentParser, says: str) -> None:
 
 def main(given: argparse.Namespace) -> int:
     params = load()
+    if (joined := join()) is not None:
+        return joined
     check(given.changes, given.name)
     if given.changes or given.name:
         tidy()

@@ -17,7 +17,8 @@ With ``pretrain.external`` nothing is trained: weights from elsewhere take the p
 ones. There are no views then, and the diagnostics have one row, at epoch 0.
 
 On a machine with several GPUs the stage starts one process for each; PROSMIN_PROCESSES sets the
-number, on a CPU as well. A launcher that already runs (torchrun, accelerate launch) stays in
+number, on a CPU as well. PROSMIN_HOSTS names several hosts, of which the first alone writes
+(``stages.common.hosts``). A launcher that already runs (torchrun, accelerate launch) stays in
 charge.
 ``stages.common.launcher`` refuses everything else that Accelerate would take from the environment.
 """
@@ -31,8 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 from prosmin.common.errors import UserError
 from prosmin.data.frame import Frame
-from stages.common import launcher, trackers, workers
+from stages.common import hosts, launcher, trackers, workers
 from stages.common.command import confirm, leave_to_the_first, run
+from stages.common.peers import Peers
 from stages.common.pretraining import (
     Live,
     found,
@@ -69,19 +71,22 @@ def processes_of(gpus: int) -> int:
     return given
 
 
-def checkpoints_of(key: str, model: "ModelSettings | None" = None) -> "Checkpoints":
+def checkpoints_of(
+    key: str, model: "ModelSettings | None" = None, like: str = "", lent: bool = False
+) -> "Checkpoints":
     """The checkpoints of the run with this key, one every PROSMIN_CHECKPOINT_SECONDS."""
     from prosmin.training.checkpoint import Checkpoints
 
     every = workers.number("PROSMIN_CHECKPOINT_SECONDS", 60, 0, "seconds, 0 or more")
-    return Checkpoints(CHECKPOINTS, key, every, model)
+    return Checkpoints(CHECKPOINTS, key, every, model, like, lent)
 
 
 def main(params: Params) -> None:
     """Train the model, in this process or in several, and write it."""
     settings, launched = params.pretrain, launcher.launched()
+    several = None if launched else hosts.given()
     if settings.external:
-        if launched and os.environ["RANK"] != "0":
+        if os.environ["RANK"] != "0" if launched else several and several.number:
             leave_to_the_first()
         else:
             adopt(params)
@@ -89,9 +94,24 @@ def main(params: Params) -> None:
     launcher.check_accelerate(settings.precision)
     import torch
 
+    from prosmin.data import dataset
+
+    if several:
+        dataset.read_manifest(Path("data") / params.dataset)  # before the other hosts wait for it
+        sys.exit(hosts.run("stages.pretrain", several))
     if not launched and (count := processes_of(torch.cuda.device_count())) > 1:
         sys.exit(workers.run("stages.pretrain", count))
+    with Peers("pretrain") as peers:
+        train(params, peers.place.hosts > 1)
 
+
+def train(params: Params, several: bool) -> None:
+    """Train in this process, alone or as one of several; the first writes the model.
+
+    several: hosts. Such a run may go on with another number of processes.
+    """
+    settings = params.pretrain
+    import torch
     from accelerate import Accelerator
 
     from prosmin.common import distributed, files
@@ -150,7 +170,10 @@ def main(params: Params) -> None:
 
     def kept(*without: str) -> "Checkpoints":
         run = settings, feed, params.seed, accelerator, monitor, without
-        return checkpoints_of(run_key(*run, model=described, initial=given), described)
+        key, like = (
+            run_key(*run, alike, model=described, initial=given) for alike in (False, True)
+        )
+        return checkpoints_of(key, described, like, lent=several)
 
     checkpoints = kept(*UNDECIDED)
     trunk = kept(*UNDECIDED, "epochs") if settings.decay_epochs else None
@@ -174,6 +197,8 @@ def main(params: Params) -> None:
         leave_to_the_first()
         return
     log.info("%.0f images/s", history.images_per_second)
+    if history.continued:  # the settings alone do not tell such weights
+        facts["continued"] = history.continued
     confirm(
         "nothing is written. With that undone it goes on from its last checkpoint; "
         "else it trains anew"

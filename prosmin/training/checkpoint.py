@@ -62,11 +62,23 @@ class Checkpoints:
         after every step. Where writing is slow, checkpoints are rarer and take no more than about
         ``SHARE`` of the time.
     about: the model, as JSON or a dataclass, for a program that replays a step.
+    like: the key of all runs that differ in the number of processes or the device alone.
+    lent: whether runs with the same ``like`` may go on from these states; they do where they have
+        none of their own, and lend theirs in turn.
     """
 
-    def __init__(self, root: str | Path, key: str, every: float = 60.0, about: Any = None):
+    def __init__(
+        self,
+        root: str | Path,
+        key: str,
+        every: float = 60.0,
+        about: Any = None,
+        like: str = "",
+        lent: bool = False,
+    ):
         self.folder, self.key, self.every = Path(root) / key, key, every
-        self.about = about
+        self.about, self.like, self.lent = about, like, lent
+        self._lender: Path | None = None
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self, epoch_ends: bool) -> bool:
@@ -87,6 +99,8 @@ class Checkpoints:
         """
         began, path, written = time.monotonic(), self.path(step), False
         head = {"run": self.key, "facts": json.dumps(facts)}
+        if self.lent:
+            head["like"] = self.like
         try:
             files.private_folder(self.folder)
             files.write_arrays(path, arrays, head)
@@ -149,9 +163,30 @@ class Checkpoints:
                     path.rename(aside)
         return None
 
+    def borrowed(self) -> tuple[Path, bytes] | None:
+        """The newest state that another run with the same ``like`` lends; this run then lends too.
+
+        Damaged files are passed over.
+        """
+        if not self.like:
+            return None
+        states = (path for path in self.folder.parent.glob("*/step-*.safetensors"))
+        for path in sorted(states, key=lambda path: path.name, reverse=True):
+            with contextlib.suppress(UserError, OSError):
+                with open(path, "rb") as file:
+                    size = file.read(8)
+                    head = _head(size + file.read(int.from_bytes(size, "little")))
+                if head.get("like") == self.like:
+                    content = path.read_bytes()
+                    parse(content)
+                    self.lent, self._lender = True, path.parent
+                    return path, content
+        return None
+
     def finish(self) -> None:
-        """Remove the checkpoints of a run whose results are written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the checkpoints of a run whose results are written, and those it has borrowed."""
+        for folder in filter(None, (self.folder, self._lender)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def prune_runs(self, but: "Checkpoints | None" = None) -> None:
         """Remove the other runs in the same root, except for ``but`` and ``KEPT_RUNS`` newest."""

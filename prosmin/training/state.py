@@ -1,5 +1,6 @@
 """What is kept of a run: its key, its history, and its state in checkpoints."""
 
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,8 @@ from prosmin.training.checkpoint import Arrays, Checkpoints
 from prosmin.training.settings import TrainSettings
 from prosmin.training.watch.monitor import Monitor
 
+log = logging.getLogger(__name__)
+
 NONE = torch.empty(0)  # losses and norms at the end of an epoch
 
 
@@ -28,11 +31,18 @@ class History:
 
     loss: one row per epoch.
     diagnostics: one row per observation of the monitor, the first before step 1.
+    continued: one row per change of the number of processes: the step and the number before it.
     """
 
     loss: list[dict[str, float]] = field(default_factory=list)
     diagnostics: list[dict[str, float]] = field(default_factory=list)
+    continued: list[dict[str, int]] = field(default_factory=list)
     images_per_second: float = math.nan
+
+    def rows(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON."""
+        kept = {"loss": self.loss, "diagnostics": self.diagnostics}
+        return kept | ({"continued": self.continued} if self.continued else {})
 
     def thin(self, every: int) -> None:
         """Keep the diagnostics of every so many epochs."""
@@ -46,25 +56,27 @@ def run_key(
     accelerator: Accelerator,
     monitor: Monitor | None,
     without: Collection[str] = (),
+    alike: bool = False,
     **facts: Any,
 ) -> str:
     """The key of a run's checkpoints, which changes with everything that determines the result.
 
     without: names of settings that do not determine it.
+    alike: the key of all runs that differ in the number of processes or the device alone.
     facts: about the model, as JSON or dataclasses.
     """
     device = f"cpu, {torch.get_num_threads()} threads"
     if accelerator.device.type == "cuda":
         device = torch.cuda.get_device_name(accelerator.device)
+    placed = {"processes": accelerator.num_processes, "device": device}
     watched = (monitor.images, monitor.labels, monitor.bank, monitor.bank_labels) if monitor else ()
     return checkpoint.key(
         **facts,
         settings={key: value for key, value in asdict(settings).items() if key not in without},
         seed=seed,
         images=[feed_of(images).facts(), checksum(*watched)],
-        processes=accelerator.num_processes,
         precision=str(accelerator.mixed_precision),
-        device=device,
+        **({} if alike else placed),
     )
 
 
@@ -136,16 +148,15 @@ class Keeper:
             losses=of_all,  # [processes, steps]
             norms=torch.stack(norms) if norms else empty,
         )
-        rows = {"loss": history.loss, "diagnostics": history.diagnostics}
-        if self.checkpoints.save(step, arrays, {"step": step, **rows}):
+        facts = {"step": step, "processes": len(of_all), **history.rows()}
+        if self.checkpoints.save(step, arrays, facts):
             self.saved = step
 
     def save_trunk(self, step: int, history: History) -> None:
         """Keep the state at the end of an epoch for runs with more epochs."""
         if self.main and self.trunk is not None:
             arrays = to_arrays(self.model, self.optimizer, losses=NONE[None], norms=NONE)
-            rows = {"loss": history.loss, "diagnostics": history.diagnostics}
-            self.trunk.save(step, arrays, {"step": step, **rows})
+            self.trunk.save(step, arrays, {"step": step, **history.rows()})
 
     def remember_start(self) -> None:
         """Hold the initial weights in memory until the first checkpoint, to go back to them."""
@@ -158,7 +169,11 @@ class Keeper:
 
         trunk_until: the last step at which a state of the trunk belongs to this run.
         """
-        newest = self.checkpoints.newest() if self.main and self.checkpoints is not None else None
+        newest = None
+        if self.main and self.checkpoints is not None:
+            newest = self.checkpoints.newest()
+            if newest is None and self.start is None:
+                newest = self.checkpoints.borrowed()
         if newest is None and self.start is None and self.main and self.trunk is not None:
             newest = self.trunk.newest(trunk_until)
         content = distributed.from_main(newest[1] if newest else None, self.device)
@@ -171,11 +186,21 @@ class Keeper:
         arrays, facts = checkpoint.parse(content)
         epoch = from_arrays(arrays, self.model, self.optimizer)
         self.saved = facts["step"]
+        history = History(facts["loss"], facts["diagnostics"], facts.get("continued", []))
+        losses, world = epoch["losses"], distributed.world()
+        if (before := facts.get("processes", world)) != world:
+            history.continued.append({"step": facts["step"], "processes": before})
+            if self.main:
+                log.warning(
+                    "the checkpoint is of %d processes, now there are %d: weights, order of the "
+                    "images and learning rate go on, views and other draws are new ones",
+                    *(before, world),
+                )
         return Restored(
             newest[0] if newest else None,
             facts["step"],
-            History(facts["loss"], facts["diagnostics"]),
-            epoch["losses"][self.rank if len(epoch["losses"]) > 1 else 0].to(self.device),
+            history,
+            (losses[self.rank] if len(losses) == world else losses.mean(0)).to(self.device),
             epoch["norms"].to(self.device),
         )
 

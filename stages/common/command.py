@@ -18,7 +18,7 @@ from stages.common import inputs
 from stages.common.launcher import check_arithmetic
 from stages.common.stopping import raise_interrupts
 from stages.common.threads import keep_to_share
-from stages.common.workers import PEER_LOST
+from stages.common.workers import PEER_LOST, peer_lost
 from stages.params.load import PARAMS, Params, load
 
 # The key of a metrics file that says why its evaluation was left out.
@@ -67,7 +67,7 @@ def run(stage: str, main: Callable[..., None]) -> None:
             raise
         _fail(f"{stage} cannot go on: {cause(error)}; nothing half-written was kept")
     except (MemoryError, RuntimeError) as error:
-        if _peer_lost(error):
+        if peer_lost(error):
             log.warning("another process of this stage has ended (%s)", reason(error))
             sys.exit(PEER_LOST)
         if not _out_of_memory(error):
@@ -168,18 +168,6 @@ def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether memory ran out. torch raises a ``RuntimeError`` then, on a CPU a plain one."""
     told = ("allocate memory", "out of memory")
     return isinstance(error, MemoryError) or any(words in str(error) for words in told)
-
-
-def _peer_lost(error: MemoryError | RuntimeError) -> bool:
-    """Whether another process has ended. Gloo raises a plain ``RuntimeError`` then."""
-    told = (
-        "Connection closed by peer",
-        "Connection reset by peer",
-        "Broken pipe",
-        "Socket closed",
-        "remote process exited",
-    )
-    return "RANK" in os.environ and any(words in str(error) for words in told)
 
 
 def _usage(stage: str, main: Callable[..., None]) -> str:

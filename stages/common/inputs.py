@@ -55,7 +55,7 @@ class Inputs:
             for key, before in self.values.items():
                 now = declared.value(content, key)
                 if now != before:
-                    key, before, now = _inner(key, before, now)
+                    key, before, now = inner(key, before, now)
                     was = f"{shown(before)} when {self.stage.name} read it and is {shown(now)} now"
                     return f"{PARAMS}: {key} was {was}"
         for path in sorted(self.files.keys() | set(_files(self.stage))):
@@ -195,7 +195,7 @@ def _state(path: str) -> State | None:
         return None
 
 
-def _inner(key: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+def inner(key: str, before: Any, now: Any) -> tuple[str, Any, Any]:
     """The first key inside a section that differs, with both values."""
     while isinstance(before, dict) and isinstance(now, dict):
         step = next(step for step in [*before, *now] if before.get(step) != now.get(step))

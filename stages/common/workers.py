@@ -3,7 +3,7 @@
 Process 0 writes to the terminal. The errors of another process are shown only where it alone fails.
 When a process ends with an error, the others are stopped; on Linux none outlives the process that
 started them. They communicate on loopback alone: a program on the network that reached their
-sockets could change what they compute. For several machines, use torchrun or ``accelerate launch``.
+sockets could change what they compute. ``stages.common.hosts`` starts them on several hosts.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from prosmin.common.errors import UserError, shown
 from stages.common import memory, threads
 
 LOOPBACK = "127.0.0.1"
+LOOPBACKS = ("lo", "lo0")  # names of its interface
 # Seconds for process 0 to report an error that another has met too, and for a process to end.
 GRACE = 5.0
 
@@ -69,7 +70,7 @@ def meeting() -> Iterator[dict[str, str]]:
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     for _, name in socket.if_nameindex():
-        if name in ("lo", "lo0"):  # on which the processes listen for each other
+        if name in LOOPBACKS:  # on which the processes listen for each other
             variables |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}
     try:
         yield variables
@@ -99,6 +100,28 @@ def _start(
 def _die_with_parent() -> None:
     if _libc is not None:
         _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def die_with_launcher() -> None:
+    """End this process when the one ends that started it; torchrun's engine does not see to that.
+
+    Under a launcher of another program nothing happens.
+    """
+    launcher = os.environ.get(memory.LAUNCHER)
+    if launcher == str(os.getppid()):
+        _die_with_parent()
+
+
+def peer_lost(error: BaseException) -> bool:
+    """Whether another process has ended. Gloo raises a plain ``RuntimeError`` then."""
+    told = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "Socket closed",
+        "remote process exited",
+    )
+    return "RANK" in os.environ and any(words in str(error) for words in told)
 
 
 def _wait(workers: list[subprocess.Popen[bytes]], folder: Path) -> int:

@@ -178,3 +178,24 @@ def test_the_key_changes_with_every_fact_and_with_the_code(monkeypatch):
     keys.append(checkpoint.key(seed=0, settings=Facts(0.1)))
     assert again == keys[0] and len(set(keys)) == 6
     assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys)
+
+
+def test_a_run_borrows_the_newest_state_of_a_run_like_it_that_lends(tmp_path):
+    def other(key, like, lent):
+        return Checkpoints(tmp_path, key, every=0, like=like, lent=lent)
+
+    mine = other("m" * 16, "like", False)
+    assert mine.borrowed() is None
+    save(other("a" * 16, "like", False), 9)  # keeps its own
+    save(other("b" * 16, "unlike", True), 8)
+    assert mine.borrowed() is None
+    lender = other("c" * 16, "like", True)
+    save(lender, 3, 4)
+    lender.path(4).write_bytes(lender.path(4).read_bytes()[:-9])
+    path, content = mine.borrowed()
+    assert path == lender.path(3) and checkpoint.parse(content)[1]["step"] == 3
+    save(mine, 5)  # which lends now, too
+    assert other("d" * 16, "like", False).borrowed()[0] == mine.path(5)
+    assert Checkpoints(tmp_path, "e" * 16).borrowed() is None
+    mine.finish()
+    assert not mine.folder.exists() and not lender.folder.exists()
