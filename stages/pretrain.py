@@ -65,10 +65,15 @@ MEASURED = 20_000  # images at most, for mean and spread of the channels
 def processes_of(gpus: int) -> int:
     """How many processes train: PROSMIN_PROCESSES, or one per GPU."""
     given = workers.number_of_processes("PROSMIN_PROCESSES", gpus or 1, 1)
-    if gpus and given > gpus:
-        there = f"there are only {gpus} GPUs, and each process needs its own"
-        raise UserError(f"PROSMIN_PROCESSES is {given}; {there}")
+    check_gpus(f"PROSMIN_PROCESSES is {given}", given, gpus)
     return given
+
+
+def check_gpus(what: str, processes: int, gpus: int) -> None:
+    """Raise ``UserError``, which begins with ``what``, for more processes than GPUs."""
+    if gpus and processes > gpus:
+        there = f"there are only {gpus} GPUs, and each process needs its own"
+        raise UserError(f"{what}; {there}")
 
 
 def checkpoints_of(
@@ -96,10 +101,13 @@ def main(params: Params) -> None:
 
     from prosmin.data import dataset
 
+    gpus = torch.cuda.device_count()
     if several:
+        what = f"{hosts.VARIABLE} starts {several.processes} processes on this host"
+        check_gpus(what, several.processes, gpus)
         dataset.read_manifest(Path("data") / params.dataset)  # before the other hosts wait for it
         sys.exit(hosts.run("stages.pretrain", several))
-    if not launched and (count := processes_of(torch.cuda.device_count())) > 1:
+    if not launched and (count := processes_of(gpus)) > 1:
         sys.exit(workers.run("stages.pretrain", count))
     with Peers("pretrain") as peers:
         train(params, peers.place.hosts > 1)

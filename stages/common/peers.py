@@ -164,10 +164,12 @@ class Peers:
 
     def gone(self) -> str:
         """A sentence about the host that has gone, empty where all are there."""
-        for host, said in self.said.items():
-            if said.startswith(FAULT):
-                return f"{self.names[host]} has stopped: {said.removeprefix(FAULT)}"
         now = time.monotonic()
+        for host, said in self.said.items():
+            # A fault that all meet is told by each itself, by some later than by others.
+            met = self.limit == CLOSED or now - self.heard[host] > SILENCE
+            if said.startswith(FAULT) and met:
+                return f"{self.names[host]} has stopped: {said.removeprefix(FAULT)}"
         here = [host for host in self.heard if self.said.get(host) != DONE]
         silent = [host for host in here if now - self.heard[host] > self.limit]
         if not silent:

@@ -56,14 +56,15 @@ def test_the_first_difference_of_two_hosts_is_one_sentence(other, said):
     assert peers.difference(FACTS, other, "one", "two") == said
 
 
-def three(monkeypatch, ages, **said):
-    """The view of host 1 of 3. ages: seconds since a host was heard."""
+def three(monkeypatch, ages, closed=False, **said):
+    """The view of host 1 of 3. ages: seconds since a host was heard. closed: a connection was."""
     monkeypatch.setenv("GROUP_RANK", "1")
     monkeypatch.setenv("GROUP_WORLD_SIZE", "3")
     here = Peers("pretrain")
     here.names = ["desk", "here", "shelf"]
     here.heard = {host: time.monotonic() - age for host, age in ages.items()}
     here.said = {int(host[1:]): text for host, text in said.items()}
+    here.limit = peers.CLOSED if closed else peers.SILENCE
     return here.gone()
 
 
@@ -74,9 +75,15 @@ def test_the_host_that_is_silent_has_gone(monkeypatch):
     # Without the first host there is no store, so nobody is heard.
     assert three(monkeypatch, {0: long, 2: long}).startswith("desk has ended")
     assert three(monkeypatch, {0: 0, 2: long}, h2="done") == ""
-    assert three(monkeypatch, {0: 0, 2: 0}, h2="!it was interrupted") == (
-        "shelf has stopped: it was interrupted"
-    )
+    assert three(monkeypatch, {0: 0, 2: peers.CLOSED + 1}) == ""
+    assert three(monkeypatch, {0: 0, 2: peers.CLOSED + 1}, closed=True).startswith("shelf has")
+
+
+def test_why_a_host_has_stopped_is_told_where_it_stops_another(monkeypatch):
+    said = {"h2": "!it was interrupted"}
+    assert three(monkeypatch, {0: 0, 2: 0}, **said) == ""  # this host may be about to say the same
+    for ages, closed in (({0: 0, 2: 0}, True), ({0: 0, 2: peers.SILENCE + 1}, False)):
+        assert three(monkeypatch, ages, closed, **said) == "shelf has stopped: it was interrupted"
 
 
 def test_without_torchruns_agents_there_is_one_host(monkeypatch):
