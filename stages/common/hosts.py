@@ -68,6 +68,8 @@ def given() -> Hosts | None:
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
         return None
+    # Before torch is loaded: it warns of addresses that have no name.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if text == SLURM:
         options = of_slurm(os.environ)
     elif text.startswith("-"):

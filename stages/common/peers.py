@@ -156,6 +156,8 @@ class Peers:
         while not self.ended.wait(BEAT / 4):
             if what := self.gone():
                 if self.place.first:
+                    if self.limit == SILENCE:  # the line of the progress is still open
+                        print(file=sys.stderr)
                     say(what)
                 else:
                     time.sleep(BEAT)  # the first process of the host says it
