@@ -94,6 +94,7 @@ class Peers:
             self.names = [f"host {host} ({facts['name']})" for host, facts in enumerate(every)]
             for name, facts in zip(self.names, every, strict=True):
                 if what := difference(every[0], facts, self.names[0], name):
+                    self._give_way()
                     raise UserError(what)
             now = time.monotonic()
             self.heard = {host: now for host in range(self.place.hosts) if host != self.place.host}
@@ -115,6 +116,13 @@ class Peers:
         self.last = DONE if error is None else f"{FAULT}{_why(error)}"
         self.ended.set()
         self.talk.join(2 * BEAT)
+        if isinstance(error, Exception):
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """Let the first process of the host tell an error that all have met; it is then enough."""
+        if not self.place.first:
+            time.sleep(workers.GRACE)
 
     def _facts(self, store: "Store", host: int) -> Any:
         try:
