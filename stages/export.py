@@ -1,7 +1,7 @@
 """export: the whole model in one folder, for ``prosmin predict`` and for timm, with a card.
 
-Reads   results/pretrain, results/embed/<dataset>, results/linear, data/<dataset>, metrics/,
-        params.yaml
+Reads   results/pretrain, results/embed/<dataset>, results/linear, results/detectors,
+        data/<dataset>, metrics/, params.yaml
 Writes  results/export/model.safetensors: the weights of the timm model without its classifier
         results/export/config.json: for ``timm.create_model("local-dir:results/export",
             pretrained=True)``; left out for an encoder that timm cannot build by name
@@ -27,7 +27,7 @@ from prosmin.common.encoders import TRAINED, UNTRAINED
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.data.dataset import open_split, read_manifest
 from prosmin.data.frame import Frame
-from prosmin.evaluation.ood_detectors import Sample, Settings
+from prosmin.evaluation.ood_detectors import Sample
 from prosmin.models.store import WEIGHTS, ModelSettings
 from prosmin.predicting import bundle, onnx_file, reference
 from prosmin.predicting.model import load
@@ -35,8 +35,9 @@ from stages.common import layout
 from stages.common.command import run
 from stages.common.features import FITTED, load_features
 from stages.common.headlines import Row, rows
+from stages.detectors import load_detectors, settings
 from stages.linear import load_probe
-from stages.params.load import Params
+from stages.params.load import PARAMS, Params
 
 # Numbers of batch normalisation that are no parameters.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -84,18 +85,18 @@ def _made_by(stage: str) -> Iterator[None]:
 
 def write_bundle(folder: Path, params: Params, model: dict[str, Any]) -> None:
     """Write the parts of the model for ``prosmin.load``. model: of ``model.json``."""
-    inside, asked = load_features(params.dataset, TRAINED), params.ood
+    inside, probe = load_features(params.dataset, TRAINED), load_probe(TRAINED)
+    fitted, _ = load_detectors(params, TRAINED, inside, probe)
     parts = {split: inside.split(split)[:2] for split in FITTED if split in inside.splits}
     labelled = all((labels >= 0).all() for _, labels in parts.values())
     samples = {
         split: Sample(features, labels=labels if labelled else None)
         for split, (features, labels) in parts.items()
     }
-    settings = Settings(asked.k, asked.temperature, asked.shrinkage, asked.vim_dim, params.seed)
     try:
-        known = reference.fit(samples["train"], samples.get("val"), settings)
+        known = reference.fit(samples["train"], samples.get("val"), settings(params), fitted)
     except ConfigError as error:
-        raise UserError(f"params.yaml: ood.{error}") from None
+        raise UserError(f"{PARAMS}: ood.{error}") from None
     classes = read_manifest(Path("data") / params.dataset)["classes"]
     facts = bundle.Facts(
         ModelSettings(**model),
@@ -105,7 +106,7 @@ def write_bundle(folder: Path, params: Params, model: dict[str, Any]) -> None:
     )
     with _made_by("pretrain"):
         state = files.read_arrays(layout.PRETRAINED / WEIGHTS[TRAINED])
-    bundle.write(folder, layout.ENCODER_WEIGHTS, state, facts, load_probe(TRAINED), known)
+    bundle.write(folder, layout.ENCODER_WEIGHTS, state, facts, probe, known)
 
 
 def _sources(dataset: str, counts: dict[str, int]) -> list[str]:

@@ -1,8 +1,8 @@
 """ood: how well detectors tell images of another dataset from those of the dataset trained on.
 
-Reads   results/embed/<dataset>, results/embed/<set>, results/linear, data/<dataset>, data/<set>,
-        and for detectors that need the networks results/prediction/<dataset> and
-        results/prediction/<set>
+Reads   results/embed/<dataset>, results/embed/<set>, results/linear, results/detectors,
+        data/<dataset>, data/<set>, and for detectors that need the networks
+        results/prediction/<dataset> and results/prediction/<set>
 Writes  metrics/ood/<set>.json: per encoder and detector the metrics of
             ``prosmin.metrics.detection.evaluate``; accuracy_id: accuracy of the linear probe on the
             in-distribution (ID) test images; labelled: false where the dataset has no labels, which
@@ -15,11 +15,11 @@ Writes  metrics/ood/<set>.json: per encoder and detector the metrics of
             of the trained encoder's k-NN score, lowest first, uint8 [n, C, H, W], and ``index``,
             their rows, int64 [n]; ``id_images`` and ``id_index``: the same of ID test images
 
-``prosmin.evaluation.ood_scores.DETECTORS`` lists the detectors.
+``prosmin.evaluation.ood_scores.DETECTORS`` lists the detectors. ``stages.detectors`` has fitted
+them, and has scored the ID images, once for all sets.
 """
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,11 @@ from prosmin.common import files
 from prosmin.common.encoders import ENCODERS, TRAINED
 from prosmin.common.errors import UserError
 from prosmin.evaluation import ood_scores
-from prosmin.evaluation.linear_probe import Probe
-from prosmin.evaluation.ood_detectors import Sample, Settings
-from prosmin.metrics import classification, detection
+from prosmin.metrics import detection
 from stages.common import layout, pictures
 from stages.common.command import check_name, run
 from stages.common.features import FITTED, Features, load_features
+from stages.detectors import load_detectors, to_score
 from stages.linear import load_probe
 from stages.params.load import Params
 
@@ -47,17 +46,20 @@ log = logging.getLogger(__name__)
 def main(params: Params, name: str = "") -> None:
     sets, dataset = params.ood.sets, params.dataset
     check_name("ood", "one of ood.sets", name, sets)
-    seen = _seen_in_training(*(load_features(of, ENCODERS[0]) for of in (dataset, name)))
+    seen = 0
     metrics: dict[str, dict[str, dict[str, float]]] = {}
     accuracy_id: dict[str, float] = {}
     curves: list[tuple[str, str, float, float]] = []
     scores: dict[str, np.ndarray] = {}
     for encoder in ENCODERS:
         inside, outside = (load_features(of, encoder) for of in (dataset, name))
-        probe = load_probe(encoder)
-        pairs = _scores(params, inside, outside, probe) | _scores_of_networks(
-            dataset, name, encoder
-        )
+        if encoder == ENCODERS[0]:
+            seen = _seen_in_training(inside, outside)
+        pairs, accuracy = _scores(params, encoder, inside, outside)
+        del inside  # before the features of the next encoder are read
+        pairs |= _scores_of_networks(dataset, name, encoder)
+        if accuracy is not None:
+            accuracy_id[encoder] = accuracy
         metrics[encoder] = {}
         for detector, pair in pairs.items():
             try:
@@ -71,9 +73,6 @@ def main(params: Params, name: str = "") -> None:
             curves += [(encoder, detector, *point) for point in zip(*curve, strict=True)]
             for kind, values in zip(("id", "ood"), pair, strict=True):
                 scores[f"{encoder}.{detector}.{kind}"] = values
-        if probe is not None:
-            features, labels = inside.labelled("test")
-            accuracy_id[encoder] = classification.accuracy(probe.logits(features), labels)
         aurocs = (f"{detector} {row['auroc']:.3f}" for detector, row in metrics[encoder].items())
         log.info("%s, %s encoder: AUROC %s", name, encoder, ", ".join(aurocs))
 
@@ -111,42 +110,19 @@ def _seen_in_training(inside: Features, outside: Features) -> int:
     return seen
 
 
-def _scores(params: Params, inside: Features, outside: Features, probe: Probe | None) -> Pairs:
-    """Score the test images by every detector that labels and networks allow."""
-    asked = params.ood
-    train = _training(inside, probe)
-    parts = inside.split("test"), outside.split("test")
-    features, _, log_sigma = map(_joined, zip(*parts, strict=True))
-    query = Sample(
-        features, log_sigma=log_sigma, logits=None if probe is None else probe.logits(features)
-    )
-    settings = Settings(asked.k, asked.temperature, asked.shrinkage, asked.vim_dim, params.seed)
-    count = len(parts[0][0])
-    return {
-        detector: (values[:count], values[count:])
-        for detector, values in ood_scores.score_all(train, query, settings).items()
-    }
+def _scores(
+    params: Params, encoder: str, inside: Features, outside: Features
+) -> tuple[Pairs, float | None]:
+    """Score the test images by every detector that labels and networks allow.
 
-
-def _training(inside: Features, probe: Probe | None) -> Sample:
-    """All images that detectors may be fitted to; no labels where any image lacks its label."""
-    parts = [inside.split(split) for split in FITTED if split in inside.splits]
-    if not parts:
-        raise UserError(
-            f"dataset {inside.dataset!r} has no train split for the detectors to be fitted to"
-        )
-    features, labels, log_sigma = map(_joined, zip(*parts, strict=True))
-    return Sample(
-        features,
-        log_sigma=log_sigma,
-        labels=labels if (labels >= 0).all() else None,
-        head=None if probe is None else probe.linear,
-    )
-
-
-def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """The arrays end to end; None where any is missing."""
-    return None if any(part is None for part in parts) else np.concatenate(parts)
+    Returns the scores, and the accuracy of the linear probe on the ID images; None without a probe.
+    """
+    probe = load_probe(encoder)
+    detectors, known = load_detectors(params, encoder, inside, probe)
+    scores = detectors.score(to_score(outside, probe))
+    known.check({f"id.{detector}": (files.NUMBER, "N") for detector in scores})
+    pairs = {detector: (known[f"id.{detector}"], values) for detector, values in scores.items()}
+    return pairs, None if probe is None else float(known["accuracy"][0])
 
 
 def _scores_of_networks(dataset: str, name: str, encoder: str) -> Pairs:

@@ -30,6 +30,7 @@ from prosmin.training.weights import external
 from stages import (
     audit,
     calibrate,
+    detectors,
     embed,
     knn,
     linear,
@@ -214,6 +215,7 @@ KINDS = {
     "features of others": Kind("results/embed/patches/*.safetensors", TENSORS, [OOD, TRANSFER]),
     "ways of calibration": Kind("results/calibrate/*.safetensors", TENSORS, [SHIFT]),
     "probe": Kind("results/linear/*.safetensors", TENSORS, [OOD, SHIFT]),
+    "detectors": Kind("results/detectors/*.safetensors", TENSORS, [OOD, EXPORT]),
     "prediction scores": Kind("results/prediction/*/scores.safetensors", TENSORS, [OOD]),
     "metrics": Kind("metrics/**/*.json", JSON, [REPORT, EXPORT, HEADLINES]),
     "plots": Kind("plots/**/*.csv", [mutations.words, *BYTES], [REPORT]),
@@ -277,7 +279,7 @@ def build() -> None:
     for name in ("digits", "patches"):
         embed.main(params, name)
         prediction.main(params, name)
-    for each in (linear, calibrate, knn, lowshot):
+    for each in (linear, detectors, calibrate, knn, lowshot):
         each.main(params)
     ood.main(params, "patches")
     transfer.main(params, "patches")

@@ -5,11 +5,13 @@ Letters in shapes: N training images, Q images to score, F features, G groups.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from prosmin.common.compute.backend import NUMPY, chunks, rows_at_once
 from prosmin.common.compute.moments import Rows
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.errors import ConfigError
 
 Array = np.ndarray
@@ -20,7 +22,9 @@ def double(features: Array) -> Array:
     return features.astype(np.float64)
 
 
-def by_class(features: Array, labels: Array, convert: Callable[[Array], Array] = double) -> Rows:
+def by_class(
+    features: Array | Stack, labels: Array, convert: Callable[[Array], Array] = double
+) -> Rows:
     """Rows of features ``[N, F]``, one group per class; images with the label -1 are left out."""
     labelled = np.flatnonzero(labels >= 0)
     _, position = np.unique(labels[labelled], return_inverse=True)
@@ -36,6 +40,13 @@ class Means:
     whiten: ``[F, F]``, from the right: it takes the covariance to the identity.
     means: ``[G, F]``, centred and whitened.
     """
+
+    # Of a file, as ``prosmin.common.files.Arrays.check`` wants them.
+    SHAPES: ClassVar = {
+        "centre": ("float64", "F"),
+        "whiten": ("float64", "FF"),
+        "means": ("float64", "GF"),
+    }
 
     centre: Array
     whiten: Array

@@ -11,6 +11,7 @@ import numpy as np
 
 from prosmin.common.compute.backend import chunks, rows_at_once
 from prosmin.common.compute.search import closest
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import sample_rows
 from prosmin.evaluation.label_subsets import Labelled, count_classes
@@ -65,11 +66,11 @@ class Bank:
     centre: float32 ``[F]``, the mean of the normalised features.
     """
 
-    features: np.ndarray
+    features: np.ndarray | Stack
     centre: np.ndarray
 
     @classmethod
-    def fit(cls, features: np.ndarray) -> "Bank":
+    def fit(cls, features: np.ndarray | Stack) -> "Bank":
         """Make the bank of features ``[N, F]``. Raises ``UserError`` where they are not finite."""
         parts = chunks(len(features), rows_at_once(features.shape[1]))
         total: np.ndarray = sum(

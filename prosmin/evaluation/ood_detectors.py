@@ -1,22 +1,23 @@
 """The formulas of the out-of-distribution (OOD) detectors, in NumPy.
 
-A detector is a function ``(train, query, settings) -> scores [N]`` that is fitted to the images
-``train`` and scores the images ``query``; a high score says OOD. ``prosmin.evaluation.ood_scores``
-has the registry of detectors: a new detector is a function here and its entry there.
+A detector is a function ``(known, query, settings) -> scores [N]``: ``known`` are the statistics of
+training images (``prosmin.evaluation.ood_statistics`` fits them), ``query`` the images to score. A
+high score says OOD. ``prosmin.evaluation.ood_scores`` has the registry of detectors: a new detector
+is a function here and its entry there.
 
 Letters in shapes: N images, F features, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from prosmin.common.compute.backend import chunks, rows_at_once
-from prosmin.common.compute.moments import Rows
-from prosmin.common.errors import ConfigError, UserError
-from prosmin.evaluation.covariance import Means, by_class, double
+from prosmin.common.compute.backend import NUMPY, chunks, rows_at_once
+from prosmin.common.compute.stacked import Stack
+from prosmin.common.errors import UserError
+from prosmin.evaluation.covariance import Means
 from prosmin.evaluation.knn import Bank, lengths, unit
 
 Array = np.ndarray
@@ -27,7 +28,7 @@ T = TypeVar("T")
 class Sample:
     """Images as detectors see them.
 
-    features: [N, F].
+    features: [N, F]; those of training images may be a table of several arrays.
     log_sigma: [N], predicted log sigma, mean over dimensions. None: nothing is predicted.
     logits: [N, C] of the linear probe. None: there is no probe.
     labels: [N], whole numbers, -1 for an image without a label. None: there are no labels.
@@ -36,7 +37,7 @@ class Sample:
     Raises ``UserError`` for features that are not finite.
     """
 
-    features: Array
+    features: Array | Stack
     log_sigma: Array | None = None
     logits: Array | None = None
     labels: Array | None = None
@@ -52,12 +53,18 @@ class Sample:
             )
 
     def rows(self, chosen: Array) -> "Sample":
-        """Return the sample of the chosen images alone."""
-        fields = ("features", "log_sigma", "logits", "labels")
+        """Return the sample of the chosen images alone. chosen: their numbers, or a mask [N]."""
+        features, fields = self.features, ("log_sigma", "logits", "labels")
         present: dict[str, Any] = {
             name: getattr(self, name)[chosen] for name in fields if getattr(self, name) is not None
         }
-        return replace(self, **present)
+        some = features.rows(chosen) if isinstance(features, Stack) else features[chosen]
+        return replace(self, features=some, **present)
+
+    @property
+    def dense(self) -> Array:
+        """The features as one array [N, F]."""
+        return self.features[:]
 
 
 @dataclass(frozen=True)
@@ -78,18 +85,40 @@ class Settings:
     seed: int = 0
 
 
-def _given(field: T | None) -> T:
+@dataclass(frozen=True)
+class Known:
+    """What detectors know of training images.
+
+    features: [N, F], among which ``knn`` finds neighbours.
+    statistics: of ``prosmin.evaluation.ood_statistics``, by name the arrays of each.
+    """
+
+    features: Array | Stack
+    statistics: Mapping[str, Mapping[str, Array]]
+
+
+def given(field: T | None) -> T:
     """A field that the detector needs, so its entry names it under ``needs``."""
     assert field is not None
     return field
 
 
+def _by_rows(function: Callable[[Array], Array], array: Array) -> Array:
+    """``function`` of some rows [n, *] of an array [N, *] at a time, [N]."""
+    parts = chunks(len(array), rows_at_once(array.shape[1]))
+    return np.concatenate(list(NUMPY.map(lambda rows: function(array[rows]), parts)))
+
+
 # --- from the logits of the probe -----------------------------------------------------------------
 
 
-def _below_top(query: Sample) -> Array:
-    """Logits [N, C] less the largest logit of each image, in float64."""
-    logits = _given(query.logits).astype(np.float64)
+def _of_logits(function: Callable[[Array], Array], query: Sample) -> Array:
+    """``function`` of the logits [n, C] of some images at a time, in float64, [N]."""
+    return _by_rows(lambda rows: function(rows.astype(np.float64)), given(query.logits))
+
+
+def _below_top(logits: Array) -> Array:
+    """Logits [N, C] less the largest logit of each image."""
     below: Array = logits - logits.max(axis=1, keepdims=True)
     return below
 
@@ -104,174 +133,138 @@ def _logsumexp(logits: Array) -> Array:
     return total
 
 
-def msp(train: Sample, query: Sample, settings: Settings) -> Array:
+def msp(known: Known, query: Sample, settings: Settings) -> Array:
     """log(1 - p) of the maximum softmax probability p (Hendrycks and Gimpel 2017).
 
     The order is that of -p. Where the probe is sure, p rounds to 1, in float64 from a margin of 37
     logits on; 1 - p, the sum over the other classes, keeps its digits.
     """
-    below = _below_top(query)
-    others = np.sort(below, axis=1)[:, :-1]  # all but the top one, which is 0
-    scores: Array = _logsumexp(others) - _logsumexp(below)
-    return scores
+
+    def scores(logits: Array) -> Array:
+        below = _below_top(logits)
+        others = np.sort(below, axis=1)[:, :-1]  # all but the top one, which is 0
+        values: Array = _logsumexp(others) - _logsumexp(below)
+        return values
+
+    return _of_logits(scores, query)
 
 
-def max_logit(train: Sample, query: Sample, settings: Settings) -> Array:
+def max_logit(known: Known, query: Sample, settings: Settings) -> Array:
     """Negative largest logit (Hendrycks et al., ICML 2022, sec. 3)."""
-    scores: Array = -_given(query.logits).max(axis=1).astype(np.float64)
-    return scores
+    return _of_logits(lambda logits: -logits.max(axis=1), query)
 
 
-def entropy(train: Sample, query: Sample, settings: Settings) -> Array:
+def entropy(known: Known, query: Sample, settings: Settings) -> Array:
     """Shannon entropy of the softmax probabilities in nats, in [0, log C]."""
-    below = _below_top(query)
-    total = _logsumexp(below)
-    # All terms have one sign, so none cancels another.
-    scores: Array = total - (np.exp(below - total[:, None]) * below).sum(axis=1)
-    return scores
+
+    def scores(logits: Array) -> Array:
+        below = _below_top(logits)
+        total = _logsumexp(below)
+        # All terms have one sign, so none cancels another.
+        values: Array = total - (np.exp(below - total[:, None]) * below).sum(axis=1)
+        return values
+
+    return _of_logits(scores, query)
 
 
-def energy(train: Sample, query: Sample, settings: Settings) -> Array:
+def energy(known: Known, query: Sample, settings: Settings) -> Array:
     """Free energy ``-T logsumexp(logits / T)`` (Liu et al. 2020, eq. 3)."""
-    logits = _given(query.logits).astype(np.float64)
-    scores: Array = -settings.temperature * _logsumexp(logits / settings.temperature)
-    return scores
+    temperature = settings.temperature
+    return _of_logits(lambda logits: -temperature * _logsumexp(logits / temperature), query)
 
 
 # --- from the features ----------------------------------------------------------------------------
 
 
-def knn(train: Sample, query: Sample, settings: Settings) -> Array:
+def knn(known: Known, query: Sample, settings: Settings) -> Array:
     """Euclidean distance to the k-th nearest L2-normalised training feature, in [0, 2].
 
     Sun et al. 2022.
     """
-    distances, _ = Bank.fit(train.features).nearest(query.features, settings.k)
+    bank = Bank(known.features, known.statistics["neighbours"]["centre"])
+    distances, _ = bank.nearest(query.dense, settings.k)
     return distances[:, -1]
 
 
-def mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
+def mahalanobis(known: Known, query: Sample, settings: Settings) -> Array:
     """Squared Mahalanobis distance to the nearest class mean, one covariance for all classes.
 
     Lee et al. 2018, eq. 1-2. The maximum-likelihood covariance S around the class means is shrunk
     towards its mean variance v: ``(1 - shrinkage) S + shrinkage v I``.
-    Raises ``ConfigError`` where the shrunk covariance cannot be inverted.
     """
-    return _to_classes(train, query, settings.shrinkage, double)
+    return Means(**known.statistics["classes"]).distances(query.dense)
 
 
-def relative_mahalanobis(train: Sample, query: Sample, settings: Settings) -> Array:
-    """``mahalanobis`` less the squared distance to the mean of all images under their covariance.
-
-    Ren et al. 2021 (arXiv 2106.09022), eq. 2. Both covariances are shrunk as for ``mahalanobis``.
-    """
-    labelled = np.flatnonzero(_given(train.labels) >= 0)
-    known = _as_one(train.features, labelled, double)
-    to_all = _to_means(known, query.features, settings.shrinkage)
-    scores: Array = _to_classes(train, query, settings.shrinkage, double) - to_all
+def relative_mahalanobis(known: Known, query: Sample, settings: Settings) -> Array:
+    """``mahalanobis`` less ``gaussian`` (Ren et al. 2021, arXiv 2106.09022, eq. 2)."""
+    scores: Array = mahalanobis(known, query, settings) - gaussian(known, query, settings)
     return scores
 
 
-def mahalanobis_normalised(train: Sample, query: Sample, settings: Settings) -> Array:
+def mahalanobis_normalised(known: Known, query: Sample, settings: Settings) -> Array:
     """``mahalanobis`` of L2-normalised features: Mahalanobis++ (Mueller and Hein, ICML 2025).
 
     The norms of features vary more than a Gaussian with one covariance for all classes allows.
     """
-    return _to_classes(train, query, settings.shrinkage, _unit_length)
+    return Means(**known.statistics["classes_normalised"]).distances(query.dense, unit_length)
 
 
-def gaussian(train: Sample, query: Sample, settings: Settings) -> Array:
+def gaussian(known: Known, query: Sample, settings: Settings) -> Array:
     """Squared Mahalanobis distance to the mean of all training images under their covariance.
 
     ``mahalanobis`` with one class for all images, so it needs no labels.
     """
-    known = _as_one(train.features, np.arange(len(train.features)), double)
-    return _to_means(known, query.features, settings.shrinkage)
+    return Means(**known.statistics["gaussian"]).distances(query.dense)
 
 
-def ssd(train: Sample, query: Sample, settings: Settings) -> Array:
+def ssd(known: Known, query: Sample, settings: Settings) -> Array:
     """``gaussian`` of L2-normalised, then standardised features.
 
     SSD with one cluster (Sehwag et al., ICLR 2021, sec. 3), apart from the shrinkage.
     """
-    everything = np.arange(len(train.features))
-    directions = _as_one(train.features, everything, _unit_length)
-    mean = directions.means()
-    variance = directions.total(lambda rows, _: np.square(rows - mean).sum(axis=0))
-    deviation = np.sqrt(variance / len(everything)) + 1e-10
-    known = _as_one(
-        train.features, everything, lambda rows: (_unit_length(rows) - mean) / deviation
-    )
-    return _to_means(known, query.features, settings.shrinkage)
+    fitted = dict(known.statistics["directions"])
+    convert = standardised_directions(fitted.pop("mean"), fitted.pop("deviation"))
+    return Means(**fitted).distances(query.dense, convert)
 
 
-def feature_norm(train: Sample, query: Sample, settings: Settings) -> Array:
+def feature_norm(known: Known, query: Sample, settings: Settings) -> Array:
     """Minus the Euclidean norm of the features, which is often small for OOD images.
 
     Park et al., ICCV 2023 (arXiv 2310.05316), who explain it.
     """
-    return -lengths(query.features)
+    return -lengths(query.dense)
 
 
-def _unit_length(features: Array) -> Array:
+def unit_length(features: Array) -> Array:
+    """Features [N, F] at length 1, in float64."""
     return unit(features).astype(np.float64)
 
 
-def _as_one(features: Array, chosen: Array, convert: Callable[[Array], Array]) -> Rows:
-    """Rows of one group."""
-    return Rows(features, chosen, np.zeros(len(chosen), np.int64), convert)
+def standardised_directions(mean: Array, deviation: Array) -> Callable[[Array], Array]:
+    """Return the map of features to unit length, less ``mean`` [F], by ``deviation`` [F]."""
+    return lambda features: (unit_length(features) - mean) / deviation
 
 
-def _to_classes(
-    train: Sample, query: Sample, shrinkage: float, convert: Callable[[Array], Array]
-) -> Array:
-    """Squared Mahalanobis distance [N] to the nearest class mean."""
-    known = by_class(train.features, _given(train.labels), convert)
-    return _to_means(known, query.features, shrinkage)
-
-
-def _to_means(known: Rows, asked: Array, shrinkage: float) -> Array:
-    """Squared Mahalanobis distance [N] of ``asked`` [N, F] to the nearest mean of a group."""
-    return Means.fit(known, shrinkage).distances(asked, known.convert)
-
-
-def vim(train: Sample, query: Sample, settings: Settings) -> Array:
+def vim(known: Known, query: Sample, settings: Settings) -> Array:
     """Virtual-logit matching: the residual of the features against the logits.
 
-    Wang et al., CVPR 2022, eq. 5-7. Features are centred where all logits are 0, at
-    ``-pinv(weight) bias``. The principal space has the ``vim_dim`` leading directions of the
-    training features; the residual is the norm outside of it, scaled so that its mean over training
-    images is the mean of their largest logit. The log-sum-exp of the logits is subtracted.
+    Wang et al., CVPR 2022, eq. 5-7. The residual is the norm of centred features outside of the
+    principal space, scaled as a logit. The log-sum-exp of the logits is subtracted.
     """
-    size = train.features.shape[1]
-    dim = size // 2 if settings.vim_dim is None else settings.vim_dim
-    if not dim < size:
-        raise ConfigError(
-            "vim_dim", dim, f"there are {size} features; allowed: fewer than that, or null for half"
-        )
-    weight, bias = (part.astype(np.float64) for part in _given(train.head))
-    origin = -np.linalg.pinv(weight) @ bias
-    known = _as_one(train.features, np.arange(len(train.features)), double)
-    _, vectors = np.linalg.eigh(known.covariance(origin[None]))
-    outside = vectors[:, : size - dim]  # eigenvalues ascend
-    residual, largest = known.total(
-        lambda rows, _: np.array(
-            [
-                np.linalg.norm((rows - origin) @ outside, axis=1).sum(),
-                (rows @ weight.T + bias).max(axis=1).sum(),
-            ]
-        )
+    origin, outside, scale = (
+        known.statistics["residual"][name] for name in ("origin", "outside", "scale")
     )
-    scale = largest / residual if residual > 0 else 0.0
-    virtual = scale * np.linalg.norm((query.features - origin) @ outside, axis=1)
-    scores: Array = virtual - _logsumexp(_given(query.logits).astype(np.float64))
+    virtual = _by_rows(
+        lambda rows: scale * np.linalg.norm((rows - origin) @ outside, axis=1), query.dense
+    )
+    scores: Array = virtual - _of_logits(_logsumexp, query)
     return scores
 
 
 # --- from the prediction --------------------------------------------------------------------------
 
 
-def sigma(train: Sample, query: Sample, settings: Settings) -> Array:
+def sigma(known: Known, query: Sample, settings: Settings) -> Array:
     """Mean over dimensions of the predicted log standard deviation of the un-augmented image."""
-    scores: Array = _given(query.log_sigma).astype(np.float64)
+    scores: Array = given(query.log_sigma).astype(np.float64)
     return scores

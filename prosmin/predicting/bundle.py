@@ -139,15 +139,11 @@ def _reference(arrays: files.Arrays, k: int, standards: Mapping[str, Any]) -> Re
     wanted = {"bank": ("float32", "NF"), "bank_centre": ("float32", "F")}
     with_means = any(name.startswith("means.") for name in arrays)
     if with_means:
-        wanted |= {
-            "means.centre": ("float64", "F"),
-            "means.whiten": ("float64", "FF"),
-            "means.means": ("float64", "CF"),
-        }
+        wanted |= {f"means.{name}": shape for name, shape in Means.SHAPES.items()}
     arrays.check(wanted)
     means = None
     if with_means:
-        means = Means(*(arrays[f"means.{name}"] for name in ("centre", "whiten", "means")))
+        means = Means(**{name: arrays[f"means.{name}"] for name in Means.SHAPES})
     detectors = Detectors(k, Bank(arrays["bank"], arrays["bank_centre"]), means, standards)
     arrays.check({f"held.{name}": ("float64", "M") for name in detectors.names})
     held = {name: arrays[f"held.{name}"] for name in detectors.names}

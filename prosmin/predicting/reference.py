@@ -12,14 +12,16 @@ import numpy as np
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import sample_rows
 from prosmin.evaluation import ood_scores
-from prosmin.evaluation.covariance import Means, by_class
+from prosmin.evaluation.covariance import Means
 from prosmin.evaluation.knn import Bank
 from prosmin.evaluation.ood_detectors import Sample, Settings
+from prosmin.evaluation.ood_scores import Fitted
 
 ACCEPTED = 0.95  # share of held-out ID images that the threshold accepts
 # Held-out images at most. The k-NN distances of more of them would take minutes, and 2000 give the
 # percentile to half a percent.
 HELD_OUT = 2000
+NAMES = ("knn", "mahalanobis", "combined")  # without labels the first alone
 
 Array = np.ndarray
 
@@ -44,17 +46,24 @@ class Detectors:
     @classmethod
     def fit(cls, train: Sample, settings: Settings) -> "Detectors":
         """Fit to training images; their labels and features alone are used."""
+        return cls.of(Fitted.fit(train, settings, NAMES))
+
+    @classmethod
+    def of(cls, fitted: Fitted) -> "Detectors":
+        """Take them out of all detectors."""
+        statistics, features = fitted.known.statistics, fitted.known.features[:]
         means, standards = None, {}
-        if train.labels is not None:
-            means = Means.fit(by_class(train.features, train.labels), settings.shrinkage)
+        if "classes" in statistics:
+            means = Means(**statistics["classes"])
             parts = ood_scores.DETECTORS["combined"].parts
-            standards = ood_scores.standards(parts, train, settings)
-        return cls(min(settings.k, len(train.features)), Bank.fit(train.features), means, standards)
+            standards = {part: fitted.standards[part] for part in parts}
+        bank = Bank(features, statistics["neighbours"]["centre"])
+        return cls(min(fitted.settings.k, len(features)), bank, means, standards)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The detectors, the one that raises the flag last."""
-        return ("knn",) if self.means is None else ("knn", "mahalanobis", "combined")
+        return NAMES[:1] if self.means is None else NAMES
 
     def score(self, features: Array) -> tuple[dict[str, Array], Array, Array]:
         """Score images by features ``[Q, F]``.
@@ -107,7 +116,9 @@ class Reference:
         return shares
 
 
-def fit(train: Sample, val: Sample | None, settings: Settings) -> Reference:
+def fit(
+    train: Sample, val: Sample | None, settings: Settings, fitted: Fitted | None = None
+) -> Reference:
     """Fit detectors to the training images and ``val`` together, in this order.
 
     The scores of held-out images are those of ``val``, at most ``HELD_OUT`` drawn at random, by
@@ -115,10 +126,11 @@ def fit(train: Sample, val: Sample | None, settings: Settings) -> Reference:
     place. The final detectors know more images, so that they accept slightly more than 95 %.
 
     train, val: features, and labels where all images of both have them.
+    fitted: detectors that were fitted to all of these images before. None: they are fitted here.
     Raises ``UserError`` for fewer than five training images.
     """
     if val is None:
-        whole, count = train, len(train.features)
+        count = len(train.features)
         if count < 5:
             raise UserError(f"{count} training images are too few to hold a fifth of them out")
         chosen = np.zeros(count, bool)
@@ -126,17 +138,19 @@ def fit(train: Sample, val: Sample | None, settings: Settings) -> Reference:
         chosen[sample_rows(count, size, settings.seed, "held out of thresholds")] = True
         rest, held = train.rows(~chosen), train.rows(chosen)
     else:
-        whole, count = _joined(train, val), len(val.features)
+        count = len(val.features)
         rows = sample_rows(count, min(count, HELD_OUT), settings.seed, "held out of thresholds")
         rest, held = train, val.rows(rows)
     partial = Detectors.fit(rest, replace(settings, k=min(settings.k, len(rest.features))))
-    scores, _, _ = partial.score(held.features)
+    scores, _, _ = partial.score(held.dense)
     known = {name: np.sort(values) for name, values in scores.items()}
-    return Reference(Detectors.fit(whole, settings), known)
+    if fitted is None:
+        fitted = Fitted.fit(train if val is None else _joined(train, val), settings, NAMES)
+    return Reference(Detectors.of(fitted), known)
 
 
 def _joined(first: Sample, second: Sample) -> Sample:
     """Features, and labels where the samples have them."""
     labels = [sample.labels for sample in (first, second) if sample.labels is not None]
-    features = np.concatenate([first.features, second.features])
+    features = np.concatenate([first.dense, second.dense])
     return Sample(features, labels=np.concatenate(labels) if labels else None)

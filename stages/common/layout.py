@@ -56,6 +56,11 @@ def recalibration(encoder: str) -> Path:
     return results("calibrate") / f"{encoder}.safetensors"
 
 
+def detectors(encoder: str) -> Path:
+    """The OOD detectors of one encoder, fitted to the dataset."""
+    return results("detectors") / f"{encoder}.safetensors"
+
+
 def ood_scores(name: str) -> Path:
     """The scores of every detector on an OOD set and on the in-distribution test images."""
     return results("ood", name) / "scores.safetensors"

@@ -20,11 +20,11 @@ from prosmin.data.dataset import convert
 from prosmin.evaluation.embedding import describe
 from prosmin.evaluation.linear_probe import evaluate_probe
 from prosmin.evaluation.ood_detectors import Sample, Settings
-from prosmin.evaluation.ood_scores import score_all
+from prosmin.evaluation.ood_scores import Fitted
 from prosmin.metrics import classification
 from prosmin.models import store as models
 from prosmin.predicting import onnx_file
-from stages import export, linear
+from stages import detectors, export, linear
 from stages.common.pretraining import used
 from stages.params.load import load
 from tests.stages.conftest import ROOT
@@ -78,6 +78,7 @@ def pretrained(request, tmp_path, monkeypatch):
             "random": {"accuracy": 0.5},
         },
     )
+    detectors.main(load())
     return settings
 
 
@@ -122,7 +123,9 @@ def write_features(model, settings):
         }
     for encoder in ("trained", "random"):
         files.write_arrays(f"results/embed/digits/{encoder}.safetensors", arrays)
-    linear.save_probes({"trained": evaluate_probe(*labelled, [0.01], 2, 0)})
+    linear.save_probes(
+        dict.fromkeys(("trained", "random"), evaluate_probe(*labelled, [0.01], 2, 0))
+    )
 
 
 def test_the_folder_predicts_as_the_evaluations_do(pretrained, params):
@@ -144,7 +147,7 @@ def test_the_folder_predicts_as_the_evaluations_do(pretrained, params):
         ),
         labels=np.arange(60) % 2,
     )
-    scores = score_all(train, Sample(arrays["test.features"]), settings)
+    scores = Fitted.fit(train, settings).score(Sample(arrays["test.features"]))
     assert list(found.scores) == ["knn", "mahalanobis", "combined"]
     for name, values in found.scores.items():
         np.testing.assert_allclose(values, scores[name], rtol=1e-5, atol=1e-5)
@@ -190,6 +193,7 @@ def test_a_dataset_without_labels_is_exported_without_a_probe(pretrained, params
     manifest = files.read_json("data/digits/manifest.json")
     files.write_json("data/digits/manifest.json", manifest | {"classes": None})
     linear.save_probes({})
+    detectors.main(params)
     export.main(params)
     found = prosmin.load("results/export", "cpu").predict(pictures(pretrained, "test")[0])
     assert found.labels is None and list(found.scores) == ["knn"]

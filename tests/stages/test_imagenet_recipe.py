@@ -17,6 +17,7 @@ from stages import (
     audit,
     calibrate,
     corrupt,
+    detectors,
     embed,
     export,
     fetch,
@@ -151,7 +152,7 @@ def test_the_imagenet_recipe_runs_from_the_files_to_the_report(params):
     assert (model["crop_pct"], model["interpolation"]) == (0.875, "bicubic")
     for name in params.fetch:
         embed.main(params, name)
-    for stage in (linear, calibrate, knn, lowshot):
+    for stage in (linear, detectors, calibrate, knn, lowshot):
         stage.main(params)
     for name in ("imagenet", *params.ood.sets):
         prediction.main(params, name)

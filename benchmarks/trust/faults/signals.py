@@ -226,6 +226,7 @@ def two_processes(place: Place, draw: random.Random) -> None:
 BY_HAND = (
     "linear",
     "knn",
+    "detectors",
     "calibrate",
     "lowshot",
     "ood patches",

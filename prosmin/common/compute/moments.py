@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from prosmin.common.compute.backend import NUMPY, chunks, rows_at_once
+from prosmin.common.compute.stacked import Stack
 
 Array = np.ndarray
 
@@ -23,7 +24,7 @@ class Rows:
     convert: makes float64 [n, F] of some rows.
     """
 
-    array: Array
+    array: Array | Stack
     chosen: Array
     group: Array
     convert: Callable[[Array], Array]

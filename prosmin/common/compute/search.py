@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from prosmin.common.compute.backend import Backend, backend, chunks
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.errors import ConfigError
 
 # Queries and rows of the bank of one product: 8 MB of closeness per thread, 1 GB on a GPU.
@@ -23,7 +24,7 @@ Prepare = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
 def closest(
-    bank: Sequence[np.ndarray], queries: np.ndarray, k: int, prepare: Prepare
+    bank: Sequence[np.ndarray | Stack], queries: np.ndarray, k: int, prepare: Prepare
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k rows of the bank that are closest to each query.
 

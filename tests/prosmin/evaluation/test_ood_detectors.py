@@ -24,18 +24,21 @@ from sklearn.preprocessing import Normalizer, StandardScaler, normalize
 
 from prosmin.common.compute import search
 from prosmin.common.errors import ConfigError, UserError
-from prosmin.evaluation import ood_detectors
 from prosmin.evaluation.ood_detectors import Sample, Settings
+from prosmin.evaluation.ood_scores import Fitted
 
 DEFAULTS = Settings()
+
+
+def scored(name, train, query, settings=DEFAULTS):
+    """The scores of one detector that is fitted to ``train``."""
+    return Fitted.fit(train, settings, [name]).score(query)[name]
 
 
 def test_msp_is_the_librarys(ood_digits):
     _, inside, _ = ood_digits
     expected = MaxSoftmax.score(torch.from_numpy(inside.logits.astype(np.float64)))
-    np.testing.assert_allclose(
-        np.expm1(ood_detectors.msp(*ood_digits[:2], DEFAULTS)), expected, rtol=1e-12
-    )
+    np.testing.assert_allclose(np.expm1(scored("msp", *ood_digits[:2])), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("margin", [8, 14, 20, 26, 33, 40, 60, 400])
@@ -53,8 +56,8 @@ def test_a_sure_probe_does_not_tie(margin):
             exact_msp.append((1 - shares[0]).ln())
             exact_entropy.append(-sum(share * share.ln() for share in shares))
         for scores, exact in (
-            (ood_detectors.msp(query, query, DEFAULTS), exact_msp),
-            (ood_detectors.entropy(query, query, DEFAULTS), exact_entropy),
+            (scored("msp", query, query), exact_msp),
+            (scored("entropy", query, query), exact_entropy),
         ):
             np.testing.assert_allclose(scores, [float(value) for value in exact], rtol=1e-9)
             assert np.argsort(scores).tolist() == sorted(range(300), key=exact.__getitem__)
@@ -64,14 +67,12 @@ def test_max_logit_and_entropy_are_the_librarys(ood_digits):
     _, inside, _ = ood_digits
     logits = torch.from_numpy(inside.logits.astype(np.float64))
     np.testing.assert_allclose(
-        ood_detectors.max_logit(*ood_digits[:2], DEFAULTS), MaxLogit.score(logits), rtol=1e-12
+        scored("max_logit", *ood_digits[:2]), MaxLogit.score(logits), rtol=1e-12
     )
     # The library clips probabilities at 1e-7.
+    np.testing.assert_allclose(scored("entropy", *ood_digits[:2]), Entropy.score(logits), atol=2e-5)
     np.testing.assert_allclose(
-        ood_detectors.entropy(*ood_digits[:2], DEFAULTS), Entropy.score(logits), atol=2e-5
-    )
-    np.testing.assert_allclose(
-        ood_detectors.entropy(*ood_digits[:2], DEFAULTS),
+        scored("entropy", *ood_digits[:2]),
         entropy(logits.softmax(1), axis=1),
         atol=1e-12,
     )
@@ -82,7 +83,7 @@ def test_energy_is_the_librarys(ood_digits, temperature):
     _, inside, _ = ood_digits
     expected = EnergyBased.score(torch.from_numpy(inside.logits.astype(np.float64)), t=temperature)
     np.testing.assert_allclose(
-        ood_detectors.energy(*ood_digits[:2], Settings(temperature=temperature)),
+        scored("energy", *ood_digits[:2], Settings(temperature=temperature)),
         expected,
         rtol=1e-12,
     )
@@ -90,11 +91,9 @@ def test_energy_is_the_librarys(ood_digits, temperature):
 
 def test_energy_of_large_logits_does_not_overflow():
     query = Sample(np.zeros((1, 1)), logits=np.array([[2000.0, 0.0]], np.float32))
-    assert ood_detectors.energy(query, query, DEFAULTS) == -2000.0
-    assert (
-        ood_detectors.msp(query, query, DEFAULTS) == -2000.0
-    )  # log(1 - p), where p itself would be 1
-    assert ood_detectors.entropy(query, query, DEFAULTS) == 0.0
+    assert scored("energy", query, query) == -2000.0
+    assert scored("msp", query, query) == -2000.0  # log(1 - p), where p itself would be 1
+    assert scored("entropy", query, query) == 0.0
 
 
 @pytest.mark.parametrize("k", [1, 10, 900])
@@ -104,7 +103,7 @@ def test_knn_is_the_librarys(ood_digits, k):
         torch.from_numpy(train.features).double(), torch.from_numpy(train.labels)
     )
     expected = library.predict_features(torch.from_numpy(inside.features).double())
-    np.testing.assert_allclose(ood_detectors.knn(train, inside, Settings(k=k)), expected, rtol=1e-5)
+    np.testing.assert_allclose(scored("knn", train, inside, Settings(k=k)), expected, rtol=1e-5)
 
 
 def test_knn_keeps_its_digits_where_float32_features_almost_coincide():
@@ -113,20 +112,20 @@ def test_knn_keeps_its_digits_where_float32_features_almost_coincide():
     train, query = ((base + 1e-4 * rng.normal(size=(50, 64))).astype(np.float32) for _ in range(2))
     exact = [features.astype(np.float64) for features in (query, train)]
     unit = [features / np.linalg.norm(features, axis=1, keepdims=True) for features in exact]
-    scores = ood_detectors.knn(Sample(train), Sample(query), Settings(k=50))
+    scores = scored("knn", Sample(train), Sample(query), Settings(k=50))
     np.testing.assert_allclose(scores, cdist(*unit).max(axis=1), rtol=0.01)
 
 
 def test_knn_in_tiles_is_knn_at_once(ood_digits, monkeypatch):
     train, inside, _ = ood_digits
-    whole = ood_detectors.knn(train, inside, DEFAULTS)
+    whole = scored("knn", train, inside)
     monkeypatch.setitem(search.TILE, "cpu", (7, 50))
-    np.testing.assert_allclose(ood_detectors.knn(train, inside, DEFAULTS), whole, rtol=1e-6)
+    np.testing.assert_allclose(scored("knn", train, inside), whole, rtol=1e-6)
 
 
 def test_knn_refuses_more_neighbours_than_images(ood_digits):
     with pytest.raises(ConfigError, match="k is 901; there are 900 training images"):
-        ood_detectors.knn(*ood_digits[:2], Settings(k=901))
+        scored("knn", *ood_digits[:2], Settings(k=901))
 
 
 def test_mahalanobis_without_shrinkage_orders_as_the_librarys(ood_digits):
@@ -142,7 +141,7 @@ def test_mahalanobis_without_shrinkage_orders_as_the_librarys(ood_digits):
         * len(train.features)
     )
     np.testing.assert_allclose(
-        ood_detectors.mahalanobis(train, inside, Settings(shrinkage=0)),
+        scored("mahalanobis", train, inside, Settings(shrinkage=0)),
         expected,
         rtol=1e-3,
     )
@@ -162,7 +161,7 @@ def test_mahalanobis_is_the_definition_written_out(ood_digits, shrinkage):
         cdist(inside.features, means, "mahalanobis", VI=np.linalg.inv(shrunk)).min(axis=1) ** 2
     )
     np.testing.assert_allclose(
-        ood_detectors.mahalanobis(train, inside, Settings(shrinkage=shrinkage)),
+        scored("mahalanobis", train, inside, Settings(shrinkage=shrinkage)),
         expected,
         rtol=1e-8,
     )
@@ -172,8 +171,8 @@ def test_mahalanobis_normalised_is_mahalanobis_of_unit_vectors(ood_digits):
     train, inside, _ = ood_digits
     unit = [replace(sample, features=normalize(sample.features)) for sample in (train, inside)]
     np.testing.assert_allclose(
-        ood_detectors.mahalanobis_normalised(train, inside, DEFAULTS),
-        ood_detectors.mahalanobis(*unit, DEFAULTS),
+        scored("mahalanobis_normalised", train, inside),
+        scored("mahalanobis", *unit),
         rtol=1e-5,
     )
 
@@ -183,8 +182,8 @@ def test_one_gaussian_is_the_librarys(ood_digits, shrinkage):
     """The covariance without labels, shrunk towards its mean variance, in scikit-learn."""
     train, inside, _ = ood_digits
     library = ShrunkCovariance(shrinkage=shrinkage).fit(train.features.astype(np.float64))
-    scores = ood_detectors.gaussian(
-        Sample(train.features), Sample(inside.features), Settings(shrinkage=shrinkage)
+    scores = scored(
+        "gaussian", Sample(train.features), Sample(inside.features), Settings(shrinkage=shrinkage)
     )
     np.testing.assert_allclose(scores, library.mahalanobis(inside.features), rtol=1e-6)
 
@@ -196,8 +195,8 @@ def test_ssd_is_the_librarys_gaussian_behind_its_normaliser_and_scaler(ood_digit
     known = prepare.fit_transform(train.features.astype(np.float64))
     library = ShrunkCovariance(shrinkage=shrinkage).fit(known)
     expected = library.mahalanobis(prepare.transform(inside.features.astype(np.float64)))
-    scores = ood_detectors.ssd(
-        Sample(train.features), Sample(inside.features), Settings(shrinkage=shrinkage)
+    scores = scored(
+        "ssd", Sample(train.features), Sample(inside.features), Settings(shrinkage=shrinkage)
     )
     np.testing.assert_allclose(scores, expected, rtol=1e-3)
 
@@ -205,12 +204,12 @@ def test_ssd_is_the_librarys_gaussian_behind_its_normaliser_and_scaler(ood_digit
 def test_normalised_detectors_do_not_see_the_length_of_a_feature(ood_digits):
     train, inside, _ = ood_digits
     longer = replace(inside, features=3 * inside.features)
-    for score in (ood_detectors.ssd, ood_detectors.mahalanobis_normalised, ood_detectors.knn):
+    for name in ("ssd", "mahalanobis_normalised", "knn"):
         np.testing.assert_allclose(
-            score(train, longer, DEFAULTS), score(train, inside, DEFAULTS), rtol=1e-4
+            scored(name, train, longer), scored(name, train, inside), rtol=1e-4
         )
     np.testing.assert_allclose(
-        ood_detectors.feature_norm(train, longer, DEFAULTS),
+        scored("feature_norm", train, longer),
         -3 * np.linalg.norm(inside.features, axis=1),
         rtol=1e-6,
     )
@@ -223,8 +222,8 @@ def test_mahalanobis_leaves_out_images_without_a_label(ood_digits):
         labels=np.concatenate([train.labels, np.full(50, -1)]),
     )
     np.testing.assert_array_equal(
-        ood_detectors.mahalanobis(stray, inside, DEFAULTS),
-        ood_detectors.mahalanobis(train, inside, DEFAULTS),
+        scored("mahalanobis", stray, inside),
+        scored("mahalanobis", train, inside),
     )
 
 
@@ -235,14 +234,14 @@ def test_mahalanobis_of_dead_features_needs_shrinkage(ood_digits):
         for sample in (train, inside)
     ]
     with pytest.raises(ConfigError, match="^shrinkage is 0; the covariance of the 65 features"):
-        ood_detectors.mahalanobis(*dead, Settings(shrinkage=0))
-    assert np.isfinite(ood_detectors.mahalanobis(*dead, Settings(shrinkage=0.01))).all()
+        scored("mahalanobis", *dead, Settings(shrinkage=0))
+    assert np.isfinite(scored("mahalanobis", *dead, Settings(shrinkage=0.01))).all()
 
 
 def test_mahalanobis_of_a_collapsed_encoder_is_refused():
     constant = Sample(np.ones((20, 3), np.float32), labels=np.arange(20) % 2)
     with pytest.raises(ConfigError, match="collapsed"):
-        ood_detectors.mahalanobis(constant, constant, DEFAULTS)
+        scored("mahalanobis", constant, constant)
 
 
 def test_relative_mahalanobis_without_shrinkage_orders_as_the_librarys(ood_digits):
@@ -255,7 +254,7 @@ def test_relative_mahalanobis_without_shrinkage_orders_as_the_librarys(ood_digit
     expected = library.predict_features(torch.from_numpy(inside.features).double()) * len(
         train.features
     )
-    scores = ood_detectors.relative_mahalanobis(train, inside, Settings(shrinkage=0))
+    scores = scored("relative_mahalanobis", train, inside, Settings(shrinkage=0))
     np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3 * np.abs(scores).max())
 
 
@@ -267,7 +266,7 @@ def test_vim_is_the_librarys(ood_digits, dim):
     library.fit_features(torch.from_numpy(train.features), torch.from_numpy(train.labels))
     expected = library.predict_features(torch.from_numpy(inside.features))
     np.testing.assert_allclose(
-        ood_detectors.vim(train, inside, Settings(vim_dim=dim)),
+        scored("vim", train, inside, Settings(vim_dim=dim)),
         expected,
         rtol=1e-3,
         atol=1e-2,
@@ -276,7 +275,7 @@ def test_vim_is_the_librarys(ood_digits, dim):
 
 def test_vim_refuses_a_principal_space_that_leaves_nothing_out(ood_digits):
     with pytest.raises(ConfigError, match="^vim_dim is 64; there are 64 features; allowed: fewer"):
-        ood_detectors.vim(*ood_digits[:2], Settings(vim_dim=64))
+        scored("vim", *ood_digits[:2], Settings(vim_dim=64))
 
 
 def test_features_that_are_not_finite_are_refused():

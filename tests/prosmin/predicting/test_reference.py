@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from prosmin.common.errors import UserError
-from prosmin.evaluation import ood_scores
 from prosmin.evaluation.ood_detectors import Sample, Settings
+from prosmin.evaluation.ood_scores import Fitted
 from prosmin.predicting import reference
 from prosmin.predicting.reference import Detectors, Reference, fit
 
@@ -29,7 +29,7 @@ def test_the_scores_are_those_of_the_evaluation_to_the_bit():
     train, val, query = sample(80, 0), sample(40, 1), sample(30, 2)
     known = fit(train, val, SETTINGS)
     scores, distances, rows = known.detectors.score(query.features)
-    expected = ood_scores.score_all(joined(train, val), query, SETTINGS)
+    expected = Fitted.fit(joined(train, val), SETTINGS).score(query)
     assert list(scores) == list(known.detectors.names) == ["knn", "mahalanobis", "combined"]
     for name, values in scores.items():
         np.testing.assert_array_equal(values, expected[name])
@@ -39,9 +39,20 @@ def test_the_scores_are_those_of_the_evaluation_to_the_bit():
 
 def test_held_out_scores_come_from_detectors_that_have_not_seen_the_images():
     train, val = sample(80, 0), sample(40, 1)
-    expected = ood_scores.score_all(train, val, SETTINGS)
+    expected = Fitted.fit(train, SETTINGS).score(val)
     for name, values in fit(train, val, SETTINGS).held.items():
         np.testing.assert_array_equal(values, np.sort(expected[name]))
+
+
+def test_detectors_that_were_fitted_before_are_taken():
+    train, val = sample(80, 0), sample(40, 1)
+    fitted = Fitted.fit(joined(train, val), SETTINGS)
+    given, own = fit(train, val, SETTINGS, fitted), fit(train, val, SETTINGS)
+    assert given.threshold == own.threshold and given.detectors.k == own.detectors.k
+    assert given.detectors.standards == own.detectors.standards
+    query = sample(30, 2).features
+    for name, values in given.detectors.score(query)[0].items():
+        np.testing.assert_array_equal(values, own.detectors.score(query)[0][name])
 
 
 def test_without_labels_the_neighbours_alone_are_used():

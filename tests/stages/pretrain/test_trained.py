@@ -19,6 +19,7 @@ from stages import (
     audit,
     calibrate,
     corrupt,
+    detectors,
     embed,
     fetch,
     finetune,
@@ -143,6 +144,7 @@ def test_unlabelled_images_go_through_all_stages_to_export_and_report(tmp_path, 
     for stage in (linear, calibrate, knn, lowshot, corrupt, export_stage, report):
         stage.main(params)
         if stage is linear:
+            detectors.main(params)
             ood.main(params, "digits_inverted")
             finetune.main(params, "digits")
             transfer.main(params, "patches")

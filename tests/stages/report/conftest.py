@@ -11,6 +11,7 @@ from stages import (
     audit,
     calibrate,
     corrupt,
+    detectors,
     embed,
     fetch,
     finetune,
@@ -75,7 +76,7 @@ def finished(tmp_path_factory):
         for name in params.fetch:
             embed.main(params, name)
             prediction.main(params, name)
-        for stage in (linear, calibrate, knn, lowshot, corrupt):
+        for stage in (linear, detectors, calibrate, knn, lowshot, corrupt):
             stage.main(params)
         for name in params.ood.sets:
             ood.main(params, name)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from prosmin.common.files import read_arrays, read_json
-from stages import embed, linear, ood, pretrain
+from stages import detectors, embed, linear, ood, pretrain
 from stages.params.load import load
 from stages.report import __main__ as report
 from stages.report.figures.drawing import COLOURS
@@ -31,6 +31,7 @@ def test_an_objective_without_a_predicted_distribution_goes_through_to_the_repor
     for name in ("digits", "patches"):
         embed.main(params, name)
     linear.main(params)
+    detectors.main(params)
     ood.main(params, "patches")
     assert not any(
         name.endswith("log_sigma")
