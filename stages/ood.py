@@ -38,7 +38,7 @@ from stages.params.load import Params
 
 EXAMPLES = 32  # images kept; the report chooses among them
 
-Pairs = dict[str, tuple[np.ndarray, np.ndarray]]  # ID and OOD scores by detector
+Pairs = dict[str, detection.Pair]  # ID and OOD scores by detector
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,9 @@ def main(params: Params, name: str = "") -> None:
         pairs |= _scores_of_networks(dataset, name, encoder)
         if accuracy is not None:
             accuracy_id[encoder] = accuracy
-        metrics[encoder] = {}
         for detector, pair in pairs.items():
             try:
-                metrics[encoder][detector] = detection.evaluate(
-                    *pair, resamples=params.ood.bootstrap, seed=params.seed
-                )
+                detection.check(*pair)
             except UserError as error:
                 where = f"OOD set {name!r}, {encoder} encoder, detector {detector}"
                 raise UserError(f"{where}: {error}") from None
@@ -73,6 +70,9 @@ def main(params: Params, name: str = "") -> None:
             curves += [(encoder, detector, *point) for point in zip(*curve, strict=True)]
             for kind, values in zip(("id", "ood"), pair, strict=True):
                 scores[f"{encoder}.{detector}.{kind}"] = values
+        metrics[encoder] = detection.evaluate_all(
+            pairs, resamples=params.ood.bootstrap, seed=params.seed
+        )
         aurocs = (f"{detector} {row['auroc']:.3f}" for detector, row in metrics[encoder].items())
         log.info("%s, %s encoder: AUROC %s", name, encoder, ", ".join(aurocs))
 

@@ -5,6 +5,8 @@ A score is high where an image looks OOD. OOD is the positive class of ``auroc``
 images, M OOD images, R resamples.
 """
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 
 from prosmin.common.errors import UserError
@@ -12,6 +14,7 @@ from prosmin.common.seeds import generator
 from prosmin.metrics import intervals
 
 Array = np.ndarray
+Pair = tuple[Array, Array]  # scores of the ID images [N] and of the OOD images [M]
 AUROC = intervals.Scale(finest=2)
 
 
@@ -19,8 +22,23 @@ def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) 
     """All metrics of one detector by name; ``auroc`` with its 95 % interval.
 
     id_scores [N] and ood_scores [M]: high = OOD.
-    Raises ``UserError`` where there are no scores, or scores that are not finite.
+    Raises ``UserError`` as ``check``.
     """
+    return evaluate_all({"": (id_scores, ood_scores)}, resamples=resamples, seed=seed)[""]
+
+
+def evaluate_all(
+    pairs: Mapping[str, Pair], *, resamples: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """``evaluate`` of several detectors on the same images, which are resampled once for all."""
+    for pair in pairs.values():
+        check(*pair)
+    drawn = auroc_resamples_all(pairs, resamples=resamples, seed=seed)
+    return {name: _metrics(*pair, drawn[name]) for name, pair in pairs.items()}
+
+
+def check(id_scores: Array, ood_scores: Array) -> None:
+    """Raise ``UserError`` where there are no scores, or scores that are not finite."""
     for name, scores in (("in-distribution", id_scores), ("OOD", ood_scores)):
         if not len(scores):
             raise UserError(
@@ -31,7 +49,11 @@ def evaluate(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) 
                 f"{bad} of {len(scores)} {name} scores are NaN or infinite; "
                 "the encoder may have diverged"
             )
-    low, high = auroc_interval(id_scores, ood_scores, resamples=resamples, seed=seed)
+
+
+def _metrics(id_scores: Array, ood_scores: Array, drawn: Array) -> dict[str, float]:
+    """The metrics of one detector. drawn: its AUROC on each resample, [R]."""
+    low, high = _interval(id_scores, ood_scores, drawn)
     return {
         "auroc": auroc(id_scores, ood_scores),
         "auroc_low": low,
@@ -56,6 +78,10 @@ def auroc_interval(
 ) -> tuple[float, float]:
     """95 % interval of ``auroc`` by the bootstrap, which resamples ID and OOD images separately."""
     drawn = auroc_resamples(id_scores, ood_scores, resamples=resamples, seed=seed)
+    return _interval(id_scores, ood_scores, drawn)
+
+
+def _interval(id_scores: Array, ood_scores: Array, drawn: Array) -> tuple[float, float]:
     value, images = auroc(id_scores, ood_scores), len(id_scores) + len(ood_scores)
     return intervals.from_resamples(value, drawn, images, AUROC)
 
@@ -63,27 +89,58 @@ def auroc_interval(
 def auroc_resamples(id_scores: Array, ood_scores: Array, *, resamples: int, seed: int) -> Array:
     """``auroc`` of each resample, [R].
 
-    A resample gives each image a weight: how often it is drawn. So the scores are sorted only once,
-    and a resample costs two cumulative sums. The same seed and numbers of images give the same
-    resamples, so intervals of several detectors are paired.
+    The same seed and numbers of images give the same resamples, so intervals of several detectors
+    are paired.
     """
-    rng = generator(seed, "resamples of two sets", len(id_scores), len(ood_scores))
-    order = np.argsort(id_scores)
-    ordered = id_scores[order]
-    below = np.searchsorted(ordered, ood_scores, "left")
-    up_to = np.searchsorted(ordered, ood_scores, "right")
-    tied = bool((below != up_to).any())
-    pairs = len(id_scores) * len(ood_scores)
-    aurocs = []
+    pairs = {"": (id_scores, ood_scores)}
+    return auroc_resamples_all(pairs, resamples=resamples, seed=seed)[""]
+
+
+def auroc_resamples_all(
+    pairs: Mapping[str, Pair], *, resamples: int, seed: int
+) -> dict[str, Array]:
+    """``auroc_resamples`` of several detectors on the same images.
+
+    Drawing takes longer than the AUROCs, so it is done once for all detectors.
+    """
+    ranked = {name: _Ranked(*pair) for name, pair in pairs.items()}
+    drawn: dict[str, list[Array]] = {name: [] for name in pairs}
+    for weights in _weights(next(iter(pairs.values())), resamples, seed) if pairs else ():
+        for name, scores in ranked.items():
+            drawn[name].append(scores.aurocs(*weights))
+    return {name: np.concatenate(values) for name, values in drawn.items()}
+
+
+def _weights(pair: Pair, resamples: int, seed: int) -> Iterable[Pair]:
+    """How often each image is drawn, [N, n] and [M, n], of n resamples at a time."""
+    sizes = [len(scores) for scores in pair]
+    rng = generator(seed, "resamples of two sets", *sizes)
     for start in range(0, resamples, 64):
         count = min(64, resamples - start)
-        id_weight = intervals.resample_columns(rng, len(id_scores), count)[order]
-        ood_weight = intervals.resample_columns(rng, len(ood_scores), count)
+        of_id, of_ood = (intervals.resample_columns(rng, size, count) for size in sizes)
+        yield of_id, of_ood
+
+
+class _Ranked:
+    """The scores of a detector, sorted once; a resample then costs one cumulative sum."""
+
+    def __init__(self, id_scores: Array, ood_scores: Array):
+        self.order = np.argsort(id_scores)
+        ordered = id_scores[self.order]
+        self.below = np.searchsorted(ordered, ood_scores, "left")
+        self.up_to = np.searchsorted(ordered, ood_scores, "right")
+        self.tied = bool((self.below != self.up_to).any())
+
+    def aurocs(self, id_weight: Array, ood_weight: Array) -> Array:
+        """AUROC of each resample, [n]. id_weight, ood_weight: of ``_weights``."""
         # mass[i]: weight of the i lowest ID scores.
-        mass = np.concatenate([np.zeros((1, count)), np.cumsum(id_weight, axis=0)])
-        beaten = (mass[below] + mass[up_to]) / 2 if tied else mass[below]
-        aurocs.append(np.einsum("mr,mr->r", ood_weight, beaten) / pairs)
-    return np.concatenate(aurocs)
+        mass = np.zeros((len(id_weight) + 1, id_weight.shape[1]))
+        np.cumsum(id_weight[self.order], axis=0, out=mass[1:])
+        beaten = mass[self.below]
+        if self.tied:
+            beaten = (beaten + mass[self.up_to]) / 2
+        aurocs: Array = np.einsum("mr,mr->r", ood_weight, beaten)
+        return aurocs / (len(id_weight) * len(ood_weight))
 
 
 def _rates(positive: Array, negative: Array) -> tuple[Array, Array, Array]:
