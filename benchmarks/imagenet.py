@@ -1,15 +1,17 @@
 """Time and memory of the evaluations of features at the size of ImageNet-1k, and their growth.
 
     python -m benchmarks.imagenet [--images 10000 20000 40000] [--full] [--classes 1000]
-        [--features 384] [--only linear knn ood] [--threads 1]
+        [--features 384] [--only linear knn detectors ood] [--threads 1]
 
 Features of each size are synthetic: class means and noise with a decaying spectrum, in the format
 of ``stages.embed``, for both encoders. A fifth of the images is val. A 25th as many are test
-images, as in ImageNet. The stages' own functions run on them, each in a process of its own:
+images, as in ImageNet. The stages run on them, with the settings of ``params.yaml``, each in a
+process of its own:
 
-linear, knn: ``main`` of the stage, with the settings of ``params.yaml``.
-ood: the scores of all detectors that features and labels allow, for the test images and as many
-    OOD images, of one encoder.
+linear, knn
+detectors: the linear probe is a random one where ``linear`` has not run. The search of the test
+    images among the training images grows with the product of both.
+ood: one set of ``OUTSIDE`` images, after ``detectors``; without the scores of the networks.
 
 It prints CPU seconds and the peak of the resident memory, and fits both as powers of N: the
 exponent is 1 for linear growth. ``--full`` adds 1 281 167 images, which take 2 GB a file.
@@ -23,6 +25,7 @@ knn: 20 neighbours of 1000 queries against faiss's flat index, where faiss is in
 """
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -35,13 +38,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.record import record
 from prosmin.common import files
 from prosmin.common.encoders import ENCODERS
+from prosmin.data.arrow import Layout, SplitWriter
+from prosmin.evaluation.linear_probe import Probe
+from stages.common import layout
 
 ROOT = Path(__file__).parents[1]
-DATASET = "digits"  # that of params.yaml; the features are others
+DATASET, SET = "digits", "patches"  # those of params.yaml; the features are others
+OUTSIDE = 2000  # images of the OOD set, as in ImageNet-O
 FULL = 1_281_167
 L2, K, QUERIES = 1e-3, 20, 1000  # of the comparisons with other libraries
 BLOCK = 8192  # synthetic images made at a time
@@ -83,48 +91,43 @@ def write(folder: Path, count: int, width: int, classes: int) -> None:
                 f"{split}.labels": labels.astype(np.int64),
                 f"{split}.digest": np.arange(size, dtype=np.uint64),
             }
-        files.write_arrays(folder / f"results/embed/{DATASET}/{encoder}.safetensors", arrays)
+        files.write_arrays(folder / layout.features(DATASET, encoder), arrays)
+        weight = np.random.default_rng(number).normal(size=(classes, width)).astype(np.float32)
+        bias, mean = np.zeros(classes, np.float32), np.zeros(width, np.float32)
+        Probe(weight, bias, mean, mean + 1).save(folder / layout.probe(encoder))
+        outside, labels = synthetic(OUTSIDE, width, classes, 10 * number + 9)
+        arrays = {
+            "test.features": np.ascontiguousarray(outside[:, ::-1]),
+            "test.labels": labels.astype(np.int64),
+            "test.digest": np.arange(OUTSIDE, dtype=np.uint64) + 2**40,
+        }
+        files.write_arrays(folder / layout.features(SET, encoder), arrays)
+    for name, size in ((DATASET, max(splits(count)["test"], classes)), (SET, OUTSIDE)):
+        files.write_arrays(folder / layout.prediction_scores(name), {})
+        write_images(folder / "data" / name, size)
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Write black test images, of which ``ood`` keeps examples."""
+    black = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(black, "PNG")
+    folder.mkdir(parents=True)
+    with SplitWriter(folder / "test.arrow", Layout("encoded", 1)) as file:
+        for place in range(count):
+            file.add(black.getvalue(), 0, str(place))
+    files.write_json(folder / "manifest.json", {"splits": {"test": {"count": count}}})
 
 
 # --- the stages -----------------------------------------------------------------------------------
 
 
-def linear() -> None:
-    from stages import linear
-    from stages.params.load import load
-
-    linear.main(load())
-
-
-def knn() -> None:
-    from stages import knn
-    from stages.params.load import load
-
-    knn.main(load())
-
-
-def ood() -> None:
-    from prosmin.evaluation import ood_scores
-    from prosmin.evaluation.ood_detectors import Sample, Settings
-    from stages.common.features import load_features
-
-    features = load_features(DATASET, ENCODERS[0])
-    known = [features.split(split) for split in ("train", "val")]
-    train = Sample(
-        np.concatenate([part[0] for part in known]),
-        labels=np.concatenate([part[1] for part in known]),
-    )
-    inside = features.split("test")[0]
-    ood_scores.score_all(train, Sample(np.concatenate([inside, inside[:, ::-1]])), Settings())
-
-
-STAGES: dict[str, Callable[[], None]] = {"linear": linear, "knn": knn, "ood": ood}
+STAGES = {"linear": (), "knn": (), "detectors": (), "ood": (SET,)}  # with their arguments
 
 
 def measured(folder: Path, stage: str, threads: int) -> dict[str, float]:
     """CPU seconds, wall seconds and peak memory in MiB of a process that runs a stage."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "benchmarks.imagenet", "--run", stage]
+    command = [sys.executable, "-m", f"stages.{stage}", *STAGES[stage]]
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
@@ -234,11 +237,9 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=384)
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--run", choices=STAGES, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.run:
-        STAGES[given.run]()
-        return
+    if "ood" in given.only and "detectors" not in given.only:
+        parser.error("ood reads what detectors writes: --only detectors ood")
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     sizes = [*given.images, *([FULL] if given.full else [])]
     stages: dict[str, Any] = {name: {} for name in given.only}
@@ -248,7 +249,7 @@ def main() -> None:
             folder = Path(scratch)
             shutil.copy(ROOT / "params.yaml", folder)
             write(folder, count, given.features, given.classes)
-            for name in given.only:
+            for name in filter(given.only.__contains__, STAGES):  # in their order
                 stages[name][str(count)] = measured(folder, name, given.threads)
                 print(name, count, json.dumps(stages[name][str(count)]), file=sys.stderr)
             if count == given.images[-1]:
