@@ -146,6 +146,23 @@ def test_the_interval_depends_on_the_seed_alone():
     assert first != detection.auroc_interval(inside, outside, resamples=200, seed=1)
 
 
+def test_several_detectors_at_once_have_the_metrics_of_each_alone():
+    """Also where their scores differ in ties, and in more than one block of resamples."""
+    rng = np.random.default_rng(4)
+    inside, outside = rng.normal(size=(3, 40)), rng.normal(1, 1, size=(3, 25))
+    pairs = {"a": (inside[0], outside[0]), "tied": (inside[1].round(), outside[1].round())}
+    pairs["b"] = inside[2], outside[2]
+    together = detection.evaluate_all(pairs, resamples=150, seed=2)
+    assert list(together) == list(pairs)
+    for name, pair in pairs.items():
+        assert together[name] == detection.evaluate(*pair, resamples=150, seed=2)
+    assert detection.evaluate_all({}, resamples=150, seed=2) == {}
+    with pytest.raises(UserError, match="1 of 25 OOD scores are NaN"):
+        detection.evaluate_all(
+            pairs | {"c": (inside[0], np.append(outside[0][1:], np.nan))}, resamples=9, seed=0
+        )
+
+
 def test_a_thinned_roc_curve_keeps_its_ends_and_its_area():
     rng = np.random.default_rng(0)
     inside, outside = rng.normal(size=3000), rng.normal(size=2000) + 1.5
