@@ -57,7 +57,8 @@ def main(params: Params, name: str = "") -> None:
             seen = _seen_in_training(inside, outside)
         pairs, accuracy = _scores(params, encoder, inside, outside)
         del inside  # before the features of the next encoder are read
-        pairs |= _scores_of_networks(dataset, name, encoder)
+        counts = dict(zip((dataset, name), map(len, pairs["knn"]), strict=True))
+        pairs |= _scores_of_networks(encoder, counts)
         if accuracy is not None:
             accuracy_id[encoder] = accuracy
         for detector, pair in pairs.items():
@@ -125,16 +126,24 @@ def _scores(
     return pairs, None if probe is None else float(known["accuracy"][0])
 
 
-def _scores_of_networks(dataset: str, name: str, encoder: str) -> Pairs:
-    """The scores of the test images that ``stages.prediction`` took from the networks."""
-    parts = inside, outside = _predicted(dataset), _predicted(name)
+def _scores_of_networks(encoder: str, counts: dict[str, int]) -> Pairs:
+    """The scores of the test images that ``stages.prediction`` took from the networks.
+
+    counts: of test images, of the dataset and of the OOD set.
+    """
+    parts = inside, outside = [_predicted(of) for of in counts]
     keys = {
         detector: f"{encoder}.{detector}"
         for detector, entry in ood_scores.DETECTORS.items()
         if entry.from_networks and any(f"{encoder}.{detector}" in part for part in parts)
     }
-    for part in parts:
+    for part, (of, count) in zip(parts, counts.items(), strict=True):
         part.check({key: (files.NUMBER, "N") for key in keys.values()})
+        if others := {len(part[key]) for key in keys.values()} - {count}:
+            raise UserError(
+                f"{layout.prediction_scores(of)} has scores of {min(others)} images, and {of!r} "
+                f"has {count} test images; make it anew with `python -m stages.prediction {of}`"
+            )
     return {detector: (inside[key], outside[key]) for detector, key in keys.items()}
 
 

@@ -312,6 +312,13 @@ def test_a_score_that_a_file_of_predictions_lacks_is_named(ready, params, name):
         ood.main(params, "patches")
 
 
+@pytest.mark.parametrize("name", ["digits", "patches"])
+def test_predictions_of_other_images_are_named(ready, params, name):
+    predicted(name, np.zeros(249))
+    with pytest.raises(UserError, match=f"scores of 249 images, and '{name}' has 250 test images;"):
+        ood.main(params, "patches")
+
+
 def test_a_missing_image_file_names_the_stage_that_makes_it_and_leaves_nothing_behind(
     ready, params
 ):
