@@ -19,6 +19,7 @@ from dataclasses import asdict
 import numpy as np
 
 from prosmin.common import files
+from prosmin.common.compute.backend import blas
 from prosmin.common.compute.stacked import Stack
 from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import ConfigError, UserError
@@ -69,19 +70,32 @@ def settings(params: Params) -> Settings:
 
 def training(features: Features, probe: Probe | None) -> Sample:
     """All images that detectors are fitted to; no labels where any image lacks its label."""
-    parts = [features.split(split) for split in FITTED if split in features.splits]
-    if not parts:
+    parts = [features.split(split) for split in _fitted(features)]
+    labels = np.concatenate([part[1] for part in parts])
+    sigmas = [part[2] for part in parts if part[2] is not None]
+    with blas().limit(limits=1):  # so that the number of threads changes no digit
+        head = None if probe is None else probe.linear
+    return Sample(
+        _table(features),
+        log_sigma=np.concatenate(sigmas) if len(sigmas) == len(parts) else None,
+        labels=labels if (labels >= 0).all() else None,
+        head=head,
+    )
+
+
+def _fitted(features: Features) -> list[str]:
+    """The splits that detectors are fitted to."""
+    splits = [split for split in FITTED if split in features.splits]
+    if not splits:
         raise UserError(
             f"dataset {features.dataset!r} has no train split for the detectors to be fitted to"
         )
-    labels = np.concatenate([part[1] for part in parts])
-    sigmas = [part[2] for part in parts if part[2] is not None]
-    return Sample(
-        Stack(tuple(part[0] for part in parts)),
-        log_sigma=np.concatenate(sigmas) if len(sigmas) == len(parts) else None,
-        labels=labels if (labels >= 0).all() else None,
-        head=None if probe is None else probe.linear,
-    )
+    return splits
+
+
+def _table(features: Features) -> Stack:
+    """The features of these splits, one below the other."""
+    return Stack(tuple(features.split(split)[0] for split in _fitted(features)))
 
 
 def to_score(features: Features, probe: Probe | None) -> Sample:
@@ -113,7 +127,7 @@ def load_detectors(
             f"{path} was fitted to other features of {params.dataset!r}, another linear probe or "
             f"with other settings of ood in {PARAMS}; {REMEDY}"
         )
-    fitted = Fitted.of(arrays, training(features, probe).features, asked)
+    fitted = Fitted.of(arrays, _table(features), asked)
     if probe is not None:
         arrays.check({"accuracy": ("float64", "1")})
     return fitted, arrays
@@ -130,7 +144,7 @@ def _made_of(features: Features, probe: Probe | None, asked: Settings) -> np.nda
         if name == "test.features" or name.endswith((".labels", ".digest", ".log_sigma"))
     }
     if probe is not None:
-        arrays |= dict(zip(("weight", "bias"), probe.linear, strict=True))
+        arrays |= {name: getattr(probe, name) for name in ("weight", "bias", "mean", "std")}
     head = {name: repr(value) for name, value in asdict(asked).items()}
     return np.array([int(files.checksum(arrays, head), 16)], np.uint64)
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from prosmin.common.compute.backend import NUMPY, chunks, rows_at_once
+from prosmin.common.compute.backend import NUMPY, blas, chunks, rows_at_once
 from prosmin.common.compute.moments import Rows
 from prosmin.common.compute.stacked import Stack
 from prosmin.common.errors import ConfigError
@@ -61,9 +61,11 @@ class Means:
         Raises ``ConfigError`` where the shrunk covariance cannot be inverted.
         """
         means = known.means()
-        whiten = _whitening(known.covariance(means), len(known.chosen), shrinkage)
-        centre = means.mean(axis=0)
-        return cls(centre, whiten, (means - centre) @ whiten)
+        covariance = known.covariance(means)
+        with blas().limit(limits=1):  # so that the number of threads changes no digit
+            whiten = _whitening(covariance, len(known.chosen), shrinkage)
+            centre = means.mean(axis=0)
+            return cls(centre, whiten, (means - centre) @ whiten)
 
     def distances(self, asked: Array, convert: Callable[[Array], Array] = double) -> Array:
         """Squared Mahalanobis distance ``[Q]`` of ``asked`` ``[Q, F]`` to the nearest mean.

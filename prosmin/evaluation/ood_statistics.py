@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prosmin.common.compute.backend import blas
 from prosmin.common.compute.moments import Rows
 from prosmin.common.errors import ConfigError
 from prosmin.evaluation.covariance import Means, by_class, double
@@ -77,9 +78,12 @@ def residual(train: Sample, settings: Settings) -> Arrays:
             "vim_dim", dim, f"there are {size} features; allowed: fewer than that, or null for half"
         )
     weight, bias = (part.astype(np.float64) for part in given(train.head))
-    origin = -np.linalg.pinv(weight) @ bias
+    with blas().limit(limits=1):  # so that the number of threads changes no digit
+        origin = -np.linalg.pinv(weight) @ bias
     known = _as_one(train, double)
-    _, vectors = np.linalg.eigh(known.covariance(origin[None]))
+    covariance = known.covariance(origin[None])
+    with blas().limit(limits=1):
+        _, vectors = np.linalg.eigh(covariance)
     outside = vectors[:, : size - dim]  # eigenvalues ascend
     length, largest = known.total(
         lambda rows, _: np.array(

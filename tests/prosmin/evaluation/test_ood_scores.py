@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from prosmin.common import files
 from prosmin.common.compute.stacked import Stack
@@ -211,3 +212,19 @@ def test_every_detector_is_documented():
     table = text.partition("## OOD detectors")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert {name for row in rows for name in re.findall("`(.*?)`", row)} == {*ood_scores.DETECTORS}
+
+
+def test_the_number_of_threads_changes_no_digit():
+    """Of 300 features, with which LAPACK would share its work among threads."""
+    rng = np.random.default_rng(0)
+    labels, mixing = rng.integers(0, 40, 2000), rng.normal(size=(300, 300))
+    features = (rng.normal(size=(2000, 300)) @ mixing + labels[:, None]).astype(np.float32)
+    head = rng.normal(size=(40, 300)), rng.normal(size=40)
+    train = Sample(features, features[:, 0], features @ head[0].T, labels, head)
+    results = []
+    for count in (1, 3):
+        with threadpool_limits(count, "blas"):
+            fitted = Fitted.fit(train, DEFAULTS)
+            results.append(fitted.arrays() | fitted.score(train.rows(np.arange(500))))
+    for name, values in results[0].items():
+        np.testing.assert_array_equal(values, results[1][name], err_msg=name)
