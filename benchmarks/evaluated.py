@@ -15,12 +15,12 @@ from prosmin.evaluation import (
     corrupted_sets,
     knn,
     linear_probe,
-    ood_scores,
     robustness,
     uncertainty,
 )
 from prosmin.evaluation.embedding import describe, embed
 from prosmin.evaluation.ood_detectors import Sample, Settings
+from prosmin.evaluation.ood_scores import Fitted
 from prosmin.metrics import calibration, classification, detection
 from prosmin.metrics.prediction import rank_correlation
 from prosmin.metrics.uncertainty import entropy, r_auroc
@@ -46,12 +46,14 @@ def evaluated(model: Objective, data: Data, seed: int, corrupted: int) -> dict[s
     labels = np.concatenate([labelled[0][1], labelled[1][1]])
     train = Sample(bank, labels=labels, head=probe.linear)
     wanted = Settings(ood["k"], ood["temperature"], ood["shrinkage"], ood["vim_dim"], seed)
+    detectors = Fitted.fit(train, wanted)
+    inside = detectors.score(Sample(test.features, logits=probe.logits(test.features)))
     aurocs: dict[str, dict[str, float]] = {}
     for name, images in data.others.items():
-        features = np.concatenate([test.features, embed(model.encoder, images)])
-        query = Sample(features, logits=probe.logits(features))
-        for detector, scores in ood_scores.score_all(train, query, wanted).items():
-            auroc = detection.auroc(*np.split(scores, [len(test.features)]))
+        features = embed(model.encoder, images)
+        outside = detectors.score(Sample(features, logits=probe.logits(features)))
+        for detector, scores in outside.items():
+            auroc = detection.auroc(inside[detector], scores)
             aurocs.setdefault(detector, {})[name] = auroc
     metrics["ood_auroc"] = aurocs
 
