@@ -95,7 +95,10 @@ def main() -> None:
         for seed in range(given.seeds):
             runs.append(measured(given, seed))
         os.chdir(home)
-    figures: dict[str, Any] = {"settings": {**vars(given), "sets": None, "weights": None}}
+    asked = {**vars(given), "sets": None, "weights": None}
+    if not given.sets:
+        asked["images"] = None  # all digits
+    figures: dict[str, Any] = {"settings": asked}
     for stage in STAGES:
         gains = [run[stage][TRAINED] - run[stage][UNTRAINED] for run in runs]
         mean, low, high = intervals.student(gains)
