@@ -26,7 +26,7 @@ import pytest
 
 # A fixture of these folders runs many stages. Their tests run in one worker, as those of a file do,
 # so that the fixture runs once.
-TOGETHER = ("tests/stages/corrupt", "tests/stages/report")
+TOGETHER = ("tests/stages/corrupt", "tests/stages/ood", "tests/stages/report")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 

@@ -1,7 +1,4 @@
-"""The ood stage on real features and images: what it writes, repeatably, and how it fails."""
-
-import copy
-import shutil
+"""The ood stage on real features and images: what it writes, repeatably."""
 
 import numpy as np
 import pytest
@@ -14,12 +11,11 @@ from prosmin.common.errors import UserError
 from prosmin.data import dataset
 from prosmin.evaluation import ood_scores
 from prosmin.evaluation.ood_scores import Detector
-from stages import detectors, fetch, linear, ood
-from stages.params.load import Params, load
+from stages import detectors, fetch, ood
+from stages.params.load import Params
 from stages.report.figures import lines
-from tests.stages.conftest import ROOT, Workplace
+from tests.stages.ood.conftest import PREDICTED, outputs, predicted
 
-PREDICTED = [name for name, entry in ood_scores.DETECTORS.items() if entry.from_networks]
 # In the order of the metrics file.
 DETECTORS = [
     *(name for name, entry in ood_scores.DETECTORS.items() if entry.score),
@@ -32,52 +28,6 @@ WRITTEN = [
     "results/ood/patches/examples.safetensors",
     "results/ood/patches/scores.safetensors",
 ]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Digits against their shuffled pixels with a higher log sigma, with images and a probe."""
-    place, rng = Workplace(tmp_path_factory.mktemp("ood")), np.random.default_rng(0)
-    for encoder in ("trained", "random"):
-        arrays = place.features["patches", encoder]
-        arrays["test.features"] = rng.permuted(arrays["test.features"], axis=1)
-        arrays["test.log_sigma"] = rng.normal(1, 1, 250).astype(np.float32)
-        place.features["digits", encoder]["test.log_sigma"] = rng.normal(0, 1, 250).astype(
-            np.float32
-        )
-    place.write()
-    shutil.copy(ROOT / "params.yaml", place.folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place.folder)
-        given = load()
-        for shift, name in enumerate(("digits", "patches")):
-            fetch.main(given, name)
-            predicted(name, rng.normal(shift, 1, 250))
-        linear.main(given)
-        detectors.main(given)
-    return place
-
-
-def predicted(name, scores):
-    """What stands in results/prediction."""
-    arrays = {
-        f"{encoder}.{score}": scores for encoder in ("trained", "random") for score in PREDICTED
-    }
-    files.write_arrays(f"results/prediction/{name}/scores.safetensors", arrays)
-
-
-@pytest.fixture
-def ready(made, tmp_path, monkeypatch):
-    """A copy of it to change, as current directory."""
-    shutil.copytree(made.folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    place = Workplace(tmp_path)
-    place.features = copy.deepcopy(made.features)
-    return place
-
-
-def outputs(workplace):
-    return {name: content for name, content in workplace.written().items() if "/ood/" in name}
 
 
 def test_it_writes_scores_metrics_curves_and_examples(ready, params):
@@ -276,70 +226,3 @@ def test_a_second_run_and_the_command_write_the_same_bytes(ready, params):
     done = ready.python("-m", "stages.ood", "patches")
     assert done.returncode == 0 and "ood: patches, trained encoder: AUROC msp" in done.stderr
     assert outputs(ready) == first
-
-
-@pytest.mark.parametrize(
-    ("name", "nearest"), [("", ""), ("digits_rotatd", "digits_rotated"), ("patchs", "patches")]
-)
-def test_a_missing_or_unknown_set_is_refused(params, name, nearest):
-    with pytest.raises(
-        UserError, match=f"^ood needs one of ood.sets, not '{name}'; params.yaml has .*, p"
-    ) as error:
-        ood.main(params, name)
-    assert f"did you mean '{nearest}'?" in str(error.value) or not nearest
-
-
-def test_missing_inputs_name_the_stage_that_makes_them(ready, params):
-    (ready.folder / "results/linear/trained.safetensors").unlink()
-    with pytest.raises(UserError, match="python -m stages.linear"):
-        ood.main(params, "patches")
-
-
-@pytest.mark.parametrize("name", ["digits", "patches"])
-def test_missing_predictions_name_the_stage_that_makes_them(ready, params, name):
-    (ready.folder / f"results/prediction/{name}/scores.safetensors").unlink()
-    with pytest.raises(UserError, match=f"python -m stages.prediction {name}"):
-        ood.main(params, "patches")
-
-
-@pytest.mark.parametrize("name", ["digits", "patches"])
-def test_a_score_that_a_file_of_predictions_lacks_is_named(ready, params, name):
-    path = f"results/prediction/{name}/scores.safetensors"
-    arrays = dict(files.read_arrays(path))
-    del arrays["random.view_score"]
-    files.write_arrays(path, arrays)
-    with pytest.raises(UserError, match=f"^{path} cannot be read .it has no 'random.view_score'"):
-        ood.main(params, "patches")
-
-
-@pytest.mark.parametrize("name", ["digits", "patches"])
-def test_predictions_of_other_images_are_named(ready, params, name):
-    predicted(name, np.zeros(249))
-    with pytest.raises(UserError, match=f"scores of 249 images, and '{name}' has 250 test images;"):
-        ood.main(params, "patches")
-
-
-def test_a_missing_image_file_names_the_stage_that_makes_it_and_leaves_nothing_behind(
-    ready, params
-):
-    (ready.folder / "data/patches/test.arrow").unlink()
-    with pytest.raises(UserError, match="python -m stages.fetch patches"):
-        ood.main(params, "patches")
-    assert outputs(ready) == {}
-
-
-def test_a_diverged_encoder_is_named(ready, params):
-    ready.features["patches", "random"]["test.log_sigma"][7] = np.nan
-    ready.write()
-    with pytest.raises(
-        UserError, match="'patches', random encoder, detector sigma: 1 of 250 OOD scores are NaN"
-    ):
-        ood.main(params, "patches")
-
-
-def test_it_needs_neither_torch_nor_the_orchestration(workplace):
-    heavy = ("torch", "timm", "sklearn", "scipy", "dvc", "prefect", "datasets")
-    done = workplace.python(
-        "-c", f"import sys, stages.ood; print([m for m in {heavy} if m in sys.modules])"
-    )
-    assert done.stdout.strip() == "[]", done.stderr
