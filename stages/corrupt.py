@@ -13,7 +13,7 @@ Writes  metrics/corrupt.json, for each encoder:
             mce_unnormalised_extra: over the extra types
             calibration: per way of ``prosmin.evaluation.ways`` nll_corrupted and
                 ece_corrupted, and both by severity
-            error: per type the mean over severities
+            errors: per type the mean over severities
             feature_similarity: between corrupted and clean images
             benchmark_types: number of types of the benchmark
             dataset, source, severities, n: which images were measured; images: of generated ones,
@@ -116,7 +116,7 @@ def main(params: Params) -> None:
             params.seed,
         )
         if observer.measured:
-            metrics[encoder]["error"] = dict(zip(types, observer.measured.by_type().tolist()))
+            metrics[encoder]["errors"] = dict(zip(types, observer.measured.by_type().tolist()))
             metrics[encoder] |= facts
         if observer.recalibrated:
             metrics[encoder]["calibration"] = observer.recalibrated.summarise(

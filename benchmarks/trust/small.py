@@ -268,7 +268,7 @@ def build() -> None:
     files.write_text("sweep.yaml", (ROOT / "sweeps/lambda.yaml").read_text())
     files.write_json(".prosmin/seconds.json", {"linear": 1.5, "pretrain": 20.0})
     files.write_json(
-        "errors.json", {"error": {"fog": 0.5, "snow": 0.6}, "accuracy_clean": 0.9} | CELLS
+        "errors.json", {"errors": {"fog": 0.5, "snow": 0.6}, "accuracy_clean": 0.9} | CELLS
     )
     _pictures()
     params = load()

@@ -105,13 +105,14 @@ def _cells(row: Row, names: Mapping[str, str]) -> dict[str, str]:
 def metrics_against_commit(
     repo: Any, params: Params, stale: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """One row per number that differs from the last commit, as in ``dvc metrics diff``.
+    """One row per number that differs from the last commit, as ``dvc metrics diff`` has them.
 
     A run of some stages writes no summary. Its headline numbers are compared all the same.
 
     stale: paths to leave out.
     """
-    differences = repo.metrics.diff(a_rev="HEAD").get("diff", {})
+    numbers = [out.def_path for out in repo.index.outs if out.def_path.endswith(".json")]
+    differences = repo.metrics.diff(a_rev="HEAD", targets=numbers).get("diff", {})
     differences = {path: of for path, of in differences.items() if path not in stale}
     if str(SUMMARY) in stale:
         files = repo.metrics.show(str(SUMMARY), revs=["HEAD"]).get("HEAD", {}).get("data", {})

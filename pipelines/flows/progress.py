@@ -96,7 +96,8 @@ def _plots() -> dict[str, dict[str, Any]]:
     """The plots of a training in ``dvc.yaml``: title, x and y by path."""
     try:
         listed = declared.parse(declared.GRAPH.read_bytes())["stages"]["pretrain"]["plots"]
-        return {path: settings for plot in listed for path, settings in plot.items()}
+        every = {path: settings for plot in listed for path, settings in plot.items()}
+        return {path: settings for path, settings in every.items() if "x" in settings}
     except (OSError, UserError, KeyError, TypeError, AttributeError):
         return {}  # another graph
 

@@ -228,7 +228,7 @@ def _read(file: str) -> tuple[dict[str, Any], dict[str, float], float | None]:
     try:
         content = read_json(Path(file).expanduser())
         accuracy = content.get("accuracy_clean")
-        errors = {name: float(value) for name, value in content["error"].items()}
+        errors = {name: float(value) for name, value in content["errors"].items()}
         if not all(0 <= share <= 1 for share in (*errors.values(), accuracy or 0)):
             raise ValueError
         return content, errors, accuracy
@@ -238,5 +238,5 @@ def _read(file: str) -> tuple[dict[str, Any], dict[str, float], float | None]:
         ) from None
     except (UserError, ValueError, KeyError, AttributeError, TypeError, OverflowError):
         raise ConfigError(
-            "reference", file, 'needed: JSON {"error": {type: a share in [0, 1]}}'
+            "reference", file, 'needed: JSON {"errors": {type: a share in [0, 1]}}'
         ) from None

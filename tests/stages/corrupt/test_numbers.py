@@ -68,7 +68,7 @@ def test_it_writes_what_a_walk_over_the_cells_gives(place, params):
                 )
                 assert float(row["accuracy"]) == pytest.approx(hits[encoder][i, j].mean(), abs=1e-5)
                 assert float(row["ece"]) == pytest.approx(eces[i, j], rel=1e-4)
-            assert values["error"][name] == pytest.approx(1 - hits[encoder][i].mean(), abs=1e-6)
+            assert values["errors"][name] == pytest.approx(1 - hits[encoder][i].mean(), abs=1e-6)
         assert values["ece_severity_1"] == pytest.approx(eces[:2, 0].mean(), rel=1e-5)
         assert values["ece_severity_5"] == pytest.approx(eces[:2, 1].mean(), rel=1e-5)
         for j, severity in enumerate(SEVERITIES):

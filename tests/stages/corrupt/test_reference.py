@@ -41,7 +41,7 @@ def test_a_reference_of_other_cells_is_refused_before_anything_is_measured(place
     with pytest.raises(UserError, match="its images is 0000000000000000, here it is"):
         corrupt.main(changed(params, reference="reference.json"))
     files.write_json(
-        "reference.json", {name: content[name] for name in ("accuracy_clean", "error")}
+        "reference.json", {name: content[name] for name in ("accuracy_clean", "errors")}
     )
     with pytest.raises(
         UserError, match="it does not say of which dataset its errors are; here it is digits"
