@@ -130,11 +130,16 @@ class Api:
                 time.sleep(pause)
 
     def status(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> int:
-        try:
-            with self.request(path, body, method, **headers) as answer:
-                return answer.status
-        except urllib.error.HTTPError as error:
-            return error.code
+        """The status of an answer; asks a busy server again, as ``call`` does."""
+        for pause in (1, 2, 4, 8, 0):
+            try:
+                with self.request(path, body, method, **headers) as answer:
+                    return answer.status
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    return error.code
+            time.sleep(pause)
+        return HTTPStatus.SERVICE_UNAVAILABLE
 
     def start(self, deployment: str, **parameters: Any) -> str:
         key = self.call(f"/deployments/name/graph/{deployment}")["id"]

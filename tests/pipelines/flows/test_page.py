@@ -82,13 +82,16 @@ def test_after_some_stages_their_headline_numbers_are_compared_with_the_commit(
     write_json("metrics/knn.json", {"trained": {"accuracy": 0.8}})
     committed = {"data": {"linear": 0.85, "ece": 0.02, "knn": 0.7}}
     leaf = {"trained.accuracy": {"old": 1, "new": 2, "diff": 1}}
+    paths = ["metrics/leaf/one.json", "metrics/old.json"]
+    outs = [SimpleNamespace(def_path=path) for path in (*paths, "plots/old.csv", "results/leaf")]
     metrics = SimpleNamespace(
-        diff=lambda a_rev: {"diff": {"metrics/leaf/one.json": leaf, "metrics/old.json": leaf}},
+        diff=lambda a_rev, targets: {"diff": dict.fromkeys(targets, leaf)},
         show=lambda path, revs: {"HEAD": {"data": {path: committed}}},
     )
     stale = {"metrics/knn.json", "metrics/old.json", "summary.json"}
     params = load(ROOT / "params.yaml")
-    assert metrics_against_commit(SimpleNamespace(metrics=metrics), params, stale) == [
+    repo = SimpleNamespace(index=SimpleNamespace(outs=outs), metrics=metrics)
+    assert metrics_against_commit(repo, params, stale) == [
         {"metric": "leaf/one: trained.accuracy", "old": 1, "new": 2, "diff": 1},
         {"metric": "summary: linear", "old": 0.85, "new": 0.9, "diff": 0.05},
     ]

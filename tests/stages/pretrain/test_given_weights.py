@@ -12,7 +12,7 @@ import prosmin
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.models import store
-from stages import embed, fetch, linear, pretrain
+from stages import detectors, embed, fetch, linear, pretrain
 from stages import export as export_stage
 from stages.params.load import load
 from stages.report import __main__ as report
@@ -44,6 +44,7 @@ def test_an_external_encoder_takes_the_place_of_a_trained_one(tmp_path, monkeypa
         for name in files.read_arrays("results/embed/digits/trained.safetensors")
     )
     linear.main(params)
+    detectors.main(params)
     export_stage.main(params)
     given = prosmin.load("results/export", "cpu").predict(torch.zeros(1, 1, 16, 16).byte())
     assert given.labels and not given.label_free and given.uncertainty[0] == "entropy"
