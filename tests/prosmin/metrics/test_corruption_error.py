@@ -134,7 +134,7 @@ def test_alexnet_is_no_reference_for_other_images(types, cells):
 def test_a_file_of_errors_is_a_reference(tmp_path):
     file = tmp_path / "supervised.json"
     file.write_text(
-        json.dumps({"accuracy_clean": 0.75, "mce": 1, "error": {"fog": 0.5, "snow": 0.25}} | CELLS)
+        json.dumps({"accuracy_clean": 0.75, "mce": 1, "errors": {"fog": 0.5, "snow": 0.25}} | CELLS)
     )
     reference = corruption_error.known(str(file), ["snow", "fog"], CELLS)
     assert reference.errors.tolist() == [0.25, 0.5] and reference.clean == 0.25
@@ -148,7 +148,7 @@ def test_rounded_errors_are_read_as_the_counts_that_they_are(tmp_path):
     cells = CELLS | {"n": 49}
     content = {
         "accuracy_clean": 0.326531,
-        "error": {"fog": 0.00408163, "snow": 1.0, "frost": 0.3333},
+        "errors": {"fog": 0.00408163, "snow": 1.0, "frost": 0.3333},
     } | cells
     (tmp_path / "own.json").write_text(json.dumps(content))
     reference = corruption_error.known(str(tmp_path / "own.json"), ["fog", "snow", "frost"], cells)
@@ -159,14 +159,14 @@ def test_rounded_errors_are_read_as_the_counts_that_they_are(tmp_path):
 def test_a_file_of_other_images_is_refused(tmp_path, key):
     file = tmp_path / "errors.json"
     other = {"dataset": "fish", "source": "generated", "severities": [5], "n": 40}[key]
-    file.write_text(json.dumps({"error": {"fog": 0.5}} | CELLS | {key: other}))
+    file.write_text(json.dumps({"errors": {"fog": 0.5}} | CELLS | {key: other}))
     with pytest.raises(
         ConfigError,
         match=f"its {key} is .*, here it is .*; errors of other images are no reference",
     ):
         corruption_error.known(str(file), ["fog"], CELLS)
     file.write_text(
-        json.dumps({"error": {"fog": 0.5}} | {name: CELLS[name] for name in CELLS if name != key})
+        json.dumps({"errors": {"fog": 0.5}} | {name: CELLS[name] for name in CELLS if name != key})
     )
     with pytest.raises(
         ConfigError, match=f"it does not say of which {key} its errors are; here it is"
@@ -179,10 +179,10 @@ def test_a_file_of_other_images_is_refused(tmp_path, key):
     [
         (None, "allowed: random, alexnet, or a JSON file, and there is no such file"),
         ("[1]", "needed: JSON"),
-        ('{"error": {"fog": "high"}}', "needed: JSON"),
-        ('{"error": {"fog": 43.5}}', "needed: JSON"),
+        ('{"errors": {"fog": "high"}}', "needed: JSON"),
+        ('{"errors": {"fog": 43.5}}', "needed: JSON"),
         ("{", "needed: JSON"),
-        (json.dumps({"error": {"snow": 0.2}} | CELLS), "it has no error for fog"),
+        (json.dumps({"errors": {"snow": 0.2}} | CELLS), "it has no error for fog"),
     ],
 )
 def test_a_file_that_is_no_reference_is_refused(tmp_path, content, says):
