@@ -18,7 +18,7 @@ REPORT, PAGE = "results/report/index.html", "page.html"
 # By name of the picture: the page, the pixels to leave out at its top, and width and height.
 PICTURES = {
     "report": (REPORT, 0, 1280, 1600),
-    "tutorial_page": (PAGE, 1606, 1280, 690),
+    "tutorial_page": (PAGE, 1588, 1280, 690),
     "tutorial_phone": (PAGE, 0, 390, 844),
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
