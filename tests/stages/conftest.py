@@ -1,5 +1,6 @@
 """A working folder with params.yaml and the embedded features of a real dataset."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -68,6 +69,15 @@ class Workplace:
             for name in [name for name in arrays if name.startswith(f"{split}.")]:
                 del arrays[name]
 
+    def unlabel(self) -> None:
+        """Take the labels of digits away, and the probes that need them."""
+        for encoder in ("trained", "random"):
+            for split in SPLITS:
+                self.features["digits", encoder][f"{split}.labels"][:] = -1
+        for probe in (self.folder / "results/linear").iterdir():
+            probe.unlink()
+        self.write()
+
     def written(self) -> dict[str, bytes]:
         """All files but the inputs, by relative path."""
         paths = (path for path in self.folder.rglob("*") if path.is_file())
@@ -82,6 +92,16 @@ class Workplace:
         return subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True
         )
+
+
+@pytest.fixture
+def ready(made, tmp_path, monkeypatch):
+    """A copy of ``made``, the workplace of a module or a folder, to change; the current folder."""
+    shutil.copytree(made.folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    place = Workplace(tmp_path)
+    place.features = copy.deepcopy(made.features)
+    return place
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The detectors stage on real features: what it fits, and what it refuses."""
 
-import copy
 import shutil
 
 import numpy as np
@@ -29,16 +28,6 @@ def made(tmp_path_factory):
         patch.chdir(place.folder)
         linear.main(load())
         detectors.main(load())
-    return place
-
-
-@pytest.fixture
-def ready(made, tmp_path, monkeypatch):
-    """A copy of it to change, as current directory."""
-    shutil.copytree(made.folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    place = Workplace(tmp_path)
-    place.features = copy.deepcopy(made.features)
     return place
 
 
@@ -126,12 +115,7 @@ def test_a_missing_or_damaged_file_is_one_sentence(ready, params):
 
 
 def test_without_labels_the_label_free_detectors_are_fitted(ready, params):
-    for encoder in ("trained", "random"):
-        for split in ("train", "val", "test"):
-            ready.features["digits", encoder][f"{split}.labels"][:] = -1
-    for probe in (ready.folder / "results/linear").iterdir():
-        probe.unlink()
-    ready.write()
+    ready.unlabel()
     detectors.main(params)
     _, arrays = loaded(params)
     free = {name for name in COMPUTED if ood_scores.DETECTORS[name].label_free}

@@ -1,6 +1,5 @@
 """Digits and patches with features, probes, fitted detectors and scores of networks."""
 
-import copy
 import shutil
 
 import numpy as np
@@ -45,16 +44,6 @@ def predicted(name, scores):
         f"{encoder}.{score}": scores for encoder in ("trained", "random") for score in PREDICTED
     }
     files.write_arrays(f"results/prediction/{name}/scores.safetensors", arrays)
-
-
-@pytest.fixture
-def ready(made, tmp_path, monkeypatch):
-    """A copy of it to change, as current directory."""
-    shutil.copytree(made.folder, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    place = Workplace(tmp_path)
-    place.features = copy.deepcopy(made.features)
-    return place
 
 
 def outputs(workplace):

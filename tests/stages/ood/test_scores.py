@@ -132,12 +132,7 @@ def test_examples_of_differing_sizes_become_squares_of_the_smallest(ready, param
 
 
 def test_without_labels_the_label_free_detectors_are_left_and_marked(ready, params):
-    for encoder in ("trained", "random"):
-        for split in ("train", "val", "test"):
-            ready.features["digits", encoder][f"{split}.labels"][:] = -1
-    for probe in (ready.folder / "results/linear").iterdir():
-        probe.unlink()
-    ready.write()
+    ready.unlabel()
     detectors.main(params)
     ood.main(params, "patches")
     metrics = files.read_json("metrics/ood/patches.json")

@@ -14,21 +14,15 @@ import pytest
 import yaml
 
 from tests.pipelines import hosts
-from tests.pipelines.clones import clone, command, edit, ran
+from tests.pipelines.clones import TINY, clone, command, edit, ran
 from tests.pipelines.projects import until
 
 pytestmark = pytest.mark.integration
 PORT = 29617
-DIGITS = {
-    "fetch.digits.limit": {"train": 200, "val": 60, "test": 80},
+SHARED = ("fetch.digits.limit", "pretrain.batch_size", "pretrain.encoder.kwargs")
+DIGITS = {key: TINY[key] for key in SHARED} | {
     "pretrain.epochs": 4,
     "pretrain.warmup_epochs": 0,
-    "pretrain.batch_size": 32,
-    "pretrain.encoder.kwargs": {
-        "layers": [1, 1, 1, 1],
-        "channels": [8, 8, 8, 8],
-        "zero_init_last": False,
-    },
 }
 STEPS = 4 * (260 // 32)
 QUICK = {"OMP_NUM_THREADS": "1", "PROSMIN_CHECKPOINT_SECONDS": "0", "PYTHONUNBUFFERED": "1"}
