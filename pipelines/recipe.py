@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.graph.experiment import clone_at, git, take_snapshot
+from pipelines.graph.snapshot import clone_at, git, take_snapshot
 from prosmin.common.errors import UserError, listed
 from stages.common.declared import LOCK, PARAMS
 from stages.common.layout import METRICS, PLOTS, SUMMARY

@@ -22,6 +22,7 @@ from pipelines.flows.summary import show
 from pipelines.graph import dag
 from pipelines.graph.experiment import check
 from pipelines.graph.workspace import alone, end_with_make, heard, tidy
+from pipelines.machines.workers import add_workers, workers_of
 from prosmin.common.errors import UserError, cause, say
 from stages.common.command import OUTSIDE, with_command
 from stages.common.stopping import raise_interrupts
@@ -51,12 +52,22 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="run the stages and what depends on them, not what they need",
     )
+    parser.add_argument(
+        "--single-item", action="store_true", help="run the stages alone, not what they need"
+    )
     parser.add_argument("--name", help="of the experiment")
     parser.add_argument(
         "--workers", type=int, help="stages at the same time (default: the number of cores)"
     )
+    add_workers(parser, "stages that find no room here")
     parser.add_argument("--snapshot", help=argparse.SUPPRESS)
     options = parser.parse_args(given)
+    options.pool = workers_of(parser, options)
+    if options.pool and (options.changes or options.name):
+        parser.error(
+            "--pool is for the stages of this folder, and --set and --name make an experiment; "
+            "make sweep sends experiments to workers"
+        )
     if options.workers is not None and options.workers < 1:
         parser.error(f"--workers is {options.workers}; it must be at least 1")
     return options
@@ -80,13 +91,16 @@ def main(given: argparse.Namespace) -> int:
     if (joined := join()) is not None:
         return joined
     check(given.changes, given.name)
+    if given.pool:
+        check_server()
     if given.changes or given.name:
         tidy()
-        dag.read(given.stages, given.downstream)  # faults are reported before the server starts
+        # Faults are reported before the server starts.
+        dag.read(given.stages, given.downstream, given.single_item)
         look = None
     else:
         with alone():  # fails at once where another run is at work
-            look = dag.look(given.stages, given.downstream)
+            look = dag.look(given.stages, given.downstream, given.single_item)
     settle_quietly()
     from pipelines.flows.terminal import Terminal
 
@@ -106,6 +120,8 @@ def main(given: argparse.Namespace) -> int:
                 workers=given.workers,
                 snapshot=given.snapshot,
                 downstream=given.downstream,
+                single=given.single_item,
+                pool=given.pool,
                 return_state=True,
             )
         except HTTPError:
@@ -127,11 +143,8 @@ def points_run(start: "Callable[[], State[Any]]", workers: object = None) -> int
 
     start: imports and calls it. workers: those of other machines that take the points.
     """
-    if workers and not (os.environ.get("PREFECT_API_URL") or dashboard()):
-        raise UserError(
-            "--pool needs a server that the workers reach: start `make dashboard` with "
-            'ARGS="--host ADDRESS" in another terminal, or set PREFECT_API_URL (docs/machines.md)'
-        )
+    if workers:
+        check_server()
     settle_quietly()
     with reached():
         try:
@@ -140,6 +153,15 @@ def points_run(start: "Callable[[], State[Any]]", workers: object = None) -> int
             flush()
     print(state.message)
     return 0 if state.is_completed() else 1
+
+
+def check_server() -> None:
+    """Raise ``UserError`` where there is no server that workers could reach."""
+    if not (os.environ.get("PREFECT_API_URL") or dashboard()):
+        raise UserError(
+            "--pool needs a server that the workers reach: start `make dashboard` with "
+            'ARGS="--host ADDRESS" in another terminal, or set PREFECT_API_URL (docs/machines.md)'
+        )
 
 
 def report(state: "State[Any]", view: "Terminal", params: Params) -> int:

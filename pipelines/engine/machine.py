@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pipelines.engine.memory import for_stages
 from pipelines.graph.dag import Stage
@@ -31,14 +32,28 @@ def gpus() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Lease:
-    """The share of a running stage. threads: its cores; gpus: its devices."""
+    """The share of a running stage. threads: its cores; gpus: its devices.
+
+    elsewhere: whether a worker on another machine runs it, so that it takes nothing of this one.
+    """
 
     threads: int
     gpus: tuple[str, ...]
+    elsewhere: bool = False
 
     def environment(self) -> dict[str, str]:
         """Variables that keep a stage to its share."""
         return environment(self.threads) | {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
+
+
+class Room(Protocol):
+    """What gives stages their share."""
+
+    def lease(self, stage: Stage) -> Lease | None:
+        """The share of a stage; None while there is no room for it."""
+
+    def release(self, stage: Stage, lease: Lease) -> None:
+        """Take a share back."""
 
 
 @dataclass

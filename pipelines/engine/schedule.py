@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from pipelines.engine.execute import Result
-from pipelines.engine.machine import Lease, Machine
+from pipelines.engine.machine import Lease, Machine, Room
 from pipelines.graph.dag import Stage
 
 Submit = Callable[[Stage, Lease | None, Result | None], None]
@@ -27,11 +27,11 @@ class Schedule:
         self,
         stages: Mapping[str, Stage],
         unchanged: set[str],
-        machine: Machine,
+        room: Room,
         submit: Submit,
         seconds: Mapping[str, float] | None = None,
     ):
-        self.stages, self.unchanged, self.machine, self.submit = stages, unchanged, machine, submit
+        self.stages, self.unchanged, self.room, self.submit = stages, unchanged, room, submit
         paths = paths_to_the_end(stages, seconds or {})
         self._order = sorted(stages, key=lambda name: -paths[name])  # equal paths: in DVC's order
         self.results: dict[str, Result] = {}
@@ -62,7 +62,7 @@ class Schedule:
         if stage.name in self.unchanged:
             self.submit(stage, None, Result(stage.name, "skipped", 0.0))
             return True
-        lease = self.machine.lease(stage)
+        lease = self.room.lease(stage)
         if lease is None:
             return False
         self.submit(stage, lease, None)
@@ -76,7 +76,7 @@ class Schedule:
         for result, lease in ended:
             self.results[result.stage] = result
             if lease is not None:
-                self.machine.release(self.stages[result.stage], lease)
+                self.room.release(self.stages[result.stage], lease)
         return len(ended)
 
 
@@ -91,7 +91,7 @@ class _Rehearsal(Schedule):
         seconds: Mapping[str, float],
     ):
         super().__init__(stages, unchanged, machine, self._begin, seconds)
-        self.clock, self._seconds = 0.0, seconds
+        self.clock, self._machine, self._seconds = 0.0, machine, seconds
         self.held = self.most = 0
         self._ends: list[tuple[float, str, Lease | None]] = []
 
@@ -99,15 +99,15 @@ class _Rehearsal(Schedule):
         takes = 0.0 if known else self._seconds.get(stage.name, 0.0)
         heapq.heappush(self._ends, (self.clock + takes, stage.name, lease))
         if lease is not None:
-            self.held += self.machine.needs(stage)
+            self.held += self._machine.needs(stage)
             self.most = max(self.most, self.held)
 
     def _collect(self) -> int:
         self.clock, name, lease = heapq.heappop(self._ends)
         self.results[name] = Result(name, "ran", 0.0)
         if lease is not None:
-            self.machine.release(self.stages[name], lease)
-            self.held -= self.machine.needs(self.stages[name])
+            self.room.release(self.stages[name], lease)
+            self.held -= self._machine.needs(self.stages[name])
         return 1
 
 

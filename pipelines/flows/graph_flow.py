@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from httpx import HTTPError
 
@@ -24,6 +24,8 @@ from pipelines.flows.server import settle
 from pipelines.graph import dag, lockfile, reads
 from pipelines.graph.experiment import experiment
 from pipelines.graph.workspace import alone
+from pipelines.machines import elsewhere
+from pipelines.machines.workers import Workers
 from pipelines.plan import of
 from prosmin.common.errors import UserError
 
@@ -34,6 +36,14 @@ from prefect.futures import PrefectFuture  # noqa: E402
 from prefect.runtime import flow_run  # noqa: E402
 from prefect.states import Completed, Failed, State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
+
+
+class Scope(NamedTuple):
+    """Which stages run: ``stages`` and all that they need, or as ``dag.look`` says."""
+
+    stages: Sequence[str] = ()
+    downstream: bool = False
+    single: bool = False
 
 
 class View(Protocol):
@@ -72,6 +82,8 @@ def run_graph(
     workers: int | None = None,
     snapshot: str | None = None,
     downstream: bool = False,
+    single: bool = False,
+    pool: Workers | None = None,
 ) -> State[Any]:
     """Run the graph.
 
@@ -84,12 +96,15 @@ def run_graph(
         workers: Stages at the same time. Empty: as many as there are cores.
         snapshot: The state of the code that a sweep was started from. Empty: the folder as it is.
         downstream: Run the stages and those that depend on them, not those that they need.
+        single: Run the stages alone.
+        pool: Workers on any machine for stages that find no room here. Empty: they wait for room.
     """
     log = get_run_logger()
     try:
         point = experiment(changes, name, snapshot) if changes or name else nullcontext()
         with point as saved, alone() as lock:
-            results = _run_here(stages, downstream, force, workers, lock)
+            scope = Scope(stages, downstream, single)
+            results = _run_here(scope, force, workers, lock, pool)
             ending = _ending(results)
             if saved and ending.is_completed():
                 ran = {
@@ -109,10 +124,10 @@ def run_graph(
 
 
 def _run_here(
-    stages: Sequence[str], downstream: bool, force: bool, workers: int | None, lock: int | None
+    scope: Scope, force: bool, workers: int | None, lock: int | None, pool: Workers | None
 ) -> dict[str, Result]:
-    """Run ``stages`` in the current folder and put the results on the page of this run."""
-    chosen, unchanged = LOOK.get() or dag.look(stages, downstream)
+    """Run stages of the current folder and put the results on the page of this run."""
+    chosen, unchanged = LOOK.get() or dag.look(*scope)
     if force:
         unchanged = set()
     noted = lockfile.noted()
@@ -123,7 +138,7 @@ def _run_here(
     progress = Progress(len(chosen))
     took, count, peaks = measured.SECONDS.load(), workers or machine.cores(), measured.MEMORY.load()
     leases = machine.Machine(count, peaks=peaks)
-    plan = of(chosen, unchanged, asked=stages, forced=force)
+    plan = of(chosen, unchanged, asked=scope.stages, forced=force)
     idle = unchanged | set(plan.restored)
     seconds, memory = expected(chosen, idle, replace(leases), took)
     plan = plan._replace(seconds=seconds, memory=memory)
@@ -150,7 +165,10 @@ def _run_here(
                     if view:
                         view.started(stage.name)
                     lines = show(stage.name, get_run_logger())
-                    result = against(stage, executor.run(stage.name, lease, lines))
+                    if away and lease.elsewhere:
+                        result = away.run(stage.name, lines)
+                    else:
+                        result = against(stage, executor.run(stage.name, lease, lines))
             finally:
                 finish(result, lease)
             return _state(result)
@@ -172,12 +190,17 @@ def _run_here(
         schedule.finish(result, lease)
         progress.ended()
 
-    schedule = Schedule(chosen, unchanged, leases, submit, took)
-    with Executor(force, lock) as executor:
+    with (
+        elsewhere.opened(pool, leases, took, get_run_logger().warning) as away,
+        Executor(force, lock) as executor,
+    ):
+        schedule = Schedule(chosen, unchanged, away or leases, submit, took)
         try:
             results = schedule.run()
         finally:
             executor.stop()
+            if away:
+                away.stop()
             for future in futures.values():
                 future.wait()
             wrong = reads.wrong()

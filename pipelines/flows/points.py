@@ -37,11 +37,13 @@ class Point:
     changes: of params, by dotted key.
     stages: to run, with all that they need; empty: all stages.
     title: in the name of its task; left out: the changes.
+    single: run the stages alone.
     """
 
     changes: Mapping[str, Value]
     stages: Sequence[str] = field(default=())
     title: str = ""
+    single: bool = False
 
     @property
     def shown(self) -> str:
@@ -103,7 +105,9 @@ class Points:
         """Run a point; returns why it failed, or an empty string."""
         command = [sys.executable, "-m", "pipelines.run", *point.stages]
         command += ["--name", name, "--snapshot", self.snapshot]
-        command += ["--set", *(f"{key}={written(value)}" for key, value in point.changes.items())]
+        command += ["--single-item"] if point.single else []
+        changes = [f"{key}={written(value)}" for key, value in point.changes.items()]
+        command += ["--set", *changes] if changes else []
         with self.slots.taken() as share:
             with self._guard:
                 if self._stopped:

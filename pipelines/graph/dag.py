@@ -78,21 +78,24 @@ def sentence(error: BaseException) -> str:
     return ": ".join(parts) or type(error).__name__
 
 
-def read(targets: Iterable[str] = (), downstream: bool = False) -> dict[str, Stage]:
+def read(
+    targets: Iterable[str] = (), downstream: bool = False, single: bool = False
+) -> dict[str, Stage]:
     """The stages of a run, in DVC's order, without those of datasets that nothing uses.
 
     Args:
         targets: Stages and foreach groups to run, with all that they need; empty: all stages.
         downstream: Run the targets and the stages that depend on them instead.
+        single: Run the targets alone.
 
     Raises:
         UserError: for an unknown target, a cycle, an invalid dvc.yaml and invalid resources.
     """
     with opened() as repo:
-        return {stage.name: stage for stage in _plan(repo, list(targets), downstream)}
+        return {stage.name: stage for stage in _plan(repo, list(targets), downstream, single)}
 
 
-def _plan(repo: "Repo", targets: list[str], downstream: bool) -> list[Stage]:
+def _plan(repo: "Repo", targets: list[str], downstream: bool, single: bool) -> list[Stage]:
     from dvc.exceptions import DvcException
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
@@ -112,7 +115,7 @@ def _plan(repo: "Repo", targets: list[str], downstream: bool) -> list[Stage]:
     order = [
         stage
         for stage in plan_repro(graph, wanted, downstream=downstream)
-        if name_of(stage) not in spare
+        if name_of(stage) not in spare and (not single or stage in wanted)
     ]
     inside = set(order)
     return [
@@ -151,13 +154,14 @@ def locked() -> Iterator["Repo"]:
         yield repo
 
 
-def look(targets: Iterable[str] = (), downstream: bool = False) -> Look:
+def look(targets: Iterable[str] = (), downstream: bool = False, single: bool = False) -> Look:
     """The stages of ``read``, and those that are up to date together with all that they need.
 
     To ask DVC stage by stage would cost half a second per stage.
     """
     with locked() as repo:
-        stages = {stage.name: stage for stage in _plan(repo, list(targets), downstream)}
+        planned = _plan(repo, list(targets), downstream, single)
+        stages = {stage.name: stage for stage in planned}
         by_name = {name_of(stage): stage for stage in repo.index.stages}
         done: set[str] = set()
         for name, stage in stages.items():  # DVC's order: first the stages that a stage needs

@@ -9,10 +9,7 @@ can be used.
 
 import contextlib
 import json
-import logging
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +18,15 @@ from pathlib import Path
 from pipelines.engine import measured
 from pipelines.graph import dag
 from pipelines.graph.healing import clear_experiments, experiment_folder
-from pipelines.graph.identity import check_committer, check_name, check_snapshot
 from pipelines.graph.private import private
+from pipelines.graph.snapshot import (
+    check_committer,
+    check_name,
+    check_snapshot,
+    clone_at,
+    git,
+    take_snapshot,
+)
 from prosmin.common.errors import UserError, nearest, printable, shown
 from prosmin.common.files import write_json
 from stages.common import current
@@ -112,7 +116,8 @@ def experiment(
     if snapshot:
         check_snapshot(snapshot)
     with clone_of(snapshot or take_snapshot(), name or "run") as folder:
-        apply(changes)
+        if changes:
+            apply(changes)
         load()
         yield Experiment(folder, origin, name)
 
@@ -124,14 +129,11 @@ def clone_of(snapshot: str, name: str, results: bool = True) -> Iterator[Path]:
     snapshot: of ``take_snapshot``. results: whether the clone has those of ``dvc.lock``.
     """
     origin, before = Path.cwd(), {measure: measure.load() for measure in measured.ALL}
-    commit, _, edits = snapshot.partition("+")
     for line in clear_experiments():
         print(line, file=sys.stderr, flush=True)
     with experiment_folder(name) as folder:
         try:
-            clone_at(origin, folder, commit, results)
-            if edits:
-                git(folder, "restore", "--source", edits, "--worktree", "--", ".")
+            clone_at(origin, folder, snapshot, results)
             os.chdir(folder)
             private()
             for measure, numbers in before.items():
@@ -139,19 +141,6 @@ def clone_of(snapshot: str, name: str, results: bool = True) -> Iterator[Path]:
             yield folder
         finally:
             os.chdir(origin)
-
-
-def take_snapshot() -> str:
-    """The last commit and, after a plus, the uncommitted changes of tracked files."""
-    here = Path.cwd()
-    none = "has no commit yet; an experiment starts from one"
-    commit = git(here, "rev-parse", "--verify", "HEAD", fails=none).strip()
-    for path in ("dvc.yaml", str(PARAMS)):
-        untracked = f"does not track {path}; `git add {path}` first"
-        git(here, "ls-files", "--error-unmatch", path, fails=untracked)
-    # `git status` notes new time stamps; `git stash create` fails where nothing else has changed.
-    git(here, "status", "--porcelain")
-    return "+".join(filter(None, [commit, git(here, "stash", "create").strip()]))
 
 
 def check(changes: Sequence[str], name: str | None = None) -> None:
@@ -239,55 +228,3 @@ def apply(changes: Sequence[str]) -> None:
 def _replacing(change: str) -> list[str]:
     key, _, value = change.partition("=")
     return [f"~{key}", f"+{change}"] if value.lstrip().startswith("{") else [change]
-
-
-def clone_at(origin: Path, folder: Path, commit: str, results: bool = True) -> None:
-    """Clone a commit of the origin into ``folder``, with its settings of DVC and its cache."""
-    git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
-    git(folder, "checkout", "--quiet", "--detach", commit)
-    _share_cache(origin, folder, results)
-
-
-def _share_cache(origin: Path, folder: Path, results: bool) -> None:
-    """Give the experiment the settings that are not in git and the cache of the origin."""
-    local = origin / ".dvc" / "config.local"
-    if local.is_file():
-        shutil.copy(local, folder / ".dvc")
-    from dvc.repo import Repo
-
-    with Repo(str(origin)) as repo:
-        cache = repo.cache.legacy.path  # the top folder, with the run cache
-    with Repo(str(folder)) as repo, repo.config.edit("local") as settings:
-        settings["cache"]["dir"] = cache
-    if results:
-        # A result that is not in the cache is made anew, so DVC need not warn of it.
-        logging.getLogger("dvc").setLevel(logging.ERROR)
-        with Repo(str(folder)) as repo:
-            repo.checkout(force=True, allow_missing=True)  # what is up to date need not run
-
-
-def git(folder: Path, *arguments: str, fails: str = "") -> str:
-    """The output of a git command.
-
-    Raises:
-        UserError: with ``fails`` after "git", or with git's last line, where it fails.
-    """
-    process = subprocess.Popen(
-        ["git", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        output, errors = process.communicate()
-    except BaseException:  # this process is to stop, and a git that is killed leaves its lock
-        process.communicate()
-        raise
-    if process.returncode:
-        said = errors.strip().splitlines()
-        why = f"{arguments[0]} failed: {said[-1] if said else process.returncode}"
-        lock = Path(folder, ".git", "index.lock")
-        if not fails and lock.exists():  # of which `git stash` says nothing
-            why = (
-                f"{arguments[0]} failed: {lock} is there; "
-                f"if no git is at work in this folder, `rm {lock}`"
-            )
-        raise UserError(f"git {fails or why}")
-    return output

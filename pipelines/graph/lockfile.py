@@ -11,7 +11,7 @@ run is killed.
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def snapshot(stages: Iterable[str]) -> dict[Path, list[str]]:
     order is kept.
     """
     paths = {_path(stage) for stage in stages}
-    order = {path: [name for name, _ in _split(path)[1]] for path in paths} | noted()
+    order = {path: [name for name, _ in _split(_text(path))[1]] for path in paths} | noted()
     _note(order)
     return order
 
@@ -164,7 +164,7 @@ def restore_order(before: dict[Path, list[str]], stages: Iterable[str]) -> None:
     """
     stages = list(stages)
     for path, old in before.items():
-        head, entries, tail = _split(path)
+        head, entries, tail = _split(_text(path))
         blocks = dict(entries)
         wanted = [
             *old,
@@ -178,7 +178,7 @@ def restore_order(before: dict[Path, list[str]], stages: Iterable[str]) -> None:
 
 def update(path: Path, entries: dict[str, str]) -> bool:
     """Replace or append entries, given as text by stage; returns whether the file has changed."""
-    head, old, tail = _split(path)
+    head, old, tail = _split(_text(path))
     blocks = dict(old)
     if blocks | entries == blocks:
         return False
@@ -186,9 +186,18 @@ def update(path: Path, entries: dict[str, str]) -> bool:
     return True
 
 
+def adopt(stage: str, show: Callable[[Path], str]) -> None:
+    """Replace or append the entry of a stage by that of another copy of the project.
+
+    show: gives the text of a lock file there.
+    """
+    path, name = _path(stage), stage.rpartition(":")[2]
+    update(path, {name: dict(_split(show(path))[1])[name]})
+
+
 def remove(stage: str, path: Path = LOCK) -> None:
     """Take out the entry of a stage."""
-    head, entries, tail = _split(path)
+    head, entries, tail = _split(_text(path))
     blocks = {name: text for name, text in entries if name != stage}
     if blocks:
         write_text(path, head + "".join(blocks.values()) + tail)
@@ -201,14 +210,17 @@ def _path(stage: str) -> Path:
     return Path(stage.rpartition(":")[0] or "dvc.yaml").with_suffix(".lock")
 
 
-def _split(path: Path) -> tuple[str, list[tuple[str, str]], str]:
+def _text(path: Path) -> str:
+    """The text of a lock file; empty where there is none."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _split(text: str) -> tuple[str, list[tuple[str, str]], str]:
     """(text before the entries, the entries by name, text after them)."""
-    if not path.is_file():
-        return "", [], ""
     head, tail = "", ""
     entries: list[tuple[str, str]] = []
     inside = over = False
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in text.splitlines(keepends=True):
         if line[0] not in " \n":
             over, inside = inside or over, line.startswith("stages:")
             head, tail = (head, tail + line) if over else (head + line, tail)

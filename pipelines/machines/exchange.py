@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines.graph import dag
-from pipelines.graph.experiment import git
-from pipelines.graph.identity import knows_committer
+from pipelines.graph import dag, lockfile
+from pipelines.graph.snapshot import git, knows_committer
 from prosmin.common.errors import UserError
+from stages.common.declared import LOCK
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -85,14 +85,17 @@ def check(remote: str) -> None:
             )
 
 
-def send(snapshot: str, sweep: str, remote: str, stages: Sequence[str]) -> None:
-    """Push the code of a sweep and the data that its stages start from."""
+def send(snapshot: str, sweep: str, remote: str, stages: Sequence[str], whole: bool = True) -> None:
+    """Push the code of a sweep and the results of stages.
+
+    whole: also the results of the stages that these need. No stages: all results.
+    """
     commit, _, edits = snapshot.partition("+")
     pairs = [f"{commit}:{_reference(sweep)}/commit"]
     pairs += [f"{edits}:{_reference(sweep)}/edits"] if edits else []
     _git("push", "--quiet", "--force", remote, *pairs)
     with _repository("data cannot be pushed to the DVC remote") as repo:
-        repo.push(targets=list(stages) or None, with_deps=bool(stages))
+        repo.push(targets=list(stages) or None, with_deps=whole and bool(stages))
 
 
 def withdraw(snapshot: str, sweep: str, remote: str) -> None:
@@ -120,15 +123,17 @@ def _reference(sweep: str) -> str:
     return f"refs/sweeps/{sweep}"
 
 
-def fetch_data(stages: Sequence[str]) -> None:
-    """Fetch into the cache what ``dvc.lock`` lists for the stages and all that they need.
+def fetch_data(stages: Sequence[str], whole: bool = True) -> None:
+    """Fetch into the cache what ``dvc.lock`` lists for the stages.
 
     What the remote lacks is left out, and made anew by its stage.
+
+    whole: also for all that they need. No stages: for all.
     """
     with _repository("the DVC remote cannot be read") as repo:
         storage = repo.cloud.get_remote_odb()
         storage.fs.exists(storage.path)  # DVC itself reports a remote that is away as missing files
-        repo.fetch(targets=list(stages) or None, with_deps=bool(stages))
+        repo.fetch(targets=list(stages) or None, with_deps=whole and bool(stages))
 
 
 def push_experiment(name: str, url: str) -> None:
@@ -145,12 +150,67 @@ def pull_experiment(name: str, commit: str, remote: str) -> None:
     Raises:
         UserError: where a remote cannot be reached, or lacks it.
     """
+    experiment = reference(name, commit)
+    with _repository(f"the experiment {name} cannot be fetched") as repo:
+        repo.experiments.pull(remote, [experiment], pull_cache=True)
+    git(Path(), "rev-parse", "--verify", experiment, fails=f"remote {remote} has no {name}")
+
+
+def reference(name: str, commit: str) -> str:
+    """The reference of git that DVC gives an experiment which started from a commit."""
     from dvc.repo.experiments.refs import ExpRefInfo
 
-    reference = str(ExpRefInfo(commit, name))
-    with _repository(f"the experiment {name} cannot be fetched") as repo:
-        repo.experiments.pull(remote, [reference], pull_cache=True)
-    git(Path(), "rev-parse", "--verify", reference, fails=f"remote {remote} has no {name}")
+    return str(ExpRefInfo(commit, name))
+
+
+def forget(name: str, commit: str, remote: str) -> None:
+    """Remove an experiment here and from the git remote."""
+    experiment = reference(name, commit)
+    git(Path(), "update-ref", "-d", experiment)
+    _git("push", "--quiet", remote, f":{experiment}")
+
+
+# --- one stage of this folder ---------------------------------------------------------------------
+
+
+def needs(stages: Sequence[str]) -> list[str]:
+    """The stages whose results the given stages read, without those that these need in turn."""
+    graph = dag.read(stages)
+    return sorted({need for stage in stages for need in graph[stage].needs})
+
+
+def untracked(stages: Sequence[str]) -> list[str]:
+    """Files of git that a copy of the folder lacks: the lock, and metrics and plots of stages."""
+    with dag.opened() as repo:
+        found = [stage for name in stages for stage in repo.stage.collect(name)]
+        outs = [str(out) for stage in found for out in stage.outs if not out.use_cache]
+    paths = [str(LOCK), *outs]
+    return git(Path(), "ls-files", "--others", "--exclude-standard", "--", *paths).splitlines()
+
+
+def adopt(name: str, commit: str, stage: str) -> None:
+    """Take the results and the entry of ``dvc.lock`` of one stage out of an experiment.
+
+    The entry comes after the files that git has, so a stage that is torn here runs again.
+
+    Raises:
+        UserError: where an input of the stage here is another than there.
+    """
+    experiment = reference(name, commit)
+    with dag.locked() as repo:
+        (own,) = repo.stage.collect(stage)
+        plain = [str(out) for out in own.outs if not out.use_cache]
+        if plain:
+            git(Path(), "restore", "--source", experiment, "--worktree", "--", *plain)
+        lockfile.adopt(stage, lambda path: git(Path(), "show", f"{experiment}:{path}"))
+        repo.checkout(targets=[stage], force=True)
+    with dag.locked() as repo:
+        (own,) = repo.stage.collect(stage)
+        if own.changed():
+            lockfile.remove(stage)
+            raise UserError(
+                f"{stage} ran on a worker with other inputs than it has here now; run it again"
+            )
 
 
 @contextmanager

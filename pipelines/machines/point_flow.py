@@ -14,7 +14,7 @@ from uuid import UUID
 from pipelines.flows.points import Point, Points
 from pipelines.flows.server import settle
 from pipelines.graph.experiment import clone_of
-from pipelines.graph.identity import check_name, check_snapshot
+from pipelines.graph.snapshot import check_name, check_snapshot
 from pipelines.machines import exchange
 from pipelines.machines.beat import Beat
 from pipelines.machines.workers import GIT, NAME, PATIENCE, REMOTE
@@ -37,6 +37,7 @@ def run_point(
     changes: dict[str, Any],
     stages: list[str] = [],  # noqa: B006 (Prefect shows the default in its form)
     patience: float = PATIENCE,
+    single: bool = False,
 ) -> State[Any]:
     """Run a point and push its experiment.
 
@@ -47,6 +48,7 @@ def run_point(
         changes: Settings with their values.
         stages: Stages to run, with all that they need. Empty: all stages.
         patience: Seconds without an answer of the server after which another worker takes over.
+        single: Run the stages alone, not those that they need.
     """
     log, worker = get_run_logger(), os.environ.get(NAME, "")
     remote = os.environ.get(GIT, REMOTE)
@@ -68,8 +70,10 @@ def run_point(
             exchange.settle_author(snapshot.partition("+")[0])
             with clone_of(snapshot, name, results=False) as folder:
                 check_environment(here, folder)
-                patiently(lambda: exchange.fetch_data(stages))
-                why = points.run(name, Point(changes, stages), log.info)
+                wanted, whole = (exchange.needs(stages), False) if single else (stages, True)
+                patiently(lambda: exchange.fetch_data(wanted, whole))
+                point = Point(changes, stages, single=single)
+                why = points.run(name, point, log.info)
                 if not why:
                     beat.check()
                     patiently(lambda: exchange.push_experiment(name, url))

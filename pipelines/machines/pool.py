@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,19 @@ TEMPLATE = Path(__file__).with_name("work_pool.json")
 ENTRYPOINT = "pipelines/machines/point_flow.py:run_point"
 MOST = 3  # workers that a point may lose
 UNWELL = 300.0  # seconds that the server may be away when a run is created
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code of points. sweep: under which name the git remote has it; snapshot: its state."""
+
+    sweep: str
+    snapshot: str
+
+    @property
+    def commit(self) -> str:
+        """The commit that experiments of the code start from."""
+        return self.snapshot.partition("+")[0]
 
 
 @contextmanager
@@ -61,8 +75,8 @@ def running(
     exchange.check(workers.remote)
     try:
         exchange.send(snapshot, sweep, workers.remote, stages)
-        with _client() as client:
-            pool = Pool(client, workers, sweep, snapshot, show)
+        with client_of() as client:
+            pool = Pool(client, workers, Code(sweep, snapshot), show)
             if said := pool.unserved():
                 show(said)
             with pool.watch.going():
@@ -73,7 +87,8 @@ def running(
 
 
 @contextmanager
-def _client() -> "Iterator[SyncPrefectClient]":
+def client_of() -> "Iterator[SyncPrefectClient]":
+    """A client of the server of this process, for all threads."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -102,11 +117,10 @@ class Pool:
         self,
         client: "SyncPrefectClient",
         workers: Workers,
-        sweep: str,
-        snapshot: str,
+        code: Code,
         show: Callable[[str], None],
     ):
-        self.workers, self.sweep, self.snapshot = workers, sweep, snapshot
+        self.workers, self.code = workers, code
         self._client, self._show = client, show
         self._stopped = threading.Event()
         self.watch = Watch(workers.patience, show, self._stopped)
@@ -138,14 +152,31 @@ class Pool:
             f"the points wait for one: make worker SERVER={server}"
         )
 
-    def run(self, name: str, point: Point, show: Callable[[str], None]) -> str:
-        """Run a point; returns why it failed, or an empty string."""
+    def online(self) -> int:
+        """The number of workers that serve the pool now; 0 where the server does not tell."""
+        from httpx import HTTPError
+
+        try:
+            workers = self._client.read_workers_for_work_pool(self.workers.pool)
+        except HTTPError:
+            return 0
+        return sum(worker.status == "ONLINE" for worker in workers)
+
+    def run(
+        self, name: str, point: Point, show: Callable[[str], None], code: Code | None = None
+    ) -> str:
+        """Run a point; returns why it failed, or an empty string.
+
+        code: None: that of the pool.
+        """
+        code = code or self.code
         given = {
             "name": name,
-            "sweep": self.sweep,
-            "snapshot": self.snapshot,
+            "sweep": code.sweep,
+            "snapshot": code.snapshot,
             "changes": dict(point.changes),
             "stages": list(point.stages),
+            "single": point.single,
             "patience": self.workers.patience,
         }
         lost = 0
@@ -160,7 +191,9 @@ class Pool:
             if self._stopped.is_set():
                 return "stopped"
             if state.is_completed():
-                why = self._fetched(name, 0.0 if earlier else self.workers.patience)
+                show(state.message or state.name)
+                seconds = 0.0 if earlier else self.workers.patience
+                why = self._fetched(name, code.commit, seconds)
                 if why and earlier:
                     continue  # its experiment has been removed
                 return why
@@ -181,19 +214,18 @@ class Pool:
                 self._deployment,
                 parameters=dict(given),
                 name=given["name"],
-                tags=[self.sweep],
+                tags=[given["sweep"]],
                 idempotency_key=key,
                 work_queue_name=self.workers.queue,
             )
         except HTTPError as error:
             raise UserError(f"the Prefect server does not take a run: {error}") from None
 
-    def _fetched(self, name: str, seconds: float) -> str:
+    def _fetched(self, name: str, commit: str, seconds: float) -> str:
         """Fetch the experiment of a point; returns why this failed, or an empty string.
 
-        seconds: for which a remote that is away is tried again.
+        commit: that it started from. seconds: for which a remote that is away is tried again.
         """
-        commit = self.snapshot.partition("+")[0]
         try:
             self._patiently(
                 lambda: exchange.pull_experiment(name, commit, self.workers.remote), seconds

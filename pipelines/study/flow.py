@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.flows.points import hopeless
 from pipelines.flows.sweep_flow import announce, run_points
-from pipelines.graph.experiment import take_snapshot
+from pipelines.graph.snapshot import take_snapshot
 from pipelines.machines import pool
 from pipelines.machines.workers import Workers
 from pipelines.study.page import write

@@ -13,7 +13,8 @@ import yaml
 
 from pipelines.flows.grid import Value, written
 from pipelines.graph import dag
-from pipelines.graph.experiment import check, git
+from pipelines.graph.experiment import check
+from pipelines.graph.snapshot import git
 from pipelines.study.file import UNSEEN, Settings, Study, load_study
 from prosmin.common.encoders import CONTINUED, SHOWN
 from prosmin.common.errors import UserError, listed, shown

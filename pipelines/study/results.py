@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pipelines.graph.experiment import git, seconds_of
+from pipelines.graph.experiment import seconds_of
+from pipelines.graph.snapshot import git
 from pipelines.study.judging.claims import Files, number_at
 from pipelines.study.plan import Run
 from stages.common import current, declared, layout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.graph.experiment import git
+from pipelines.graph.snapshot import git
 from prosmin.common.errors import UserError
 from tests.pipelines.projects import ROOT, until
 

@@ -282,7 +282,7 @@ def test_the_folder_of_an_experiment_that_was_killed_is_removed(tmp_path, monkey
 
 def test_make_repro_after_a_killed_flow_leaves_the_order_of_a_run_that_nobody_disturbed(damaged):
     path = damaged.folder / "dvc.lock"
-    head, entries, _ = lockfile._split(path)
+    head, entries, _ = lockfile._split(path.read_text())
     path.write_text(head + "".join(text for _, text in reversed(entries)))
     lockfile._note({Path("dvc.lock"): []})
     damaged.run(REPRO)

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pipelines.graph.identity import check_committer, knows_committer
+from pipelines.graph.snapshot import check_committer, knows_committer
 from prosmin.common.errors import UserError
 
 

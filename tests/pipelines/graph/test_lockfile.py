@@ -62,7 +62,7 @@ def test_bytes_of_a_lock_that_are_no_text_are_taken_out(tmp_path, monkeypatch, p
     )
     Path("dvc.lock").write_bytes(text.encode().replace(place, place[:3] + b"\xff" + place[4:]))
     assert len(list(lockfile.mend())) == 1
-    assert [name for name, _ in lockfile._split(Path("dvc.lock"))[1]] == kept and list(
+    assert [name for name, _ in lockfile._split(Path("dvc.lock").read_text())[1]] == kept and list(
         lockfile.mend()
     ) == []
 

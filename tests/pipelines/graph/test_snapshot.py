@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from pipelines.graph.experiment import take_snapshot
+from pipelines.graph.snapshot import take_snapshot
 
 
 def git(*arguments: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dvc.cli import main
 
-from pipelines.graph.experiment import git, take_snapshot
+from pipelines.graph.snapshot import git, take_snapshot
 from pipelines.machines import exchange
 from prosmin.common.errors import UserError
 from tests.pipelines.clones import commit, two_stages
@@ -69,6 +69,39 @@ def test_code_and_data_go_out_and_an_experiment_comes_back(desk, worker):
         assert git(desk, "ls-remote", "origin", "refs/sweeps/*") == ""
     with contextlib.chdir(worker), pytest.raises(UserError, match=r"^git fetch failed: .*lambda"):
         exchange.receive(snapshot, "lambda", "origin")
+
+
+def test_one_stage_of_another_machine_is_taken_as_if_it_had_run_here(desk, worker):
+    with contextlib.chdir(desk):
+        assert exchange.needs(["report"]) == ["fetch"] and exchange.untracked(["fetch"]) == []
+        text = Path("params.yaml").read_text()
+        edited = text.replace("k: [", "k: [2, ", 1)
+        Path("params.yaml").write_text(edited)
+        snapshot = take_snapshot()
+        exchange.send(snapshot, "a-run", "origin", ["fetch"], whole=False)
+    commit = snapshot.partition("+")[0]
+    with contextlib.chdir(worker):
+        exchange.receive(snapshot, "a-run", "origin")
+        exchange.fetch_data(["fetch"], whole=False)
+        assert main(["checkout", "--quiet", "--allow-missing"]) == 0
+        assert Path("data/photos").exists() and not Path("results/report").exists()
+        Path("params.yaml").write_text(edited)
+        assert main(["repro", "--quiet", "--single-item", "report"]) == 0
+        assert main(["exp", "save", "--quiet", "--name", "one-stage"]) == 0
+        exchange.push_experiment("one-stage", exchange.address("origin"))
+    with contextlib.chdir(desk):
+        exchange.pull_experiment("one-stage", commit, "origin")
+        exchange.adopt("one-stage", commit, "report")
+        assert Path("results/report").read_bytes() == (worker / "results/report").read_bytes()
+        assert Path("dvc.lock").read_text() == (worker / "dvc.lock").read_text()
+        assert main(["status", "--quiet"]) == 0
+        # Edited meanwhile, it is not taken for the result of what is here now.
+        Path("params.yaml").write_text(text.replace("k: [", "k: [3, ", 1))
+        with pytest.raises(UserError, match=r"^report ran on a worker with other inputs"):
+            exchange.adopt("one-stage", commit, "report")
+        assert "report" not in Path("dvc.lock").read_text()
+        exchange.forget("one-stage", commit, "origin")
+        assert "one-stage" not in git(desk, "ls-remote", "origin") + git(desk, "for-each-ref")
 
 
 def test_data_that_the_remote_lacks_are_made_anew(desk, worker, caplog):
