@@ -32,7 +32,6 @@ knn: 20 neighbours of 1000 queries against faiss's flat index, where faiss is in
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -43,10 +42,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
+from benchmarks.watched import watched
 from benchmarks.workplace import DATASET, SET, TWIN, write
 from prosmin.common import files
 from prosmin.common.encoders import ENCODERS
-from stages.common import memory
 
 ROOT = Path(__file__).parents[1]
 FULL = 1_281_167
@@ -71,34 +70,12 @@ STAGES: dict[str, tuple[str, ...]] = {  # with their arguments
     "report": (),
 }
 AFTER_DETECTORS = ("ood", "export")
-PAUSE = 0.02  # seconds between two looks at the memory of a stage
 
 
 def measured(folder: Path, stage: str, threads: int) -> dict[str, float]:
-    """CPU seconds, wall seconds and memory in MiB of a process that runs a stage.
-
-    The peak that the kernel tells of an ended process (``ru_maxrss``) would begin with that of this
-    process, so it is read while the stage runs.
-    """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", f"stages.{stage}", *STAGES[stage]]
-    begun, peak, most, ended = time.perf_counter(), 0, 0, 0
-    process = subprocess.Popen(command, cwd=folder, env=environment)
-    while not ended:
-        numbers = memory.numbers(f"/proc/{process.pid}/status")
-        peak = max(peak, numbers.get("VmHWM", 0))
-        most = max(most, memory.held(numbers))
-        time.sleep(PAUSE)
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"error: {stage} ended with {process.returncode}")
-    return {
-        "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
-        "wall_s": round(time.perf_counter() - begun, 2),
-        "peak_mib": round(peak / 2**20),
-        "held_mib": round(most / 2**20),
-    }
+    """Time and memory of a process that runs a stage."""
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+    return watched([sys.executable, "-m", f"stages.{stage}", *STAGES[stage]], folder, environment)
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
