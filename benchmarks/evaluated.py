@@ -75,8 +75,7 @@ def corruption(
     """Error and ECE of the probe, means over the 15 types at all severities, of some images."""
     rows = torch.from_numpy(sample_rows(len(test), count, seed, "corrupted images"))
     split = Split(test.images[rows], test.labels[rows], ())
-    device = str(next(model.parameters()).device)
-    cells = corrupted_sets.Generated(split, seed, device)
+    cells = corrupted_sets.Generated(split, seed)
     names = [(name, severity) for name in BENCHMARK for severity in SEVERITIES]
     errors, eces = [], []
     for (features,) in robustness.features_by_cell([model.encoder], cells, names, 512):

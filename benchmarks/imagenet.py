@@ -1,20 +1,25 @@
 """Time and memory of the evaluations of features at the size of ImageNet-1k, and their growth.
 
     python -m benchmarks.imagenet [--images 10000 20000 40000] [--full] [--classes 1000]
-        [--features 384] [--only linear knn detectors ood] [--threads 1]
+        [--features 384] [--only linear knn ...] [--threads 1]
 
-Features of each size are synthetic: class means and noise with a decaying spectrum, in the format
-of ``stages.embed``, for both encoders. A fifth of the images is val. A 25th as many are test
-images, as in ImageNet. The stages run on them, with the settings of ``params.yaml``, each in a
-process of its own:
+Features of each size are synthetic (``benchmarks.workplace``), for both encoders. A fifth of the
+images is val. A 25th as many are test images, as in ImageNet. All stages that read features run on
+them, in the order of ``STAGES`` and each in a process of its own. The settings are those of
+``params.yaml``, but ``audit`` looks at 50 000 images of each split, as in the recipe. Notes:
 
-linear, knn
-detectors: the linear probe is a random one where ``linear`` has not run. The search of the test
-    images among the training images grows with the product of both.
-ood: one set of ``OUTSIDE`` images, after ``detectors``; without the scores of the networks.
+linear: where it has not run, the probe is a random one.
+detectors: the search of the test images among the training images grows with the product of both.
+ood: one set of images, after ``detectors``; without the scores of the networks.
+transfer, shift: to the same features under another name.
+calibrate, uncertainty: the images are 8 pixels wide, and so is the network: the time of the
+    networks is not measured.
+export: after ``detectors``. report: of the stages that have run.
 
-It prints CPU seconds and the peak of the resident memory, and fits both as powers of N: the
-exponent is 1 for linear growth. ``--full`` adds 1 281 167 images, which take 2 GB a file.
+It prints CPU seconds, ``peak_mib``, the kernel's peak of the resident memory, and ``held_mib``, the
+most of it that was no mapped file: pages of a mapped file are taken back when others need them. It
+fits all as powers of N: the exponent is 1 for linear growth. ``--full`` adds 1 281 167 images,
+which take 2 GB a file.
 
 In the same run, on the largest size below full, on one thread:
 
@@ -25,11 +30,8 @@ knn: 20 neighbours of 1000 queries against faiss's flat index, where faiss is in
 """
 
 import argparse
-import io
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,107 +40,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.record import record
+from benchmarks.watched import watched
+from benchmarks.workplace import DATASET, SET, TWIN, write
 from prosmin.common import files
 from prosmin.common.encoders import ENCODERS
-from prosmin.data.arrow import Layout, SplitWriter
-from prosmin.evaluation.linear_probe import Probe
-from stages.common import layout
 
 ROOT = Path(__file__).parents[1]
-DATASET, SET = "digits", "patches"  # those of params.yaml; the features are others
-OUTSIDE = 2000  # images of the OOD set, as in ImageNet-O
 FULL = 1_281_167
 L2, K, QUERIES = 1e-3, 20, 1000  # of the comparisons with other libraries
-BLOCK = 8192  # synthetic images made at a time
-
-
-# --- synthetic features ---------------------------------------------------------------------------
-
-
-def synthetic(count: int, width: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features [count, width] of every class, and their labels."""
-    shared, own = np.random.default_rng(0), np.random.default_rng(seed)
-    spectrum = np.arange(1, width + 1, dtype=np.float32) ** -0.7
-    mixing = np.linalg.qr(shared.normal(size=(width, width)))[0].astype(np.float32)
-    means = shared.normal(size=(classes, width)).astype(np.float32) * spectrum * 0.4
-    drawn = own.integers(0, classes, max(0, count - classes))
-    labels = own.permutation(np.concatenate([np.arange(min(classes, count)), drawn]))
-    features = np.empty((count, width), np.float32)
-    for start in range(0, count, BLOCK):
-        part = labels[start : start + BLOCK]
-        noise = own.normal(size=(len(part), width)).astype(np.float32) * spectrum
-        features[start : start + BLOCK] = (means[part] + noise) @ mixing + 0.3
-    return features, labels
-
-
-def splits(count: int) -> dict[str, int]:
-    """Images per split; ``count`` are train and val together."""
-    return {"train": count - count // 5, "val": count // 5, "test": count // 25}
-
-
-def write(folder: Path, count: int, width: int, classes: int) -> None:
-    """Write the features of both encoders, as ``stages.embed`` does."""
-    for number, encoder in enumerate(ENCODERS):
-        arrays: dict[str, np.ndarray] = {}
-        for place, (split, size) in enumerate(splits(count).items()):
-            size = max(size, classes)
-            features, labels = synthetic(size, width, classes, 10 * number + place + 1)
-            arrays |= {
-                f"{split}.features": features,
-                f"{split}.labels": labels.astype(np.int64),
-                f"{split}.digest": np.arange(size, dtype=np.uint64),
-            }
-        files.write_arrays(folder / layout.features(DATASET, encoder), arrays)
-        weight = np.random.default_rng(number).normal(size=(classes, width)).astype(np.float32)
-        bias, mean = np.zeros(classes, np.float32), np.zeros(width, np.float32)
-        Probe(weight, bias, mean, mean + 1).save(folder / layout.probe(encoder))
-        outside, labels = synthetic(OUTSIDE, width, classes, 10 * number + 9)
-        arrays = {
-            "test.features": np.ascontiguousarray(outside[:, ::-1]),
-            "test.labels": labels.astype(np.int64),
-            "test.digest": np.arange(OUTSIDE, dtype=np.uint64) + 2**40,
-        }
-        files.write_arrays(folder / layout.features(SET, encoder), arrays)
-    for name, size in ((DATASET, max(splits(count)["test"], classes)), (SET, OUTSIDE)):
-        files.write_arrays(folder / layout.prediction_scores(name), {})
-        write_images(folder / "data" / name, size)
-
-
-def write_images(folder: Path, count: int) -> None:
-    """Write black test images, of which ``ood`` keeps examples."""
-    black = io.BytesIO()
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(black, "PNG")
-    folder.mkdir(parents=True)
-    with SplitWriter(folder / "test.arrow", Layout("encoded", 1)) as file:
-        for place in range(count):
-            file.add(black.getvalue(), 0, str(place))
-    files.write_json(folder / "manifest.json", {"splits": {"test": {"count": count}}})
 
 
 # --- the stages -----------------------------------------------------------------------------------
 
 
-STAGES = {"linear": (), "knn": (), "detectors": (), "ood": (SET,)}  # with their arguments
+STAGES: dict[str, tuple[str, ...]] = {  # with their arguments
+    "linear": (),
+    "knn": (),
+    "lowshot": (),
+    "detectors": (),
+    "ood": (SET,),
+    "transfer": (TWIN,),
+    "calibrate": (),
+    "shift": (TWIN,),
+    "uncertainty": (DATASET,),
+    "audit": (DATASET,),
+    "export": (),
+    "report": (),
+}
+AFTER_DETECTORS = ("ood", "export")
 
 
 def measured(folder: Path, stage: str, threads: int) -> dict[str, float]:
-    """CPU seconds, wall seconds and peak memory in MiB of a process that runs a stage."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", f"stages.{stage}", *STAGES[stage]]
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"error: {stage} ended with {process.returncode}")
-    return {
-        "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
-        "wall_s": round(time.perf_counter() - begun, 2),
-        "peak_mib": round(usage.ru_maxrss / 1024),
-    }
+    """Time and memory of a process that runs a stage."""
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+    return watched([sys.executable, "-m", f"stages.{stage}", *STAGES[stage]], folder, environment)
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
@@ -238,8 +175,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    if "ood" in given.only and "detectors" not in given.only:
-        parser.error("ood reads what detectors writes: --only detectors ood")
+    for name in AFTER_DETECTORS:
+        if name in given.only and "detectors" not in given.only:
+            parser.error(f"{name} reads what detectors writes: --only detectors {name}")
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     sizes = [*given.images, *([FULL] if given.full else [])]
     stages: dict[str, Any] = {name: {} for name in given.only}
@@ -247,7 +185,6 @@ def main() -> None:
     for count in sizes:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            shutil.copy(ROOT / "params.yaml", folder)
             write(folder, count, given.features, given.classes)
             for name in filter(given.only.__contains__, STAGES):  # in their order
                 stages[name][str(count)] = measured(folder, name, given.threads)
@@ -261,7 +198,7 @@ def main() -> None:
         if len(sizes) > 1:
             rows["exponent"] = {
                 key: exponent(sizes, [rows[str(count)][key] for count in sizes])
-                for key in ("cpu_s", "peak_mib")
+                for key in ("cpu_s", "peak_mib", "held_mib")
             }
     shape = {"classes": given.classes, "features": given.features, "threads": given.threads}
     packages = ["numpy", "scipy", "scikit-learn"]

@@ -34,6 +34,7 @@ import pyarrow
 import pyarrow.parquet
 
 from prosmin.common import files
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.encoders import ENCODERS, TRAINED
 from prosmin.common.seeds import generator
 from prosmin.evaluation import audit
@@ -66,8 +67,7 @@ def main(params: Params, name: str = "") -> None:
     for encoder in ENCODERS:
         features = parts.load(name, encoder)
         images = Images.of(features)
-        joined = np.concatenate([features.split(split)[0] for split in features.splits])
-        del features  # a second copy of them
+        joined = Stack(tuple(features.split(split)[0] for split in features.splits))
         near = Neighbourhood.find(joined, images.sample(asked.images, seed, "audit"), asked.k)
         pairs = audit.near_duplicates(near, images.digests)
         suspicion, of_labels = None, {}

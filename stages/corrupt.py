@@ -49,6 +49,7 @@ from prosmin.common.seeds import sample_rows
 from prosmin.corruptions.textures import read_frost
 from prosmin.data import dataset
 from prosmin.evaluation import corrupted_sets, robustness
+from prosmin.evaluation.embedding import embed_parts
 from prosmin.metrics import corruption_error
 from prosmin.models import store
 from stages.common import layout
@@ -81,14 +82,13 @@ def main(params: Params) -> None:
         if asked.source != "generated":
             raise
         lacking = f"{error}."
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    cells = _cells(params, split, device)
+    cells = _cells(params, split)
     if not lacking:
         corrupted_sets.check_labels(cells, split, params.dataset)
     facts = _facts(params, split)
     known = None if lacking else _known_errors(params, facts)
 
-    networks = [store.load_encoder(layout.PRETRAINED, encoder).to(device) for encoder in ENCODERS]
+    networks = [store.load_encoder(layout.PRETRAINED, encoder) for encoder in ENCODERS]
     size, observers = (len(types), len(severities)), {}
     for encoder, clean in zip(ENCODERS, _clean(networks, split, asked.batch_size), strict=True):
         probe = None if lacking else load_probe(encoder)
@@ -140,7 +140,7 @@ def _clean(
     """The features [N, F] of the clean images, per network."""
     rows = chunks(len(split), batch_size)
     batches = [partial(split.images.__getitem__, batch) for batch in rows]
-    parts = robustness.embed_parts(networks, batches, batch_size)
+    parts = embed_parts(networks, batches, batch_size)
     return [np.concatenate(of_network) for of_network in zip(*parts, strict=True)]
 
 
@@ -150,7 +150,7 @@ def _sample(split: dataset.Split, limit: int, seed: int) -> dataset.Split:
     return dataset.Split(split.images[rows], split.labels[rows], split.classes)
 
 
-def _cells(params: Params, split: dataset.Split, device: str) -> corrupted_sets.Cells:
+def _cells(params: Params, split: dataset.Split) -> corrupted_sets.Cells:
     """The corrupted images of ``corrupt.source``."""
     asked, size = params.corrupt, split.images.shape[-1]
     channels = split.images.shape[1]
@@ -161,7 +161,7 @@ def _cells(params: Params, split: dataset.Split, device: str) -> corrupted_sets.
     if asked.source == "arrays":
         return corrupted_sets.Arrays(asked.path, asked.types, len(split.classes), size, channels)
     frost = None if asked.frost is None else read_frost(asked.frost)
-    return corrupted_sets.Generated(split, params.seed, device, frost)
+    return corrupted_sets.Generated(split, params.seed, frost)
 
 
 def _facts(params: Params, split: dataset.Split) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import logging
 import numpy as np
 
 from prosmin.common import files
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import UserError
 from prosmin.evaluation import lowshot
@@ -31,7 +32,7 @@ def main(params: Params) -> None:
     asked, metrics, rows = params.lowshot, {}, []
     for encoder in ENCODERS:
         train, val, test = load_labelled(params.dataset, encoder, params.seed)
-        pool = (np.concatenate([train[0], val[0]]), np.concatenate([train[1], val[1]]))
+        pool = (Stack((train[0], val[0])), np.concatenate([train[1], val[1]]))
         classes = len(np.unique(pool[1]))
         metrics[encoder] = {}
         for setting, size in lowshot.sizes(asked.per_class, asked.percent, pool[1]).items():

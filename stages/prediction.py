@@ -13,21 +13,27 @@ Where the objective predicts no distribution, all these files are written, and e
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from prosmin.common import files
+from prosmin.common.compute.backend import in_order
 from prosmin.common.encoders import ENCODERS
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import sample_rows
+from prosmin.common.threads import one_thread_each
 from prosmin.corruptions.apply import block, corrupt
 from prosmin.data import dataset
 from prosmin.data.stored import Stored
 from prosmin.evaluation import prediction
-from prosmin.evaluation.prediction import BINS
+from prosmin.evaluation.embedding import devices, moved
+from prosmin.evaluation.prediction import BINS, Predicting
 from prosmin.models import store
 from stages.common import layout
 from stages.common.command import check_name, run
@@ -36,6 +42,7 @@ from stages.params.load import Params
 
 CLEAN = "clean"
 SEEN = 512  # training images at most, for the statistics of the targets
+AHEAD = 2  # parts in memory
 COMPONENTS = 2000  # training images at most, whose predictions make up the mixture
 
 log = logging.getLogger(__name__)
@@ -50,44 +57,32 @@ def main(params: Params, name: str = "") -> None:
         splits = list(trained["params"]["splits"])
     seeing = prediction.Seeing(asked.views, views, seed)
     conditions = [CLEAN, *(asked.corruptions if name == params.dataset else ())]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     models = {encoder: store.load_model(layout.PRETRAINED, encoder) for encoder in ENCODERS}
-    predicting = {}
     for encoder, model in models.items():
-        if model.sigma_range is not None:
-            predicting[encoder] = model.to(device)
-            continue
-        log.info(
-            "%s, %s encoder: the objective predicts no distribution, so nothing is measured",
-            *(name, encoder),
-        )
+        if model.sigma_range is None:
+            log.info(
+                "%s, %s encoder: the objective predicts no distribution, so nothing is measured",
+                *(name, encoder),
+            )
+    predicting = {
+        encoder: model for encoder, model in models.items() if model.sigma_range is not None
+    }
     metrics: dict[str, dict[str, Any]] = {encoder: {} for encoder in ENCODERS}
     rows: list[tuple[str, str, float, float, float]] = []
     scores: dict[str, np.ndarray] = {}
-    scorers = {}
+    scorers: dict[tuple[str, str], prediction.Scorer] = {}
     if predicting:
         training = _training_images(params.dataset, splits, settings)
-        known, components = (
+        seen, components = (
             training.images(sample_rows(len(training), limit, seed, purpose))
             for limit, purpose in (
                 (SEEN, "statistics of the targets"),
                 (COMPONENTS, "components of the predictive mixture"),
             )
         )
-        for encoder, model in predicting.items():
-            reference = prediction.fit_reference(model, known, seeing, components)
-            for condition in conditions:
-                scorers[encoder, condition] = prediction.Scorer(model, reference, seeing)
-        first = 0
-        for images in _test_images(name, settings):
-            images = images.to(device)
-            for condition in conditions:
-                seen = images
-                if condition != CLEAN:
-                    seen = corrupt(images, condition, asked.severity, seed, first=first)
-                for encoder in predicting:
-                    scorers[encoder, condition].add(seen)
-            first += len(images)
+        fit = partial(prediction.fit_reference, images=seen, seeing=seeing, components=components)
+        see = partial(_see, params, name, settings, conditions)
+        scorers = _score(predicting, conditions, seeing, fit, see, _parts(name, settings))
     for (encoder, condition), scorer in scorers.items():
         measured = scorer.measured()
         values = prediction.summarise(measured, asked.bootstrap, seed)
@@ -124,17 +119,76 @@ def _training_images(name: str, splits: list[str], settings: store.ModelSettings
     return Stored(folder, present, settings.frame, settings.channels)
 
 
-def _test_images(name: str, settings: store.ModelSettings) -> Iterator[torch.Tensor]:
-    """Yield the test images part by part, uint8 [n, C, S, S].
+def _score(
+    models: Mapping[str, Predicting],
+    conditions: Sequence[str],
+    seeing: prediction.Seeing,
+    fit: Callable[[Predicting], prediction.Reference],
+    see: Callable[[range], dict[str, Tensor]],
+    parts: Iterable[range],
+) -> dict[tuple[str, str], prediction.Scorer]:
+    """Score images by every model in every condition, on all threads or GPUs.
+
+    A scorer draws its views from one random stream. So it gets the parts in their order and stays
+    on one device, and neither threads nor devices change a digit. The scorers work at the same
+    time, while the next part is read and corrupted.
+
+    fit: computes the reference of a model.
+    see: the images of a part by condition.
+    """
+    on, threads = devices(), torch.get_num_threads()
+    places = dict(zip(product(models, conditions), cycle(on)))
+    count = threads if on == ["cpu"] else threads + len(on)
+
+    def fitted(place: tuple[str, str]) -> tuple[Predicting, prediction.Reference]:
+        model = moved([models[place[0]]], place[1])[0]
+        return model, fit(model)
+
+    with one_thread_each(count) as pool:
+        once = dict.fromkeys((encoder, device) for (encoder, _), device in places.items())
+        known = dict(zip(once, pool.map(fitted, once), strict=True))
+        scorers = {
+            key: prediction.Scorer(*known[key[0], device], seeing) for key, device in places.items()
+        }
+        for seen in in_order(pool, see, parts, AHEAD):
+
+            def add(key: tuple[str, str], seen: dict[str, Tensor] = seen) -> None:
+                scorers[key].add(seen[key[1]])
+
+            list(pool.map(add, scorers))
+    return scorers
+
+
+def _see(
+    params: Params,
+    name: str,
+    settings: store.ModelSettings,
+    conditions: Sequence[str],
+    rows: range,
+) -> dict[str, Tensor]:
+    """Some of the test images in every condition, uint8 [n, C, S, S]."""
+    folder, channels = f"data/{name}", settings.channels
+    images = dataset.load_split(folder, "test", settings.frame, channels, rows).images
+    images, severity = images.to(devices()[0]), params.prediction.severity
+    return {
+        condition: images
+        if condition == CLEAN
+        else corrupt(images, condition, severity, params.seed, first=rows.start)
+        for condition in conditions
+    }
+
+
+def _parts(name: str, settings: store.ModelSettings) -> Iterator[range]:
+    """Yield the rows of the test images part by part.
 
     The length of a part fits the images that are scored together and those that are corrupted
     together, so that the numbers are those of all images at once.
     """
     size = settings.image_size
     length = math.lcm(prediction.CHUNK, block(size, size))
-    folder, channels = f"data/{name}", settings.channels
-    for part in dataset.chunks(folder, "test", settings.frame, channels, length):
-        yield part.images
+    count = len(dataset.open_split(f"data/{name}", "test"))
+    for start in range(0, count, length):
+        yield range(start, min(start + length, count))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import torch
 
 from prosmin.common import files
 from prosmin.common.compute.logistic import standardisation
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.encoders import ENCODERS
 from prosmin.common.seeds import sample_rows
 from prosmin.data import dataset
@@ -149,7 +150,7 @@ def _images(
 
 
 def _fit(
-    params: Params, bank: np.ndarray, sampled: np.ndarray, first: np.ndarray, second: np.ndarray
+    params: Params, bank: Stack, sampled: np.ndarray, first: np.ndarray, second: np.ndarray
 ) -> Scorer:
     """Fit the scores that are fitted, and return the function that scores images.
 

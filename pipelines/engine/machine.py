@@ -49,8 +49,8 @@ class Lease:
 class Room(Protocol):
     """What gives stages their share."""
 
-    def lease(self, stage: Stage) -> Lease | None:
-        """The share of a stage; None while there is no room for it."""
+    def lease(self, stage: Stage, among: int = 1) -> Lease | None:
+        """The share of a stage, as ``Machine.lease``; None while there is no room for it."""
 
     def release(self, stage: Stage, lease: Lease) -> None:
         """Take a share back."""
@@ -76,27 +76,36 @@ class Machine:
         self._gpus = list(self.gpus)
         self._guard = threading.Lock()
 
-    def lease(self, stage: Stage) -> Lease | None:
-        """The share that ``stage`` asks for, at most all there is; None while others hold it."""
-        devices = share(stage.gpus, len(self.gpus))
+    def lease(self, stage: Stage, among: int = 1) -> Lease | None:
+        """The share that ``stage`` asks for, at most all there is; None while others hold it.
+
+        among: stages that could start now and want what is free, with this one.
+        """
         slots, memory = self._slots_of(stage), self._memory_of(stage)
         with self._guard:
+            among = max(1, min(among, self._slots))
+            devices, threads = share(stage.gpus, len(self.gpus)), share(stage.threads, self.cores)
+            if stage.gpus == "free":
+                devices = min(devices, max(1, len(self._gpus) // among))
+            if stage.threads == "free":
+                threads = min(threads, max(1, self._cores // among))
+            held = self._held(stage, threads)
             if (
                 slots > self._slots
                 or memory > self._memory
-                or self._held(stage) > self._cores
+                or held > self._cores
                 or devices > len(self._gpus)
             ):
                 return None
-            self._slots, self._cores = self._slots - slots, self._cores - self._held(stage)
+            self._slots, self._cores = self._slots - slots, self._cores - held
             self._memory -= memory
             mine, self._gpus = tuple(self._gpus[:devices]), self._gpus[devices:]
-            return Lease(share(stage.threads, self.cores), mine)
+            return Lease(threads, mine)
 
     def release(self, stage: Stage, lease: Lease) -> None:
         with self._guard:
             self._slots += self._slots_of(stage)
-            self._cores += self._held(stage)
+            self._cores += self._held(stage, lease.threads)
             self._memory += self._memory_of(stage)
             self._gpus = [name for name in self.gpus if name in self._gpus or name in lease.gpus]
 
@@ -124,10 +133,6 @@ class Machine:
     def _memory_of(self, stage: Stage) -> int:
         return min(self.needs(stage) + BESIDE, self.memory)
 
-    def _held(self, stage: Stage) -> int:
+    def _held(self, stage: Stage, threads: int) -> int:
         """Cores that a stage takes. A stage that wants all of them runs alone in any case."""
-        return (
-            max(self.cores, self.workers)
-            if stage.threads == "all"
-            else share(stage.threads, self.cores)
-        )
+        return max(self.cores, self.workers) if stage.threads == "all" else threads

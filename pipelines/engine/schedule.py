@@ -44,14 +44,25 @@ class Schedule:
         """Start stages as they become ready, and return their results."""
         waiting, running = [self.stages[name] for name in self._order], 0
         while waiting or running:
+            sharing = sum(map(self._shares, waiting))
             for stage in list(waiting):
-                if self._start(stage):
+                if self._start(stage, sharing):
                     waiting.remove(stage)
                     running += 1
+                    sharing -= self._shares(stage)
             running -= self._collect()
         return {name: self.results[name] for name in self.stages}
 
-    def _start(self, stage: Stage) -> bool:
+    def _shares(self, stage: Stage) -> bool:
+        """Whether a stage could start now and wants what is free."""
+        return (
+            "free" in (stage.gpus, stage.threads)
+            and stage.name not in self.unchanged
+            and all(need in self.results and self.results[need].done for need in stage.needs)
+        )
+
+    def _start(self, stage: Stage, sharing: int) -> bool:
+        """Start a stage where that is possible now. sharing: stages that want what is free."""
         if not all(need in self.results for need in stage.needs):
             return False
         failed = [need for need in stage.needs if not self.results[need].done]
@@ -62,7 +73,7 @@ class Schedule:
         if stage.name in self.unchanged:
             self.submit(stage, None, Result(stage.name, "skipped", 0.0))
             return True
-        lease = self.room.lease(stage)
+        lease = self.room.lease(stage, sharing)
         if lease is None:
             return False
         self.submit(stage, lease, None)

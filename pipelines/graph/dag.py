@@ -18,7 +18,7 @@ from stages.common import declared
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-Amount = int | Literal["all"]
+Amount = int | Literal["all", "free"]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
     meta: {resources: {gpus: 1, threads: 1, memory: 4GiB, weight: 1}}
 
-gpus: a number or all; default 0. threads: a number or all; default 1. memory: at most held at a
-time, by the stage and its processes; default: as much as in its last run here. weight: how long the
-stage takes against the others, for the order of a first run; default 1.
+gpus: a number, all or free; default 0. threads: a number, all or free; default 1. A stage that
+wants all waits until it has all. A stage that wants what is free takes an equal part of what is
+free when it starts, one at least; so its results must not depend on how many it gets. memory: at
+most held at a time, by the stage and its processes; default: as much as in its last run here.
+weight: how long the stage takes against the others, for the order of a first run; default 1.
 """
 
 import re
@@ -40,8 +42,8 @@ def _checked(where: str, key: str, value: Any) -> Any:
     if key == "memory":
         return memory(where, value)
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= LEAST[key]
-    if not whole and (value != "all" or key == "weight"):
-        other = "" if key == "weight" else "all, or "
+    if not whole and (value not in ("all", "free") or key == "weight"):
+        other = "" if key == "weight" else "all, free, or "
         raise UserError(
             f"{where} is {value!r}; it must be {other}a whole number of at least {LEAST[key]}"
         )

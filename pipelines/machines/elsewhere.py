@@ -74,9 +74,9 @@ class Elsewhere:
         self._guard, self._one_at_a_time = threading.Lock(), threading.Lock()
         self._stopped = False
 
-    def lease(self, stage: Stage) -> Lease | None:
+    def lease(self, stage: Stage, among: int = 1) -> Lease | None:
         """Room for a stage here, else on a worker; None while there is none."""
-        if (lease := self.machine.lease(stage)) or not self._may_go(stage):
+        if (lease := self.machine.lease(stage, among)) or not self._may_go(stage):
             return lease
         with self._guard:
             if self._out >= self._workers():

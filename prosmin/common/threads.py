@@ -13,7 +13,8 @@ from prosmin.common.compute.backend import blas
 def one_thread_each(count: int) -> Iterator[ThreadPoolExecutor]:
     """A pool of ``count`` threads in which torch computes on the calling thread alone.
 
-    Meanwhile torch and BLAS do so outside of the pool, too.
+    Meanwhile torch and BLAS do so outside of the pool, too. At the end, what has not begun never
+    does.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -22,7 +23,10 @@ def one_thread_each(count: int) -> Iterator[ThreadPoolExecutor]:
             blas().limit(limits=1),
             ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
-            yield pool
+            try:
+                yield pool
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
     finally:
         # The threads of the pool have changed the default for later threads.
         torch.set_num_threads(before)

@@ -4,26 +4,26 @@ import concurrent.futures
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from prosmin.common.errors import UserError, nearest, shown
 from prosmin.common.files import AGAIN, FETCH, damaged, read_arrays, read_json
 from prosmin.data.arrow import HUMAN_LABELS, SPLITS, SplitReader
-from prosmin.data.frame import Frame, frame_of
+from prosmin.data.cut import convert
+from prosmin.data.frame import Frame
 from prosmin.data.picture import decode
 
+CHUNK = 4096  # images of a part of a split
 _CHUNK = 1024  # images converted at a time
-_THIN = 4  # ratio of long to short side above which only the middle of an image is resized
 
 Rows = range | NDArray[np.int64]
 """Ascending row numbers, at least one."""
@@ -125,12 +125,24 @@ def load_split(
 
     Raises ``UserError`` for a dataset or split that does not exist or is damaged.
     """
-    reader = open_split(folder, split)
-    load = _raw if reader.layout.encoding == "raw" else _encoded
+    reader, classes = open_split(folder, split), read_manifest(folder)["classes"]
     rows = range(len(reader)) if rows is None else rows
-    images = load(reader, image_size, channels, rows)
+    return _load(reader, classes, image_size, channels, os.cpu_count() or 1, rows)
+
+
+def _load(
+    reader: SplitReader,
+    classes: Sequence[str] | None,
+    image_size: int | Frame | None,
+    channels: int | None,
+    threads: int,
+    rows: Rows,
+) -> Split:
+    if reader.layout.encoding == "raw":
+        images = _raw(reader, image_size, channels, rows)
+    else:
+        images = _encoded(reader, image_size, channels, rows, threads)
     labels = torch.from_numpy(reader.labels()[np.asarray(rows)])
-    classes = read_manifest(folder)["classes"]
     return Split(images, labels, tuple(classes) if classes else None)
 
 
@@ -139,7 +151,7 @@ def chunks(
     split: str,
     image_size: int | Frame | None = None,
     channels: int | None = None,
-    size: int = 4096,
+    size: int = CHUNK,
 ) -> Iterator[Split]:
     """Yield a split as by ``load_split`` in parts of ``size`` images, which bounds memory."""
     count = read_manifest(folder)["splits"].get(split, {}).get("count", size)
@@ -147,6 +159,22 @@ def chunks(
         yield load_split(
             folder, split, image_size, channels, range(start, min(start + size, count))
         )
+
+
+def parts(
+    folder: str | Path, split: str, image_size: int | Frame | None, channels: int | None, size: int
+) -> list[Callable[[], Split]]:
+    """Functions that load a split as by ``load_split`` in parts, each on the thread that calls it.
+
+    size: images of a part at most. A part also ends where one of ``chunks`` does.
+    """
+    reader, classes = open_split(folder, split), read_manifest(folder)["classes"]
+    wholes = (range(len(reader))[start:][:CHUNK] for start in range(0, len(reader), CHUNK))
+    return [
+        partial(_load, reader, classes, image_size, channels, 1, whole[first:][:size])
+        for whole in wholes
+        for first in range(0, len(whole), size)
+    ]
 
 
 def load_human_labels(folder: str | Path) -> NDArray[np.float64] | None:
@@ -232,7 +260,11 @@ def _buffer(chunk: Any) -> NDArray[np.uint8]:
 
 
 def _encoded(
-    reader: SplitReader, image_size: int | Frame | None, channels: int | None, rows: Rows
+    reader: SplitReader,
+    image_size: int | Frame | None,
+    channels: int | None,
+    rows: Rows,
+    threads: int,
 ) -> Tensor:
     def load(image: Any) -> Tensor:
         pixels = torch.from_numpy(decode(image.to_pybytes(), reader.layout.channels))
@@ -241,60 +273,13 @@ def _encoded(
     first = load(reader.image(int(rows[0])))
     images = torch.empty((len(rows), *first.shape), dtype=torch.uint8)
     # Decoding runs outside the interpreter lock.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        run = map if threads == 1 else pool.map
         for start in range(0, len(rows), _CHUNK):  # a million tasks at once would fill the memory
             stored = map(reader.image, map(int, rows[start : start + _CHUNK]))
-            for place, image in enumerate(pool.map(load, stored), start):
+            for place, image in enumerate(run(load, stored), start):
                 if image.shape != first.shape:
                     pair = f"{reader.source(int(rows[0]))} and {reader.source(int(rows[place]))}"
                     raise UserError(f"{pair} differ in size; an image_size is needed")
                 images[place] = image
     return images
-
-
-def convert(images: Tensor, image_size: int | Frame | None, channels: int | None) -> Tensor:
-    """Convert uint8 [N, C, H, W] to uint8 [N, channels, S, S].
-
-    image_size, channels: as for ``load_split``.
-    """
-    if channels == 1 and images.shape[1] == 3:
-        red, green, blue = images.int().unbind(1)
-        luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # rounded as Pillow does
-        images = luma.to(torch.uint8)[:, None]
-    if image_size is not None:
-        images = _cut(images, frame_of(image_size))
-    if channels == 3 and images.shape[1] == 1:
-        images = images.expand(-1, 3, -1, -1)
-    return images.contiguous()
-
-
-def _cut(images: Tensor, frame: Frame) -> Tensor:
-    """Resize the short side of images and cut out their centre.
-
-    images: uint8 [N, C, H, W]. Returns: uint8 [N, C, S, S].
-
-    Sizes and margins are rounded as in torchvision's ``Resize`` and ``CenterCrop``, used by timm.
-    """
-    side, resized_side = frame.size, frame.short_side
-    height, width = images.shape[2:]
-    if height == width == side == resized_side:
-        return images
-    short = min(height, width)
-    size = resized_side * height // short, resized_side * width // short
-    top, left = (round((length - side) / 2) for length in size)
-    if max(size) <= _THIN * side:
-        resized = functional.interpolate(
-            images, size=size, mode=frame.interpolation, antialias=True, align_corners=False
-        )
-        return resized[:, :, top : top + side, left : left + side]
-    # Resizing all of an image of 1 x 16000 pixels would take gigabytes. Pillow resizes a box alone,
-    # from the same neighbours, to the same values up to rounding.
-    down, across = height / size[0], width / size[1]
-    right, bottom = min((left + side) * across, width), min((top + side) * down, height)
-    box = left * across, top * down, right, bottom
-    resample = Image.Resampling[frame.interpolation.upper()]
-    resized = torch.empty(*images.shape[:2], side, side, dtype=torch.uint8)
-    for image, place in zip(images.flatten(0, 1), resized.flatten(0, 1), strict=True):
-        channel = Image.fromarray(image.numpy())
-        place.copy_(torch.from_numpy(np.array(channel.resize((side, side), resample, box))))
-    return resized

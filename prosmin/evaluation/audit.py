@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosmin.common.compute.backend import chunks, rows_at_once
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.errors import ConfigError
 from prosmin.evaluation.knn import Bank, vote
 
@@ -39,7 +40,7 @@ class Neighbourhood:
     distance: np.ndarray
 
     @classmethod
-    def find(cls, features: np.ndarray, rows: Rows, k: int) -> "Neighbourhood":
+    def find(cls, features: np.ndarray | Stack, rows: Rows, k: int) -> "Neighbourhood":
         """Search the neighbours of some rows of ``features`` [N, F] among all of them.
 
         Raises ``UserError`` for features that are not finite and ``ConfigError`` for a k outside of

@@ -21,13 +21,15 @@ from prosmin.common.errors import ConfigError, UserError, nearest, reason
 from prosmin.corruptions import SEVERITIES
 from prosmin.corruptions.apply import block, corrupt
 from prosmin.corruptions.textures import Frost
-from prosmin.data.dataset import Split, convert
+from prosmin.data.cut import convert
+from prosmin.data.dataset import Split
 from prosmin.data.picture import Unreadable, decode
+from prosmin.evaluation.embedding import Images
 from prosmin.fetching.listing import files_in, subfolders
 
 _PART = 1024  # images per part, at least
 
-Parts = Sequence[Callable[[], Tensor]]
+Parts = Sequence[Callable[[], Images]]
 
 
 class Cells(Protocol):
@@ -41,20 +43,19 @@ class Cells(Protocol):
     paired: bool
 
     def parts(self, name: str, severity: int) -> Parts:
-        """The N images of a cell in parts uint8 [B, C, S, S]. name: of the type."""
+        """The N images of a cell in parts of B images. name: of the type."""
         ...
 
 
 @dataclass(frozen=True)
 class Generated:
-    """The images of a split, corrupted on a device by ``prosmin.corruptions``.
+    """The images of a split, corrupted by ``prosmin.corruptions`` on the device that sees them.
 
     frost: photographs of frost; None: procedural frost.
     """
 
     split: Split
     seed: int
-    device: str = "cpu"
     frost: Frost | None = None
     paired: ClassVar[bool] = True
 
@@ -66,10 +67,12 @@ class Generated:
         size = block(*self.split.images.shape[-2:])
         step = size * -(-_PART // size)
         starts = range(0, len(self.split), step)
-        return [partial(self._part, name, severity, first, step) for first in starts]
+        return [partial(partial, self._part, name, severity, first, step) for first in starts]
 
-    def _part(self, name: str, severity: int, first: int, step: int) -> Tensor:
-        images = self.split.images[first : first + step].to(self.device)
+    def _part(
+        self, name: str, severity: int, first: int, step: int, device: torch.device
+    ) -> Tensor:
+        images = self.split.images[first : first + step].to(device)
         return corrupt(images, name, severity, self.seed, first=first, frost=self.frost)
 
 

@@ -44,7 +44,9 @@ def by_cosine(rows: np.ndarray) -> tuple[np.ndarray, None]:
     return unit(rows), None
 
 
-def neighbours(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(
+    bank: np.ndarray | Stack, queries: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest rows of the bank by cosine similarity.
 
     bank ``[N, F]``, queries ``[Q, F]`` -> similarity ``[Q, k]`` float32, highest first, and index

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from prosmin.common.compute.logistic import standardisation
+from prosmin.common.compute.stacked import Stack
 from prosmin.evaluation.label_subsets import Labelled, count_classes, few_labels
 from prosmin.evaluation.linear_probe import fit
 from prosmin.metrics import classification
@@ -27,9 +28,16 @@ def per_class_of(percent: float, labels: np.ndarray) -> int:
 
 
 def evaluate_lowshot(
-    pool: Labelled, test: Labelled, per_class: int, draws: int, l2: float, seed: int
+    pool: tuple[np.ndarray | Stack, np.ndarray],
+    test: Labelled,
+    per_class: int,
+    draws: int,
+    l2: float,
+    seed: int,
 ) -> list[float]:
     """Accuracy on test per draw of ``per_class`` labels of each class from the pool.
+
+    pool: features ``[N, F]``, an array or a table, and labels ``[N]``.
 
     The features are standardised over the whole pool. That needs no labels, and a handful of images
     would give a poor standard deviation. ``l2`` is given, because a handful of labels leaves none

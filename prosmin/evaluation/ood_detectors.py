@@ -53,13 +53,16 @@ class Sample:
             )
 
     def rows(self, chosen: Array) -> "Sample":
-        """Return the sample of the chosen images alone. chosen: their numbers, or a mask [N]."""
-        features, fields = self.features, ("log_sigma", "logits", "labels")
+        """Return the sample of the chosen images alone. chosen: their numbers, or a mask [N].
+
+        Its features are a table, of which nothing is copied.
+        """
+        fields = "log_sigma", "logits", "labels"
         present: dict[str, Any] = {
             name: getattr(self, name)[chosen] for name in fields if getattr(self, name) is not None
         }
-        some = features.rows(chosen) if isinstance(features, Stack) else features[chosen]
-        return replace(self, features=some, **present)
+        table = self.features if isinstance(self.features, Stack) else Stack((self.features,))
+        return replace(self, features=table.rows(chosen), **present)
 
     @property
     def dense(self) -> Array:

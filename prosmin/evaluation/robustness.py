@@ -3,23 +3,19 @@
 A cell is one corruption type at one severity. Letters in shapes: T types, S severities, N images.
 """
 
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prosmin import corruptions
-from prosmin.common.compute.backend import chunks, in_order, rows_at_once
-from prosmin.common.threads import one_thread_each
+from prosmin.common.compute.backend import chunks, rows_at_once
 from prosmin.data.dataset import Split
 from prosmin.evaluation.corrupted_sets import Cells
-from prosmin.evaluation.embedding import embed
+from prosmin.evaluation.embedding import embed_parts
 from prosmin.evaluation.linear_probe import Probe
 from prosmin.evaluation.recalibration import Recalibration
 from prosmin.evaluation.ways import WAYS
@@ -76,33 +72,6 @@ class Recalibrated:
                 values[f"ece_severity_{severity}"] = float(calibration.ece_of_conditions(*of_cells))
             summary[name] = values
         return summary
-
-
-def embed_parts(
-    encoders: Sequence[nn.Module], parts: Iterable[Callable[[], Tensor]], batch_size: int = 512
-) -> Generator[list[np.ndarray], None, None]:
-    """Yield the features of every part, one array float32 [N, F] per encoder.
-
-    The threads of torch take turns at the parts: each makes a part and embeds it, by itself. So
-    their number changes no digit. On a GPU they make parts while one of them embeds.
-
-    encoders: on one device, in evaluation mode.
-    parts: give images as ``embed`` takes them.
-    """
-    count = torch.get_num_threads()
-    on_gpu = next(encoders[0].parameters()).is_cuda
-    turn: Any = threading.Lock() if on_gpu else nullcontext()
-
-    def features(part: Callable[[], Tensor]) -> list[np.ndarray]:
-        images = part()
-        with turn:
-            return [embed(encoder, images, batch_size) for encoder in encoders]
-
-    if count == 1:
-        yield from map(features, parts)
-        return
-    with one_thread_each(count) as pool:
-        yield from in_order(pool, features, parts, 2 * count)
 
 
 def features_by_cell(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from prosmin.common.compute.backend import chunks
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.errors import UserError
 from prosmin.evaluation.knn import lengths, neighbours, unit
 from prosmin.evaluation.label_subsets import Labelled
@@ -93,7 +94,7 @@ def feature_norm(features: Array) -> Array:
     return -lengths(features)
 
 
-def knn_distance(bank: Array, features: Array, k: int) -> Array:
+def knn_distance(bank: Array | Stack, features: Array, k: int) -> Array:
     """Cosine distance of each image to its k-th neighbour in the bank, float64 [N].
 
     bank: features of training images [B, F]. features: [N, F].
@@ -157,7 +158,7 @@ def right_among_themselves(features: Array, labels: Array) -> Array:
     return hits
 
 
-def right_in_bank(bank: Labelled, images: Labelled) -> Array:
+def right_in_bank(bank: tuple[Array | Stack, Array], images: Labelled) -> Array:
     """Whether the nearest image of the bank, by cosine, is of the same class: bool [N].
 
     bank, images: features and labels. Raises ``UserError`` as ``right_among_themselves``.

@@ -93,7 +93,9 @@ def write(
         folder / INDEX,
         {
             "format": FORMAT,
-            "parts": {name: checksum(files.read_arrays(folder / name)) for name in parts},
+            "parts": {
+                name: checksum(files.read_arrays(folder / name, mapped=True)) for name in parts
+            },
             "model": asdict(facts.model),
             "dataset": facts.dataset,
             "classes": facts.classes,

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from prosmin.common.errors import UserError
-from prosmin.data import dataset, picture
+from prosmin.data import cut, picture
 from prosmin.data.tensors import decode_tensor
 from prosmin.evaluation.embedding import Embedding, describe
 from prosmin.evaluation.linear_probe import Probe
@@ -132,7 +132,7 @@ class Model:
 
     def _converted(self, pixels: Tensor) -> Tensor:
         settings = self.facts.model
-        return dataset.convert(pixels[None], settings.frame, settings.channels)[0]
+        return cut.convert(pixels[None], settings.frame, settings.channels)[0]
 
     def embed_prepared(self, images: Tensor) -> Embedding:
         """The embedding of images uint8 ``[Q, channels, S, S]``."""

@@ -51,7 +51,7 @@ class Detectors:
     @classmethod
     def of(cls, fitted: Fitted) -> "Detectors":
         """Take them out of all detectors."""
-        statistics, features = fitted.known.statistics, fitted.known.features[:]
+        statistics, features = fitted.known.statistics, fitted.known.features
         means, standards = None, {}
         if "classes" in statistics:
             means = Means(**statistics["classes"])

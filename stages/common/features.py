@@ -99,7 +99,7 @@ def read_features(path: Path, dataset: str) -> Features:
 
     Raises ``UserError`` where the file does not hold what ``stages.embed`` writes.
     """
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, mapped=True)
     features = Features(dataset, arrays)
     wanted = {}
     for count, split in zip("LMN", features.splits):

@@ -53,7 +53,7 @@ class Peak:
 
     def look(self) -> int:
         """Look once; returns the peak so far in bytes."""
-        own = _numbers(f"/proc/{os.getpid()}/status")
+        own = numbers(f"/proc/{os.getpid()}/status")
         family = tree(self._top)
         now = held(own) if len(family) == 1 else sum(map(_proportional, family))
         # The kernel's own peak also knows what was held between two looks.
@@ -73,20 +73,20 @@ def tree(process: int) -> list[int]:
     return family
 
 
-def held(numbers: dict[str, int], names: Iterable[str] = ("RssAnon", "RssShmem", "VmSwap")) -> int:
-    """Bytes that cannot be taken back from a process. numbers: of its ``status``."""
-    return sum(numbers.get(name, 0) for name in names)
+def held(of: dict[str, int], names: Iterable[str] = ("RssAnon", "RssShmem", "VmSwap")) -> int:
+    """Bytes that cannot be taken back from a process. of: its ``status``."""
+    return sum(of.get(name, 0) for name in names)
 
 
 def _proportional(process: int) -> int:
     """Bytes that cannot be taken back, a shared page in equal parts for all that share it."""
-    numbers = _numbers(f"/proc/{process}/smaps_rollup")
-    if "Pss_Anon" in numbers:  # which older kernels leave out
-        return held(numbers, ("Pss_Anon", "Pss_Shmem", "SwapPss"))
-    return held(_numbers(f"/proc/{process}/status"))
+    shares = numbers(f"/proc/{process}/smaps_rollup")
+    if "Pss_Anon" in shares:  # which older kernels leave out
+        return held(shares, ("Pss_Anon", "Pss_Shmem", "SwapPss"))
+    return held(numbers(f"/proc/{process}/status"))
 
 
-def _numbers(path: str) -> dict[str, int]:
+def numbers(path: str) -> dict[str, int]:
     """The numbers of a file of the kernel in bytes, by name; empty where it cannot be read."""
     try:
         with open(path) as handle:

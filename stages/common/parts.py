@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prosmin.common import files
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.errors import listed
 from prosmin.data import dataset
 from prosmin.evaluation.label_subsets import Labelled, stratified_holdout
@@ -89,13 +90,13 @@ def with_sigma(doubts: Doubts, log_sigma: np.ndarray | None) -> Doubts:
     return doubts if log_sigma is None else {**doubts, "log_sigma": log_sigma}
 
 
-def to_fit(features: Features, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def to_fit(features: Features, seed: int) -> tuple[Stack, np.ndarray]:
     """Features of the images that scores are fitted to, [B, F], and their rows in train, [B].
 
     Raises ``UserError`` without a train split.
     """
     images, labels, _ = features.split("train")
-    rows = np.arange(len(labels))
-    if "val" not in features.splits and (labels >= 0).all():
-        rows, _ = stratified_holdout(labels, HELD_OUT, seed)
-    return images[rows], rows
+    if "val" in features.splits or (labels < 0).any():
+        return Stack((images,)), np.arange(len(labels))
+    rows, _ = stratified_holdout(labels, HELD_OUT, seed)
+    return Stack((images,), rows), rows

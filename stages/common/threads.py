@@ -2,7 +2,7 @@
 
 The number of threads that share a sum decides its last digits, and small operations are many times
 slower on two busy threads than on one. So the number is declared beside the stage, in
-``meta.resources.threads`` (a number or all, default 1; it enters no checksum). It holds for ``dvc
+``meta.resources.threads`` (a number, all or free, default 1; in no checksum). It holds for ``dvc
 repro``, for ``make flow`` and for a stage that is started by hand: all give the same bytes.
 OMP_NUM_THREADS in the environment overrides it; of a list by commas, the first number counts. A
 machine with fewer cores uses all of its cores.
@@ -38,7 +38,7 @@ def cores() -> int:
 
 
 def declared(stage: str, path: Path = GRAPH) -> int | str | None:
-    """The number in ``dvc.yaml``, or all; None where it has no such stage."""
+    """The number in ``dvc.yaml``, or all or free; None where it has no such stage."""
     definition = definitions(path).get(stage)
     if definition is None:
         return None
@@ -47,8 +47,11 @@ def declared(stage: str, path: Path = GRAPH) -> int | str | None:
 
 
 def share(wanted: int | str, available: int) -> int:
-    """The threads of a stage that wants ``wanted`` (a number or all) where ``available`` exist."""
-    return available if wanted == "all" else min(int(wanted), available)
+    """The threads of a stage that wants ``wanted`` where ``available`` exist.
+
+    wanted: a number, or all or free, which are the same for a stage that runs alone.
+    """
+    return available if wanted in ("all", "free") else min(int(wanted), available)
 
 
 def given() -> int | None:

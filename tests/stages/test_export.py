@@ -16,7 +16,7 @@ import prosmin
 from prosmin.common import files
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.data.arrow import Layout, SplitWriter
-from prosmin.data.dataset import convert
+from prosmin.data.cut import convert
 from prosmin.evaluation.embedding import describe
 from prosmin.evaluation.linear_probe import evaluate_probe
 from prosmin.evaluation.ood_detectors import Sample, Settings

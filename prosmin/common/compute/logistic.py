@@ -11,13 +11,14 @@ Letters in shapes: N samples, F features, C classes.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from prosmin.common.compute.backend import Backend, backend, chunks, rows_at_once
+from prosmin.common.compute.stacked import Stack
 from prosmin.common.errors import UserError
 
 Labelled = tuple[np.ndarray, np.ndarray]  # features [N, F], labels [N]
@@ -66,17 +67,20 @@ class Solution:
         return Solution(weight * new[1], self.bias + shift)
 
 
-def standardisation(*parts: np.ndarray) -> Standard:
+def standardisation(*parts: np.ndarray | Stack) -> Standard:
     """Mean and standard deviation ``[F]`` of the features of all parts ``[N, F]``, float32.
 
     A feature that is constant to float32 rounding gets a standard deviation of 1.
     """
     count = sum(map(len, parts))
-    blocks = [
-        part[rows] for part in parts for rows in chunks(len(part), rows_at_once(part.shape[1]))
-    ]
-    mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / count
-    std = np.sqrt(sum(np.square(block - mean).sum(axis=0) for block in blocks) / count)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for part in parts:
+            for rows in chunks(len(part), rows_at_once(part.shape[1])):
+                yield part[rows]
+
+    mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks()) / count
+    std = np.sqrt(sum(np.square(block - mean).sum(axis=0) for block in blocks()) / count)
     std = np.where(std <= 1e-6 * np.abs(mean), 1.0, std)
     return mean.astype(np.float32), std.astype(np.float32)
 

@@ -3,10 +3,13 @@
 Letters in shapes: N rows, F columns.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+from prosmin.common.compute.backend import chunks, rows_at_once
 
 Array = np.ndarray
 
@@ -34,6 +37,16 @@ class Stack:
         """N and F."""
         rows = self._ends[-1] if self.chosen is None else len(self.chosen)
         return int(rows), self.parts[0].shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the values."""
+        return self.parts[0].dtype
+
+    def blocks(self) -> Iterator[Array]:
+        """Yield consecutive rows of the table, some at a time."""
+        for rows in chunks(len(self), rows_at_once(self.shape[1])):
+            yield self[rows]
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -94,6 +94,49 @@ def test_no_more_is_handed_out_than_there_is(workers, count, devices):
     assert machine.lease(stages[0]) is None
 
 
+@pytest.mark.parametrize(
+    ("workers", "count", "devices", "ready", "threads", "gpus"),
+    [
+        (8, 8, "01234567", 1, [8], [8]),
+        (8, 8, "01234567", 3, [2, 3, 3], [2, 3, 3]),
+        (8, 8, "0", 3, [2], [1]),  # the others wait for the device
+        (2, 8, "0123", 9, [4, 4], [2, 2]),  # as many as can run at a time share
+        (4, 2, "", 3, [1, 1, 2], [0, 0, 0]),  # four workers on two cores
+    ],
+)
+def test_stages_that_want_what_is_free_share_it(workers, count, devices, ready, threads, gpus):
+    machine = Machine(workers, cores=count, gpus=tuple(devices))
+    stage = Stage("embed", gpus="free", threads="free")
+    leases = [machine.lease(stage, ready - place) for place in range(ready)]
+    held = [lease for lease in leases if lease]
+    assert [lease.threads for lease in held] == threads
+    assert [len(lease.gpus) for lease in held] == gpus
+    for lease in held:
+        machine.release(stage, lease)
+    assert machine.lease(stage) == Lease(count, tuple(devices))
+
+
+def test_the_last_of_several_gets_all_that_is_free():
+    stages = {
+        stage.name: stage
+        for stage in (
+            Stage("first", threads="free"),
+            Stage("second", threads="free"),
+            Stage("later", ("first", "second"), threads="free"),
+            Stage("unchanged", threads="free"),
+        )
+    }
+    got = {}
+
+    def submit(stage: Stage, lease: Lease | None, known: Result | None) -> None:
+        got[stage.name] = lease and lease.threads
+        schedule.finish(known or Result(stage.name, "ran", 0.0), lease)
+
+    schedule = Schedule(stages, {"unchanged"}, Machine(8, cores=8, gpus=()), submit)
+    schedule.run()
+    assert got == {"first": 4, "second": 4, "later": 8, "unchanged": None}
+
+
 GIB = 2**30
 LARGE = Stage("large", memory=3 * GIB)
 

@@ -143,7 +143,7 @@ def test_bad_graphs_are_one_sentence(project):
         (
             "{gpus: 1}",
             "{gpus: two}",
-            "meta.resources.gpus is 'two'; it must be all, or a whole number of at least 0",
+            "meta.resources.gpus is 'two'; it must be all, free, or a whole number of at least 0",
         ),
         (
             "{gpus: 1}",

@@ -41,8 +41,11 @@ def test_any_other_memory_is_one_sentence(value):
     [
         ({"memery": "4GiB"}, r"memery is not a known key \(did you mean 'memory'\?\); allowed: "),
         ({"weight": "all"}, "weight is 'all'; it must be a whole number of at least 1"),
-        ({"gpus": -1}, "gpus is -1; it must be all, or a whole number of at least 0"),
-        ({"threads": True}, "threads is True; it must be all, or a whole number of at least 1"),
+        ({"gpus": -1}, "gpus is -1; it must be all, free, or a whole number of at least 0"),
+        (
+            {"threads": True},
+            "threads is True; it must be all, free, or a whole number of at least 1",
+        ),
     ],
 )
 def test_another_key_or_value_is_one_sentence(resources, sentence):

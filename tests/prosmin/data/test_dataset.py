@@ -16,7 +16,8 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_json
-from prosmin.data.dataset import checksum, convert, load_split, read_manifest, split_names
+from prosmin.data.cut import convert
+from prosmin.data.dataset import checksum, load_split, read_manifest, split_names
 from prosmin.data.frame import Frame
 from prosmin.fetching.sources import Images, Source
 from prosmin.fetching.writing import write_dataset
@@ -72,7 +73,7 @@ def test_of_a_thin_image_the_middle_is_that_of_the_whole_one_resized(size):
 def test_a_thin_image_takes_no_memory_beyond_its_middle():
     """A line of 16000 pixels at 224 pixels a side once took 5.4 GB."""
     code = (
-        "import resource, sys, torch\nfrom prosmin.data.dataset import convert\n"
+        "import resource, sys, torch\nfrom prosmin.data.cut import convert\n"
         "convert(torch.zeros(1, 3, 40, 40, dtype=torch.uint8), 32, None)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for size in ((1, 16000), (16000, 1)):\n"

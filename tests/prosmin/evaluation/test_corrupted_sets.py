@@ -14,7 +14,8 @@ from sklearn.datasets import load_sample_images
 from prosmin import corruptions
 from prosmin.common.errors import UserError
 from prosmin.corruptions.apply import corrupt
-from prosmin.data.dataset import Split, convert
+from prosmin.data.cut import convert
+from prosmin.data.dataset import Split
 from prosmin.evaluation import corrupted_sets
 
 TYPES, SEVERITIES = ("fog", "contrast"), (1, 5)
@@ -81,7 +82,7 @@ def test_generated_parts_are_the_whole_set_corrupted(monkeypatch):
     monkeypatch.setattr(corrupted_sets, "_PART", 200)
     images = photographs(48).repeat(50, 1, 1, 1)  # 300, of blocks of 113 two of which are a part
     cells = corrupted_sets.Generated(Split(images, torch.arange(300) % 3, CLASSES), seed=5)
-    parts = [part() for part in cells.parts("snow", 2)]
+    parts = [part()(torch.device("cpu")) for part in cells.parts("snow", 2)]
     assert [len(part) for part in parts] == [226, 74]
     assert torch.cat(parts).equal(corrupt(images, "snow", 2, 5))
     assert cells.labels.tolist() == [0, 1, 2] * 100

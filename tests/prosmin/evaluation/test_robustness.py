@@ -5,13 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from prosmin.common.compute.backend import threads
 from prosmin.data.dataset import Split
-from prosmin.evaluation.embedding import embed
 from prosmin.evaluation.linear_probe import Probe
-from prosmin.evaluation.robustness import Observer, benchmark_types, embed_parts, summarise
-from prosmin.models import store
-from tests.prosmin.models.small import SMALL
+from prosmin.evaluation.robustness import Observer, benchmark_types, summarise
 
 DIGITS = torch.tensor(load_digits().images[:50] / 16 * 255).round().byte().unsqueeze(1)
 ENDS = ("low", "high")
@@ -86,46 +82,3 @@ def test_without_a_probe_the_features_alone_are_summarised(split):
 
 
 # --- parts side by side ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_parts_give_the_same_bytes_whatever_the_threads(three_threads):
-    encoders = [store.build_model(SMALL, seed=seed).eval().encoder for seed in (0, 1)]
-    parts = [lambda rows=rows: DIGITS[rows] for rows in torch.arange(50).split(3)]
-    several = list(embed_parts(encoders, parts, 2))
-    assert torch.get_num_threads() == 3
-    torch.set_num_threads(1)
-    alone = list(embed_parts(encoders, parts, 2))
-    for of_part, expected in zip(several, alone, strict=True):
-        assert [values.tobytes() for values in of_part] == [values.tobytes() for values in expected]
-    whole = np.concatenate([first for first, _ in several])
-    np.testing.assert_allclose(whole, embed(encoders[0], DIGITS), atol=1e-5)
-
-
-def test_a_thread_has_a_part_to_itself(three_threads):
-    encoder, seen = store.build_model(SMALL).eval().encoder, []
-
-    def part():
-        seen.append((torch.get_num_threads(), threads()))
-        return DIGITS[:1]
-
-    assert len(list(embed_parts([encoder], [part] * 9))) == 9
-    assert set(seen) == {(1, 1)}
-
-
-def test_an_error_in_a_part_is_raised(three_threads):
-    encoder = store.build_model(SMALL).eval().encoder
-
-    def part():
-        raise ValueError("unreadable")
-
-    with pytest.raises(ValueError, match="unreadable"):
-        list(embed_parts([encoder], [part] * 3))
-    assert torch.get_num_threads() == 3
