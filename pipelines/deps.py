@@ -54,7 +54,7 @@ PLUMBING = {
 }
 PACKAGES = ("prosmin", "stages")
 SMALLEST = 3  # files of a folder that one path replaces
-COLUMNS = 142
+COLUMNS = 152
 
 _STAGE = re.compile(r"  (\w+):\n")
 _DEPS = re.compile(r"( +)deps:")
