@@ -33,6 +33,10 @@ ROOT = Path(__file__).parents[1]
 DATASET, TWIN, SET = "digits", "digits_inverted", "patches"
 OUTSIDE = 2000  # images of the OOD set, as in ImageNet-O
 AUDITED = 50_000  # images of each split, as in recipes/imagenet.yaml
+# Of the class means, in deviations of the noise: the best classifier is right for 73 % of 1000
+# classes of 384 features, about as many as a linear probe of ImageNet. Classes that do not overlap
+# would have no finite best probe, and its fit no end but by the l2.
+APART = 0.2
 BLOCK = 8192  # synthetic images made at a time
 
 
@@ -41,7 +45,7 @@ def synthetic(count: int, width: int, classes: int, seed: int) -> tuple[np.ndarr
     shared, own = np.random.default_rng(0), np.random.default_rng(seed)
     spectrum = np.arange(1, width + 1, dtype=np.float32) ** -0.7
     mixing = np.linalg.qr(shared.normal(size=(width, width)))[0].astype(np.float32)
-    means = shared.normal(size=(classes, width)).astype(np.float32) * spectrum * 0.4
+    means = shared.normal(size=(classes, width)).astype(np.float32) * spectrum * APART
     drawn = own.integers(0, classes, max(0, count - classes))
     labels = own.permutation(np.concatenate([np.arange(min(classes, count)), drawn]))
     features = np.empty((count, width), np.float32)
