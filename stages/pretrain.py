@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from prosmin.common.errors import UserError
 from prosmin.data.frame import Frame
-from stages.common import hosts, launcher, trackers, workers
+from stages.common import hosts, launcher, layout, trackers, workers
 from stages.common.command import confirm, leave_to_the_first, run
 from stages.common.peers import Peers
 from stages.common.pretraining import (
@@ -55,7 +55,6 @@ if TYPE_CHECKING:  # torch is imported once the process knows what to start
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS = Path(".prosmin/checkpoints")
 # Settings that decide no weight: what ``initial`` names is known by its weights.
 UNDECIDED = ("initial", "stop_below")
 EXAMPLES = 8  # images whose views the report shows
@@ -83,7 +82,7 @@ def checkpoints_of(
     from prosmin.training.checkpoint import Checkpoints
 
     every = workers.number("PROSMIN_CHECKPOINT_SECONDS", 60, 0, "seconds, 0 or more")
-    return Checkpoints(CHECKPOINTS, key, every, model, like, lent)
+    return Checkpoints(layout.checkpoints(), key, every, model, like, lent)
 
 
 def main(params: Params) -> None:

@@ -10,6 +10,7 @@ can be used.
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ from pathlib import Path
 
 from pipelines.engine import measured
 from pipelines.graph import dag
-from pipelines.graph.healing import clear_experiments, experiment_folder
+from pipelines.graph.healing import (
+    clear_experiments,
+    experiment_folder,
+    keeping_checkpoints,
+)
 from pipelines.graph.private import private
 from pipelines.graph.snapshot import (
     check_committer,
@@ -41,11 +46,16 @@ LONGEST = 4000  # characters of a change; DVC's grammar takes many seconds to re
 
 @dataclass(frozen=True)
 class Experiment:
-    """A running experiment. folder: where it runs; origin: the folder that it was started in."""
+    """A running experiment.
+
+    folder: where it runs. origin: the folder that it was started in.
+    checkpoints: where it keeps those of its pretraining; None: in its folder.
+    """
 
     folder: Path
     origin: Path
     name: str | None
+    checkpoints: Path | None = None
 
     def save(self, stage: str, seconds: Mapping[str, float]) -> str:
         """Commit the results for ``dvc exp show`` in the folder of origin; returns the name.
@@ -73,6 +83,8 @@ class Experiment:
         # Git creates the reference completely or not at all, and beside another fetch.
         words = ("fetch", "--quiet", "--no-tags", str(self.folder), "refs/exps/*:refs/exps/*")
         git(self.origin, *words, fails="cannot be kept")
+        if self.checkpoints:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
         return name
 
 
@@ -115,11 +127,12 @@ def experiment(
     check(changes, name)
     if snapshot:
         check_snapshot(snapshot)
-    with clone_of(snapshot or take_snapshot(), name or "run") as folder:
+    kept = keeping_checkpoints(name) if name else contextlib.nullcontext()
+    with kept as checkpoints, clone_of(snapshot or take_snapshot(), name or "run") as folder:
         if changes:
             apply(changes)
         load()
-        yield Experiment(folder, origin, name)
+        yield Experiment(folder, origin, name, checkpoints)
 
 
 @contextlib.contextmanager

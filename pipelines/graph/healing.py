@@ -17,9 +17,10 @@ from pipelines.engine import measured
 from pipelines.graph import dvc, lockfile
 from pipelines.graph.private import FOLDER, private
 from prosmin.common.files import recover
-from stages.common import declared, proof
+from stages.common import declared, layout, proof
 
 EXPERIMENTS = FOLDER / "experiments"
+POINTS = FOLDER / "points"  # checkpoints of experiments, by name
 # Stages write into these at any depth. data/ holds folders of files and may be large.
 WRITTEN = ("metrics", "plots", "results")
 
@@ -110,6 +111,44 @@ def experiment_folder(name: str) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def keeping_checkpoints(name: str) -> Iterator[Path | None]:
+    """Keep the checkpoints of an experiment below this folder while the block runs; yields where.
+
+    An experiment that did not end goes on from them when it is started again. While another run of
+    this name is at work, this one keeps its own in its own folder, and None is yielded.
+    """
+    kept = POINTS / name
+    private(POINTS)
+    private(kept)
+    with contextlib.ExitStack() as until:
+        if not _lock_file(kept / "lock", until):
+            yield None
+            return
+        before = os.environ.get(layout.CHECKPOINTS)
+        os.environ[layout.CHECKPOINTS] = str(kept.resolve())
+        try:
+            yield kept.resolve()
+        finally:
+            if before is None:
+                del os.environ[layout.CHECKPOINTS]
+            else:
+                os.environ[layout.CHECKPOINTS] = before
+
+
+def _lock_file(path: Path, until: contextlib.ExitStack) -> bool:
+    """Lock a file; False where another process holds it. Disks that know no locks lock nothing."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    until.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def clear_experiments() -> Iterator[str]:

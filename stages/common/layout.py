@@ -3,6 +3,7 @@
 A stage with several items (``ood`` of each OOD set) has a file or folder per item.
 """
 
+import os
 from pathlib import Path
 
 METRICS, PLOTS, RESULTS = Path("metrics"), Path("plots"), Path("results")
@@ -38,6 +39,16 @@ EXPORT = results("export")
 REPORT = results("report") / "index.html"
 COMPARISON = results("compare") / "index.html"
 STUDIES = results("study")  # a folder per study
+
+# Names another folder for the checkpoints of a pretraining, which may outlive an experiment.
+CHECKPOINTS = "PROSMIN_CHECKPOINTS"
+
+
+def checkpoints() -> Path:
+    """Where a pretraining that has not ended keeps its checkpoints."""
+    return Path(os.environ.get(CHECKPOINTS) or ".prosmin/checkpoints")
+
+
 DOUBT = "doubt."  # start of the fields of label-free scores in a file of features
 
 

@@ -1,5 +1,6 @@
 """Runs with other settings: DVC experiments, made beside the folder and not in it."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -7,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.cli import main
 
 from pipelines.flows.grid import Sweep, prepare
 from pipelines.graph.experiment import apply, check, experiment, fit_summary
+from pipelines.graph.healing import keeping_checkpoints
 from prosmin.common.errors import UserError
 from prosmin.common.files import write_json
+from stages.common import layout
 from stages.params.load import load
 from tests.pipelines.clones import ROOT, edit, noted
 from tests.pipelines.flows.test_graph_flow import outcomes
@@ -72,6 +76,25 @@ def test_an_experiment_that_fails_leaves_neither_a_result_nor_a_folder(project):
     assert project.flow("--set", "pretrain.epochs=-3", expect=1).splitlines()[-1] == (
         "error: params.yaml: pretrain.epochs is -3; it must be at least 1"
     )
+
+
+def test_an_experiment_that_did_not_end_finds_its_checkpoints_again(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    for name in ("name", "email"):
+        project.git("config", f"user.{name}", "test@example.org")
+    alone = layout.checkpoints()
+    with experiment(["seed=3"], "one") as running:
+        kept = layout.checkpoints()
+        assert kept == running.checkpoints and running.folder not in kept.parents
+        (kept / "key").mkdir()
+        with contextlib.chdir(running.origin), keeping_checkpoints("one") as taken:
+            assert taken is None and layout.checkpoints() == kept
+    assert layout.checkpoints() == alone and not running.folder.exists()
+    with experiment(["seed=3"], "one") as running:
+        assert (layout.checkpoints() / "key").is_dir()
+        assert main(["repro", "-q", "source@a"]) == 0
+        running.save("source@a", {})
+        assert not kept.exists()
 
 
 ODD = [

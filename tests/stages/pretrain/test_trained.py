@@ -33,7 +33,7 @@ from stages import (
     uncertainty,
 )
 from stages import export as export_stage
-from stages.common import declared, inputs, pretraining
+from stages.common import declared, inputs, layout, pretraining
 from stages.common.features import load_features
 from stages.common.headlines import rows
 from stages.params.load import load
@@ -190,10 +190,10 @@ def test_params_that_are_edited_while_it_trains_cost_no_checkpoint(tmp_path, mon
     ):
         pretrain.main(params)
     assert not (tmp_path / "results/pretrain").exists() and list(
-        pretrain.CHECKPOINTS.rglob("step-*")
+        layout.checkpoints().rglob("step-*")
     )
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     pretrain.main(params)
     assert (tmp_path / "results/pretrain").exists() and not list(
-        pretrain.CHECKPOINTS.rglob("step-*")
+        layout.checkpoints().rglob("step-*")
     )
