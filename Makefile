@@ -76,7 +76,7 @@ docs: environment
 lock: environment
 	@$(in_venv) uv pip compile --quiet --universal --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --python-version 3.11 \
-		--extra pipeline --extra onnx --extra docs --extra test $(ARGS) pyproject.toml -o requirements.lock
+		--extra pipeline --extra onnx --extra slurm --extra docs --extra test $(ARGS) pyproject.toml -o requirements.lock
 
 # Any Python can start environment.py, which then looks for a supported one.
 environment:

@@ -22,7 +22,7 @@ from pipelines.flows.summary import show
 from pipelines.graph import dag
 from pipelines.graph.experiment import check
 from pipelines.graph.workspace import alone, end_with_make, heard, tidy
-from pipelines.machines.workers import add_workers, workers_of
+from pipelines.machines.workers import Workers, add_workers, workers_of
 from prosmin.common.errors import UserError, cause, say
 from stages.common.command import OUTSIDE, with_command
 from stages.common.stopping import raise_interrupts
@@ -143,7 +143,7 @@ def points_run(start: "Callable[[], State[Any]]", workers: object = None) -> int
 
     start: imports and calls it. workers: those of other machines that take the points.
     """
-    if workers:
+    if isinstance(workers, Workers):
         check_server()
     settle_quietly()
     with reached():

@@ -19,7 +19,7 @@ WANTED = [
     Requirement(text)
     for text in (
         *PROJECT["dependencies"],
-        *(text for extra in ("pipeline", "onnx", "docs", "test") for text in EXTRAS[extra]),
+        *(text for extra in ("pipeline", "onnx", "slurm", "docs", "test") for text in EXTRAS[extra]),
     )
 ]
 

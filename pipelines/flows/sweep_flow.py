@@ -11,7 +11,7 @@ from pipelines.flows.points import Point, Running, hopeless
 from pipelines.flows.server import settle
 from pipelines.flows.terminal import tell
 from pipelines.machines import pool
-from pipelines.machines.workers import Workers
+from pipelines.machines.workers import Cluster, Workers
 from prosmin.common.errors import UserError
 from stages.params.yaml_file import sentences
 
@@ -35,7 +35,7 @@ def run_sweep(
     stages: list[str] = [],  # noqa: B006
     slots: int = 2,
     echo: bool = False,
-    workers: Workers | None = None,
+    workers: Workers | Cluster | None = None,
 ) -> State[Any]:
     """Run every point of a grid as a DVC experiment.
 
@@ -49,7 +49,7 @@ def run_sweep(
         stages: Stages to run, with all that they need. Empty: all stages.
         slots: Points at the same time, each with its share of cores and GPUs.
         echo: Whether to write to the terminal too.
-        workers: Workers on any machine that take the points. Empty: this machine runs them.
+        workers: Workers on any machine that take the points, or a cluster. Empty: this machine.
     """
     log = get_run_logger()
     try:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.flows.points import Point, Points, Running
-from pipelines.machines import exchange
+from pipelines.machines import exchange, slurm
 from pipelines.machines.exchange import Answer
 from pipelines.machines.watch import Watch
-from pipelines.machines.workers import CLONE, Workers
+from pipelines.machines.workers import CLONE, Cluster, Workers
 from prosmin.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,17 +50,17 @@ class Code:
 def running(
     snapshot: str,
     slots: int,
-    workers: Workers | None,
+    workers: Workers | Cluster | None,
     sweep: str,
     stages: Sequence[str],
     show: Callable[[str], None],
 ) -> Iterator[Running]:
-    """What runs the points of a sweep while the block runs: this machine, or the workers.
+    """What runs the points of a sweep while the block runs: this machine, or others.
 
     Args:
         snapshot: The state of the code, of ``take_snapshot``.
-        slots: Points at the same time on this machine.
-        workers: Those that take the points; None: this machine.
+        slots: Points at the same time on this machine, or jobs of an array of the cluster.
+        workers: Those that take the points, or a cluster; None: this machine.
         sweep: Its name.
         stages: That the points run; empty: all.
         show: Gets lines about the workers.
@@ -70,6 +70,10 @@ def running(
     """
     if workers is None:
         yield Points(snapshot, slots)
+        return
+    if isinstance(workers, Cluster):
+        with slurm.opened(snapshot, workers, slots, show) as jobs:
+            yield jobs
         return
     exchange.settle_git()
     exchange.check(workers.remote)

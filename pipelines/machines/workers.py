@@ -30,6 +30,45 @@ class Workers(BaseModel):
     patience: float = Field(default=PATIENCE, ge=SHORTEST)
 
 
+class Cluster(BaseModel):
+    """A cluster whose nodes see this folder, and whose jobs run points (``slurm.py``).
+
+    options: of a job, such as partition, time in minutes, gpus_per_node, cpus_per_task, mem.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    options: dict[str, int | str]
+
+
+def add_cluster(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Add the option of ``cluster_of``. kind: what the jobs run, such as points."""
+    parser.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help=f"run the {kind} as array jobs of Slurm, such as time=240 gpus_per_node=1",
+    )
+
+
+def cluster_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Cluster | None:
+    """The cluster that the options name; None without ``--slurm``.
+
+    Ends with the usage and a sentence for an option that is no pair, and beside ``--pool``.
+    """
+    if options.slurm is None:
+        return None
+    if options.pool:
+        parser.error("--slurm and --pool both say where to run; name one of them")
+    pairs = [given.partition("=") for given in options.slurm]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            parser.error(f"--slurm has {key}{equals}{value}; it must be KEY=VALUE, as time=240")
+    return Cluster(
+        options={key: int(value) if value.isdecimal() else value for key, _, value in pairs}
+    )
+
+
 def add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
     """Add the options of ``workers_of``. kind: what the workers take, such as points."""
     parser.add_argument(

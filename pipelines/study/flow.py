@@ -8,7 +8,7 @@ from pipelines.flows.points import hopeless
 from pipelines.flows.sweep_flow import announce, run_points
 from pipelines.graph.snapshot import take_snapshot
 from pipelines.machines import pool
-from pipelines.machines.workers import Workers
+from pipelines.machines.workers import Cluster, Workers
 from pipelines.study.page import write
 from pipelines.study.progress import Progress, planned
 from prosmin.common.errors import UserError
@@ -36,7 +36,7 @@ def run_study(
     recorded: list[str] = [],  # noqa: B006
     slots: int = 2,
     echo: bool = False,
-    workers: Workers | None = None,
+    workers: Workers | Cluster | None = None,
 ) -> states.State[Any]:
     """Run what is missing of a study, and write its page.
 
@@ -48,7 +48,7 @@ def run_study(
         recorded: Files of runs that ended on another commit or machine and are not repeated.
         slots: Runs at the same time, each with its share of cores and GPUs.
         echo: Whether to write to the terminal too.
-        workers: Workers on any machine that take the runs. Empty: this machine runs them.
+        workers: Workers on any machine that take the runs, or a cluster. Empty: this machine.
     """
     try:
         progress = PLANNED.get() or planned(Path(file), name, changes, folders, recorded)
