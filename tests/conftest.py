@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from typing import Any
 # slower on two busy cores.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# Images of containers often set it. The tests start hundreds of processes, each of which would
+# compile all of its modules anew, and so would every worker of pytest the tests themselves.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # DVC starts a process after each command to report it.
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
