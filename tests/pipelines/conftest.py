@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,6 +25,15 @@ def common(tmp_path_factory) -> Path:
     """A folder of all workers of this run of pytest."""
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory) -> Path:
+    """A repository as `git init` and `dvc init` leave it, to be copied."""
+    folder = tmp_path_factory.mktemp("initialised") / "project"
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
