@@ -1,5 +1,6 @@
 """Settings of all tests: one thread per operation, and reasons for tests that cannot run here."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -30,6 +31,8 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 
 import pytest
 
+from prosmin.models import light_imports
+
 # A fixture of these folders runs many stages. Their tests run in one worker, as those of a file do,
 # so that the fixture runs once.
 TOGETHER = ("tests/stages/corrupt", "tests/stages/ood", "tests/stages/report")
@@ -56,20 +59,27 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+collection = contextlib.ExitStack()
+
+
 def pytest_sessionstart() -> None:
-    """Turn off the garbage collector during collection.
+    """Turn off the garbage collector during collection, and keep torch.compile out.
 
     Imports create many objects that live on, and every run of the collector would visit them all.
+    torchmetrics would load all of torch.compile, in every worker.
     """
     gc.disable()
+    collection.enter_context(light_imports.without_compile())
 
 
 def pytest_collection_finish() -> None:
+    collection.close()
     gc.freeze()
     gc.enable()
 
 
 def pytest_sessionfinish() -> None:
+    collection.close()  # in the process that starts the workers and collects nothing
     gc.unfreeze()
 
 
