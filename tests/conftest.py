@@ -1,9 +1,11 @@
 """Settings of all tests: one thread per operation, and reasons for tests that cannot run here."""
 
+import contextlib
 import gc
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ from typing import Any
 # slower on two busy cores.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# Images of containers often set it. The tests start hundreds of processes, each of which would
+# compile all of its modules anew, and so would every worker of pytest the tests themselves.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # DVC starts a process after each command to report it.
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
@@ -23,6 +30,8 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest
+
+from prosmin.models import light_imports
 
 # A fixture of these folders runs many stages. Their tests run in one worker, as those of a file do,
 # so that the fixture runs once.
@@ -50,20 +59,27 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+collection = contextlib.ExitStack()
+
+
 def pytest_sessionstart() -> None:
-    """Turn off the garbage collector during collection.
+    """Turn off the garbage collector during collection, and keep torch.compile out.
 
     Imports create many objects that live on, and every run of the collector would visit them all.
+    torchmetrics would load all of torch.compile, in every worker.
     """
     gc.disable()
+    collection.enter_context(light_imports.without_compile())
 
 
 def pytest_collection_finish() -> None:
+    collection.close()
     gc.freeze()
     gc.enable()
 
 
 def pytest_sessionfinish() -> None:
+    collection.close()  # in the process that starts the workers and collects nothing
     gc.unfreeze()
 
 

@@ -218,7 +218,13 @@ class SplitReader:
 
     def labels(self) -> NDArray[np.int64]:
         """Return the labels of all rows, int64 [N], -1 for none."""
-        labels: NDArray[np.int64] = self.table["label"].fill_null(NO_LABEL).to_numpy()
+        labels = np.full(len(self), NO_LABEL, np.int64)
+        end = 0
+        for part in self.table["label"].chunks:
+            end += len(part)
+            # By DLPack: pyarrow's own conversions load pandas where it is installed.
+            known = np.from_dlpack(part.is_valid().cast("uint8")) > 0
+            labels[end - len(part) : end][known] = np.from_dlpack(part.drop_null())
         return labels
 
     def image(self, row: int) -> "pyarrow.Buffer":

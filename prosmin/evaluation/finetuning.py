@@ -21,6 +21,7 @@ from prosmin.data.feed import Feed, Resident
 from prosmin.evaluation.label_subsets import count_classes, few_labels
 from prosmin.evaluation.linear_probe import ReliabilityRow, classification_metrics, reliability_rows
 from prosmin.metrics import calibration, classification, conformal
+from prosmin.models import light_imports
 from prosmin.models.networks import Encoder, decay_groups
 from prosmin.training.schedules import warmup_cosine
 from prosmin.views.settings import ViewSettings
@@ -125,6 +126,7 @@ class Classifier(nn.Module):
         return torch.cat(parts).numpy()
 
 
+@light_imports.without_compile()
 def finetune(
     encoder: Encoder,
     images: LabelledImages,

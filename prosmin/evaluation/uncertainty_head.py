@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prosmin.common.errors import UserError
 from prosmin.common.seeds import epoch_order, initial_weights
+from prosmin.models import light_imports
 from prosmin.models.networks import decay_groups
 from prosmin.training.schedules import warmup_cosine
 
@@ -41,6 +42,7 @@ def _standardised(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Te
     return torch.from_numpy(((features - mean) / std).astype(np.float32))
 
 
+@light_imports.without_compile()
 def fit(
     features: np.ndarray,
     losses: np.ndarray,

@@ -13,6 +13,7 @@ whether a checkpoint is due. A run whose loss is not finite goes back to its las
 """
 
 import logging
+from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from prosmin.common.errors import ConfigError, UserError
 from prosmin.data.feed import Feed
+from prosmin.models import light_imports
 from prosmin.objectives.base import Objective
 from prosmin.training.checkpoint import Checkpoints
 from prosmin.training.run import NotFinite, Run
@@ -61,7 +63,8 @@ def pretrain(
     watch.check(settings.stop_below)
     model.prepare_encoders(settings.accumulate, settings.channels_last, settings.compile)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    light = nullcontext() if settings.compile else light_imports.without_compile()
+    with torch.random.fork_rng(devices=devices), light:
         feed = feed_of(images)
         run = Run(model, feed, settings, seed, accelerator, watch, checkpoints, trunk)
         run.warm_up_ddp()

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from prosmin.common import distributed
@@ -71,7 +71,9 @@ class Run:
         distributed.synchronise_batch_norm(model, self.device)
         optimizer = torch.optim.AdamW(decay_groups(model), lr=settings.lr, fused=True)
         self.model = model
-        self.trained, self.optimizer = accelerator.prepare(model, optimizer)
+        # Left open, accelerate loads torch.distributed.tensor, to look for tensors of it.
+        both = [True, True]
+        self.trained, self.optimizer = accelerator.prepare(model, optimizer, device_placement=both)
         self.keeper = Keeper(checkpoints, model, self.optimizer, accelerator, trunk)
         self.steps_done, self.history = 0, History()
         self.suspect: int | None = None
@@ -165,11 +167,10 @@ class Run:
 
     def clip_gradients(self) -> Tensor:
         """Limit the norm of the gradient; returns the norm before, []."""
-        largest = self.settings.clip_norm
-        norm = self.accelerator.clip_grad_norm_(
-            self.trained.parameters(), math.inf if largest is None else largest
-        )
-        return torch.as_tensor(norm).detach()
+        self.accelerator.unscale_gradients()
+        largest = math.inf if self.settings.clip_norm is None else self.settings.clip_norm
+        # By torch: accelerate would look for such tensors here, too.
+        return nn.utils.clip_grad_norm_(self.trained.parameters(), largest).detach()
 
     def views(self, epoch: int, first: int, last: int | None = None) -> Iterator[list[Tensor]]:
         """Yield the views of this process in the steps ``first`` to ``last`` of an epoch."""

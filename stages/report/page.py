@@ -57,6 +57,9 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "colours": COLOURS,
         "untrained": inputs.params.pretrain.shown[UNTRAINED],
         "before": prose.before(inputs),
+        # Pictures that cannot be read end the stage: they come before the drawings.
+        "views": _views(inputs),
+        "ood_examples": _ood_examples(inputs, sets),
         "method": prose.method(inputs),
         "abstract": prose.abstract(inputs),
         "limits": prose.limits(inputs),
@@ -78,8 +81,6 @@ def _content(inputs: Inputs) -> dict[str, Any]:
         "audit": audit.section(inputs),
         "corruption": _corruption(inputs),
         "lowshot": _lowshot(inputs),
-        "views": _views(inputs),
-        "ood_examples": _ood_examples(inputs, sets),
         "selections": provenance.selections(inputs),
         "checksums": list(provenance.checksums(inputs)),
         "quarantined": {

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,12 +19,26 @@ import pytest
 
 from tests.pipelines.projects import Project
 
+# Services of Prefect's server for schedules and workers, of which the shared server has none. They
+# take half of the CPU of a server that waits.
+SERVICES = "CANCELLATION_CLEANUP CLEANUP_RECONCILER FOREMAN LATE_RUNS PAUSE_EXPIRATIONS REPOSSESSOR"
+SERVICES += " SCHEDULER TRIGGERS"
+
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory) -> Path:
     """A folder of all workers of this run of pytest."""
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory) -> Path:
+    """A repository as `git init` and `dvc init` leave it, to be copied."""
+    folder = tmp_path_factory.mktemp("initialised") / "project"
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +58,7 @@ def empty_database(common) -> Path:
 def api(prefect_home, empty_database) -> Iterator[dict[str, str]]:
     """Variables of Prefect's client for a server that all workers share.
 
-    A server takes 7 s of CPU to start and 4 % of a core while it waits. The worker that needs it
+    A server takes 7 s of CPU to start and 2 % of a core while it waits. The worker that needs it
     first starts it and keeps it until no other uses it.
     """
     note, users = prefect_home / "variables.json", prefect_home / "users"
@@ -83,6 +99,8 @@ def serving_tests(home: Path) -> Iterator[Any]:
 
     before = dict(os.environ)
     os.environ["PREFECT_HOME"] = str(home)
+    for name in SERVICES.split():
+        os.environ[f"PREFECT_SERVER_SERVICES_{name}_ENABLED"] = "false"
     with contextlib.chdir(home):
         server.settle()
     with server.started(server.free_port()) as shared:

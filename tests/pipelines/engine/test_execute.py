@@ -1,6 +1,7 @@
 """Stages below guards: codes, output, stopping, and what is left when something is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,9 @@ LEASE = Lease(1, ())
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, initialised, monkeypatch) -> Path:
     """A DVC project with a stage that sleeps, one that fails and one that tells its environment."""
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    shutil.copytree(initialised, tmp_path, dirs_exist_ok=True)
     (tmp_path / "dvc.yaml").write_text(
         "stages:\n"
         "  sleep: {cmd: 'echo $$ > pid; exec sleep 60'}\n"

@@ -1,10 +1,8 @@
 """Servers that cannot be used or do not start: one sentence, before anything runs."""
 
 import http.server
-import os
+import json
 import re
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -35,37 +33,47 @@ def elsewhere():
         server.shutdown()
 
 
-@pytest.mark.parametrize(
-    ("address", "password", "why"),
-    [
-        ("http://127.0.0.1:9/api", None, "Connection refused"),
-        ("http://no-such-host.invalid/api", None, "not known|resolution"),
-        ("{elsewhere}/api", None, "what answers there is not Prefect"),
-        ("{elsewhere}/nowhere", None, "it answers with 404"),
-        ("{own}", "somebody:else", r"it refuses the password \(set PREFECT_API_AUTH_STRING\)"),
-        ("nonsense", None, "protocol"),
-    ],
-)
-def test_a_server_that_cannot_be_used_is_one_sentence_before_anything_runs(
-    project, monkeypatch, elsewhere, address, password, why
-):
-    address = address.format(elsewhere=elsewhere, own=project.variables["PREFECT_API_URL"])
-    monkeypatch.chdir(project.folder)
-    monkeypatch.setenv("PREFECT_API_URL", address)
-    monkeypatch.setenv("PREFECT_API_AUTH_STRING", password or "any:thing")
-    code = (
-        "from pipelines import run; from pipelines.flows import server; server.settle(); "
-        "run.command(lambda: server.reached().__enter__())"
-    )
-    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=variables, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert re.fullmatch(
-        rf"error: PREFECT_API_URL is {re.escape(address)}, and .*({why}).*\n", done.stderr
-    ), done.stderr
-    assert not project.recorded()
+# One process asks all of them: Prefect takes seconds to load.
+ASK = """
+import json, sys
+from pipelines.flows import server
+from prosmin.common.errors import UserError
+
+server.settle()
+for variables in json.loads(sys.argv[1]):
+    with server.environment(variables):
+        try:
+            with server.reached():
+                print("reached")
+        except UserError as error:
+            print(error)
+"""
+
+
+def test_a_server_that_cannot_be_used_is_one_sentence_before_anything_runs(project, elsewhere):
+    own = project.variables["PREFECT_API_URL"]
+    cases = [
+        ("http://127.0.0.1:9/api", "any:thing", "Connection refused"),
+        ("http://no-such-host.invalid/api", "any:thing", "not known|resolution"),
+        (f"{elsewhere}/api", "any:thing", "what answers there is not Prefect"),
+        (f"{elsewhere}/nowhere", "any:thing", "it answers with 404"),
+        (own, "somebody:else", r"it refuses the password \(set PREFECT_API_AUTH_STRING\)"),
+        ("nonsense", "any:thing", "protocol"),
+    ]
+    asked = [
+        {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": password}
+        for address, password, _ in cases
+    ]
+    process = project.start("-c", ASK, json.dumps(asked))
+    output, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (0, "")
+    for (address, _, why), said in zip(cases, output.splitlines(), strict=True):
+        assert re.fullmatch(rf"PREFECT_API_URL is {re.escape(address)}, and .*({why}).*", said), (
+            said
+        )
+    refused = project.flow(expect=2, PREFECT_API_URL=cases[0][0])
+    assert refused.startswith(f"error: PREFECT_API_URL is {cases[0][0]}, and ")
+    assert len(refused.splitlines()) == 1 and not project.recorded()
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path, monkeypatch):

@@ -31,10 +31,9 @@ def test_the_version_is_the_one_that_this_was_written_for():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, initialised, monkeypatch) -> Path:
+    shutil.copytree(initialised, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    subprocess.run(["git", "init", "-q"], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
     for name, text in {"params.yaml": PARAMS, "dvc.yaml": GRAPH, "make.sh": MAKE}.items():
         (tmp_path / name).write_text(text)
     return tmp_path

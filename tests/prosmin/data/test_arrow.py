@@ -1,6 +1,8 @@
 """What is written is what is read: pixels, files, labels, in bounded batches."""
 
 import io
+import subprocess
+import sys
 
 import datasets
 import numpy as np
@@ -52,6 +54,24 @@ def test_unlabelled_images_have_label_minus_one_and_no_classes(tmp_path):
     assert split.labels.tolist() == [-1, -1, -1]
     assert split.classes is None
     assert SplitReader(tmp_path / "train.arrow").table["label"].null_count == 3
+
+
+def test_some_images_without_a_label_and_labels_are_read_without_pandas(tmp_path):
+    """In a process of its own: the writer has loaded pandas here."""
+    layout = Layout("raw", 1, 1, 1)
+    labels = [3, -1, 0, -1, *range(5000)]
+    with SplitWriter(tmp_path / "train.arrow", layout) as writer:
+        for label in labels:
+            writer.add(b"x", label, "")
+    code = (
+        "import sys; from prosmin.data.arrow import SplitReader; "
+        "labels = SplitReader(sys.argv[1]).labels(); "
+        "print(labels.dtype, *labels); assert 'pandas' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "train.arrow"], capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["int64", *map(str, labels)], done.stderr
 
 
 def test_the_datasets_library_opens_the_files(tmp_path):

@@ -1,13 +1,16 @@
-"""timm without torch.compile, each in a process of its own: what is loaded is the point."""
+"""timm and training without torch.compile; what a process loads is the point of each test."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[3]
+
 
 def said(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -17,12 +20,6 @@ import sys, torch
 from prosmin.models.backbone import build_backbone
 backbone = build_backbone("resnet18", 32, 3).eval()
 """
-
-
-def test_an_encoder_is_built_and_runs_without_torch_compile():
-    loaded = said(BUILD + "backbone(torch.zeros(2, 3, 32, 32)); print(*sys.modules)").split()
-    assert "timm" in loaded and "torchvision" in loaded
-    assert not [name for name in loaded if name.startswith("torch._dynamo")]
 
 
 def test_jpegs_are_decoded_without_torch_compile():
@@ -64,3 +61,41 @@ def test_a_version_that_wants_something_else_gets_the_real_one(tmp_path, attribu
         f"import torch._dynamo.utils\nassert attribute is {module}.{name}\nprint('real')"
     )
     assert out == "real"
+
+
+def test_an_encoder_is_built_and_trained_without_torch_compile_and_distributed_tensors():
+    loaded = said(
+        "import sys, torch\n"
+        "from prosmin.evaluation import uncertainty_head\n"
+        "from tests.prosmin.training.tiny import train\n"
+        "rng = torch.Generator().manual_seed(0)\n"
+        "images = torch.randint(0, 256, (128, 1, 8, 8), dtype=torch.uint8, generator=rng)\n"
+        "train((images, torch.arange(128) % 10))\n"
+        "features = torch.randn(50, 3, generator=rng).numpy()\n"
+        "uncertainty_head.fit(features, features[:, 0], 0.0, 1.0, epochs=1, seed=0)\n"
+        "print(*sys.modules)"
+    ).split()
+    heavy = ("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "sympy")
+    assert {"timm", "torchvision", "accelerate"} <= set(loaded)
+    assert not [name for name in loaded if name.startswith(heavy)]
+
+
+def test_whoever_wants_torch_compile_while_a_model_is_trained_gets_it():
+    out = said("""
+import sys, torch
+from prosmin.models import light_imports
+with light_imports.without_compile():
+    layer = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    assert "torch._inductor" not in sys.modules
+    import torch._dynamo.config as config
+    assert config.__spec__.origin and sys.modules["torch._dynamo.config"] is config
+    compiled = torch.compile(layer, backend="eager")
+    assert torch.equal(compiled(torch.ones(1, 2)), layer(torch.ones(1, 2)))
+    optimiser.step()
+assert isinstance(compiled, torch._dynamo.eval_frame.OptimizedModule)
+print(torch._dynamo.__file__)
+""")
+    assert out.endswith("__init__.py")

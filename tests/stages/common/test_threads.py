@@ -1,5 +1,6 @@
 """A stage computes with the threads that dvc.yaml declares, however it is started."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,15 +19,32 @@ stages:
   whole: {cmd: x, meta: {resources: {gpus: 1, threads: all}}}
   item: {foreach: [a, b], do: {cmd: "x ${item}", meta: {resources: {threads: 2}}}}
 """
+# (stage, what the environment says, threads of torch and of every pool, the variables afterwards)
+CASES = [
+    ("plain", None, "1 1 1 passive"),
+    ("wide", None, "3 3 3 passive"),
+    ("whole", None, "4 4 4 passive"),
+    ("plain", "2", "2 2 2 passive"),  # what the environment says goes first
+    ("plain", "3,1", "3 3 3 passive"),  # OpenMP's list: a number for each level of nesting
+    ("wide", "", "3 3 3 passive"),
+    ("repro", None, None),  # no stage of the graph: left as it is
+]
+# Loads the libraries once, and then forks a process for each case.
 TELL = """
-import sys, torch
+import json, os, sys, torch
 from threadpoolctl import threadpool_info
 from stages.common.threads import keep_to_share
-import os
-keep_to_share(sys.argv[1])
-pools = {pool["num_threads"] for pool in threadpool_info()}
-said = [os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")]
-print(torch.get_num_threads(), *pools, *said)
+
+for stage, given, _ in json.loads(sys.argv[1]):
+    if (child := os.fork()) == 0:
+        if given is not None:
+            os.environ |= {"OMP_NUM_THREADS": given, "OPENBLAS_NUM_THREADS": given.split(",")[0]}
+        keep_to_share(stage)
+        pools = {pool["num_threads"] for pool in threadpool_info()}
+        said = [os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")]
+        print(torch.get_num_threads(), *pools, *said, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, stage
 """
 
 
@@ -57,42 +75,22 @@ def test_a_stage_gets_no_more_than_there_is(wanted, available, expected):
     assert share(wanted, available) == expected
 
 
-@pytest.mark.parametrize(
-    ("stage", "given", "expected"),
-    [
-        ("plain", None, "1 1 1 passive"),
-        ("wide", None, "3 3 3 passive"),
-        ("whole", None, "4 4 4 passive"),
-        ("plain", "2", "2 2 2 passive"),  # what the environment says goes first
-        ("plain", "3,1", "3 3 3 passive"),  # OpenMP's list: a number for each level of nesting
-        ("wide", "", "3 3 3 passive"),
-        ("repro", None, None),  # no stage of the graph: left as it is
-    ],
-)
-def test_libraries_that_are_loaded_already_keep_to_it_too(graph, stage, given, expected):
+def test_libraries_that_are_loaded_already_keep_to_it_too(graph):
     variables = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("OMP", "MKL", "OPENBLAS"))
     }
-    variables |= {"PYTHONPATH": str(ROOT), "PROSMIN_CORES": "4"}
-    variables |= (
-        {"OMP_NUM_THREADS": given, "OPENBLAS_NUM_THREADS": given.split(",")[0]}
-        if given is not None
-        else {}
-    )
     done = subprocess.run(
-        [sys.executable, "-c", TELL, stage],
+        [sys.executable, "-c", TELL, json.dumps(CASES)],
         cwd=graph.parent,
-        env=variables,
+        env=variables | {"PYTHONPATH": str(ROOT), "PROSMIN_CORES": "4"},
         capture_output=True,
         text=True,
     )
-    assert (
-        done.stdout.strip().endswith("None None")
-        if expected is None
-        else done.stdout.strip() == expected
-    ), done.stderr
+    assert done.returncode == 0, done.stderr
+    for (stage, given, expected), said in zip(CASES, done.stdout.splitlines(), strict=True):
+        assert said == expected or (expected is None and said.endswith("None None")), (stage, given)
 
 
 @pytest.mark.parametrize("given", ["abc", "0", "-1", "2,", "2,x", "1.5", "²", "999999"])
