@@ -15,11 +15,12 @@ PINNED = [
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+LOCKED = ("pipeline", "onnx", "slurm", "docs", "test")
 WANTED = [
     Requirement(text)
     for text in (
         *PROJECT["dependencies"],
-        *(text for extra in ("pipeline", "onnx", "slurm", "docs", "test") for text in EXTRAS[extra]),
+        *(text for extra in LOCKED for text in EXTRAS[extra]),
     )
 ]
 
