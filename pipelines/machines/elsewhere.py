@@ -121,8 +121,11 @@ class Elsewhere:
         finally:
             if code:
                 self._withdraw(code)
-        outcome = "stopped" if self._stopped else "failed" if why else "ran"
-        return Result(stage, outcome, seconds or time.monotonic() - begun, why)
+        whole = time.monotonic() - begun
+        if self._stopped or why:
+            return Result(stage, "stopped" if self._stopped else "failed", whole, why)
+        way = f"on a worker, with {whole - seconds:.0f} s to send it and to fetch its results"
+        return Result(stage, "ran", seconds, way)
 
     def _sent(self, stage: str) -> Code:
         """Send the state of this folder, and what the stage reads of other stages."""
