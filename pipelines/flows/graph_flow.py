@@ -167,8 +167,14 @@ def _run_here(
                     lines = show(stage.name, get_run_logger())
                     if away and lease.elsewhere:
                         result = away.run(stage.name, lines)
+                        if result.outcome == "failed":  # it may read what is on this machine alone
+                            lines(f"failed on a worker: {result.reason}; it runs here")
+                            with away.here(stage) as lease_here:
+                                if lease_here:
+                                    result = executor.run(stage.name, lease_here, lines)
                     else:
-                        result = against(stage, executor.run(stage.name, lease, lines))
+                        result = executor.run(stage.name, lease, lines)
+                    result = against(stage, result)
             finally:
                 finish(result, lease)
             return _state(result)

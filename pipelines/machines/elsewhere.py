@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # Seconds that a stage takes at least, to go elsewhere: to send it and to fetch its results takes
 # some fifteen.
 SHORTEST = 30.0
+PAUSE = 0.5  # seconds between two looks whether there is room
 LOOK = 5.0  # seconds for which the number of workers is remembered
 ELSEWHERE = Lease(0, (), elsewhere=True)
 
@@ -126,6 +127,19 @@ class Elsewhere:
             return Result(stage, "stopped" if self._stopped else "failed", whole, why)
         way = f"on a worker, with {whole - seconds:.0f} s to send it and to fetch its results"
         return Result(stage, "ran", seconds, way)
+
+    @contextmanager
+    def here(self, stage: Stage) -> Iterator[Lease | None]:
+        """Wait for room on this machine for a stage that failed on a worker; None when stopped."""
+        while not (lease := self.machine.lease(stage)):
+            if self._stopped:
+                yield None
+                return
+            time.sleep(PAUSE)
+        try:
+            yield lease
+        finally:
+            self.machine.release(stage, lease)
 
     def _sent(self, stage: str) -> Code:
         """Send the state of this folder, and what the stage reads of other stages."""

@@ -66,9 +66,10 @@ def desk(tmp_path, api) -> Project:
 def worker(desk: Project, **variables: str) -> Iterator[Path]:
     """A worker in a clone of its own while the block runs; yields the record of its stages."""
     home = desk.folder.parents[1] / "two"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     clone = home / "a clone"
-    subprocess.run(["git", "clone", "--quiet", home.parent / "code.git", clone], check=True)
+    if not clone.exists():
+        subprocess.run(["git", "clone", "--quiet", home.parent / "code.git", clone], check=True)
     own = {
         "RECORD": str(home / "record"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -114,5 +115,14 @@ def test_a_run_with_a_worker_leaves_what_a_run_on_one_machine_leaves(desk, api):
     assert desk.git("ls-remote", "origin", "refs/exps/*", "refs/sweeps/*") == ""
     there = {line.split('"')[3] for line in theirs.read_text().splitlines()}
     here = {line["stage"] for line in desk.recorded()}
-    assert len(there) == 1 and there <= {"leaf@one", "leaf@two"} and not there & here
+    assert there == {"leaf@two"} and not there & here  # the first leaf takes the only place here
     assert "6 skipped" in desk.flow()
+
+    # A stage that fails there runs here.
+    text = (desk.folder / "params.yaml").read_text()
+    (desk.folder / "params.yaml").write_text(text.replace("k: [1,", "k: [2,", 1))
+    (desk.folder / ".prosmin/seconds.json").unlink()
+    with worker(desk, BREAK=there.pop()) as theirs:
+        desk.flow("--pool", "elsewhere", "--workers", "1")
+    assert len(theirs.read_text().splitlines()) == 3  # it began, and did not end
+    assert [line["stage"] for line in desk.recorded()].count("leaf@two") == 2
