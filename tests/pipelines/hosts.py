@@ -49,7 +49,7 @@ class Host:
     def run(self, *command: str, cwd: Path | None = None, expect: int | None = 0) -> str:
         """The output of a command, which must end with the code ``expect``."""
         process = self.start(*command, cwd=cwd)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=500)
         assert expect is None or process.returncode == expect, output
         return output
 
