@@ -1,7 +1,7 @@
 """``python -m pipelines.engine.dvc_command repro ...`` is ``dvc repro ...``.
 
-The one difference: Ctrl-C ends it in one line instead of a traceback, also while DVC loads or makes
-a progress bar.
+Two differences: Ctrl-C ends it in one line instead of a traceback, also while DVC loads or makes a
+progress bar; and ``params.yaml`` is parsed once (``dvc_params``).
 
 ``--quick-lock`` as the first word replaces one method of DVC, for ``make flow`` alone. DVC parses
 and writes all of ``dvc.lock`` after each stage, in pure Python, while other stages wait for its
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipelines.engine.dvc_params import read_once
 from pipelines.graph import dvc, lockfile
 from stages.common.stopping import raise_interrupts
 
@@ -68,6 +69,7 @@ def main(arguments: list[str]) -> int:
         arguments = arguments[1:]
         if not different_version():
             replace_lock_writer()
+    read_once()
     raise_interrupts()
     # An error in a destructor changes nothing, and Python goes on. Its traceback would stand after
     # the line that says all: DVC's progress bar has one where Ctrl-C came while it was made.

@@ -52,10 +52,13 @@ def opened() -> Iterator["Repo"]:
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
+    from pipelines.engine.dvc_params import read_once
+
     if not Path("dvc.yaml").is_file():
         raise UserError(
             f"there is no dvc.yaml in {Path.cwd().name}/; run this in the top folder of the project"
         )
+    read_once()
     try:
         with Repo(_wait_for_lock=True) as repo:
             yield repo

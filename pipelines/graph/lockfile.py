@@ -20,7 +20,7 @@ import yaml
 from pipelines.graph.private import FOLDER
 from prosmin.common.errors import UserError
 from prosmin.common.files import read_json, write_json, write_text
-from stages.common import proof
+from stages.common import declared, proof
 from stages.common.declared import LOCK, Loader
 
 ORDER = FOLDER / "order.json"
@@ -77,7 +77,7 @@ def mend(path: Path = LOCK) -> Iterator[str]:
     read = path.read_bytes().decode("utf-8", errors="replace")
     text = read.replace("\r\n", "\n")
     with contextlib.suppress(*UNREADABLE):
-        content = yaml.load(text, Loader)
+        content = declared.parse(text.encode())
         current = isinstance(content, dict) and content.get("schema") == "2.0"
         if current and text.endswith("\n") and LOST not in text:
             entries = content.get("stages") or {}

@@ -80,6 +80,11 @@ class Look:
         self.graph = {name: stage for name, stage in graph.items() if name not in spare}
         self.lock = declared.locked(root / declared.LOCK)
         self.writer = {out: name for name, stage in self.graph.items() for out in stage.outs}
+        self.inside: dict[str, dict[str, str]] = {}  # by folder: the outputs inside, with writers
+        for out, name in self.writer.items():
+            for folder in declared.above(out):
+                self.inside.setdefault(folder, {})[out] = name
+        self.digests: dict[str, str] = {}
         self.known: dict[str, list[Reason]] = {}
         self.sums: dict[str, dict[str, str] | None] = {}
 
@@ -102,18 +107,18 @@ class Look:
 
     def _after(self, dep: str) -> str | None:
         """The checksum of a dependency after the next run; None where that has to tell."""
-        above = next((out for out in self.writer if below(dep, out)), None)
+        above = self._out_above(dep)
         if above is not None:
             sums = self.after(self.writer[above]) or {}
             if dep == above or above not in sums:
                 return sums.get(dep)
             return (proof.listing(above, sums[above]) or {}).get(dep)
-        inside = {out: name for out, name in self.writer.items() if below(out, dep)}
+        inside = self.inside.get(dep, {})
         path = str(self.root / dep)
         if not inside and not os.path.isdir(path):
-            return proof.digest(path, "md5") if os.path.isfile(path) else None
+            return self._digest(path) if os.path.isfile(path) else None
         digests = {
-            file: proof.digest(file, "md5")
+            file: self._digest(file)
             for file in (proof.below(path) if os.path.isdir(path) else ())
             if not any(below(os.path.relpath(file, self.root), out) for out in inside)
         }
@@ -127,12 +132,8 @@ class Look:
     def needs(self, name: str) -> list[str]:
         """The stages whose outputs a stage reads, in the order of ``dvc.yaml``."""
         deps = self.graph[name].deps
-        found = {
-            writer
-            for out, writer in self.writer.items()
-            for dep in deps
-            if below(dep, out) or below(out, dep)
-        }
+        found = {writer for dep in deps for writer in self.inside.get(dep, {}).values()}
+        found |= {self.writer[out] for dep in deps if (out := self._out_above(dep))}
         return [other for other in self.graph if other in found]
 
     def reasons(self, name: str) -> list[Reason]:
@@ -174,7 +175,7 @@ class Look:
 
     def _changed(self, dep: str, md5: str) -> Iterator[Reason]:
         """Why a dependency has changed, by the stages that write it where there are any."""
-        above = next((out for out in self.writer if below(dep, out)), None)
+        above = self._out_above(dep)
         if above is not None:
             name = self.writer[above]
             if self.after(name) is None:
@@ -184,7 +185,7 @@ class Look:
             elif dep == above and self._after(dep) != md5:
                 yield Reason(f"{dep}: {name} has written another", dep, md5)
             return
-        inside = [name for out, name in self.writer.items() if below(out, dep)]
+        inside = list(self.inside.get(dep, {}).values())
         if running := [name for name in inside if self.after(name) is None]:
             runs = "run" if len(running) > 1 else "runs"
             yield Reason(f"{dep}: {listed(running)} {runs}", after=tuple(running))
@@ -204,9 +205,19 @@ class Look:
         if here.is_dir():
             if path in self.writer:  # large, and what writes it has been looked at
                 return True
-            digests = {file: proof.digest(file, "md5") for file in proof.below(str(here))}
+            digests = {file: self._digest(file) for file in proof.below(str(here))}
             return proof.folder_digest(str(here), digests) == md5
-        return not here.is_file() or proof.digest(str(here), "md5") == md5
+        return not here.is_file() or self._digest(str(here)) == md5
+
+    def _out_above(self, path: str) -> str | None:
+        """The output of a stage that the path is, or lies in."""
+        return next((out for out in declared.above(path) if out in self.writer), None)
+
+    def _digest(self, path: str) -> str:
+        """The checksum of a file, computed once: most code is code of many stages."""
+        if path not in self.digests:
+            self.digests[path] = proof.digest(path, "md5")
+        return self.digests[path]
 
 
 def differences(before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,15 @@ def unused(
     stages = graph(params, path)
     loops = [name for name, body in definitions(path).items() if body.get("foreach") == LOOP]
     free = {}
+    readers: dict[str, set[str]] = {}  # of a path or of something inside
+    for stage in stages.values():
+        for dep in stage.deps:
+            for path_or_folder in above(dep):
+                readers.setdefault(path_or_folder, set()).add(stage.name)
     for name in value(params, FETCH) or ():
         own = [f"{loop}@{name}" for loop in loops if f"{loop}@{name}" in stages]
         written = {out for stage in own for out in stages[stage].outs}
-        read = {dep for stage in stages.values() if stage.name not in own for dep in stage.deps}
-        used = any(below(dep, out) for dep in read for out in written)
+        used = any(readers.get(out, set()).difference(own) for out in written)
         if own and not used and not set(own).intersection(asked):
             free[str(name)] = own
     return free
@@ -125,6 +130,13 @@ def unused(
 def below(path: str, folder: str) -> bool:
     """Whether ``path`` is ``folder`` or lies inside."""
     return f"{path}/".startswith(f"{folder}/")
+
+
+def above(path: str) -> Iterator[str]:
+    """The path and the folders that it lies in, by which a dictionary finds them."""
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
 
 
 def locked(path: Path = LOCK) -> dict[str, Any]:
@@ -156,8 +168,13 @@ def sections(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+@lru_cache(4)
 def parse(text: bytes) -> Any:
-    """The content of YAML, None where it is none; faster and less strict than ``yaml_file``."""
+    """The content of YAML, None where it is none; faster and less strict than ``yaml_file``.
+
+    A command reads the same files several times, and the lock of hundreds of stages takes a second:
+    the content is shared, so nobody changes it.
+    """
     try:
         return yaml.load(text, Loader)
     except Exception:  # YAML's constructors raise many kinds for a tag that does not fit its value

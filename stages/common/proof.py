@@ -45,8 +45,12 @@ def faults(paths: Iterable[str]) -> Iterator[str]:
         for out in entry.get("outs", ())
         if "md5" in out
     }
+    inside_of: dict[str, list[str]] = {}
+    for out in checksums:
+        for folder in declared.above(out):
+            inside_of.setdefault(folder, []).append(out)
     for path in paths:
-        inside = [out for out in checksums if out == path or f"{out}/".startswith(f"{path}/")]
+        inside = inside_of.get(path, [])
         for out in inside or ([path] if Path(path, MANIFEST).is_file() else []):
             if fault := _fault(out, checksums.get(out)):
                 yield fault
