@@ -1,9 +1,10 @@
 """``python -m pipelines.engine.dvc_command repro ...`` is ``dvc repro ...``.
 
-Two differences: Ctrl-C ends it in one line instead of a traceback, also while DVC loads or makes a
-progress bar; and ``params.yaml`` is parsed once (``dvc_params``).
+The one difference: Ctrl-C ends it in one line instead of a traceback, also while DVC loads or makes
+a progress bar.
 
-``--quick-lock`` as the first word replaces one method of DVC, for ``make flow`` alone. DVC parses
+``--quick-lock`` as the first word replaces two methods of DVC, for ``make flow`` alone: the reader
+of params (``dvc_params.py``) and the writer of the lock. DVC parses
 and writes all of ``dvc.lock`` after each stage, in pure Python, while other stages wait for its
 lock: 0.4 s of a core with 25 stages, 6 s with 300 (``benchmarks.speed.lock``). Here DVC's own
 serialiser writes the entry of the stage, and the entry replaces the old one: the file is the same
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> int:
         arguments = arguments[1:]
         if not different_version():
             replace_lock_writer()
-    read_once()
+        read_once()
     raise_interrupts()
     # An error in a destructor changes nothing, and Python goes on. Its traceback would stand after
     # the line that says all: DVC's progress bar has one where Ctrl-C came while it was made.
