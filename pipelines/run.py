@@ -247,6 +247,8 @@ def code_of(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
+    if isinstance(error, BrokenPipeError):  # the reader of the output has gone (``| head``)
+        return 128 + signal.SIGPIPE
     outside = isinstance(error, OSError) and error.errno in OUTSIDE
     return 2 if outside or isinstance(error, UserError) else 1
 
@@ -262,7 +264,7 @@ def explain(error: BaseException, code: int) -> None:
             print("stopped; stages that were done are kept", file=sys.stderr)
     elif isinstance(error, OSError) and error.errno in OUTSIDE:
         say(f"the run cannot go on: {cause(error)}; stages that were done are kept")
-    else:
+    elif not isinstance(error, BrokenPipeError):
         traceback.print_exception(error)
 
 

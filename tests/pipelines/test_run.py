@@ -1,6 +1,7 @@
 """How a command of the pipelines ends: its code, and its words on standard error."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -60,6 +61,14 @@ def test_without_a_reader_it_still_ends(body):
     done = ended(body, stdout=writer, stderr=writer, timeout=60, env=buffered)
     os.close(writer)
     assert done.returncode == (0 if "done" in body else 2)
+
+
+def test_a_reader_that_goes_early_leaves_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = ended("print('line\\n' * 100_000)", stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_run_goes_on_when_the_reader_of_its_lines_has_gone(monkeypatch):
