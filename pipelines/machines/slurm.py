@@ -115,7 +115,7 @@ class Slurm:
         job = answer.get()
         if isinstance(job, str):
             return job
-        show(f"job {job.job_id} of Slurm; its output: {JOBS}/{job.job_id}_0_log.out")
+        show(f"job {job.job_id} of Slurm; its output: {os.path.relpath(job.paths.stdout)}")
         while not (done := job.done()) and not self._stopped.is_set():
             time.sleep(LOOK)
         if not done:
