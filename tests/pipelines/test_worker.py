@@ -28,6 +28,7 @@ stages: [leaf@one]
 """
 WORKING = [f"epochs-{place}" for place in range(8) if place != 2]
 CUT = 20.0  # seconds for which the network of the other worker is cut
+AWAY = 30.0  # seconds for which neither the server nor the remotes answer
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 SKEW = ("+10m", "-10m")  # of the clocks of the workers, where libfaketime is installed
 
@@ -51,7 +52,7 @@ def machines(tmp_path, empty_database):
 
 
 def test_two_workers_make_a_sweep_and_one_dies_in_the_middle(machines):
-    """Their clocks are wrong, and the network of the other is away for a while."""
+    """Their clocks are wrong; the network of the other, the server and the remotes are away."""
     folder = machines.project.folder
     for worker, skew in zip(machines.workers, SKEW, strict=True):
         if FAKETIME.exists():
@@ -75,6 +76,12 @@ def test_two_workers_make_a_sweep_and_one_dies_in_the_middle(machines):
     kept.connect(False)
     time.sleep(CUT)
     kept.connect(True)
+    away = [machines.started[name] for name in ("server", "ssh")]  # the remotes are behind SSH
+    for process in away:
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(AWAY)
+    for process in away:
+        process.send_signal(signal.SIGCONT)
     for host in (kept, machines.desk):
         (host.folder / "record.go").touch()
     code = machines.started["sweep"].wait(timeout=500)
