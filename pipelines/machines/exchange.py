@@ -182,8 +182,8 @@ def needs(stages: Sequence[str]) -> list[str]:
 def untracked(stages: Sequence[str]) -> list[str]:
     """Files of git that a copy of the folder lacks: the lock, and metrics and plots of stages."""
     with dag.opened() as repo:
-        found = [stage for name in stages for stage in repo.stage.collect(name)]
-        outs = [str(out) for stage in found for out in stage.outs if not out.use_cache]
+        collected = [stage for name in stages for stage in repo.stage.collect(name)]
+        outs = [str(out) for stage in collected for out in stage.outs if not out.use_cache]
     paths = [str(LOCK), *outs]
     return git(Path(), "ls-files", "--others", "--exclude-standard", "--", *paths).splitlines()
 
