@@ -1,6 +1,6 @@
 """Time and memory of the evaluations of features at the size of ImageNet-1k, and their growth.
 
-    python -m benchmarks.imagenet [--images 10000 20000 40000] [--full] [--classes 1000]
+    python -m benchmarks.imagenet [--images [10000 20000 40000]] [--full] [--classes 1000]
         [--features 384] [--only linear knn ...] [--threads 1]
 
 Features of each size are synthetic (``benchmarks.workplace``), for both encoders. A fifth of the
@@ -21,7 +21,8 @@ most of it that was no mapped file: pages of a mapped file are taken back when o
 fits all as powers of N: the exponent is 1 for linear growth. ``--full`` adds 1 281 167 images,
 which take 2 GB a file.
 
-In the same run, on the largest size below full, on one thread:
+In the same run, on the largest size below full, on one thread (``--images`` without a number: none
+of this, and the full size alone):
 
 linear: one evaluation of the objective against the dense one in float64 with a one-hot matrix, and
     one fit in float32 against scikit-learn's lbfgs, with the objective that both reach.
@@ -168,7 +169,7 @@ def main() -> None:
         prog="python -m benchmarks.imagenet",
         description="Evaluations at the size of ImageNet-1k: time, memory and their exponents.",
     )
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 20_000, 40_000])
+    parser.add_argument("--images", type=int, nargs="*", default=[10_000, 20_000, 40_000])
     parser.add_argument("--full", action="store_true", help=f"also {FULL} images")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--features", type=int, default=384)
@@ -180,6 +181,8 @@ def main() -> None:
             parser.error(f"{name} reads what detectors writes: --only detectors {name}")
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     sizes = [*given.images, *([FULL] if given.full else [])]
+    if not sizes:
+        parser.error("no size is asked for: --full, or numbers after --images")
     stages: dict[str, Any] = {name: {} for name in given.only}
     compared: dict[str, Any] = {}
     for count in sizes:
@@ -189,7 +192,7 @@ def main() -> None:
             for name in filter(given.only.__contains__, STAGES):  # in their order
                 stages[name][str(count)] = measured(folder, name, given.threads)
                 print(name, count, json.dumps(stages[name][str(count)]), file=sys.stderr)
-            if count == given.images[-1]:
+            if [count] == given.images[-1:]:
                 if "linear" in given.only:
                     compared["linear"] = against_scikit_learn(folder, given.classes)
                 if "knn" in given.only:

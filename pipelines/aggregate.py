@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.compare.results import opened
+from pipelines.compare.revisions import stale
 from pipelines.graph import dag
-from pipelines.graph.revisions import stale
 from pipelines.run import command
 from prosmin.common.encoders import UNTRAINED
 from prosmin.common.errors import UserError, nearest

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.graph.snapshot import clone_at, git, take_snapshot
+from pipelines.graph.snapshot import clone_at, commits_of, git, take_snapshot
 from prosmin.common.errors import UserError, listed
 from stages.common.declared import LOCK, PARAMS
 from stages.common.layout import METRICS, PLOTS, SUMMARY
@@ -52,7 +52,7 @@ def prepare(file: Path) -> Path:
         raise UserError(f"{file} does not exist; there are: {listed(there)}")
     load(file)  # faults are reported before anything is made
     origin, folder = Path.cwd(), RUNS / file.stem
-    commit, _, edits = take_snapshot().partition("+")
+    commit, edits = commits_of(take_snapshot())
     if not (folder / ".git").exists():
         shutil.rmtree(folder, ignore_errors=True)  # of a clone that was killed
         part = folder.with_name(f"{folder.name}.part")

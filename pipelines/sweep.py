@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flows.grid import load_sweep, prepare
 from pipelines.flows.points import add_slots, check_slots
 from pipelines.graph.workspace import tidy
-from pipelines.machines.workers import add_cluster, add_workers, cluster_of, workers_of
+from pipelines.machines.workers import add_others, others_of
 from pipelines.run import command, points_run
 
 if TYPE_CHECKING:
@@ -29,14 +29,13 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("file", type=Path, help="such as sweeps/lambda.yaml")
     add_slots(parser, "points")
-    add_workers(parser, "points")
-    add_cluster(parser, "points")
+    add_others(parser, "points")
     parser.add_argument(
         "--name", help="of the experiments, before their number (default: the name of the file)"
     )
     options = parser.parse_args(given)
     check_slots(parser, options.slots)
-    options.workers = cluster_of(parser, options) or workers_of(parser, options)
+    options.workers = others_of(parser, options)
     return options
 
 

@@ -10,6 +10,7 @@ after another.
 """
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -34,6 +35,9 @@ from prosmin.common.errors import UserError
 # Runs are due at once. A worker whose clock is behind must not take them for later.
 AHEAD = 24 * 3600
 LOOK = 1.0  # seconds between two looks at the slots
+# Seconds between two questions for a point. Prefect's own ten would be half of what it costs to
+# send a stage.
+ASK = "2"
 PAUSE, LONGEST = 1.0, 60.0  # seconds until a worker of Prefect that has ended is started again
 
 
@@ -112,6 +116,7 @@ def main(options: argparse.Namespace) -> int:
         CLONE: str(Path.cwd()),
         NAME: options.name,
         GIT: options.remote,
+        "PREFECT_WORKER_QUERY_SECONDS": os.environ.get("PREFECT_WORKER_QUERY_SECONDS", ASK),
     }
     with environment(own):
         variables.check()

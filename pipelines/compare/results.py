@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.graph.revisions import stale
+from pipelines.compare.revisions import stale
 from prosmin.common import files
 from prosmin.common.encoders import TRAINED
 from prosmin.common.errors import UserError

@@ -4,21 +4,20 @@ The one difference: Ctrl-C ends it in one line instead of a traceback, also whil
 a progress bar.
 
 ``--quick-lock`` as the first word replaces two methods of DVC, for ``make flow`` alone: the reader
-of params (``dvc_params.py``) and the writer of the lock. DVC parses
-and writes all of ``dvc.lock`` after each stage, in pure Python, while other stages wait for its
-lock: 0.4 s of a core with 25 stages, 6 s with 300 (``benchmarks.speed.lock``). Here DVC's own
-serialiser writes the entry of the stage, and the entry replaces the old one: the file is the same
-to the byte. With another DVC than the one it was written for, nothing is replaced.
+of params (``pipelines.graph.dvc_params``) and the writer of the lock. DVC parses and writes all of
+``dvc.lock`` after each stage, in pure Python, while other stages wait for its lock: 0.4 s of a core
+with 25 stages, 6 s with 300 (``benchmarks.speed.lock``). Here DVC's own serialiser writes the entry
+of the stage, and the entry replaces the old one: the file is the same to the byte. With another DVC
+than the one it was written for, nothing is replaced.
 """
 
-import importlib.metadata
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.engine.dvc_params import read_once
 from pipelines.graph import dvc, lockfile
+from pipelines.graph.dvc_params import installed_version, read_once
 from stages.common.stopping import raise_interrupts
 
 QUICK = "--quick-lock"
@@ -28,11 +27,10 @@ ANCHOR = re.compile(r"[:-] &id\d+")
 
 def different_version() -> str:
     """A sentence where ``--quick-lock`` replaces nothing, else an empty text."""
-    installed = importlib.metadata.version("dvc")
-    if installed == dvc.VERSION:
+    if installed_version() == dvc.VERSION:
         return ""
     return (
-        f"DVC is {installed}, not {dvc.VERSION}: DVC itself writes dvc.lock, "
+        f"DVC is {installed_version()}, not {dvc.VERSION}: DVC itself writes dvc.lock, "
         "which takes seconds per stage in a graph of hundreds"
     )
 

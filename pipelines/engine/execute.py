@@ -126,12 +126,12 @@ class Executor:
         self.stop()
 
     def run(
-        self, stage: str, lease: Lease, show: Callable[[str], None] = lambda line: None
+        self, stage: Stage, lease: Lease, show: Callable[[str], None] = lambda line: None
     ) -> Result:
         """Run ``stage`` to its end. ``show`` gets every line that DVC and the stage write."""
-        begun = time.monotonic()
+        begun, name = time.monotonic(), stage.name
         for _ in range(ATTEMPTS):
-            code, output = self._once(stage, lease, show)
+            code, output = self._once(name, lease, show)
             if self._stopped or code == 0 or not dvc.try_again(output):
                 break
             for line in dvc.mend_note():
@@ -139,12 +139,12 @@ class Executor:
             time.sleep(PAUSE)
         seconds = time.monotonic() - begun
         if self._stopped:
-            return Result(stage, "stopped", seconds)
+            return Result(name, "stopped", seconds)
         if code:
-            return Result(stage, "failed", seconds, dvc.reason(output, code))
+            return Result(name, "failed", seconds, dvc.reason(output, code))
         outcome = dvc.outcome(output)
-        held = reads.noted("memory", stage) if outcome == "ran" else {}
-        return Result(stage, outcome, seconds, memory=int(held.get(stage, 0)))
+        held = reads.noted("memory", name) if outcome == "ran" else {}
+        return Result(name, outcome, seconds, memory=int(held.get(name, 0)))
 
     def _once(self, stage: str, lease: Lease, show: Callable[[str], None]) -> tuple[int, str]:
         """The code and the output of one ``dvc repro``."""

@@ -165,16 +165,7 @@ def _run_here(
                     if view:
                         view.started(stage.name)
                     lines = show(stage.name, get_run_logger())
-                    if away and lease.elsewhere:
-                        result = away.run(stage.name, lines)
-                        if result.outcome == "failed":  # it may read what is on this machine alone
-                            lines(f"failed on a worker: {result.reason}; it runs here")
-                            with away.here(stage) as lease_here:
-                                if lease_here:
-                                    result = executor.run(stage.name, lease_here, lines)
-                    else:
-                        result = executor.run(stage.name, lease, lines)
-                    result = against(stage, result)
+                    result = against(stage, (away or here).run(stage, lease, lines))
             finally:
                 finish(result, lease)
             return _state(result)
@@ -197,16 +188,14 @@ def _run_here(
         progress.ended()
 
     with (
-        elsewhere.opened(pool, leases, took, get_run_logger().warning) as away,
-        Executor(force, lock) as executor,
+        Executor(force, lock) as here,
+        elsewhere.opened(pool, leases, here, took, get_run_logger().warning) as away,
     ):
         schedule = Schedule(chosen, unchanged, away or leases, submit, took)
         try:
             results = schedule.run()
         finally:
-            executor.stop()
-            if away:
-                away.stop()
+            (away or here).stop()
             for future in futures.values():
                 future.wait()
             wrong = reads.wrong()

@@ -19,9 +19,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipelines.compare.revisions import stale_in_experiment
 from pipelines.graph import dag
 from pipelines.graph.experiment import check
-from pipelines.graph.revisions import stale_in_experiment
 from pipelines.graph.snapshot import take_snapshot
 from prosmin.common.errors import printable, shown
 from prosmin.metrics.catalogue import higher_is_better

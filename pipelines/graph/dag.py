@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.graph import resources
+from pipelines.graph.dvc_params import read_once
 from prosmin.common.errors import UserError, nearest
 from stages.common import declared
 
@@ -51,8 +52,6 @@ def opened() -> Iterator["Repo"]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError
-
-    from pipelines.engine.dvc_params import read_once
 
     if not Path("dvc.yaml").is_file():
         raise UserError(

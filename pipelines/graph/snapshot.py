@@ -29,6 +29,12 @@ def check_name(name: str) -> None:
         )
 
 
+def commits_of(snapshot: str) -> tuple[str, str]:
+    """The commit of a snapshot and that of its uncommitted changes, or an empty text."""
+    commit, _, edits = snapshot.partition("+")
+    return commit, edits
+
+
 def check_snapshot(snapshot: str) -> None:
     """Raise ``UserError`` for a text that is no snapshot."""
     if not re.fullmatch(SNAPSHOT, snapshot):
@@ -93,7 +99,7 @@ def clone_at(origin: Path, folder: Path, snapshot: str, results: bool = True) ->
 
     snapshot: of ``take_snapshot``. results: whether the clone has those of ``dvc.lock``.
     """
-    commit, _, edits = snapshot.partition("+")
+    commit, edits = commits_of(snapshot)
     git(origin, "clone", "--quiet", "--shared", "--no-checkout", str(origin), str(folder))
     git(folder, "checkout", "--quiet", "--detach", commit)
     if edits:

@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipelines.engine.execute import Result
+from pipelines.engine.execute import Executor, Result
 from pipelines.engine.machine import Lease, Machine
 from pipelines.flows.points import Point
 from pipelines.graph.dag import Stage
@@ -39,6 +40,7 @@ ELSEWHERE = Lease(0, (), elsewhere=True)
 def opened(
     workers: "Workers | None",
     machine: Machine,
+    here: Executor,
     seconds: Mapping[str, float],
     show: Callable[[str], None],
 ) -> Iterator["Elsewhere | None"]:
@@ -47,6 +49,7 @@ def opened(
     Args:
         workers: Those that take stages.
         machine: This one.
+        here: Runs stages on it.
         seconds: That stages took in their last run, by name.
         show: Gets lines about the workers.
 
@@ -63,14 +66,14 @@ def opened(
         if said := pool.unserved():
             show(said)
         with pool.watch.going():
-            yield Elsewhere(pool, machine, seconds)
+            yield Elsewhere(pool, machine, here, seconds)
 
 
 class Elsewhere:
     """This machine, and the workers of a pool for the stages that find no room on it."""
 
-    def __init__(self, pool: Pool, machine: Machine, seconds: Mapping[str, float]):
-        self.pool, self.machine, self._seconds = pool, machine, seconds
+    def __init__(self, pool: Pool, machine: Machine, here: Executor, seconds: Mapping[str, float]):
+        self.pool, self.machine, self._here, self._seconds = pool, machine, here, seconds
         self._out, self._count, self._counted = 0, 0, float("-inf")
         self._guard, self._one_at_a_time = threading.Lock(), threading.Lock()
         self._stopped = False
@@ -106,7 +109,21 @@ class Elsewhere:
             self._count, self._counted = self.pool.online(), time.monotonic()
         return self._count
 
-    def run(self, stage: str, show: Callable[[str], None]) -> Result:
+    def run(self, stage: Stage, lease: Lease, show: Callable[[str], None]) -> Result:
+        """Run a stage where its lease is.
+
+        One that fails on a worker runs here: it may read what is on this machine alone.
+        """
+        if not lease.elsewhere:
+            return self._here.run(stage, lease, show)
+        result = self._away(stage.name, show)
+        if result.outcome != "failed":
+            return result
+        show(f"failed on a worker: {result.reason}; it runs here")
+        with self._room(stage) as room:
+            return self._here.run(stage, room, show) if room else replace(result, outcome="stopped")
+
+    def _away(self, stage: str, show: Callable[[str], None]) -> Result:
         """Run a stage on a worker and take its results into this folder."""
         begun, seconds, code = time.monotonic(), 0.0, None
         try:
@@ -129,8 +146,8 @@ class Elsewhere:
         return Result(stage, "ran", seconds, way)
 
     @contextmanager
-    def here(self, stage: Stage) -> Iterator[Lease | None]:
-        """Wait for room on this machine for a stage that failed on a worker; None when stopped."""
+    def _room(self, stage: Stage) -> Iterator[Lease | None]:
+        """Wait for room on this machine; None when stopped."""
         while not (lease := self.machine.lease(stage)):
             if self._stopped:
                 yield None
@@ -160,6 +177,7 @@ class Elsewhere:
                 remove()
 
     def stop(self) -> None:
-        """Have all stages on workers cancelled, from any thread."""
+        """End all stages, here and on workers, from any thread."""
         self._stopped = True
+        self._here.stop()
         self.pool.stop()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.graph import dag, lockfile
-from pipelines.graph.snapshot import git, knows_committer
+from pipelines.graph.snapshot import commits_of, git, knows_committer
 from prosmin.common.errors import UserError
 from stages.common.declared import LOCK
 
@@ -90,7 +90,7 @@ def send(snapshot: str, sweep: str, remote: str, stages: Sequence[str], whole: b
 
     whole: also the results of the stages that these need. No stages: all results.
     """
-    commit, _, edits = snapshot.partition("+")
+    commit, edits = commits_of(snapshot)
     pairs = [f"{commit}:{_reference(sweep)}/commit"]
     pairs += [f"{edits}:{_reference(sweep)}/edits"] if edits else []
     _git("push", "--quiet", "--force", remote, *pairs)
@@ -100,7 +100,7 @@ def send(snapshot: str, sweep: str, remote: str, stages: Sequence[str], whole: b
 
 def withdraw(snapshot: str, sweep: str, remote: str) -> None:
     """Remove the code of a sweep from the git remote."""
-    names = ["commit", "edits"] if "+" in snapshot else ["commit"]
+    names = ["commit", "edits"] if commits_of(snapshot)[1] else ["commit"]
     _git("push", "--quiet", remote, *(f":{_reference(sweep)}/{name}" for name in names))
 
 
@@ -110,8 +110,7 @@ def receive(snapshot: str, sweep: str, remote: str) -> None:
     Raises:
         UserError: where the remote cannot be reached or no longer has it.
     """
-    commit, _, edits = snapshot.partition("+")
-    for name, wanted in (("commit", commit), ("edits", edits)):
+    for name, wanted in zip(("commit", "edits"), commits_of(snapshot), strict=True):
         if wanted:
             reference = f"{_reference(sweep)}/{name}"
             _git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", remote, reference)

@@ -14,7 +14,7 @@ from uuid import UUID
 from pipelines.flows.points import Point, Points
 from pipelines.flows.server import settle
 from pipelines.graph.experiment import clone_of
-from pipelines.graph.snapshot import check_name, check_snapshot
+from pipelines.graph.snapshot import check_name, check_snapshot, commits_of
 from pipelines.machines import exchange
 from pipelines.machines.beat import Beat
 from pipelines.machines.workers import GIT, NAME, PATIENCE, REMOTE
@@ -67,7 +67,7 @@ def run_point(
             exchange.settle_git()
             url, here = exchange.address(remote), Path.cwd()
             patiently(lambda: exchange.receive(snapshot, sweep, remote))
-            exchange.settle_author(snapshot.partition("+")[0])
+            exchange.settle_author(commits_of(snapshot)[0])
             with clone_of(snapshot, name, results=False) as folder:
                 check_environment(here, folder)
                 wanted, whole = (exchange.needs(stages), False) if single else (stages, True)

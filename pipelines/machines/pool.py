@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.flows.points import Point, Points, Running
+from pipelines.graph.snapshot import commits_of
 from pipelines.machines import exchange, slurm
 from pipelines.machines.exchange import Answer
 from pipelines.machines.watch import Watch
@@ -43,7 +44,7 @@ class Code:
     @property
     def commit(self) -> str:
         """The commit that experiments of the code start from."""
-        return self.snapshot.partition("+")[0]
+        return commits_of(self.snapshot)[0]
 
 
 @contextmanager

@@ -3,15 +3,19 @@
 All nodes see the folder of the project, as is usual on a cluster. So nothing goes by git or by a
 DVC remote, and a job runs a point as this machine would. Points that wait at the same time become
 one array. Slurm starts a job again that it has preempted, and submitit one that has reached its
-time limit. Its pretraining then goes on from the last checkpoint.
+time limit. Its pretraining then goes on from the last checkpoint. A sweep that was killed leaves
+its jobs running. Started again, it waits for those that Slurm still has.
 
-The files of submitit lie in ``.prosmin/slurm``, which no other user can read: it pickles what a job
-gets and returns.
+``.prosmin/slurm``, which no other user can read, has the number of the job of each point, and the
+files of submitit: it pickles what a job gets and returns.
 """
 
+import hashlib
+import json
 import os
 import queue
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flows.points import Point, Points
 from pipelines.graph.private import FOLDER, private
 from prosmin.common.errors import UserError, nearest, reason
+from prosmin.common.files import write_json
 
 if TYPE_CHECKING:
     from submitit import DelayedSubmission, Job
@@ -34,6 +39,8 @@ OPTION = re.compile(r"^\s*- (\w+) \(default", re.M)  # in the message of submiti
 TIMEOUTS = 100  # time limits that a job may reach
 SETTLE = 1.0  # seconds without another point after which an array is sent
 LOOK = 2.0  # seconds between two looks at a job
+ASK = 20.0  # seconds for which the answer of squeue is remembered
+LOST = 60.0  # seconds until a job that has left the queue without a result is given up
 MOST = 1000  # points of an array: Slurm's own limit, by default
 # The server of the run that has sent a job listens on that machine alone.
 SERVER = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
@@ -44,6 +51,12 @@ class PointJob:
 
     def __init__(self, folder: Path, snapshot: str, name: str, point: Point):
         self.folder, self.snapshot, self.name, self.point = folder, snapshot, name, point
+
+    @property
+    def key(self) -> str:
+        """Tells points apart that have one name."""
+        whole = [self.snapshot, dict(self.point.changes), list(self.point.stages)]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def __call__(self) -> str:
         os.chdir(self.folder)
@@ -87,6 +100,24 @@ def opened(
         thread.join()
 
 
+class Queue:
+    """The jobs of this user that Slurm has, as squeue tells them."""
+
+    def __init__(self) -> None:
+        self._jobs: set[str] | None = None
+        self._asked, self._guard = float("-inf"), threading.Lock()
+
+    def __contains__(self, job: str) -> bool:
+        """Whether a job waits or runs; also True where Slurm does not answer."""
+        with self._guard:
+            if time.monotonic() - self._asked > ASK:
+                command = ["squeue", "--noheader", "--array", "--me", "--format=%i"]
+                done = subprocess.run(command, capture_output=True, text=True)
+                self._jobs = None if done.returncode else set(done.stdout.split())
+                self._asked = time.monotonic()
+            return self._jobs is None or job in self._jobs
+
+
 class Slurm:
     """Runs points as jobs, each in the thread that asks."""
 
@@ -100,6 +131,7 @@ class Slurm:
         self._snapshot, self._show = snapshot, show
         self._folder = Path.cwd()
         self._executor = _executor(options, slots)
+        self._queue = Queue()
         self._asked: queue.SimpleQueue[tuple[PointJob, queue.SimpleQueue[Any]]] = (
             queue.SimpleQueue()
         )
@@ -107,20 +139,48 @@ class Slurm:
 
     def run(self, name: str, point: Point, show: Callable[[str], None]) -> str:
         """Run a point; returns why it failed, or an empty string."""
+        asked = PointJob(self._folder, self._snapshot, name, point)
+        note = JOBS / f"{name}.json"
+        job = self._earlier(asked, note) or self._new(asked)
+        if isinstance(job, str):
+            return job
+        write_json(note, {"job": job.job_id, "point": asked.key})
+        show(f"job {job.job_id} of Slurm; its output: {os.path.relpath(job.paths.stdout)}")
+        why = self._waited(job)
+        note.unlink(missing_ok=True)
+        return why
+
+    def _earlier(self, asked: PointJob, note: Path) -> "Job[str] | None":
+        """The job of a point that a sweep which was killed has sent, where Slurm still has it."""
+        with suppress(OSError, ValueError):
+            known = json.loads(note.read_text())
+            if known["point"] == asked.key and known["job"] in self._queue:
+                from submitit import SlurmJob
+
+                return SlurmJob(JOBS.resolve(), known["job"])
+        return None
+
+    def _new(self, asked: PointJob) -> "Job[str] | str":
+        """A job for a point, or why there is none."""
         answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with self._guard:
             if self._stopped.is_set():
                 return "stopped"
-            self._asked.put((PointJob(self._folder, self._snapshot, name, point), answer))
-        job = answer.get()
-        if isinstance(job, str):
-            return job
-        show(f"job {job.job_id} of Slurm; its output: {os.path.relpath(job.paths.stdout)}")
-        while not (done := job.done()) and not self._stopped.is_set():
+            self._asked.put((asked, answer))
+        return answer.get()
+
+    def _waited(self, job: "Job[str]") -> str:
+        """Wait for the end of a job; returns why it has no result, or an empty string."""
+        seen = time.monotonic()
+        while not job.done():
+            if self._stopped.is_set():
+                job.cancel()
+                return "stopped"
+            if job.job_id in self._queue:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > LOST:  # Slurm without accounting tells no end
+                return f"the job {job.job_id} of Slurm has left the queue without a result"
             time.sleep(LOOK)
-        if not done:
-            job.cancel()
-            return "stopped"
         return _ending(job)
 
     def send_all(self) -> None:
@@ -147,7 +207,7 @@ class Slurm:
         with self._executor.batch():
             jobs = [self._executor.submit(point) for point in points]
         array = jobs[0].job_id.partition("_")[0]
-        self._show(f"{len(jobs)} points are the array {array} of Slurm: squeue -j {array}")
+        self._show(f"{len(jobs)} point(s) are the array {array} of Slurm: squeue -j {array}")
         return jobs
 
     def stop(self) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFECT_WORKER = "prefect.worker.name"  # a label that Prefect gives a run that was taken
 CHUNK = 200  # runs that the server tells at a time
+LOOK = 2.0  # seconds between two looks at the runs, at most
 START = 180.0  # seconds at least for a run to start on the machine that has taken it
 ANSWER = 20.0  # seconds for an answer of the server
 LEAVE = 15.0  # seconds that a sweep which is stopped waits for its runs to be cancelled
@@ -52,7 +53,7 @@ class Watch:
 
     def __init__(self, patience: float, show: Callable[[str], None], stopped: threading.Event):
         self._patience, self._show, self._stopped = patience, show, stopped
-        self._interval = min(5.0, patience / BEATS)
+        self._interval = min(LOOK, patience / BEATS)
         self._watched: dict[UUID, _Watched] = {}
         self._guard, self._over = threading.Lock(), threading.Event()
 

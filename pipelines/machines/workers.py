@@ -41,34 +41,6 @@ class Cluster(BaseModel):
     options: dict[str, int | str]
 
 
-def add_cluster(parser: argparse.ArgumentParser, kind: str) -> None:
-    """Add the option of ``cluster_of``. kind: what the jobs run, such as points."""
-    parser.add_argument(
-        "--slurm",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help=f"run the {kind} as array jobs of Slurm, such as time=240 gpus_per_node=1",
-    )
-
-
-def cluster_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Cluster | None:
-    """The cluster that the options name; None without ``--slurm``.
-
-    Ends with the usage and a sentence for an option that is no pair, and beside ``--pool``.
-    """
-    if options.slurm is None:
-        return None
-    if options.pool:
-        parser.error("--slurm and --pool both say where to run; name one of them")
-    pairs = [given.partition("=") for given in options.slurm]
-    for key, equals, value in pairs:
-        if not (key and equals and value):
-            parser.error(f"--slurm has {key}{equals}{value}; it must be KEY=VALUE, as time=240")
-    return Cluster(
-        options={key: int(value) if value.isdecimal() else value for key, _, value in pairs}
-    )
-
-
 def add_workers(parser: argparse.ArgumentParser, kind: str) -> None:
     """Add the options of ``workers_of``. kind: what the workers take, such as points."""
     parser.add_argument(
@@ -101,4 +73,35 @@ def workers_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         queue=options.queue,
         remote=options.remote,
         patience=options.patience,
+    )
+
+
+def add_others(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Add the options of ``others_of``. kind: what runs there, such as points."""
+    add_workers(parser, kind)
+    parser.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help=f"run the {kind} as array jobs of Slurm, such as time=240 gpus_per_node=1",
+    )
+
+
+def others_of(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> Workers | Cluster | None:
+    """The workers or the cluster that the options name; None without ``--pool`` and ``--slurm``.
+
+    Ends with the usage and a sentence for both together, and for an option that is no pair.
+    """
+    if options.slurm is None:
+        return workers_of(parser, options)
+    if options.pool:
+        parser.error("--slurm and --pool both say where to run; name one of them")
+    pairs = [given.partition("=") for given in options.slurm]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            parser.error(f"--slurm has {key}{equals}{value}; it must be KEY=VALUE, as time=240")
+    return Cluster(
+        options={key: int(value) if value.isdecimal() else value for key, _, value in pairs}
     )

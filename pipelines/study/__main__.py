@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.flows.points import add_slots, check_slots
 from pipelines.graph.workspace import tidy
-from pipelines.machines.workers import add_cluster, add_workers, cluster_of, workers_of
+from pipelines.machines.workers import add_others, others_of
 from pipelines.run import add_settings, command, points_run
 from pipelines.study.page import write
 from pipelines.study.progress import planned
@@ -31,8 +31,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("file", type=Path, help="such as studies/digits.yaml")
     add_slots(parser, "runs")
-    add_workers(parser, "runs")
-    add_cluster(parser, "runs")
+    add_others(parser, "runs")
     add_settings(parser, "further settings of every run")
     parser.add_argument(
         "--folder",
@@ -57,7 +56,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     options = parser.parse_args(given)
     check_slots(parser, options.slots)
-    options.workers = cluster_of(parser, options) or workers_of(parser, options)
+    options.workers = others_of(parser, options)
     return options
 
 

@@ -113,7 +113,6 @@ class Machines:
             "PATH": f"{home}/bin{os.pathsep}{worker.variables['PATH']}",
             "RECORD": str(home / "record"),
             "PREFECT_API_AUTH_STRING": SECRET,
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         url = f"ssh://root@{self.desk.address}:{SSH}{self.bare}"
         worker.run("git", "clone", "--quiet", url, str(folder))

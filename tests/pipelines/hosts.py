@@ -59,15 +59,19 @@ class Host:
         ).stdout
         return list(map(int, listed.split()))
 
-    def processes(self) -> list[str]:
-        """Command lines of the processes in this host."""
-        running = []
+    def running(self) -> dict[int, str]:
+        """Command lines of the processes in this host, by id."""
+        lines = {}
         for number in self.pids():
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                 if words:  # else a zombie
-                    running.append(words)
-        return running
+                    lines[number] = words
+        return lines
+
+    def processes(self) -> list[str]:
+        """Command lines of the processes in this host."""
+        return list(self.running().values())
 
     def connect(self, on: bool) -> None:
         """Plug in the network cable of a host that is not the first, or pull it out."""

@@ -1,5 +1,7 @@
 """A sweep over two workers on hosts of their own: the results are those of one machine."""
 
+import json
+import os
 import re
 import shutil
 import signal
@@ -8,7 +10,7 @@ import time
 
 import pytest
 
-from tests.pipelines import hosts
+from tests.pipelines import clock, hosts
 from tests.pipelines.desk import SECRET, Machines
 from tests.pipelines.flows.test_grid import RANK
 from tests.pipelines.projects import until
@@ -123,3 +125,97 @@ def test_what_a_worker_cannot_use_is_one_sentence(machines):
         f"error: the server {machines.server} cannot be used: it refuses the password "
         "(set PREFECT_API_AUTH_STRING)\n"
     )
+
+
+def sweep(machines: Machines, name: str, epochs: str, *options: str) -> tuple[str, ...]:
+    """The words of a sweep over workers. epochs: values of pretrain.epochs."""
+    text = f"grid: {{pretrain.epochs: {epochs}}}\nrank: {RANK}\nstages: [leaf@one]\n"
+    (machines.project.folder / f".prosmin/{name}.yaml").write_text(text)
+    words = (sys.executable, "-m", "pipelines.sweep", f".prosmin/{name}.yaml")
+    return (*words, "--pool", "prosmin", "--patience", "60", *options)
+
+
+def ran(worker: hosts.Host) -> list[str]:
+    """The stages that a worker has begun."""
+    record = worker.folder / "record"
+    lines = record.read_text().splitlines() if record.is_file() else []
+    return [line["stage"] for line in map(json.loads, lines) if "begin" in line]
+
+
+def accuracies(said: str) -> dict[str, float]:
+    """The number of each point in the table of a sweep, by the value of its setting."""
+    rows = [line.split() for line in said.splitlines() if re.match(r"[\w-]+ +\d+ +[\d.]+$", line)]
+    return {row[1]: float(row[2]) for row in rows}
+
+
+def test_clocks_apart_queues_and_workers_with_other_code_or_packages(machines, tmp_path):
+    one, two = machines.workers
+    for worker, seconds in ((one, -600), (two, 600)):
+        worker.variables |= clock.ahead(tmp_path, seconds)
+        shown = float(worker.run("python", "-c", "import time; print(time.time())"))
+        assert abs(shown - time.time() - seconds) < 60
+    # Code and packages of the workers themselves. A point has the code of its sweep.
+    (one.folder / "a clone/work.py").write_text("raise SystemExit('the code of the worker')")
+    (two.folder / "a clone/requirements.lock").write_text("prefect==0\n")
+    machines.work(one)
+    machines.wait_for("one", "serves the queue")
+    said = machines.on_desk(*sweep(machines, "skewed", "[1, 2]"))
+    assert "2 of 2 points done" in said and ran(one).count("middle") == 2
+    alone = "grid: {pretrain.epochs: [1, 2]}\nrank: " + RANK + "\nstages: [leaf@one]\n"
+    (machines.project.folder / ".prosmin/alone.yaml").write_text(alone)
+    here = machines.on_desk(sys.executable, "-m", "pipelines.sweep", ".prosmin/alone.yaml")
+    assert accuracies(said) == accuracies(here) and len(accuracies(said)) == 2
+
+    # The queue of one kind of worker is served by that kind alone.
+    special = (sys.executable, "-m", "pipelines.worker", machines.server, "--name", "two")
+    machines.start("two", two, *special, "--queue", "h100", cwd=two.folder / "a clone")
+    machines.wait_for("two", "serves the queue")
+    said = machines.on_desk(*sweep(machines, "other", "[3]", "--queue", "h100"), expect=1)
+    assert (
+        "other-0: the worker two has the packages of another requirements.lock than the sweep; "
+        "there, `git pull` and start `make worker` again\n"
+    ) in said
+    assert ran(two) == [] and ran(one).count("middle") == 2
+    two.run("git", "checkout", "--quiet", "requirements.lock", cwd=two.folder / "a clone")
+    said = machines.on_desk(*sweep(machines, "other", "[3]", "--queue", "h100"))
+    assert "1 of 1 points done" in said
+    assert ran(two).count("middle") == 1 and ran(one).count("middle") == 2
+
+
+@pytest.mark.parametrize("full", [".dvc/cache", ".prosmin"])
+def test_a_worker_whose_disk_is_full_says_so_and_nothing_is_lost(machines, full):
+    one = machines.workers[0]
+    clone = one.folder / "a clone"
+    (clone / full).mkdir(exist_ok=True)
+    small = ("sh", "-c", f'mount -t tmpfs -o size=4k none {full} && exec "$@"', "sh")
+    worker = (sys.executable, "-m", "pipelines.worker", machines.server, "--name", "one")
+    machines.start("one", one, *small, *worker, cwd=clone)
+    machines.wait_for("one", "serves the queue")
+    said = machines.on_desk(*sweep(machines, "full", "[1]"), expect=1)
+    (why,) = [line for line in said.splitlines() if line.startswith("full-0: ")]
+    assert "No space left on device" in why and "Traceback" not in said
+    machines.started["one"].terminate()
+    machines.started.pop("one").wait(timeout=60)
+    machines.work(one)
+    said = machines.on_desk(*sweep(machines, "full", "[1]"))
+    assert "1 of 1 points done" in said
+
+
+def test_a_sweep_that_was_killed_takes_up_the_points_that_still_run(machines):
+    one, folder = machines.workers[0], machines.project.folder
+    machines.work(one)
+    words = sweep(machines, "again", "[777, 4]")
+    machines.start("first", machines.desk, *words, cwd=folder)
+    until(machines.waiting, 300)
+    for process, line in machines.desk.running().items():
+        if "pipelines.sweep" in line:
+            os.kill(process, signal.SIGKILL)
+    machines.started.pop("first").wait(timeout=30)
+    machines.start("second", machines.desk, *words, cwd=folder)
+    time.sleep(20)
+    (one.folder / "record.go").touch()
+    assert machines.started["second"].wait(timeout=300) == 0, machines.said["second"]
+    assert "2 of 2 points done" in "".join(machines.said["second"])
+    assert ran(one).count("middle") == 2  # of two points: none was begun again
+    assert not list((one.folder / "a clone/.prosmin/experiments").iterdir())
+    assert machines.project.git("ls-remote", "origin", "refs/sweeps/*") == ""

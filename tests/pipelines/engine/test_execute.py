@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.engine.execute import Executor, Result
 from pipelines.engine.machine import Lease
+from pipelines.graph.dag import Stage
 from tests.pipelines.projects import ROOT, until
 
 pytestmark = pytest.mark.integration
@@ -57,7 +58,7 @@ class Run(threading.Thread):
 
     def run(self) -> None:
         executor, stage, lease = self._arguments
-        self._result = executor.run(stage, lease, self.lines.append)
+        self._result = executor.run(Stage(stage), lease, self.lines.append)
 
     def result(self) -> Result:
         self.join(timeout=60)
@@ -88,7 +89,7 @@ def test_a_stopped_stage_ends_with_all_it_has_started(folder):
         executor.stop()  # again is no harm
         assert run.result().outcome == "stopped" and gone(pid)
         assert time.monotonic() - begun < 30
-        assert executor.run("tell", LEASE).outcome == "stopped"
+        assert executor.run(Stage("tell"), LEASE).outcome == "stopped"
 
 
 def test_the_processes_of_a_killed_guard_are_killed(folder):
@@ -115,7 +116,8 @@ def test_a_torn_note_of_dvc_is_repaired_and_the_stage_started_again(folder):
 PARENT = """
 from pipelines.engine.execute import Executor
 from pipelines.engine.machine import Lease
-Executor().run("sleep", Lease(1, ()))
+from pipelines.graph.dag import Stage
+Executor().run(Stage("sleep"), Lease(1, ()))
 """
 
 

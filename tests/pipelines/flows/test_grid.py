@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from dvc.api import DVCFileSystem
 
+from pipelines.compare.revisions import stale
 from pipelines.flows.grid import Sweep, expand, load_sweep, table, written
 from pipelines.graph.experiment import apply, check
-from pipelines.graph.revisions import stale
 from prosmin.common.errors import UserError
 from stages.params.load import load
 from tests.pipelines.clones import edit

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.engine.execute import Executor
 from pipelines.engine.machine import Machine
 from pipelines.graph.dag import Stage
 from pipelines.machines.elsewhere import ELSEWHERE, SHORTEST, Elsewhere
@@ -26,7 +27,9 @@ class Workers:
 
 
 def test_a_stage_without_room_here_goes_to_a_worker_that_is_there():
-    room = Elsewhere(Workers(1), Machine(1, cores=1, gpus=(), memory=2**40), {"short": 1.0})
+    room = Elsewhere(
+        Workers(1), Machine(1, cores=1, gpus=(), memory=2**40), Executor(), {"short": 1.0}
+    )
     first, second, third = (Stage(name, needs=("middle",)) for name in ("a", "b", "c"))
     here = room.lease(first)
     assert here and not here.elsewhere
@@ -38,7 +41,7 @@ def test_a_stage_without_room_here_goes_to_a_worker_that_is_there():
     assert room.lease(third) is ELSEWHERE and SHORTEST > 1.0
     room.release(first, here)
     assert not room.lease(first).elsewhere
-    nobody = Elsewhere(Workers(0), Machine(1, cores=1, gpus=(), memory=2**40), {})
+    nobody = Elsewhere(Workers(0), Machine(1, cores=1, gpus=(), memory=2**40), Executor(), {})
     assert nobody.lease(first) and nobody.lease(second) is None
 
 
@@ -72,7 +75,6 @@ def worker(desk: Project, **variables: str) -> Iterator[Path]:
         subprocess.run(["git", "clone", "--quiet", home.parent / "code.git", clone], check=True)
     own = {
         "RECORD": str(home / "record"),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_HOME": str(home / "prefect"),
     }
     command = ["-m", "pipelines.worker", desk.variables["PREFECT_API_URL"], "--pool", "elsewhere"]

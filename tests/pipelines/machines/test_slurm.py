@@ -83,12 +83,19 @@ def test_a_sweep_is_an_array_and_a_job_that_is_sent_back_runs_again(project, tmp
         assert kept.is_dir()
         slurm_cluster.asked("scontrol", "requeue", first, **variables)
         until(lambda: begun() == 2, 200)
+        process.kill()  # its jobs run on, and the same sweep waits for them
+        process.communicate()
+        process = project.start(*command, **variables)
+        until_then.callback(process.kill)
+        until(lambda: (project.folder / ".prosmin/slurm/epochs-1.json").exists(), 100)
         project.go()
         output, errors = process.communicate(timeout=200)
     said = output + errors
     assert process.returncode == 1, said
     assert output.splitlines()[-1] == "1 of 2 points done; failed: epochs-1", said
     assert "epochs-1: params.yaml: pretrain.epochs is -1; it must be at least 1" in output
-    assert re.search(r"^2 points are the array \d+ of Slurm: squeue -j \d+$", errors, re.M), said
+    array = r"^1 point\(s\) are the array \d+ of Slurm: squeue -j \d+$"
+    assert re.search(array, errors, re.M), said
+    assert begun() == 2  # not begun again by the second sweep
     assert project.run("dvc", "exp", "list", "--name-only").split() == ["epochs-0"]
     assert not kept.exists() and not list((project.folder / ".prosmin/experiments").iterdir())

@@ -19,11 +19,16 @@ _MISSING = object()
 _known: dict[str, tuple[State, Any]] = {}
 
 
+def installed_version() -> str:
+    """The version of DVC; its parts are replaced where this is ``dvc.VERSION``."""
+    return importlib.metadata.version("dvc")
+
+
 def read_once() -> None:
     """Replace the one function of DVC that reads files of params."""
     from dvc.dependency import param
 
-    if importlib.metadata.version("dvc") == dvc.VERSION and not hasattr(param, "read_anew"):
+    if installed_version() == dvc.VERSION and not hasattr(param, "read_anew"):
         param.read_anew = param.read_param_file
         param.read_param_file = _read
 

@@ -6,7 +6,7 @@ import pytest
 from dvc.dependency import param
 from dvc.fs import LocalFileSystem
 
-from pipelines.engine import dvc_params
+from pipelines.graph import dvc_params
 
 TEXT = "a: {b: [1, 2], c: 1e-6}\nempty:\nlist: [{x: 1}]\n'odd.key': 3\n5: number\n"
 KEYS = ["a.b", "a", "a.c", "empty", "list", "list.0.x", "odd.key", "5", "none", "a.b.none", "emp*"]
