@@ -78,7 +78,7 @@ def run(machines: Machines, *options: str) -> tuple[float, str]:
     """Wall seconds and output of a run on the first core."""
     flow = ("taskset", "-c", "0", sys.executable, "-m", "pipelines.run", *options)
     begun = time.perf_counter()
-    said = machines.on_desk(*flow)
+    said = machines.desk.run(*flow, cwd=machines.project.folder, timeout=None)
     print(said, file=sys.stderr)
     return time.perf_counter() - begun, said
 

@@ -46,10 +46,16 @@ class Host:
             text=True,
         )
 
-    def run(self, *command: str, cwd: Path | None = None, expect: int | None = 0) -> str:
+    def run(
+        self,
+        *command: str,
+        cwd: Path | None = None,
+        expect: int | None = 0,
+        timeout: float | None = 500,
+    ) -> str:
         """The output of a command, which must end with the code ``expect``."""
         process = self.start(*command, cwd=cwd)
-        output, _ = process.communicate(timeout=500)
+        output, _ = process.communicate(timeout=timeout)
         assert expect is None or process.returncode == expect, output
         return output
 

@@ -67,7 +67,7 @@ def test_a_sweep_is_an_array_and_a_job_that_is_sent_back_runs_again(project, tmp
 
     def begun() -> int:
         """How often the first point has come to its stage, which waits."""
-        return sum(line["stage"] == "middle" for line in project.recorded())
+        return sum(line["stage"] == "middle" and "begin" in line for line in project.recorded())
 
     with contextlib.ExitStack() as until_then:
         variables = until_then.enter_context(slurm_cluster.cluster(tmp_path / "cluster"))
@@ -96,6 +96,6 @@ def test_a_sweep_is_an_array_and_a_job_that_is_sent_back_runs_again(project, tmp
     assert "epochs-1: params.yaml: pretrain.epochs is -1; it must be at least 1" in output
     array = r"^1 point\(s\) are the array \d+ of Slurm: squeue -j \d+$"
     assert re.search(array, errors, re.M), said
-    assert begun() == 2  # not begun again by the second sweep
+    assert begun() == 2, said  # not begun again by the second sweep
     assert project.run("dvc", "exp", "list", "--name-only").split() == ["epochs-0"]
     assert not kept.exists() and not list((project.folder / ".prosmin/experiments").iterdir())
