@@ -79,8 +79,9 @@ def run(machines: Machines, *options: str) -> tuple[float, str]:
     flow = ("taskset", "-c", "0", sys.executable, "-m", "pipelines.run", *options)
     begun = time.perf_counter()
     said = machines.desk.run(*flow, cwd=machines.project.folder, timeout=None)
-    print(said, file=sys.stderr)
-    return time.perf_counter() - begun, said
+    took = time.perf_counter() - begun
+    print(said, f"{took:.0f} s", file=sys.stderr)
+    return took, said
 
 
 def main() -> None:
