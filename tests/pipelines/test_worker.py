@@ -29,7 +29,7 @@ stages: [leaf@one]
 """
 WORKING = [f"epochs-{place}" for place in range(8) if place != 2]
 CUT = 20.0  # seconds for which the network of the other worker is cut
-AWAY = 30.0  # seconds for which neither the server nor the remotes answer
+AWAY = 60.0  # seconds for which neither the server nor the remotes answer
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def machines(tmp_path, empty_database):
 def test_two_workers_make_a_sweep_and_one_dies_in_the_middle(machines):
     """The network of the other, then the server and the remotes are away for a while."""
     folder = machines.project.folder
-    given = ("epochs.yaml", "--pool", "prosmin", "--patience", "90")
+    given = ("epochs.yaml", "--pool", "prosmin", "--patience", "150")
     sweep = (sys.executable, "-m", "pipelines.sweep")
     machines.start("sweep", machines.desk, *sweep, *given, cwd=folder)
     for worker in machines.workers:
