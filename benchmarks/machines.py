@@ -118,9 +118,7 @@ def measured(machines: Machines) -> dict[str, Any]:
         machines.clone(worker)
     machines.wait_for("server", "Uvicorn running")
     for worker in machines.workers:
-        serve = (sys.executable, "-m", "pipelines.worker", machines.server, "--name", worker.name)
-        command = ("taskset", "-c", "1", *serve)
-        machines.start(worker.name, worker, *command, cwd=worker.folder / "a clone")
+        machines.work(worker, under=("taskset", "-c", "1"))
     for worker in machines.workers:
         machines.wait_for(worker.name, "serves the queue")
     before = crossed(machines)

@@ -1,17 +1,17 @@
 """A desk and workers on hosts of their own, joined by git over SSH, a DVC remote and a server."""
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.pipelines import hosts
-from tests.pipelines.projects import ROOT, Project, until
+from tests.pipelines.projects import ROOT, Project, recorded, until
 from tests.pipelines.ssh_server import new_key
 
 SECRET = "prosmin:a-long-password-of-the-test"
@@ -121,9 +121,11 @@ class Machines:
         )
         return folder
 
-    def work(self, worker: hosts.Host) -> None:
+    def work(self, worker: hosts.Host, *options: str, under: Sequence[str] = ()) -> None:
+        """Start a worker. under: the words of a command that starts it."""
         command = (sys.executable, "-m", "pipelines.worker", self.server, "--name", worker.name)
-        self.start(worker.name, worker, *command, cwd=worker.folder / "a clone")
+        folder = worker.folder / "a clone"
+        self.start(worker.name, worker, *under, *command, *options, cwd=folder)
 
     @property
     def server(self) -> str:
@@ -133,8 +135,7 @@ class Machines:
         """The worker whose stage waits for its file."""
         for worker in self.workers:
             record = worker.folder / "record"
-            lines = record.read_text().splitlines() if record.is_file() else []
-            stages = [json.loads(line) for line in lines]
+            stages = recorded(record)
             begun = [line for line in stages if line["stage"] == "middle" and "begin" in line]
             ended = [line for line in stages if line["stage"] == "middle" and "end" in line]
             if len(begun) > len(ended) and time.time() - record.stat().st_mtime > 3:

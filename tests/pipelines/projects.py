@@ -241,11 +241,7 @@ class Project:
         }
 
     def recorded(self) -> list[dict[str, Any]]:
-        return (
-            [json.loads(line) for line in self.record.read_text().splitlines()]
-            if self.record.is_file()
-            else []
-        )
+        return recorded(self.record)
 
     def go(self) -> None:
         """Let the stage go on that was told to WAIT."""
@@ -267,6 +263,12 @@ class Project:
                     if words and os.readlink(entry / "cwd").startswith(str(self.folder)):
                         running.append(f"{entry.name}: {words}")
         return running
+
+
+def recorded(record: Path) -> list[dict[str, Any]]:
+    """What the stages of the toy graph have noted in a file."""
+    lines = record.read_text().splitlines() if record.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 def until(check: Callable[[], Any], seconds: float = 60) -> Any:

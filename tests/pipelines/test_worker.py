@@ -1,6 +1,5 @@
 """A sweep over two workers on hosts of their own: the results are those of one machine."""
 
-import json
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ import pytest
 from tests.pipelines import clock, hosts
 from tests.pipelines.desk import SECRET, Machines
 from tests.pipelines.flows.test_grid import RANK
-from tests.pipelines.projects import until
+from tests.pipelines.projects import recorded, until
 
 pytestmark = [
     pytest.mark.integration,
@@ -127,19 +126,19 @@ def test_what_a_worker_cannot_use_is_one_sentence(machines):
     )
 
 
+OVER_WORKERS = ("--pool", "prosmin", "--patience", "60")
+
+
 def sweep(machines: Machines, name: str, epochs: str, *options: str) -> tuple[str, ...]:
-    """The words of a sweep over workers. epochs: values of pretrain.epochs."""
+    """The words of a sweep. epochs: values of pretrain.epochs."""
     text = f"grid: {{pretrain.epochs: {epochs}}}\nrank: {RANK}\nstages: [leaf@one]\n"
     (machines.project.folder / f".prosmin/{name}.yaml").write_text(text)
-    words = (sys.executable, "-m", "pipelines.sweep", f".prosmin/{name}.yaml")
-    return (*words, "--pool", "prosmin", "--patience", "60", *options)
+    return (sys.executable, "-m", "pipelines.sweep", f".prosmin/{name}.yaml", *options)
 
 
 def ran(worker: hosts.Host) -> list[str]:
     """The stages that a worker has begun."""
-    record = worker.folder / "record"
-    lines = record.read_text().splitlines() if record.is_file() else []
-    return [line["stage"] for line in map(json.loads, lines) if "begin" in line]
+    return [line["stage"] for line in recorded(worker.folder / "record") if "begin" in line]
 
 
 def accuracies(said: str) -> dict[str, float]:
@@ -159,25 +158,23 @@ def test_clocks_apart_queues_and_workers_with_other_code_or_packages(machines, t
     (two.folder / "a clone/requirements.lock").write_text("prefect==0\n")
     machines.work(one)
     machines.wait_for("one", "serves the queue")
-    said = machines.on_desk(*sweep(machines, "skewed", "[1, 2]"))
+    said = machines.on_desk(*sweep(machines, "skewed", "[1, 2]", *OVER_WORKERS))
     assert "2 of 2 points done" in said and ran(one).count("middle") == 2
-    alone = "grid: {pretrain.epochs: [1, 2]}\nrank: " + RANK + "\nstages: [leaf@one]\n"
-    (machines.project.folder / ".prosmin/alone.yaml").write_text(alone)
-    here = machines.on_desk(sys.executable, "-m", "pipelines.sweep", ".prosmin/alone.yaml")
+    here = machines.on_desk(*sweep(machines, "alone", "[1, 2]"))
     assert accuracies(said) == accuracies(here) and len(accuracies(said)) == 2
 
     # The queue of one kind of worker is served by that kind alone.
-    special = (sys.executable, "-m", "pipelines.worker", machines.server, "--name", "two")
-    machines.start("two", two, *special, "--queue", "h100", cwd=two.folder / "a clone")
+    machines.work(two, "--queue", "h100")
     machines.wait_for("two", "serves the queue")
-    said = machines.on_desk(*sweep(machines, "other", "[3]", "--queue", "h100"), expect=1)
+    words = sweep(machines, "other", "[3]", *OVER_WORKERS, "--queue", "h100")
+    said = machines.on_desk(*words, expect=1)
     assert (
         "other-0: the worker two has the packages of another requirements.lock than the sweep; "
         "there, `git pull` and start `make worker` again\n"
     ) in said
     assert ran(two) == [] and ran(one).count("middle") == 2
     two.run("git", "checkout", "--quiet", "requirements.lock", cwd=two.folder / "a clone")
-    said = machines.on_desk(*sweep(machines, "other", "[3]", "--queue", "h100"))
+    said = machines.on_desk(*words)
     assert "1 of 1 points done" in said
     assert ran(two).count("middle") == 1 and ran(one).count("middle") == 2
 
@@ -188,23 +185,23 @@ def test_a_worker_whose_disk_is_full_says_so_and_nothing_is_lost(machines, full)
     clone = one.folder / "a clone"
     (clone / full).mkdir(exist_ok=True)
     small = ("sh", "-c", f'mount -t tmpfs -o size=4k none {full} && exec "$@"', "sh")
-    worker = (sys.executable, "-m", "pipelines.worker", machines.server, "--name", "one")
-    machines.start("one", one, *small, *worker, cwd=clone)
+    machines.work(one, under=small)
     machines.wait_for("one", "serves the queue")
-    said = machines.on_desk(*sweep(machines, "full", "[1]"), expect=1)
+    words = sweep(machines, "full", "[1]", *OVER_WORKERS)
+    said = machines.on_desk(*words, expect=1)
     (why,) = [line for line in said.splitlines() if line.startswith("full-0: ")]
     assert "No space left on device" in why and "Traceback" not in said
     machines.started["one"].terminate()
     machines.started.pop("one").wait(timeout=60)
     machines.work(one)
-    said = machines.on_desk(*sweep(machines, "full", "[1]"))
+    said = machines.on_desk(*words)
     assert "1 of 1 points done" in said
 
 
 def test_a_sweep_that_was_killed_takes_up_the_points_that_still_run(machines):
     one, folder = machines.workers[0], machines.project.folder
     machines.work(one)
-    words = sweep(machines, "again", "[777, 4]")
+    words = sweep(machines, "again", "[777, 4]", *OVER_WORKERS)
     machines.start("first", machines.desk, *words, cwd=folder)
     until(machines.waiting, 300)
     for process, line in machines.desk.running().items():
