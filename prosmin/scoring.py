@@ -232,9 +232,14 @@ def identification(
     own: row of the right candidate of each image, int64 [B].
     left_out: row of the candidate that is not asked about, int64 [B].
     """
-    logits = (mean * torch.exp(-2.0 * log_width)[:, None]) @ candidates.T
+    logits = answer_logits(mean, log_width, candidates)
     logits = logits.scatter(1, left_out[:, None], -torch.inf)
     return F.cross_entropy(logits, own, reduction="none")
+
+
+def answer_logits(mean: Tensor, log_width: Tensor, candidates: Tensor) -> Tensor:
+    """Logits [B, M] of the answer of ``identification``; arguments as there."""
+    return (mean * torch.exp(-2.0 * log_width)[:, None]) @ candidates.T
 
 
 Score = Callable[[Tensor, Tensor, Tensor, torch.Generator | None], Tensor]

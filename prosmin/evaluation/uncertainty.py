@@ -50,6 +50,7 @@ class Score:
 
 
 _LINES: dict[str, tuple[str, Dash]] = {
+    "answer_entropy": ("trained", "--"),
     "width": ("trained", "-"),
     "mean_norm": ("purple", "-"),
     "unexplained": ("purple", ":"),

@@ -55,6 +55,12 @@ class Objective(nn.Module):
         """Compute features, predicted log sigma and doubts of images [B, C, S, S]."""
         return Description(self.encoder(images))
 
+    def set_candidates(self, images: Tensor) -> None:
+        """Keep the targets of training images, where the scores of ``describe`` need them.
+
+        images: uint8 [K, C, S, S]. Call it in evaluation mode and in one process.
+        """
+
     def momentum_update(self, momentum: float) -> None:
         """Move the target network, if there is one. Called after every step of the optimiser."""
 
@@ -101,11 +107,14 @@ class Projecting(Objective):
 
     def describe(self, images: Tensor) -> Description:
         features = self.encoder(images)
-        projection = self.projector(features)
+        return Description(features, doubts=self.doubts(self.projector(features)))
+
+    def doubts(self, projection: Tensor) -> dict[str, Tensor]:
+        """Scores by name, [B] each, of projections [B, D]."""
         doubts = {"projection_norm": minus_length(projection)}
         if (mean := self.predicted_mean(projection)) is not None:
             doubts["mean_norm"] = minus_length(mean)
-        return Description(features, doubts=doubts)
+        return doubts
 
 
 class Distilling(Projecting):
@@ -129,6 +138,13 @@ class Distilling(Projecting):
 
     def momentum_update(self, momentum: float) -> None:
         update_momentum(self.target, self._online, momentum)
+
+
+@torch.no_grad()
+def outputs_of(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
+    """The network's outputs, float32 [K, D], for uint8 images [K, C, S, S]."""
+    batches = torch.split(images, 512)
+    return torch.cat([network(batch.to(device).float() / 255.0).float() for batch in batches])
 
 
 def minus_length(vectors: Tensor) -> Tensor:

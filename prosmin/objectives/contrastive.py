@@ -3,6 +3,7 @@
 Negatives come from all processes.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,16 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prosmin.common import distributed
+from prosmin.models.candidates import Candidates
 from prosmin.models.networks import Encoder, Projector
 from prosmin.objectives import settings as s
 from prosmin.objectives.base import (
     Distilling,
     Projecting,
     full_precision,
+    outputs_of,
     outputs_per_view,
     pairs,
     unordered_pairs,
 )
+
+
+def log_width(means: Tensor, temperature: float) -> Tensor:
+    """Log width [B] of the densities whose answer is the softmax at a temperature: w^2."""
+    return torch.full_like(means[:, 0], math.log(temperature) / 2, dtype=torch.float32)
 
 
 class SimCLR(Projecting):
@@ -28,6 +36,14 @@ class SimCLR(Projecting):
     def __init__(self, encoder: Encoder, hidden_dim: int, dim: int, settings: s.SimCLR):
         super().__init__(encoder, Projector(encoder.num_features, hidden_dim, dim))
         self.temperature = settings.temperature
+        self.candidates = Candidates(dim)
+
+    def set_candidates(self, images: Tensor) -> None:
+        self.candidates.set(outputs_of(self.project, images, self.candidates.targets.device))
+
+    def doubts(self, projection: Tensor) -> dict[str, Tensor]:
+        answer = self.candidates.doubts(projection, log_width(projection, self.temperature))
+        return super().doubts(projection) | answer
 
     def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         z = [F.normalize(output, dim=1) for output in outputs_per_view(self.project, views)]
@@ -64,6 +80,15 @@ class MoCoV3(Distilling):
         self.predictor = Projector(dim, hidden_dim, dim)
         self.follow(self.encoder, self.projector)
         self.temperature = settings.temperature
+        self.candidates = Candidates(dim)
+
+    def set_candidates(self, images: Tensor) -> None:
+        self.candidates.set(outputs_of(self.targets, images, self.candidates.targets.device))
+
+    def doubts(self, projection: Tensor) -> dict[str, Tensor]:
+        mean = self.predicted_mean(projection)
+        answer = self.candidates.doubts(mean, log_width(mean, self.temperature))
+        return super().doubts(projection) | answer
 
     def predicted_mean(self, projection: Tensor) -> Tensor:
         mean: Tensor = self.predictor(projection)

@@ -15,6 +15,11 @@ class Doubt:
 
 
 DOUBTS: dict[str, Doubt] = {
+    "answer_entropy": Doubt(
+        "entropy of the answer",
+        "Entropy of the answer to the question which target of up to 8192 training images is that "
+        "of the image.",
+    ),
     "width": Doubt(
         "identification width",
         "Predicted log width of the density by which an image identifies its target.",

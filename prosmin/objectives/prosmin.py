@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prosmin import scoring
 from prosmin.common import distributed
 from prosmin.common.errors import ConfigError
+from prosmin.models.candidates import Candidates
 from prosmin.models.networks import Encoder, GaussianHead, Projector, WidthHead
 from prosmin.objectives import settings as s
 from prosmin.objectives.base import (
@@ -19,6 +20,7 @@ from prosmin.objectives.base import (
     batches_by_size,
     full_precision,
     minus_length,
+    outputs_of,
     pairs,
 )
 from prosmin.objectives.targets import UNIT_VARIANCE, normalise_targets
@@ -68,6 +70,7 @@ class ProSMIN(Distilling):
             if self.head is None or settings.heads != "shared":
                 self.mean = nn.Linear(dim, dim)
             self.width = WidthHead(dim, settings.width, settings.initial_width)
+            self.candidates = Candidates(dim)
         self.follow(self.encoder, self.projector)
         self.dim, self.normalise, self.shrinkage = dim, settings.normalise, settings.shrinkage
         self.noise = settings.noise
@@ -99,15 +102,23 @@ class ProSMIN(Distilling):
             mu, log_sigma = self.head(given)
         return Prediction(mu, log_sigma, mu if mean is None else mean, log_width)
 
+    def set_candidates(self, images: Tensor) -> None:
+        if self.width is not None:
+            y = outputs_of(super().targets, images, self.candidates.targets.device)
+            with full_precision(y), distributed.alone():
+                self.candidates.set(normalise_targets(y, self.normalise, self.shrinkage))
+
     def describe(self, images: Tensor) -> Description:
         features = self.encoder(images)
         projection = self.projector(features)
-        mu, log_sigma, _, log_width = self.predict_from(projection)
+        mu, log_sigma, mean, log_width = self.predict_from(projection)
         doubts = {"projection_norm": minus_length(projection), "mean_norm": minus_length(mu)}
         if self.head is not None and self.normalise in UNIT_VARIANCE:
             doubts["unexplained"] = 1.0 - mu.float().square().mean(1)
         if self.width is not None and self.width_kind == "predicted":
             doubts["width"] = log_width
+        if self.width is not None:
+            doubts |= self.candidates.doubts(mean, log_width)
         return Description(features, None if self.sigma_range is None else log_sigma, doubts)
 
     @torch.no_grad()

@@ -74,9 +74,8 @@ class Predictions:
         if self.probabilities is not None:
             return "entropy", entropy(self.probabilities)
         free = self.label_free
-        return next(
-            ((name, free[name]) for name in ("width", "log_sigma", *DOUBTS) if name in free), None
-        )
+        order = ("answer_entropy", "width", "log_sigma", *DOUBTS)
+        return next(((name, free[name]) for name in order if name in free), None)
 
     @property
     def label_free(self) -> dict[str, np.ndarray]:

@@ -241,10 +241,17 @@ def save(
     images: uint8 [N, C, S, S]. facts: about the training.
     initial: weights that training has started from.
     """
+    import torch
+
     from prosmin import __version__
+    from prosmin.common.seeds import sample_rows
     from prosmin.models import store
+    from prosmin.models.candidates import MOST
 
     before = before_training(described, images, params.seed, initial)
+    rows = torch.from_numpy(sample_rows(len(images), MOST, params.seed, "candidates"))
+    for network in (model, before):
+        network.eval().set_candidates(images[rows])
     store.save_state(folder / layout.ENCODER_WEIGHTS.name, model.encoder.backbone.state_dict())
     store.save_state(folder / store.WEIGHTS["trained"], model.state_dict())
     store.save_state(folder / store.WEIGHTS["random"], before.state_dict())

@@ -172,7 +172,8 @@ def test_a_width_that_all_images_share_is_no_doubt(batch, width):
 
 @torch.no_grad()
 def test_doubts_of_two_means_are_those_of_the_regression(batch):
-    model = tiny_model(**BOTH, heads="own")
+    model = tiny_model(**BOTH, heads="own").eval()
+    model.set_candidates((255 * batch[1]).byte())
     description = model.describe(batch[0])
     mu = model.predict(batch[0])[1]
     assert set(description.doubts) == set(DOUBTS) and description.log_sigma.shape == (32, 4)

@@ -12,11 +12,15 @@ from prosmin.evaluation.embedding import describe
 from prosmin.evaluation.linear_probe import evaluate_probe
 from prosmin.evaluation.ood_detectors import Sample, Settings
 from prosmin.models import store
+from prosmin.objectives.settings import ProSMIN
 from prosmin.predicting import bundle, reference
 
 CLASSES = ("red & round", "green")
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
-SETTINGS = store.ModelSettings("resnet18", 16, 3, (0.5,) * 3, (0.25,) * 3, 16, 8, True, NARROW)
+OBJECTIVE = ProSMIN(identification=1.0, heads="stopped")  # it has all label-free scores
+SETTINGS = store.ModelSettings(
+    "resnet18", 16, 3, (0.5,) * 3, (0.25,) * 3, 16, 8, True, NARROW, OBJECTIVE
+)
 DETECTION = Settings(k=3)
 SIZES = {"train": 60, "val": 40, "test": 30}
 
@@ -42,6 +46,7 @@ class Made:
         self.splits = {
             name: colours(count, place) for place, (name, count) in enumerate(SIZES.items())
         }
+        self.model.set_candidates(self.splits["train"][0])
         self.embeddings = {
             name: describe(self.model, images) for name, (images, _) in self.splits.items()
         }

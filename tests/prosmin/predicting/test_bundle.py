@@ -22,7 +22,8 @@ def test_it_is_safetensors_and_json_alone(made, unlabelled):
     assert sorted(path.name for path in made.folder.iterdir()) == sorted([*PARTS, "prosmin.json"])
     assert not (unlabelled.folder / "probe.safetensors").exists()
     heads = files.read_arrays(made.folder / "heads.safetensors")
-    assert {name.split(".")[0] for name in heads} == {"projector", "head"}
+    modules = {"projector", "head", "mean", "width", "candidates"}
+    assert {name.split(".")[0] for name in heads} == modules
 
 
 def test_all_parts_come_back(made):
