@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prosmin.common.compute.backend import in_order
 from prosmin.common.threads import one_thread_each
-from prosmin.objectives.base import Description, Objective
+from prosmin.objectives.base import Description, Objective, outputs_of
 
 Made = TypeVar("Made")
 Output = TypeVar("Output")
@@ -34,12 +34,7 @@ def embed(encoder: nn.Module, images: Tensor, batch_size: int = 512) -> np.ndarr
 
     encoder: in evaluation mode.
     """
-    device = device_of(encoder)
-    parts = [
-        encoder(batch.to(device).float() / 255.0).float().cpu()
-        for batch in torch.split(images, batch_size)
-    ]
-    return torch.cat(parts).numpy()
+    return outputs_of(encoder, images, device_of(encoder), batch_size).numpy()
 
 
 @dataclass(frozen=True)

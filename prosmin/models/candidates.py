@@ -8,11 +8,9 @@ from torch import Tensor, nn
 
 from prosmin.scoring import answer_logits
 
-MOST = 8192  # images that give a candidate
-
 
 class Candidates(nn.Module):
-    """Unit vectors [K, D], K at most ``MOST``. There are none before ``set``."""
+    """Unit vectors [K, D]. There are none before ``set``."""
 
     targets: Tensor
 
@@ -22,7 +20,7 @@ class Candidates(nn.Module):
 
     def set(self, targets: Tensor) -> None:
         """Take targets of any length, [K, D]."""
-        self.targets = F.normalize(targets.float(), dim=1)
+        self.targets = F.normalize(targets.float(), dim=1).to(self.targets.device)
 
     def doubts(self, mean: Tensor, log_width: Tensor) -> dict[str, Tensor]:
         """The entropy of the answer p(j), in nats [B], by its name; nothing without candidates.

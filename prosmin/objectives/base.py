@@ -141,10 +141,21 @@ class Distilling(Projecting):
 
 
 @torch.no_grad()
-def outputs_of(network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
-    """The network's outputs, float32 [K, D], for uint8 images [K, C, S, S]."""
-    batches = torch.split(images, 512)
-    return torch.cat([network(batch.to(device).float() / 255.0).float() for batch in batches])
+def outputs_of(
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    device: torch.device,
+    batch_size: int = 512,
+) -> Tensor:
+    """The network's outputs, float32 [K, D] in memory, for uint8 images [K, C, S, S].
+
+    device: of the network.
+    """
+    parts = [
+        network(batch.to(device).float() / 255.0).float().cpu()
+        for batch in torch.split(images, batch_size)
+    ]
+    return torch.cat(parts)
 
 
 def minus_length(vectors: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ class Doubt:
     definition: str
 
 
+CANDIDATES = 8192  # training images at most, among whose targets an image looks for its own
+
 DOUBTS: dict[str, Doubt] = {
     "answer_entropy": Doubt(
         "entropy of the answer",
-        "Entropy of the answer to the question which target of up to 8192 training images is that "
-        "of the image.",
+        f"Entropy of the answer to the question which target of up to {CANDIDATES} training images "
+        "is that of the image.",
     ),
     "width": Doubt(
         "identification width",

@@ -115,9 +115,9 @@ class ProSMIN(Distilling):
         doubts = {"projection_norm": minus_length(projection), "mean_norm": minus_length(mu)}
         if self.head is not None and self.normalise in UNIT_VARIANCE:
             doubts["unexplained"] = 1.0 - mu.float().square().mean(1)
-        if self.width is not None and self.width_kind == "predicted":
-            doubts["width"] = log_width
         if self.width is not None:
+            if self.width_kind == "predicted":
+                doubts["width"] = log_width
             doubts |= self.candidates.doubts(mean, log_width)
         return Description(features, None if self.sigma_range is None else log_sigma, doubts)
 

@@ -246,12 +246,13 @@ def save(
     from prosmin import __version__
     from prosmin.common.seeds import sample_rows
     from prosmin.models import store
-    from prosmin.models.candidates import MOST
+    from prosmin.objectives.doubts import CANDIDATES
 
     before = before_training(described, images, params.seed, initial)
-    rows = torch.from_numpy(sample_rows(len(images), MOST, params.seed, "candidates"))
+    rows = torch.from_numpy(sample_rows(len(images), CANDIDATES, params.seed, "candidates"))
+    shown = images[rows]
     for network in (model, before):
-        network.eval().set_candidates(images[rows])
+        network.eval().set_candidates(shown)
     store.save_state(folder / layout.ENCODER_WEIGHTS.name, model.encoder.backbone.state_dict())
     store.save_state(folder / store.WEIGHTS["trained"], model.state_dict())
     store.save_state(folder / store.WEIGHTS["random"], before.state_dict())

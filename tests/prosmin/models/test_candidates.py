@@ -1,5 +1,7 @@
 """The entropy of the answer against its definition, by NumPy and SciPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from prosmin.common import distributed
 from prosmin.models import store
 from prosmin.objectives import settings
 from prosmin.objectives.contrastive import MoCoV3, SimCLR
+from tests.prosmin.models.small import SMALL
 from tests.prosmin.objectives.conftest import tiny_encoder, tiny_model
 
 
@@ -74,18 +77,7 @@ def test_without_candidates_or_identification_there_is_no_answer():
 
 
 def test_candidates_are_saved_and_read_with_the_model(tmp_path):
-    described = store.ModelSettings(
-        encoder="resnet18",
-        image_size=4,
-        channels=1,
-        mean=(0.5,),
-        std=(0.25,),
-        hidden_dim=12,
-        dim=4,
-        cifar_stem=True,
-        kwargs={"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 4]},
-        objective=settings.ProSMIN(identification=1.0),
-    )
+    described = replace(SMALL, objective=settings.ProSMIN(identification=1.0))
     model = store.build_model(described).eval()
     model.set_candidates(images(9))
     store.save_description(tmp_path, described, {})
